@@ -1,0 +1,166 @@
+-- Tables, their types and indexes. Every statement can be run again: yoyo applies and records in two transactions.
+
+do $$
+begin
+    if to_regtype('public.workflow_status') is null then
+        create type public.workflow_status as enum ('initiated', 'running', 'paused', 'completed', 'failed', 'cancelled');
+    end if;
+end
+$$;
+comment on type public.workflow_status is 'State of a workflow; completed, failed and cancelled are final states.';
+
+do $$
+begin
+    if to_regtype('public.task_status') is null then
+        create type public.task_status as enum ('pending', 'assigned', 'running', 'completed', 'failed', 'cancelled');
+    end if;
+end
+$$;
+comment on type public.task_status is 'State of a task; completed, failed and cancelled are settled, the others open.';
+
+do $$
+begin
+    if to_regtype('public.stage_status') is null then
+        create type public.stage_status as enum ('pending', 'running', 'completed', 'failed', 'skipped');
+    end if;
+end
+$$;
+comment on type public.stage_status is 'State of a stage of a workflow.';
+
+do $$
+begin
+    if to_regtype('public.priority_level') is null then
+        create type public.priority_level as enum ('low', 'medium', 'high', 'critical');
+    end if;
+end
+$$;
+comment on type public.priority_level is 'How urgent a workflow or a task is.';
+
+create table if not exists public.workflow (
+    id uuid not null default gen_random_uuid(),
+    name text not null,
+    description text,
+    type text not null,
+    status public.workflow_status not null default 'initiated',
+    current_stage text not null default 'initialization',
+    priority public.priority_level not null default 'medium',
+    progress integer not null default 0,
+    agents_completed integer not null default 0,
+    agents_total integer not null default 0,
+    agents_planned integer,
+    agents_created integer not null default 0,
+    agents_failed integer not null default 0,
+    agents_cancelled integer not null default 0,
+    progress_updated_at timestamptz not null default now(),
+    progress_frozen_at timestamptz,
+    version integer not null default 1,
+    trace_id text,
+    input_data jsonb,
+    created_by text not null default 'system',
+    created_at timestamptz not null default now(),
+    updated_at timestamptz not null default now(),
+    completed_at timestamptz,
+    constraint workflow_pkey primary key (id)
+) with (fillfactor = 80);
+
+create index if not exists workflow_created_at_id_idx on public.workflow (created_at, id);
+create index if not exists workflow_status_created_at_id_idx on public.workflow (status, created_at, id);
+create index if not exists workflow_type_idx on public.workflow (type);
+create index if not exists workflow_name_idx on public.workflow (name text_pattern_ops);
+create index if not exists workflow_trace_id_idx on public.workflow (trace_id);
+
+comment on table public.workflow is 'One run of a workflow, with the progress of its agents.';
+comment on column public.workflow.type is 'Kind of workflow, for example app, feature or bugfix.';
+comment on column public.workflow.current_stage is 'Name of the stage that the orchestrator is in.';
+comment on column public.workflow.progress is
+    'Maintained: share of completed in all tasks, 0 to 100 percent; 100 only when all are completed, 0 only when none is.';
+comment on column public.workflow.agents_completed is 'Maintained: tasks with status completed.';
+comment on column public.workflow.agents_total is
+    'Maintained: tasks that progress is measured against: created, or planned if that is more and the workflow not completed.';
+comment on column public.workflow.agents_planned is
+    'Number of tasks that the orchestrator says will come, 0 or more; null if unknown.';
+comment on column public.workflow.agents_created is 'Maintained: all tasks, whatever their status.';
+comment on column public.workflow.agents_failed is 'Maintained: tasks with status failed.';
+comment on column public.workflow.agents_cancelled is 'Maintained: tasks with status cancelled.';
+comment on column public.workflow.progress_updated_at is
+    'Maintained: when progress, the total or a counter last moved.';
+comment on column public.workflow.progress_frozen_at is
+    'While set, counters, total and progress stay as they are (archived tasks, adopted history); null again recounts.';
+comment on column public.workflow.version is 'Moves with status and stage, never with progress: for compare and swap.';
+comment on column public.workflow.trace_id is 'Trace of the workflow in the tracing system.';
+comment on column public.workflow.input_data is 'What the workflow was started with.';
+
+create table if not exists public.agent_task (
+    id uuid not null default gen_random_uuid(),
+    workflow_id uuid not null,
+    external_id text,
+    agent_type text not null,
+    stage text,
+    status public.task_status not null default 'pending',
+    priority public.priority_level not null default 'medium',
+    payload jsonb not null default '{}',
+    result jsonb,
+    trace_id text,
+    span_id text,
+    parent_span_id text,
+    created_at timestamptz not null default now(),
+    assigned_at timestamptz,
+    started_at timestamptz,
+    completed_at timestamptz,
+    retry_count integer not null default 0,
+    max_retries integer not null default 3,
+    timeout_ms integer not null default 300000,
+    constraint agent_task_pkey primary key (id),
+    constraint agent_task_workflow_id_fkey foreign key (workflow_id) references public.workflow (id) on delete cascade
+);
+
+create index if not exists agent_task_workflow_id_status_idx on public.agent_task (workflow_id, status);
+create unique index if not exists agent_task_workflow_id_external_id_idx on public.agent_task (workflow_id, external_id)
+    where external_id is not null;
+
+comment on table public.agent_task is 'One task of a workflow, done by one agent.';
+comment on column public.agent_task.external_id is 'The orchestrator''s own key, unique within the workflow; null if it has none.';
+comment on column public.agent_task.agent_type is 'Kind of agent that does the task.';
+comment on column public.agent_task.stage is 'Name of the stage that the task belongs to; null if it belongs to none.';
+comment on column public.agent_task.payload is 'What the agent is given.';
+comment on column public.agent_task.result is 'What the agent reported; null until then.';
+comment on column public.agent_task.completed_at is 'When the task was settled: completed, failed or cancelled; null while open.';
+comment on column public.agent_task.retry_count is 'How often the task was opened again after it had been settled.';
+comment on column public.agent_task.timeout_ms is 'Time that the agent has, in milliseconds.';
+
+create table if not exists public.workflow_stage (
+    id uuid not null default gen_random_uuid(),
+    workflow_id uuid not null,
+    name text not null,
+    position integer not null,
+    status public.stage_status not null default 'pending',
+    started_at timestamptz,
+    completed_at timestamptz,
+    agent_id text,
+    retry_count integer not null default 0,
+    constraint workflow_stage_pkey primary key (id),
+    constraint workflow_stage_workflow_id_fkey foreign key (workflow_id) references public.workflow (id) on delete cascade,
+    constraint workflow_stage_workflow_id_name_key unique (workflow_id, name)
+);
+
+comment on table public.workflow_stage is 'One stage of a workflow.';
+comment on column public.workflow_stage.position is 'Place of the stage in the order of stages, from 0.';
+comment on column public.workflow_stage.agent_id is 'Agent in charge of the stage; null if none is.';
+comment on column public.workflow_stage.retry_count is 'How often the stage was started again.';
+
+create table if not exists public.workflow_event (
+    id bigint not null generated always as identity,
+    workflow_id uuid not null,
+    event_type text not null,
+    payload jsonb not null default '{}',
+    occurred_at timestamptz not null default now(),
+    trace_id text,
+    constraint workflow_event_pkey primary key (id),
+    constraint workflow_event_workflow_id_fkey foreign key (workflow_id) references public.workflow (id) on delete cascade
+);
+
+create index if not exists workflow_event_workflow_id_occurred_at_idx on public.workflow_event (workflow_id, occurred_at);
+
+comment on table public.workflow_event is 'What happened to a workflow, in order of id.';
+comment on column public.workflow_event.event_type is 'Kind of event.';
+comment on column public.workflow_event.payload is 'Details of the event, by its kind.';

@@ -1,0 +1,124 @@
+-- depends: 0003_agent_progress_trigger
+-- The guard. Counts what the tables hold already; the locks keep writers out from the count to the commit, readers go on.
+
+lock table public.workflow, public.agent_task in exclusive mode;
+
+update public.workflow as w
+set
+    agents_created = t.created,
+    agents_completed = t.completed,
+    agents_failed = t.failed,
+    agents_cancelled = t.cancelled,
+    agents_total = public.progress_total(w.status, t.created, w.agents_planned),
+    progress = public.progress_percentage(t.completed, public.progress_total(w.status, t.created, w.agents_planned)),
+    progress_updated_at = clock_timestamp()
+from (
+    select
+        v.id as workflow_id,
+        count(a.id) as created,
+        count(a.id) filter (where a.status = 'completed') as completed,
+        count(a.id) filter (where a.status = 'failed') as failed,
+        count(a.id) filter (where a.status = 'cancelled') as cancelled
+    from public.workflow as v
+    left join public.agent_task as a on a.workflow_id = v.id
+    group by v.id
+) as t
+where
+    t.workflow_id = w.id
+    and w.progress_frozen_at is null
+    and (w.agents_created, w.agents_completed, w.agents_failed, w.agents_cancelled, w.agents_total, w.progress)
+    is distinct from (
+        t.created,
+        t.completed,
+        t.failed,
+        t.cancelled,
+        public.progress_total(w.status, t.created, w.agents_planned),
+        public.progress_percentage(t.completed, public.progress_total(w.status, t.created, w.agents_planned))
+    );
+
+create or replace function public.guard_progress()
+returns trigger
+language plpgsql
+security definer
+set search_path = ''
+set row_security = off
+as $$
+begin
+    if tg_op = 'INSERT' then
+        if new.progress_frozen_at is not null then
+            return new;
+        end if;
+        -- A new workflow has no tasks; those that a restore brings along count themselves.
+        new.agents_created := 0;
+        new.agents_completed := 0;
+        new.agents_failed := 0;
+        new.agents_cancelled := 0;
+    elsif
+        pg_catalog.pg_trigger_depth() > 1
+        and new.id = old.id
+        and old.progress_frozen_at is null
+        and new.progress_frozen_at is null
+    then
+        null; -- maintenance: the counters are as they should be
+    elsif old.progress_frozen_at is not null and new.progress_frozen_at is null then
+        -- Thawing recounts: this row is locked by now, and the query sees all that was committed until then.
+        select c.agents_created, c.agents_completed, c.agents_failed, c.agents_cancelled
+        into new.agents_created, new.agents_completed, new.agents_failed, new.agents_cancelled
+        from public.workflow_progress_calculated as c
+        where c.workflow_id = old.id;
+    elsif new.id <> old.id and new.progress_frozen_at is null then
+        -- Where keys cascade on update, the tasks follow and count themselves again.
+        new.agents_created := 0;
+        new.agents_completed := 0;
+        new.agents_failed := 0;
+        new.agents_cancelled := 0;
+    else
+        new.agents_created := old.agents_created;
+        new.agents_completed := old.agents_completed;
+        new.agents_failed := old.agents_failed;
+        new.agents_cancelled := old.agents_cancelled;
+        new.progress_updated_at := old.progress_updated_at;
+        if new.progress_frozen_at is not null then
+            new.agents_total := old.agents_total;
+            new.progress := old.progress;
+            return new;
+        end if;
+    end if;
+
+    if new.agents_planned < 0 then
+        -- Not a check constraint: each update of a counter would have to pass it.
+        raise check_violation using
+            message = format('agents_planned is %s: a number of agents cannot be negative', new.agents_planned),
+            hint = 'Leave it null as long as the number is unknown.';
+    end if;
+
+    new.agents_total := public.progress_total(new.status, new.agents_created, new.agents_planned);
+    new.progress := public.progress_percentage(new.agents_completed, new.agents_total);
+    if
+        tg_op = 'INSERT'
+        or new.progress <> old.progress
+        or new.agents_total <> old.agents_total
+        or new.agents_created <> old.agents_created
+        or new.agents_completed <> old.agents_completed
+        or new.agents_failed <> old.agents_failed
+        or new.agents_cancelled <> old.agents_cancelled
+    then
+        new.progress_updated_at := clock_timestamp();
+    end if;
+    return new;
+end
+$$;
+
+comment on function public.guard_progress() is
+    'Puts back what is written to the maintained columns of a workflow and derives total and percentage from its counters.';
+
+revoke execute on function public.guard_progress() from public;
+
+-- BEFORE triggers fire in the order of their names; this one has the last word.
+create or replace trigger zz_workflow_progress_guard
+    before insert or update on public.workflow
+    for each row
+    execute function public.guard_progress();
+
+comment on trigger zz_workflow_progress_guard on public.workflow is
+    'Keeps the maintained columns from being written from outside; fires after all other BEFORE triggers.';

@@ -1,0 +1,34 @@
+-- depends: 0005_agent_progress_views
+-- Repair.
+
+create or replace function public.repair_progress(workflow uuid default null)
+returns setof public.workflow_progress_drift
+language plpgsql
+security definer
+set search_path = ''
+set row_security = off
+as $$
+declare
+    candidate uuid;
+    stale public.workflow_progress_drift;
+begin
+    for candidate in
+        select d.workflow_id
+        from public.workflow_progress_drift as d
+        where repair_progress.workflow is null or d.workflow_id = repair_progress.workflow
+        order by d.workflow_id
+    loop
+        perform from public.workflow as w where w.id = candidate for no key update;
+        select d.* into stale from public.workflow_progress_drift as d where d.workflow_id = candidate;
+        continue when not found; -- somebody else mended, froze or deleted it
+        update public.workflow as w set progress_frozen_at = now() where w.id = candidate;
+        update public.workflow as w set progress_frozen_at = null where w.id = candidate;
+        return next stale;
+    end loop;
+end
+$$;
+
+comment on function public.repair_progress(uuid) is
+    'Recounts one workflow, or all, and mends those that drifted; returns what was stored and what is stored now.';
+
+revoke execute on function public.repair_progress(uuid) from public;

@@ -1,0 +1,5 @@
+"""Run the command line: ``python -m pyapp``."""
+
+from pyapp.cli import main
+
+raise SystemExit(main())

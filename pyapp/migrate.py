@@ -1,0 +1,215 @@
+"""Applying and taking back the migrations: the only module that knows yoyo."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from urllib.parse import urlencode
+
+import psycopg
+import yoyo
+from psycopg.conninfo import conninfo_to_dict
+from yoyo.exceptions import LockTimeout
+
+from pyapp.db import connect, find_dsn
+from pyapp.schema import missing_objects, resource
+
+# Ours among all advisory locks.
+_ADVISORY_LOCK = int.from_bytes(b"agent-pr", "big")
+# Less than deadlock_timeout (1 s): where a writer and we wait for each other, we are the one to step back.
+_LOCK_TIMEOUT = "500ms"
+# How long to go on trying to get the locks that a migration needs, in seconds.
+_PATIENCE = 60.0
+_YOYO_TABLES = ("_yoyo_log", "_yoyo_migration", "_yoyo_version", "yoyo_lock")
+_OURS = "_agent_progress_"
+_COLUMNS_OF_OURS = {
+    "workflow": {"agents_completed", "agents_planned", "progress_frozen_at"},
+    "agent_task": {"workflow_id", "external_id", "agent_type"},
+    "workflow_stage": {"workflow_id", "position", "agent_id"},
+    "workflow_event": {"workflow_id", "event_type", "occurred_at"},
+}
+_TYPES_OF_OURS = ["workflow_status", "task_status", "stage_status", "priority_level"]
+
+OnStep = Callable[[str], None]
+
+
+class MigrationError(Exception):
+    """The migrations cannot be applied or taken back; the message says why, in one line."""
+
+
+def migrate(dsn: str | None = None, *, on_step: OnStep = lambda _: None) -> list[str]:
+    """Apply the migrations that are not applied yet.
+
+    Safe at any time: when all are applied, twice at once, after a crash. Rows that the tables hold are counted.
+    ``on_step`` is told each step in a line. Returns the names of the migrations applied, in their order. Raises
+    MigrationError, and psycopg's errors.
+    """
+    with _alone(dsn) as conn, _yoyo(dsn) as (backend, migrations):
+        _refuse_newer(conn, migrations)
+        outstanding = list(backend.to_apply(migrations))
+        if len(outstanding) == len(migrations):
+            _refuse_foreign_tables(conn)
+        for migration in outstanding:
+            on_step(f"applying {migration.id}")
+            _patiently(backend.apply_one, migration, on_step)
+        return [migration.id for migration in outstanding]
+
+
+def rollback(
+    dsn: str | None = None,
+    *,
+    all: bool = False,
+    drop_data: bool = False,
+    on_step: OnStep = lambda _: None,
+) -> list[str]:
+    """Take back the last migration, or all of them; the last one to go leaves nothing behind.
+
+    Returns the names of the migrations taken back, in that order. Raises MigrationError, with nothing changed, if rows
+    would be lost and ``drop_data`` is not set.
+    """
+    with _alone(dsn) as conn:
+        with _yoyo(dsn, drop_data=drop_data) as (backend, migrations):
+            _refuse_newer(conn, migrations)
+            applied = list(backend.to_rollback(migrations))
+            steps = applied if all else applied[:1]
+            last = len(steps) == len(applied)
+            if steps and last and not drop_data:
+                _refuse_to_lose_rows(conn)
+            for migration in steps:
+                on_step(f"rolling back {migration.id}")
+                _patiently(backend.rollback_one, migration, on_step)
+        if last and not _applied(conn):
+            for table in _YOYO_TABLES:
+                conn.execute(f"drop table if exists public.{table}")
+        return [migration.id for migration in steps]
+
+
+def pending(dsn: str | None = None) -> list[str]:
+    """List the migrations that are not applied yet; changes nothing. Raises MigrationError."""
+    with connect(dsn, autocommit=True) as conn:
+        migrations = _read_migrations()
+        _refuse_newer(conn, migrations)
+        applied = _applied(conn)
+        return [migration.id for migration in migrations if migration.id not in applied]
+
+
+def mark(dsn: str | None = None) -> list[str]:
+    """Record all migrations as applied without running them: for a schema that was installed with psql.
+
+    Returns the names of the migrations recorded. Raises MigrationError if the schema is not there or not whole.
+    """
+    with _alone(dsn) as conn:
+        # Before yoyo makes its tables: a refusal leaves nothing behind.
+        if missing := missing_objects(conn):
+            raise MigrationError(f"nothing recorded: the schema is not whole, it lacks {_some(missing)}")
+        with _yoyo(dsn) as (backend, migrations):
+            outstanding = backend.to_apply(migrations)
+            backend.mark_migrations(outstanding)
+            return [migration.id for migration in outstanding]
+
+
+@contextmanager
+def _alone(dsn: str | None) -> Iterator[psycopg.Connection[Any]]:
+    """Keep other runs of ours out, on a connection of its own; a crash releases the lock."""
+    with connect(dsn, autocommit=True) as conn:
+        # Polled: a session that waits inside pg_advisory_lock holds a snapshot, which others' DDL may wait for.
+        while not _one(conn, "select pg_try_advisory_lock(%s)", [_ADVISORY_LOCK]):
+            time.sleep(0.1)
+        yield conn
+
+
+@contextmanager
+def _yoyo(dsn: str | None, *, drop_data: bool = False) -> Iterator[tuple[Any, Any]]:
+    """Open yoyo's backend, locked against plain ``yoyo apply``, and read the migrations."""
+    migrations = _read_migrations()
+    parameters = conninfo_to_dict(find_dsn(dsn) or "")
+    options = [str(parameters.get("options") or ""), f"-c lock_timeout={_LOCK_TIMEOUT}"]
+    if drop_data:
+        options.append("-c agent_progress.drop_data=on")
+    parameters |= {"options": " ".join(options).strip(), "schema": "public", "application_name": "agent-progress"}
+    # yoyo records who migrates, and fails for users without a passwd entry.
+    os.environ.setdefault("LOGNAME", str(os.getuid()) if hasattr(os, "getuid") else "unknown")
+    backend = yoyo.get_backend("postgresql+psycopg:///?" + urlencode(parameters))
+    with backend, ExitStack() as stack:
+        try:
+            stack.enter_context(backend.lock(timeout=5))
+        except LockTimeout:
+            # Its lock is a row, which outlives a crash. No run of ours is under way: see _alone.
+            backend.break_lock()
+            stack.enter_context(backend.lock(timeout=5))
+        yield backend, migrations
+
+
+def _read_migrations() -> Any:
+    directory = resource("migrations")
+    migrations = yoyo.read_migrations(str(directory))
+    if not migrations:
+        raise MigrationError(f"no migrations in {directory}")
+    return migrations
+
+
+def _patiently(step: Callable[[Any], None], migration: Any, on_step: OnStep) -> None:
+    """Do one step, again and again while others hold the locks that it needs."""
+    give_up = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return step(migration)
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
+            if time.monotonic() > give_up:
+                raise MigrationError(
+                    f"{migration.id}: other transactions held its tables for {_PATIENCE:.0f} s; run it again later"
+                ) from error
+            on_step(f"waiting for other transactions: {migration.id}")
+            time.sleep(0.5)
+
+
+def _applied(conn: psycopg.Connection[Any]) -> set[str]:
+    if not _one(conn, "select to_regclass('public._yoyo_migration') is not null"):
+        return set()
+    rows = conn.execute("select migration_id from public._yoyo_migration").fetchall()
+    return {row[0] for row in rows if _OURS in row[0]}
+
+
+def _refuse_newer(conn: psycopg.Connection[Any], migrations: Any) -> None:
+    if newer := sorted(_applied(conn) - {migration.id for migration in migrations}):
+        raise MigrationError(f"this database was migrated by a newer agent-progress ({_some(newer)}): upgrade first")
+
+
+def _refuse_foreign_tables(conn: psycopg.Connection[Any]) -> None:
+    """Let pass a database that has nothing of ours, or all of it (installed with psql, or not recorded in a crash)."""
+    rows = conn.execute(
+        "select c.relname, array_agg(a.attname) from pg_catalog.pg_class as c"
+        " join pg_catalog.pg_attribute as a on a.attrelid = c.oid"
+        " where c.relnamespace = 'public'::regnamespace and c.relname = any (%s) group by c.relname",
+        [list(_COLUMNS_OF_OURS)],
+    ).fetchall()
+    tables = {name: set(columns) for name, columns in rows}
+    types = conn.execute(
+        "select typname from pg_catalog.pg_type where typnamespace = 'public'::regnamespace and typname = any (%s)",
+        [_TYPES_OF_OURS],
+    ).fetchall()
+    foreign = [f"table {name}" for name, columns in tables.items() if not columns >= _COLUMNS_OF_OURS[name]]
+    if not foreign and 0 < len(tables) + len(types) < len(_COLUMNS_OF_OURS) + len(_TYPES_OF_OURS):
+        foreign = [f"table {name}" for name in tables] + [f"type {row[0]}" for row in types]
+    if foreign:
+        raise MigrationError(
+            f"nothing changed: schema public has {_some(sorted(foreign))} already, which agent-progress did not make"
+        )
+
+
+def _refuse_to_lose_rows(conn: psycopg.Connection[Any]) -> None:
+    for table in _COLUMNS_OF_OURS:
+        if _one(conn, f"select to_regclass('public.{table}') is not null") and _one(
+            conn, f"select exists (select from public.{table})"
+        ):
+            raise MigrationError(f"nothing changed: table {table} holds rows, which only --drop-data drops")
+
+
+def _one(conn: psycopg.Connection[Any], query: str, values: Any = None) -> Any:
+    row = conn.execute(query.encode(), values).fetchone()
+    return row[0] if row else None
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

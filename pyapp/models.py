@@ -1,0 +1,140 @@
+"""What the helpers take and return: rows of the views as frozen dataclasses, and the errors."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+SETTLED = frozenset({"completed", "failed", "cancelled"})
+"""Final statuses, of a task as of a workflow."""
+
+
+class WorkflowNotFound(LookupError):
+    """There is no workflow with this id."""
+
+    def __init__(self, workflow_id: UUID | str) -> None:
+        """Name the workflow that was looked for."""
+        super().__init__(f"workflow {workflow_id} not found")
+
+
+class TaskNotFound(LookupError):
+    """A workflow has no task with one of these ids."""
+
+    def __init__(self, workflow_id: UUID | str, task_ids: list[UUID]) -> None:
+        """Name the tasks that were looked for."""
+        listed = ", ".join(map(str, task_ids[:3])) + (" …" if len(task_ids) > 3 else "")
+        super().__init__(f"task {listed} not found in workflow {workflow_id}")
+
+
+@dataclass(frozen=True, slots=True)
+class Workflow:
+    """A workflow and its progress: one row of the view ``workflow_progress``, whose comments give meaning and unit."""
+
+    workflow_id: UUID
+    name: str
+    description: str | None
+    type: str
+    status: str
+    current_stage: str
+    priority: str
+    progress: int
+    progress_percentage: int
+    agents_completed: int
+    agents_total: int
+    agents_created: int
+    agents_failed: int
+    agents_cancelled: int
+    agents_open: int
+    agents_planned: int | None
+    settled_percentage: int
+    progress_calculation_method: str
+    trace_id: str | None
+    created_at: datetime
+    updated_at: datetime
+    completed_at: datetime | None
+    last_updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A task: one row of the table ``agent_task``, whose comments give meaning and unit."""
+
+    id: UUID
+    workflow_id: UUID
+    external_id: str | None
+    agent_type: str
+    stage: str | None
+    status: str
+    priority: str
+    payload: Any
+    result: Any
+    trace_id: str | None
+    span_id: str | None
+    parent_span_id: str | None
+    created_at: datetime
+    assigned_at: datetime | None
+    started_at: datetime | None
+    completed_at: datetime | None
+    retry_count: int
+    max_retries: int
+    timeout_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """A task to be added to a workflow."""
+
+    agent_type: str
+    external_id: str | None = None
+    stage: str | None = None
+    status: str = "pending"
+    priority: str = "medium"
+    payload: Any = field(default_factory=dict)
+    trace_id: str | None = None
+    span_id: str | None = None
+    parent_span_id: str | None = None
+    max_retries: int = 3
+    timeout_ms: int = 300_000
+
+
+@dataclass(frozen=True, slots=True)
+class TaskReport:
+    """What an agent says of its task: the status it is in now and, if it has one, its result (JSON)."""
+
+    task_id: UUID | str
+    status: str
+    result: Any = None
+    reopen: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """A workflow whose stored progress is wrong: one row of the view ``workflow_progress_drift``."""
+
+    workflow_id: UUID
+    name: str
+    stored_progress: int
+    calculated_progress: int
+    stored_completed: int
+    calculated_completed: int
+    stored_total: int
+    calculated_total: int
+    stored_created: int
+    calculated_created: int
+    stored_failed: int
+    calculated_failed: int
+    stored_cancelled: int
+    calculated_cancelled: int
+    stale_data: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressMetrics:
+    """Progress of one workflow, how long it took to read (milliseconds), and whether it is wrong."""
+
+    workflow_id: UUID
+    progress_percentage: int
+    agents_completed: int
+    agents_total: int
+    calculation_time_ms: float
+    stale_data: bool

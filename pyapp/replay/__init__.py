@@ -1,0 +1,1 @@
+"""Read recorded workflow runs and play them through the database."""

@@ -1,0 +1,48 @@
+"""What is installed: the objects that sql/ defines, looked up in a database."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from psycopg import Connection
+
+# Every object has its comment (a test holds that), so the comments list the objects.
+_COMMENT = re.compile(r"^comment on (type|table|view|function|trigger) ([^\s(]+(?:\([^)]*\))?)(?: on (\S+))? is", re.M)
+
+_MISSING = """
+    select
+        o.kind || ' ' || o.name
+        || case when t.tgname is not null then ' disabled' else '' end
+    from unnest(%s::text[], %s::text[], %s::text[]) with ordinality as o (kind, name, relation, place)
+    left join pg_catalog.pg_trigger as t
+        on o.kind = 'trigger' and t.tgrelid = to_regclass(o.relation) and t.tgname = o.name
+    where case o.kind
+        when 'type' then to_regtype(o.name) is null
+        when 'function' then to_regprocedure(o.name) is null
+        when 'trigger' then coalesce(t.tgenabled not in ('O', 'A'), true)
+        else to_regclass(o.name) is null
+    end
+    order by o.place
+"""
+
+
+def resource(name: str) -> Path:
+    """Find the directory ``sql`` or ``migrations``: inside the package when installed, beside it in a checkout."""
+    package = Path(__file__).parent
+    inside = package / name
+    return inside if inside.is_dir() else package.parent / name
+
+
+def missing_objects(conn: Connection[Any]) -> list[str]:
+    """List the objects of ours that the database lacks, and the triggers of ours that are disabled there.
+
+    Returns an empty list where the schema is whole.
+    """
+    objects = [
+        (kind, name, relation)
+        for file in sorted(resource("sql").glob("*.sql"))
+        for kind, name, relation in _COMMENT.findall(file.read_text("utf-8"))
+    ]
+    kinds, names, relations = (list(column) for column in zip(*objects, strict=True))
+    cursor = conn.cursor()
+    return [row[0] for row in cursor.execute(_MISSING, [kinds, names, relations])]

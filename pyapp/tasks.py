@@ -1,0 +1,218 @@
+"""Writing: workflows, their tasks, and what agents report. Progress follows by itself, in the same transaction."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
+from typing import Any
+from uuid import UUID
+
+from psycopg import Connection, sql
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+
+from pyapp.models import SETTLED, Drift, NewTask, Task, TaskNotFound, TaskReport, Workflow, WorkflowNotFound
+from pyapp.progress import columns, get_workflow
+
+
+def create_workflow(
+    conn: Connection[Any],
+    name: str,
+    type: str,
+    *,
+    description: str | None = None,
+    status: str = "initiated",
+    current_stage: str = "initialization",
+    priority: str = "medium",
+    agents_planned: int | None = None,
+    trace_id: str | None = None,
+    input_data: Any = None,
+    created_by: str = "system",
+) -> Workflow:
+    """Create a workflow without tasks.
+
+    ``agents_planned`` is the number of tasks that will come, if it is known: progress is measured against it until more
+    are created or the workflow is completed. Returns the workflow. Raises ``psycopg.errors.CheckViolation`` for a
+    negative plan.
+    """
+    row = conn.execute(
+        "insert into public.workflow"
+        " (name, description, type, status, current_stage, priority, agents_planned, trace_id, input_data, created_by)"
+        " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) returning id",
+        [name, description, type, status, current_stage, priority, agents_planned, trace_id]
+        + [None if input_data is None else Jsonb(input_data), created_by],
+    ).fetchone()
+    (workflow_id,) = row.values() if isinstance(row, Mapping) else row or (None,)
+    return get_workflow(conn, workflow_id)
+
+
+def add_tasks(
+    conn: Connection[Any],
+    workflow_id: UUID | str,
+    tasks: Iterable[NewTask | Mapping[str, Any] | str],
+) -> list[Task]:
+    """Add tasks to a workflow, in one statement.
+
+    A task is a NewTask, a mapping with the same names, or just the type of its agent. Returns the tasks in the order
+    given. Raises WorkflowNotFound, and ``psycopg.errors.UniqueViolation`` if the workflow has a task with the same
+    ``external_id``.
+    """
+    given = [asdict(_new_task(task)) for task in tasks]
+    query = sql.SQL(
+        """
+        insert into public.agent_task (
+            workflow_id, external_id, agent_type, stage, status, priority, payload,
+            trace_id, span_id, parent_span_id, max_retries, timeout_ms,
+            assigned_at, started_at, completed_at
+        )
+        select
+            w.id, t.external_id, t.agent_type, t.stage, t.status, t.priority, t.payload,
+            t.trace_id, t.span_id, t.parent_span_id, t.max_retries, t.timeout_ms,
+            case when t.status in ('assigned', 'running') then now() end,
+            case when t.status = 'running' then now() end,
+            case when t.status >= 'completed' then now() end
+        from rows from (
+            jsonb_to_recordset(%s) as (
+                external_id text, agent_type text, stage text, status public.task_status,
+                priority public.priority_level, payload jsonb, trace_id text, span_id text,
+                parent_span_id text, max_retries integer, timeout_ms integer
+            )
+        ) with ordinality as t
+        cross join public.workflow as w
+        where w.id = %s
+        order by t.ordinality
+        returning {}
+        """
+    ).format(columns(Task))
+    with conn.cursor(row_factory=class_row(Task)) as cursor:
+        added = cursor.execute(query, [Jsonb(given), workflow_id]).fetchall()
+    if not added:
+        get_workflow(conn, workflow_id)
+    return added
+
+
+def report_task(
+    conn: Connection[Any],
+    workflow_id: UUID | str,
+    task_id: UUID | str,
+    status: str,
+    result: Any = None,
+    reopen: bool = False,
+) -> Task:
+    """Report the status of one task: report_tasks for a single report. Returns the task as it stands now."""
+    return report_tasks(conn, workflow_id, [TaskReport(task_id, status, result, reopen)])[0]
+
+
+def report_tasks(
+    conn: Connection[Any],
+    workflow_id: UUID | str,
+    reports: Iterable[TaskReport | Mapping[str, Any] | tuple[Any, ...]],
+) -> list[Task]:
+    """Report the status of many tasks of one workflow in one statement, which counts them at once.
+
+    A report is a TaskReport, a mapping with the same names, or a tuple (task id, status, result, reopen) whose last two
+    may be missing. The outcome is as if they were reported one by one: the last report of a task wins, but a settled
+    task (completed, failed, cancelled) goes back to an open status only with ``reopen``; without it, a late report of
+    that kind is passed over. A report without a result leaves the one that the task has. Timestamps are filled in.
+
+    Returns the tasks as they stand now, in the order of their first report. Raises TaskNotFound if the workflow lacks
+    one of the tasks: then none is changed.
+    """
+    last: dict[UUID, TaskReport] = {}
+    for given in reports:
+        report = _task_report(given)
+        key = report.task_id if isinstance(report.task_id, UUID) else UUID(report.task_id)
+        last[key] = _fold(last[key], report) if key in last else report
+    query = sql.SQL(
+        """
+        with report as (
+            select r.task_id, r.status, r.result, r.reopen
+            from unnest(%(ids)s::uuid[], %(statuses)s::public.task_status[], %(results)s::jsonb[], %(reopens)s::boolean[])
+                as r (task_id, status, result, reopen)
+        ), task as (
+            -- locked in the order of their ids: two batches never deadlock on tasks
+            select t.*
+            from public.agent_task as t
+            join report as r on r.task_id = t.id
+            where t.workflow_id = %(workflow)s
+            order by t.id
+            for no key update of t
+        ), changed as (
+            update public.agent_task as t
+            set
+                status = r.status,
+                result = case when t.status >= 'completed' and r.status < 'completed' then r.result
+                    else coalesce(r.result, t.result) end,
+                assigned_at = case when r.status = 'pending' then null
+                    when t.status >= 'completed' and r.status < 'completed' then now()
+                    when r.status < 'completed' then coalesce(t.assigned_at, now())
+                    else t.assigned_at end,
+                started_at = case when r.status < 'running' then null
+                    when r.status = 'running' and t.status >= 'completed' then now()
+                    when r.status = 'running' then coalesce(t.started_at, now())
+                    else t.started_at end,
+                completed_at = case when r.status >= 'completed' and r.status = t.status then t.completed_at
+                    when r.status >= 'completed' then now() end,
+                retry_count = t.retry_count + (t.status >= 'completed' and r.status < 'completed')::integer
+            from report as r
+            where
+                t.id = r.task_id
+                and t.workflow_id = %(workflow)s
+                and (select count(*) from task) = (select count(*) from report)
+                and (t.status < 'completed' or r.status >= 'completed' or r.reopen)
+                and (t.status <> r.status or r.result is not null)
+            returning t.*
+        )
+        select {columns} from changed
+        union all
+        select {columns} from task where id not in (select c.id from changed as c)
+        """
+    ).format(columns=columns(Task))
+    values = {
+        "workflow": workflow_id,
+        "ids": list(last),
+        "statuses": [report.status for report in last.values()],
+        "results": [None if report.result is None else Jsonb(report.result) for report in last.values()],
+        "reopens": [report.reopen for report in last.values()],
+    }
+    with conn.cursor(row_factory=class_row(Task)) as cursor:
+        found = {task.id: task for task in cursor.execute(query, values)}
+    if missing := [task_id for task_id in last if task_id not in found]:
+        raise TaskNotFound(workflow_id, missing)
+    return [found[task_id] for task_id in last]
+
+
+def repair(conn: Connection[Any], workflow_id: UUID | str | None = None) -> list[Drift]:
+    """Recount one workflow, or all, and mend the numbers that are wrong, while others go on writing.
+
+    Returns what was mended: the numbers that were stored, and the calculated ones that are stored now. The rows stay
+    locked until the caller commits. Raises WorkflowNotFound, and ``psycopg.errors.InsufficientPrivilege`` for a role
+    that was not granted the function.
+    """
+    query = sql.SQL("select {} from public.repair_progress(%s)").format(columns(Drift))
+    with conn.cursor(row_factory=class_row(Drift)) as cursor:
+        mended = cursor.execute(query, [workflow_id]).fetchall()
+    if workflow_id is not None and not mended:
+        get_workflow(conn, workflow_id)
+    return mended
+
+
+def _new_task(given: NewTask | Mapping[str, Any] | str) -> NewTask:
+    if isinstance(given, NewTask):
+        return given
+    return NewTask(given) if isinstance(given, str) else NewTask(**given)
+
+
+def _task_report(given: TaskReport | Mapping[str, Any] | tuple[Any, ...]) -> TaskReport:
+    if isinstance(given, TaskReport):
+        return given
+    return TaskReport(**given) if isinstance(given, Mapping) else TaskReport(*given)
+
+
+def _fold(earlier: TaskReport, later: TaskReport) -> TaskReport:
+    """Join two reports of one task into the one that has the same outcome."""
+    if earlier.status in SETTLED and later.status not in SETTLED and not later.reopen:
+        return earlier
+    return replace(
+        later,
+        result=earlier.result if later.result is None else later.result,
+        reopen=earlier.reopen or later.reopen,
+    )

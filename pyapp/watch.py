@@ -1,0 +1,77 @@
+"""Following progress live."""
+
+import time
+from collections.abc import Iterator, Sequence
+from uuid import UUID
+
+import psycopg
+
+from pyapp.db import connect
+from pyapp.models import SETTLED, Workflow, WorkflowNotFound
+from pyapp.progress import get_workflows, list_workflows
+
+ACTIVE = ("initiated", "running", "paused")
+_MOST = 50
+
+
+def watch(
+    dsn: str | None = None, workflow_ids: Sequence[UUID | str] | None = None, interval: float = 0.5
+) -> Iterator[Workflow]:
+    """Follow workflows: yield each as it is now, and again whenever something of it changes.
+
+    Polls by primary key every ``interval`` seconds, which works behind poolers and on read replicas; connects again
+    when the connection is lost. Ends when each of the workflows given is completed, failed, cancelled or deleted;
+    without ``workflow_ids`` it follows the 50 newest active ones and does not end. Raises WorkflowNotFound, and
+    ``psycopg.OperationalError`` if the database cannot be reached at first.
+    """
+    for changes in watch_changes(dsn, workflow_ids, interval):
+        yield from changes
+
+
+def watch_changes(
+    dsn: str | None, workflow_ids: Sequence[UUID | str] | None, interval: float
+) -> Iterator[list[Workflow]]:
+    """Follow workflows as watch does, but yield what each poll found changed, which may be nothing."""
+    conn: psycopg.Connection[tuple[object, ...]] | None = connect(dsn, autocommit=True)
+    seen: dict[UUID, Workflow] = {}
+    try:
+        if workflow_ids is not None:
+            found = {str(workflow.workflow_id) for workflow in get_workflows(conn, workflow_ids)}
+            for workflow_id in workflow_ids:
+                if str(UUID(str(workflow_id))) not in found:
+                    raise WorkflowNotFound(workflow_id)
+        while True:
+            try:
+                conn = conn or connect(dsn, autocommit=True)
+                now = _poll(conn, workflow_ids, seen)
+            except psycopg.OperationalError:
+                # The server restarts, or a failover is under way: what changed meanwhile is seen after it.
+                if conn is not None:
+                    conn.close()
+                conn = None
+                yield []
+                time.sleep(max(interval, 0.5))
+                continue
+            changes = [workflow for workflow in now if seen.get(workflow.workflow_id) != workflow]
+            seen = {workflow.workflow_id: workflow for workflow in now}
+            yield changes
+            if workflow_ids is not None and all(workflow.status in SETTLED for workflow in now):
+                return
+            time.sleep(interval)
+    finally:
+        if conn is not None:
+            conn.close()
+
+
+def _poll(
+    conn: psycopg.Connection[tuple[object, ...]],
+    workflow_ids: Sequence[UUID | str] | None,
+    seen: dict[UUID, Workflow],
+) -> list[Workflow]:
+    if workflow_ids is not None:
+        return get_workflows(conn, workflow_ids)
+    active = list_workflows(conn, status=ACTIVE, limit=_MOST)
+    ids = {workflow.workflow_id for workflow in active}
+    # Those that were active a moment ago: their end is worth telling.
+    ended = [old.workflow_id for old in seen.values() if old.status in ACTIVE and old.workflow_id not in ids]
+    return active + (get_workflows(conn, ended) if ended else [])

@@ -1,0 +1,146 @@
+"""A real server for the tests, and a freshly migrated database for each."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from pytest_postgresql import factories
+
+from pyapp import embedded, migrate
+
+# Says where the tests run: a DSN with rights to create databases, else an embedded server of this major version.
+TEST_DATABASE_URL = os.environ.get("TEST_DATABASE_URL")
+# 18, 16, or the bin directory of an installed PostgreSQL.
+TEST_POSTGRES = os.environ.get("TEST_POSTGRES", "18")
+
+
+@dataclass(frozen=True)
+class TestServer:
+    """What pytest-postgresql asks of a server, and where its programs are."""
+
+    __test__ = False
+
+    host: str
+    port: int
+    user: str
+    password: str
+    bin_dir: Path | None
+    dbname: str = "agent_progress"
+    options: str = ""
+    maintenance_dbname: str = "postgres"
+    template_dbname: str | None = None
+
+    def dsn(self, dbname: str) -> str:
+        return make_conninfo(
+            host=self.host, port=self.port, user=self.user, password=self.password or None, dbname=dbname
+        )
+
+
+def pytest_configure() -> None:
+    # What the developer's shell says must not lead a test to another database.
+    for name in [name for name in os.environ if name.startswith("PG") or name == "DATABASE_URL"]:
+        del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def bin_dir() -> Path:
+    """The programs of the PostgreSQL under test."""
+    return embedded.binaries(int(TEST_POSTGRES)) if TEST_POSTGRES.isdigit() else Path(TEST_POSTGRES)
+
+
+@pytest.fixture(scope="session")
+def server(bin_dir: Path) -> Iterator[TestServer]:
+    """The server under test: without durability, and in memory where that can be had."""
+    if TEST_DATABASE_URL:
+        given = conninfo_to_dict(TEST_DATABASE_URL)
+        yield TestServer(
+            str(given.get("host") or ""),
+            int(given.get("port") or 5432),
+            str(given.get("user") or ""),
+            str(given.get("password") or ""),
+            bin_dir,
+        )
+        return
+    memory = Path("/dev/shm")
+    roomy = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2**30
+    parent = Path(tempfile.mkdtemp(prefix="ap-", dir=memory if roomy else None))
+    parent.chmod(0o755)
+    try:
+        settings = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+        with embedded.server(parent / "data", bin_dir=bin_dir, settings=settings) as running:
+            where = conninfo_to_dict(running.dsn)
+            yield TestServer(str(where["host"]), int(str(where["port"])), str(where["user"]), "", bin_dir)
+    finally:
+        shutil.rmtree(parent, ignore_errors=True)
+
+
+def load(host: str, port: int, user: str, dbname: str, password: str | None, **_: object) -> None:
+    migrate(make_conninfo(host=host, port=port, user=user, dbname=dbname, password=password or None))
+
+
+template = factories.postgresql_noproc(depends_on="server", load=[load])
+postgresql = factories.postgresql("template")
+
+
+@pytest.fixture
+def dsn(postgresql: psycopg.Connection, server: TestServer) -> str:
+    """Where the test's own database is."""
+    return server.dsn(postgresql.info.dbname)
+
+
+@pytest.fixture
+def conn(dsn: str) -> Iterator[psycopg.Connection]:
+    """A connection to the test's own database, which commits each statement."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def session(dsn: str) -> Iterator[Callable[[], psycopg.Connection]]:
+    """Open further sessions on the test's database, each in transactions of its own."""
+    opened: list[psycopg.Connection] = []
+
+    def open_session() -> psycopg.Connection:
+        opened.append(psycopg.connect(dsn))
+        return opened[-1]
+
+    yield open_session
+    for connection in opened:
+        connection.close()
+
+
+@pytest.fixture(autouse=True)
+def no_drift(request: pytest.FixtureRequest) -> Iterator[None]:
+    """End each test on a migrated database by comparing all that is stored with all that is counted."""
+    if "dsn" not in request.fixturenames:
+        yield
+        return
+    dsn = request.getfixturevalue("dsn")
+    yield
+    with psycopg.connect(dsn) as connection:
+        if connection.execute("select to_regclass('public.workflow_progress_drift')").fetchone() != (None,):
+            assert connection.execute("select * from public.workflow_progress_drift").fetchall() == []
+
+
+@pytest.fixture(scope="session")
+def empty(server: TestServer) -> Iterator[Callable[[], str]]:
+    """Create empty databases: each call returns the DSN of a new one."""
+    created: list[str] = []
+    with psycopg.connect(server.dsn("postgres"), autocommit=True) as admin:
+
+        def create() -> str:
+            name = f"empty_{os.environ.get('PYTEST_XDIST_WORKER', 'gw')}_{len(created)}"
+            admin.execute(f"drop database if exists {name} with (force)")
+            admin.execute(f"create database {name} template template0")
+            created.append(name)
+            return server.dsn(name)
+
+        yield create
+        for name in created:
+            admin.execute(f"drop database if exists {name} with (force)")

@@ -1,0 +1,46 @@
+"""One-line helpers to arrange tests with."""
+
+import time
+from typing import Any
+
+import psycopg
+
+
+def new_workflow(conn: psycopg.Connection, **columns: Any) -> Any:
+    """Insert a workflow and return its id."""
+    columns = {"name": "w", "type": "app", **columns}
+    names = ", ".join(columns)
+    places = ", ".join(f"%({name})s" for name in columns)
+    return conn.execute(f"insert into workflow ({names}) values ({places}) returning id", columns).fetchone()[0]
+
+
+def new_tasks(conn: psycopg.Connection, workflow: Any, *statuses: str) -> list[Any]:
+    """Insert a task of each status in one statement and return their ids."""
+    rows = conn.execute(
+        "insert into agent_task (workflow_id, agent_type, status)"
+        " select %s, 'agent', s from unnest(%s::task_status[]) as s returning id",
+        [workflow, list(statuses)],
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def progress(conn: psycopg.Connection, workflow: Any) -> tuple[int, int, int]:
+    """Read progress, agents_completed and agents_total as stored."""
+    return conn.execute(
+        "select progress, agents_completed, agents_total from workflow where id = %s", [workflow]
+    ).fetchone()
+
+
+def set_status(conn: psycopg.Connection, task: Any, status: str) -> None:
+    conn.execute("update agent_task set status = %s where id = %s", [status, task])
+
+
+def wait_until_blocked(conn: psycopg.Connection, pid: int, seconds: float = 10) -> None:
+    """Wait until the backend with this pid waits for a lock; ``conn`` must be in autocommit mode."""
+    give_up = time.monotonic() + seconds
+    while time.monotonic() < give_up:
+        row = conn.execute("select wait_event_type from pg_stat_activity where pid = %s", [pid]).fetchone()
+        if row == ("Lock",):
+            return
+        time.sleep(0.005)
+    raise AssertionError(f"backend {pid} was not blocked within {seconds} s")
