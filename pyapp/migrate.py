@@ -127,7 +127,11 @@ def _yoyo(dsn: str | None, *, drop_data: bool = False) -> Iterator[tuple[Any, An
     options = [str(parameters.get("options") or ""), f"-c lock_timeout={_LOCK_TIMEOUT}"]
     if drop_data:
         options.append("-c agent_progress.drop_data=on")
-    parameters |= {"options": " ".join(options).strip(), "schema": "public", "application_name": "agent-progress"}
+    parameters |= {
+        "options": " ".join(options).strip(),
+        "schema": "public",
+        "application_name": "agent-progress",
+    }
     # yoyo records who migrates, and fails for users without a passwd entry.
     os.environ.setdefault("LOGNAME", str(os.getuid()) if hasattr(os, "getuid") else "unknown")
     backend = yoyo.get_backend("postgresql+psycopg:///?" + urlencode(parameters))
@@ -201,7 +205,8 @@ def _refuse_foreign_tables(conn: psycopg.Connection[Any]) -> None:
 def _refuse_to_lose_rows(conn: psycopg.Connection[Any]) -> None:
     for table in _COLUMNS_OF_OURS:
         if _one(conn, f"select to_regclass('public.{table}') is not null") and _one(
-            conn, f"select exists (select from public.{table})"
+            conn,
+            f"select exists (select from public.{table})",  # noqa: S608 (a name of ours)
         ):
             raise MigrationError(f"nothing changed: table {table} holds rows, which only --drop-data drops")
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from psycopg import Connection
+from psycopg.rows import tuple_row
 
 # Every object has its comment (a test holds that), so the comments list the objects.
 _COMMENT = re.compile(r"^comment on (type|table|view|function|trigger) ([^\s(]+(?:\([^)]*\))?)(?: on (\S+))? is", re.M)
@@ -44,5 +45,5 @@ def missing_objects(conn: Connection[Any]) -> list[str]:
         for kind, name, relation in _COMMENT.findall(file.read_text("utf-8"))
     ]
     kinds, names, relations = (list(column) for column in zip(*objects, strict=True))
-    cursor = conn.cursor()
+    cursor = conn.cursor(row_factory=tuple_row)
     return [row[0] for row in cursor.execute(_MISSING, [kinds, names, relations])]

@@ -6,10 +6,10 @@ from typing import Any
 from uuid import UUID
 
 from psycopg import Connection, sql
-from psycopg.rows import class_row
+from psycopg.rows import class_row, tuple_row
 from psycopg.types.json import Jsonb
 
-from pyapp.models import SETTLED, Drift, NewTask, Task, TaskNotFound, TaskReport, Workflow, WorkflowNotFound
+from pyapp.models import SETTLED, Drift, NewTask, Task, TaskNotFound, TaskReport, Workflow
 from pyapp.progress import columns, get_workflow
 
 
@@ -33,15 +33,24 @@ def create_workflow(
     are created or the workflow is completed. Returns the workflow. Raises ``psycopg.errors.CheckViolation`` for a
     negative plan.
     """
-    row = conn.execute(
-        "insert into public.workflow"
-        " (name, description, type, status, current_stage, priority, agents_planned, trace_id, input_data, created_by)"
-        " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) returning id",
-        [name, description, type, status, current_stage, priority, agents_planned, trace_id]
-        + [None if input_data is None else Jsonb(input_data), created_by],
-    ).fetchone()
-    (workflow_id,) = row.values() if isinstance(row, Mapping) else row or (None,)
-    return get_workflow(conn, workflow_id)
+    values = {
+        "name": name,
+        "type": type,
+        "description": description,
+        "status": status,
+        "current_stage": current_stage,
+        "priority": priority,
+        "agents_planned": agents_planned,
+        "trace_id": trace_id,
+        "input_data": None if input_data is None else Jsonb(input_data),
+        "created_by": created_by,
+    }
+    query = sql.SQL("insert into public.workflow ({}) values ({}) returning id").format(
+        sql.SQL(", ").join(map(sql.Identifier, values)), sql.SQL(", ").join(map(sql.Placeholder, values))
+    )
+    row = conn.cursor(row_factory=tuple_row).execute(query, values).fetchone()
+    assert row is not None, "insert ... returning gave no row"
+    return get_workflow(conn, row[0])
 
 
 def add_tasks(
@@ -125,8 +134,9 @@ def report_tasks(
         """
         with report as (
             select r.task_id, r.status, r.result, r.reopen
-            from unnest(%(ids)s::uuid[], %(statuses)s::public.task_status[], %(results)s::jsonb[], %(reopens)s::boolean[])
-                as r (task_id, status, result, reopen)
+            from unnest(
+                %(ids)s::uuid[], %(statuses)s::public.task_status[], %(results)s::jsonb[], %(reopens)s::boolean[]
+            ) as r (task_id, status, result, reopen)
         ), task as (
             -- locked in the order of their ids: two batches never deadlock on tasks
             select t.*

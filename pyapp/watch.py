@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from uuid import UUID
 
 import psycopg
+from psycopg.rows import TupleRow
 
 from pyapp.db import connect
 from pyapp.models import SETTLED, Workflow, WorkflowNotFound
@@ -32,11 +33,12 @@ def watch_changes(
     dsn: str | None, workflow_ids: Sequence[UUID | str] | None, interval: float
 ) -> Iterator[list[Workflow]]:
     """Follow workflows as watch does, but yield what each poll found changed, which may be nothing."""
-    conn: psycopg.Connection[tuple[object, ...]] | None = connect(dsn, autocommit=True)
+    first = connect(dsn, autocommit=True)
+    conn: psycopg.Connection[TupleRow] | None = first
     seen: dict[UUID, Workflow] = {}
     try:
         if workflow_ids is not None:
-            found = {str(workflow.workflow_id) for workflow in get_workflows(conn, workflow_ids)}
+            found = {str(workflow.workflow_id) for workflow in get_workflows(first, workflow_ids)}
             for workflow_id in workflow_ids:
                 if str(UUID(str(workflow_id))) not in found:
                     raise WorkflowNotFound(workflow_id)
@@ -64,7 +66,7 @@ def watch_changes(
 
 
 def _poll(
-    conn: psycopg.Connection[tuple[object, ...]],
+    conn: psycopg.Connection[TupleRow],
     workflow_ids: Sequence[UUID | str] | None,
     seen: dict[UUID, Workflow],
 ) -> list[Workflow]:

@@ -1,6 +1,9 @@
 """One-line helpers to arrange tests with."""
 
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import psycopg
@@ -44,3 +47,41 @@ def wait_until_blocked(conn: psycopg.Connection, pid: int, seconds: float = 10) 
             return
         time.sleep(0.005)
     raise AssertionError(f"backend {pid} was not blocked within {seconds} s")
+
+
+def counters(conn: psycopg.Connection, workflow: Any) -> tuple[int, int, int, int]:
+    """Read agents_created, agents_completed, agents_failed and agents_cancelled as stored."""
+    return conn.execute(
+        "select agents_created, agents_completed, agents_failed, agents_cancelled from workflow where id = %s",
+        [workflow],
+    ).fetchone()
+
+
+def row_version(conn: psycopg.Connection, workflow: Any) -> tuple[Any, ...]:
+    """Tell the stored version of a workflow's row: any update of it makes another."""
+    return conn.execute("select ctid, xmin from workflow where id = %s", [workflow]).fetchone()
+
+
+def in_background(act: Callable[..., Any], *args: Any) -> Future[Any]:
+    """Call in a thread of its own, for a statement that is expected to wait."""
+    done: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(act(*args))
+        except Exception as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return done
+
+
+def wait_until_blocked_by(conn: psycopg.Connection, pid: int, holder: int, seconds: float = 10) -> None:
+    """Wait until the backend with this pid waits for the holder; ``conn`` must be in autocommit mode."""
+    give_up = time.monotonic() + seconds
+    while time.monotonic() < give_up:
+        row = conn.execute("select %s = any(pg_blocking_pids(%s))", [holder, pid]).fetchone()
+        if row == (True,):
+            return
+        time.sleep(0.005)
+    raise AssertionError(f"backend {pid} was not blocked by {holder} within {seconds} s")

@@ -67,9 +67,7 @@ def row(
     return ";".join(fields)
 
 
-def short(
-    task_id: int, name: str, status: str, submit: str, duration: str = "10s", realtime: str = "9s"
-) -> str:
+def short(task_id: int, name: str, status: str, submit: str, duration: str = "10s", realtime: str = "9s") -> str:
     return f"{task_id}\t{name}\t{status}\t2024-05-06 07:{submit}\t{duration}\t{realtime}"
 
 
@@ -82,9 +80,7 @@ def instance(*tasks: tuple[str, list[str], list[str], float | None]) -> dict[str
             "specification": {
                 "tasks": [{"name": i, "id": i, "parents": up, "children": down} for i, up, down, _ in tasks]
             },
-            "execution": {
-                "tasks": [{"id": i, "runtimeInSeconds": t} for i, _, _, t in tasks if t is not None]
-            },
+            "execution": {"tasks": [{"id": i, "runtimeInSeconds": t} for i, _, _, t in tasks if t is not None]},
         },
     }
 
@@ -405,9 +401,7 @@ def test_a_gzip_bomb_stops_at_the_limit(path: Path) -> None:
 
 
 def test_a_task_starts_when_its_last_parent_has_finished(path: Path) -> None:
-    graph = instance(
-        ("d", ["b", "c"], [], 1.0), ("a", [], ["b", "c"], 2), ("b", [], [], 3.5), ("c", [], [], 1)
-    )
+    graph = instance(("d", ["b", "c"], [], 1.0), ("a", [], ["b", "c"], 2), ("b", [], [], 3.5), ("c", [], [], 1))
     graph |= {"description": "two\nlines", "runtimeSystem": {"name": "Pegasus"}}
     trace = read(path, json.dumps(graph))
     assert [(t.key, t.stage, t.attempts[0].started, t.attempts[0].finished) for t in trace.tasks] == [
@@ -482,9 +476,7 @@ def test_older_schema_versions_are_refused_with_the_way_out(path: Path) -> None:
 
 def test_long_chains_and_thousands_of_equal_names_are_read_in_linear_time(path: Path) -> None:
     number = 20_000
-    chain = read(
-        path, json.dumps(instance(*((f"t{i}", [f"t{i - 1}"] if i else [], [], 1) for i in range(number))))
-    )
+    chain = read(path, json.dumps(instance(*((f"t{i}", [f"t{i - 1}"] if i else [], [], 1) for i in range(number)))))
     assert (chain.duration, chain.tasks[0].stage) == (number, None)
     rows = [row(i, status="FAILED", submit=i, end=i + 5) for i in range(number)]
     rows += [row(i + number, attempt=2, submit=i + 5, end=i + 9) for i in range(number)]
@@ -592,9 +584,7 @@ def test_a_damaged_file_gives_a_trace_or_a_trace_error(
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.sampled_from("abc"),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["id", "name", "tasks"]), inner)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["id", "name", "tasks"]), inner),
     max_leaves=6,
 )
 

@@ -1,0 +1,64 @@
+"""What the commands share: which database, where output goes, and errors that end in one line."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from pyapp.db import find_dsn
+
+
+class UsageError(Exception):
+    """The command cannot be carried out as it was given; the message is one line."""
+
+
+def say(message: str) -> None:
+    """Tell the user something that is not the data asked for."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON; dataclasses become objects, times ISO 8601."""
+    print(json.dumps(value, default=_plain, indent=None, ensure_ascii=False), flush=True)
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return str(value)
+
+
+def workflow_id(text: str) -> UUID:
+    """Read the id of a workflow from the command line."""
+    try:
+        return UUID(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a workflow id (a UUID)") from None
+
+
+@contextmanager
+def database(args: argparse.Namespace, *, or_embedded: bool = False) -> Iterator[str]:
+    """Yield the DSN of the database that the user means.
+
+    That is the embedded server with ``--embedded``, or, with ``or_embedded``, where no other was given: started for as
+    long as the block lasts, and migrated. Raises UsageError where nobody said which database.
+    """
+    dsn = None if args.embedded else find_dsn(args.dsn)
+    if dsn is not None:
+        yield dsn
+    elif args.embedded or or_embedded:
+        from pyapp import embedded
+        from pyapp.migrate import migrate
+
+        with embedded.server() as server:
+            migrate(server.dsn)
+            yield server.dsn
+    else:
+        raise UsageError("which database? Give --dsn, set DATABASE_URL or PGHOST and the like, or say --embedded")

@@ -1,0 +1,92 @@
+"""The parser of the command line, and how errors end."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+import psycopg
+
+from pyapp.cli import checks, common, schema, workflows
+from pyapp.embedded import EmbeddedError
+from pyapp.migrate import MigrationError
+from pyapp.models import TaskNotFound, WorkflowNotFound
+from pyapp.replay import command as replay
+from pyapp.replay.trace import TraceError
+
+_EPILOG = """\
+The database is the one of --dsn, else of DATABASE_URL, else of libpq's environment (PGHOST, PGDATABASE, ...).
+--embedded means a private server of your own, which is started when needed and stopped after it.
+
+exit status: 0 fine; 1 not found, or drift; 2 wrong usage, no connection, or refused
+
+first steps:
+  agent-progress demo                      see it at work, without any database of yours
+  agent-progress --dsn postgresql://localhost/mydb migrate
+  agent-progress --dsn postgresql://localhost/mydb watch
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        status: int = args.run(args)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output went away, as head does; the interpreter shall not complain at its end either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (WorkflowNotFound, TaskNotFound) as error:
+        common.say(f"agent-progress: {error}")
+        return 1
+    except Exception as error:
+        line = _explain(error)
+        if line is None:
+            raise
+        common.say(f"agent-progress: {line}")
+        return 2
+
+
+def _explain(error: Exception) -> str | None:
+    """Say in one line what went wrong; None for what is a fault of ours."""
+    if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedFunction):
+        return "the database has no agent-progress schema, or an old one: run agent-progress migrate"
+    if isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None:
+        return "the connection string cannot be read (not shown: it may hold a password)"
+    if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
+        return f"no connection to the database: {_one_line(error)}"
+    expected = (psycopg.Error, common.UsageError, MigrationError, EmbeddedError, TraceError)
+    return _one_line(error) if isinstance(error, expected) else None
+
+
+def _one_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return "; ".join(lines[:3]) if isinstance(error, psycopg.OperationalError) else (lines or [type(error).__name__])[0]
+
+
+def _parser() -> argparse.ArgumentParser:
+    shared = argparse.ArgumentParser(add_help=False)
+    options = shared.add_argument_group("database")
+    # SUPPRESS, so that a subparser does not undo what was given before the command.
+    options.add_argument("--dsn", default=argparse.SUPPRESS, help="connection string or URL of the database")
+    options.add_argument(
+        "--embedded", action="store_true", default=argparse.SUPPRESS, help="use the private embedded server"
+    )
+    parser = argparse.ArgumentParser(
+        prog="agent-progress",
+        description="Exact, live progress of agent workflows, kept by PostgreSQL itself.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[shared],
+    )
+    parser.add_argument("--version", action="version", version=f"agent-progress {version('agent-progress')}")
+    parser.set_defaults(dsn=None, embedded=False)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in (schema, workflows, checks, replay):
+        module.add_commands(commands, shared)
+    return parser

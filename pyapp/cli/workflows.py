@@ -1,0 +1,190 @@
+"""list, show and watch: reading progress."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+from uuid import UUID
+
+from pyapp.cli.common import database, print_json, workflow_id
+from pyapp.db import connect
+from pyapp.models import Workflow
+from pyapp.progress import get_workflow, list_tasks, list_workflows, progress_metrics
+from pyapp.render import agents, as_columns, clean, live_table, plain_bar, plain_line
+from pyapp.watch import watch_changes
+
+_STATUSES = ("initiated", "running", "paused", "completed", "failed", "cancelled")
+_PRIORITIES = ("low", "medium", "high", "critical")
+
+
+def add_commands(commands: Any, shared: argparse.ArgumentParser) -> None:
+    """Add the commands of this module to the parser."""
+    command = commands.add_parser("list", parents=[shared], help="list workflows, newest first")
+    command.add_argument("--status", choices=_STATUSES, help="only those with this status")
+    command.add_argument("--type", help="only those of this type")
+    command.add_argument("--priority", choices=_PRIORITIES, help="only those with this priority")
+    command.add_argument("--limit", type=_positive, default=50, metavar="N", help="at most N of them (default 50)")
+    command.add_argument(
+        "--after", type=workflow_id, metavar="ID", help="the next page: those after this one in the list"
+    )
+    command.add_argument("--json", action="store_true", help="print them as JSON")
+    command.set_defaults(run=_list)
+
+    command = commands.add_parser("show", parents=[shared], help="show one workflow")
+    command.add_argument("id", type=workflow_id, metavar="ID", help="the workflow's id")
+    command.add_argument("--tasks", action="store_true", help="list its tasks as well")
+    command.add_argument("--metrics", action="store_true", help="say how long reading took, and whether it is stale")
+    command.add_argument("--json", action="store_true", help="print it as JSON")
+    command.set_defaults(run=_show)
+
+    command = commands.add_parser(
+        "watch",
+        parents=[shared],
+        help="follow workflows live",
+        description="Follow workflows live: bars in a terminal, a line for each change in a pipe. Ends when all those"
+        " given have ended; without an id it follows the active ones until Ctrl-C.",
+    )
+    command.add_argument("ids", type=workflow_id, nargs="*", metavar="ID", help="workflows to follow")
+    command.add_argument(
+        "--interval",
+        type=_seconds,
+        default=0.5,
+        metavar="SECONDS",
+        help="time between two looks (default 0.5)",
+    )
+    command.add_argument("--json", action="store_true", help="print each change as a line of JSON")
+    command.set_defaults(run=_watch)
+
+
+def _list(args: argparse.Namespace) -> int:
+    with database(args) as dsn, connect(dsn) as conn:
+        workflows = list_workflows(
+            conn,
+            status=args.status,
+            type=args.type,
+            priority=args.priority,
+            limit=args.limit,
+            after=get_workflow(conn, args.after) if args.after else None,
+        )
+    if args.json:
+        print_json(workflows)
+        return 0
+    header = ("ID", "NAME", "PROGRESS", "AGENTS", "FAILED", "STATUS", "STAGE", "CREATED")
+    rows = [
+        (
+            w.workflow_id,
+            w.name[:40],
+            f"{plain_bar(w.progress, 10)} {w.progress:3d} %",
+            agents(w),
+            w.agents_failed or None,
+            w.status,
+            w.current_stage,
+            f"{w.created_at:%Y-%m-%d %H:%M}",
+        )
+        for w in workflows
+    ]
+    print(as_columns(rows, header) if rows else "no workflows")
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    with database(args) as dsn, connect(dsn) as conn:
+        workflow = get_workflow(conn, args.id)
+        tasks = list_tasks(conn, args.id) if args.tasks else None
+        metrics = progress_metrics(conn, args.id) if args.metrics else None
+    if args.json:
+        parts = asdict(workflow)
+        parts |= {} if tasks is None else {"tasks": tasks}
+        print_json(parts | ({} if metrics is None else {"metrics": metrics}))
+        return 0
+    print(_description(workflow))
+    if metrics is not None:
+        print(f"read in    {metrics.calculation_time_ms:.2f} ms, {'STALE' if metrics.stale_data else 'not stale'}")
+    if tasks is not None:
+        header = ("TASK", "KEY", "AGENT", "STAGE", "STATUS", "RETRIES", "COMPLETED")
+        rows = [
+            (t.id, t.external_id, t.agent_type, t.stage, t.status, t.retry_count or "", _time(t.completed_at))
+            for t in tasks
+        ]
+        print("\n" + as_columns(rows, header))
+    return 0
+
+
+def _description(w: Workflow) -> str:
+    uncreated = w.agents_total - w.agents_created
+    counts = {
+        "completed": w.agents_completed,
+        "failed": w.agents_failed,
+        "cancelled": w.agents_cancelled,
+        "open": w.agents_open,
+        "not created yet": uncreated,
+    }
+    lines = {
+        "workflow": f"{clean(w.name)}  ({w.workflow_id})",
+        "about": clean(w.description) if w.description else None,
+        "progress": f"{plain_bar(w.progress)} {w.progress} %  ({agents(w)})",
+        "agents": ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none yet",
+        "settled": f"{w.settled_percentage} %",
+        "status": w.status,
+        "stage": clean(w.current_stage),
+        "type": f"{clean(w.type)}, priority {w.priority}",
+        "trace": clean(w.trace_id) if w.trace_id else None,
+        "created": _time(w.created_at),
+        "updated": _time(w.updated_at),
+        "moved": _time(w.last_updated_at),
+        "completed": _time(w.completed_at),
+    }
+    return "\n".join(f"{name:<10} {value}" for name, value in lines.items() if value)
+
+
+def _watch(args: argparse.Namespace) -> int:
+    with database(args) as dsn:
+        changes = watch_changes(dsn, args.ids or None, args.interval)
+        live = not args.json and sys.stdout.isatty() and _has_rich()
+        if live:
+            _watch_live(changes)
+        else:
+            for workflows in changes:
+                for workflow in workflows:
+                    print_json(workflow) if args.json else print(plain_line(workflow), flush=True)
+    return 0
+
+
+def _watch_live(changes: Iterator[list[Workflow]]) -> None:
+    from rich.live import Live
+
+    seen: dict[UUID, Workflow] = {}
+    with Live(auto_refresh=False) as display:
+        for workflows in changes:
+            seen |= {workflow.workflow_id: workflow for workflow in workflows}
+            rows = sorted(seen.values(), key=lambda w: (w.created_at, w.workflow_id), reverse=True)
+            display.update(live_table(rows) if rows else "no active workflows; waiting (Ctrl-C ends)", refresh=True)
+
+
+def _has_rich() -> bool:
+    try:
+        import rich.live  # noqa: F401 (only asks whether it is there)
+    except ImportError:
+        return False
+    return True
+
+
+def _time(value: Any) -> str | None:
+    return f"{value:%Y-%m-%d %H:%M:%S %Z}".strip() if value else None
+
+
+def _positive(text: str) -> int:
+    if text.isascii() and text.isdigit() and 0 < int(text) < 2**31:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1
+    if 0 < seconds <= 3600:
+        return seconds
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds (0 to 3600)")

@@ -1,0 +1,105 @@
+"""Showing progress as text: a plain line for a pipe, a table of live bars for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from pyapp.models import Workflow
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+BAR_WIDTH = 24
+
+
+def clean(text: str) -> str:
+    """Make text from the database fit for a terminal: one line, and nothing in it that a terminal would obey."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def cells(part: int, whole: int, width: int = BAR_WIDTH) -> int:
+    """Count the cells of a bar that stand for a part: all of them only for the whole, none only for nothing."""
+    if part <= 0 or whole <= 0:
+        return 0
+    return width if part >= whole else max(1, min(width - 1, part * width // whole))
+
+
+def plain_bar(percentage: int, width: int = BAR_WIDTH) -> str:
+    """Draw a bar of a percentage (0 to 100)."""
+    full = cells(percentage, 100, width)
+    return "█" * full + "░" * (width - full)
+
+
+def agents(workflow: Workflow) -> str:
+    """Say how many agents are done: "2 of 5 agents"."""
+    return f"{workflow.agents_completed} of {workflow.agents_total} agents"
+
+
+def plain_line(workflow: Workflow) -> str:
+    """Describe a workflow in a line: name, bar, percentage, agents, failed and cancelled ones, status, stage."""
+    parts = [f"{plain_bar(workflow.progress)} {workflow.progress:3d} %", agents(workflow)]
+    if workflow.agents_failed:
+        parts.append(f"{workflow.agents_failed} failed")
+    if workflow.agents_cancelled:
+        parts.append(f"{workflow.agents_cancelled} cancelled")
+    return "  ".join([clean(workflow.name), *parts, workflow.status, clean(workflow.current_stage)])
+
+
+def as_columns(rows: Iterable[Iterable[object]], header: Iterable[str]) -> str:
+    """Lay out rows of values as aligned columns below a header; the last one is not padded."""
+    table = [[str(name) for name in header]]
+    table += [["" if value is None else clean(str(value)) for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return "\n".join(
+        "  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip() for row in table
+    )
+
+
+def live_table(workflows: Iterable[Workflow], title: str | None = None) -> Table:
+    """Draw workflows as a table of bars for a rich display: completed, failed, cancelled and open agents."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("workflow", no_wrap=True, overflow="ellipsis", ratio=1, min_width=12)
+    table.add_column("progress", no_wrap=True)
+    table.add_column("", no_wrap=True, justify="right")
+    table.add_column("agents", no_wrap=True)
+    table.add_column("failed", no_wrap=True, justify="right")
+    table.add_column("status", no_wrap=True)
+    table.add_column("stage", no_wrap=True, overflow="ellipsis", max_width=24)
+    for workflow in workflows:
+        table.add_row(
+            Text(clean(workflow.name)),
+            _stacked_bar(workflow),
+            Text(f"{workflow.progress} %", style="bold"),
+            Text(agents(workflow)),
+            Text(str(workflow.agents_failed or ""), style="red"),
+            Text(workflow.status, style=_STATUS_STYLE.get(workflow.status, "")),
+            Text(clean(workflow.current_stage), style="dim"),
+        )
+    return table
+
+
+_STATUS_STYLE = {
+    "running": "cyan",
+    "completed": "green",
+    "failed": "red",
+    "cancelled": "yellow",
+    "paused": "magenta",
+}
+
+
+def _stacked_bar(workflow: Workflow, width: int = BAR_WIDTH) -> Any:
+    from rich.text import Text
+
+    completed = cells(workflow.agents_completed, workflow.agents_total, width)
+    # What failed and what was cancelled takes its share of the rest, so that it is seen even where it is small.
+    left = width - completed
+    failed = min(left, cells(workflow.agents_failed, workflow.agents_total, width))
+    cancelled = min(left - failed, cells(workflow.agents_cancelled, workflow.agents_total, width))
+    bar = Text("█" * completed, style="green")
+    bar.append("█" * failed, style="red")
+    bar.append("█" * cancelled, style="yellow")
+    return bar.append("░" * (left - failed - cancelled), style="dim")
