@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ from pyapp.cli.common import database, say
 from pyapp.db import connect
 from pyapp.models import Workflow
 from pyapp.progress import get_workflows
-from pyapp.render import agents, as_columns, live_table, plain_bar, plain_line
+from pyapp.render import agents, as_columns, live_table, plain_line
 from pyapp.replay.player import Player
 from pyapp.replay.trace import SAMPLE_PATH, Attempt, Trace, TraceTask, read_trace
 
@@ -92,7 +93,8 @@ def _demo(args: argparse.Namespace) -> int:
     with database(args) as dsn:
         status = _play(dsn, Player(dsn, traces, agents=args.agents, speed=args.speed, upfront=args.upfront))
         again = "--embedded" if args.embedded else "--dsn ..."
-        print(f"\nlook around:  agent-progress list {again}\n              agent-progress psql {again}")
+        program = "agent-progress" if shutil.which("agent-progress") else sys.argv[0]
+        print(f"\nlook around:  {program} list {again}\n              {program} psql {again}")
         if args.keep and args.embedded:
             where = dict(part.split("=", 1) for part in dsn.split() if "=" in part)
             print(f"or with any psql:  psql -h {where['host']} -p {where['port']} -U postgres postgres")
@@ -129,17 +131,17 @@ def _play(dsn: str, player: Player) -> int:
         _, drift = check(conn, player.workflow_ids)
     rows = [
         (
-            w.workflow_id,
             w.name,
-            f"{plain_bar(w.progress, 10)} {w.progress:3d} %",
+            f"{w.progress:3d} %",
             agents(w),
             w.agents_failed or None,
             w.agents_cancelled or None,
             w.status,
+            w.workflow_id,
         )
         for w in reversed(workflows)
     ]
-    print(as_columns(rows, ("ID", "NAME", "PROGRESS", "AGENTS", "FAILED", "CANCELLED", "STATUS")))
+    print(as_columns(rows, ("WORKFLOW", "PROGRESS", "AGENTS", "FAILED", "CANCELLED", "STATUS", "ID")))
     tasks = sum(workflow.agents_created for workflow in workflows)
     verdict = f"{len(drift)} of {len(workflows)} workflows WRONG" if drift else "stored equals counted for all"
     print(f"{tasks} tasks in {elapsed:.1f} s, {verdict}")
