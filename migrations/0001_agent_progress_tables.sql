@@ -114,7 +114,8 @@ create table if not exists public.agent_task (
     constraint agent_task_workflow_id_fkey foreign key (workflow_id) references public.workflow (id) on delete cascade
 );
 
-create index if not exists agent_task_workflow_id_status_idx on public.agent_task (workflow_id, status);
+create index if not exists agent_task_workflow_id_status_completed_at_idx
+    on public.agent_task (workflow_id, status, completed_at);
 create unique index if not exists agent_task_workflow_id_external_id_idx on public.agent_task (workflow_id, external_id)
     where external_id is not null;
 

@@ -4,16 +4,25 @@ Helpers take a psycopg connection, never commit and never cache. Errors of psyco
 """
 
 from pyapp.db import connect
+from pyapp.history import get_forecasts, list_burnup, list_timeline
 from pyapp.migrate import MigrationError, mark, migrate, pending, rollback
 from pyapp.models import (
+    BurnupPoint,
     Drift,
+    Forecast,
+    Moment,
     NewTask,
     ProgressMetrics,
+    Stage,
+    StageProgress,
     Task,
     TaskNotFound,
     TaskReport,
+    TransitionNotAllowed,
+    VersionConflict,
     Workflow,
     WorkflowNotFound,
+    WorkflowState,
 )
 from pyapp.progress import (
     find_drift,
@@ -22,25 +31,40 @@ from pyapp.progress import (
     list_workflows,
     progress_metrics,
 )
+from pyapp.stages import advance, get_state, list_stages, stage_progress, transition
 from pyapp.tasks import add_tasks, create_workflow, repair, report_task, report_tasks
 from pyapp.watch import watch
 
 __all__ = [
+    "BurnupPoint",
     "Drift",
+    "Forecast",
     "MigrationError",
+    "Moment",
     "NewTask",
     "ProgressMetrics",
+    "Stage",
+    "StageProgress",
     "Task",
     "TaskNotFound",
     "TaskReport",
+    "TransitionNotAllowed",
+    "VersionConflict",
     "Workflow",
     "WorkflowNotFound",
+    "WorkflowState",
     "add_tasks",
+    "advance",
     "connect",
     "create_workflow",
     "find_drift",
+    "get_forecasts",
+    "get_state",
     "get_workflow",
+    "list_burnup",
+    "list_stages",
     "list_tasks",
+    "list_timeline",
     "list_workflows",
     "mark",
     "migrate",
@@ -50,5 +74,7 @@ __all__ = [
     "report_task",
     "report_tasks",
     "rollback",
+    "stage_progress",
+    "transition",
     "watch",
 ]

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -74,8 +75,8 @@ def rollback(
             applied = list(backend.to_rollback(migrations))
             steps = applied if all else applied[:1]
             last = len(steps) == len(applied)
-            if steps and last and not drop_data:
-                _refuse_to_lose_rows(conn)
+            if not drop_data:
+                _refuse_to_lose_rows(conn, steps)
             for migration in steps:
                 on_step(f"rolling back {migration.id}")
                 _patiently(backend.rollback_one, migration, on_step)
@@ -202,13 +203,18 @@ def _refuse_foreign_tables(conn: psycopg.Connection[Any]) -> None:
         )
 
 
-def _refuse_to_lose_rows(conn: psycopg.Connection[Any]) -> None:
-    for table in _COLUMNS_OF_OURS:
-        if _one(conn, f"select to_regclass('public.{table}') is not null") and _one(
-            conn,
-            f"select exists (select from public.{table})",  # noqa: S608 (a name of ours)
-        ):
-            raise MigrationError(f"nothing changed: table {table} holds rows, which only --drop-data drops")
+def _refuse_to_lose_rows(conn: psycopg.Connection[Any], migrations: list[Any]) -> None:
+    """Ask the guards of all the rollbacks, a statement at the beginning of their files, before any is carried out."""
+    for migration in migrations:
+        script = Path(migration.path).with_suffix(".rollback.sql").read_text("utf-8")
+        if "restrict_violation" not in script:
+            continue
+        try:
+            with conn.transaction(force_rollback=True):
+                conn.execute(script[: script.index("$$;") + 3].encode())
+        except psycopg.errors.RestrictViolation as error:
+            message = error.diag.message_primary
+            raise MigrationError(f"nothing changed: {message}; --drop-data drops them") from error
 
 
 def _one(conn: psycopg.Connection[Any], query: str, values: Any = None) -> Any:

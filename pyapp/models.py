@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +25,14 @@ class TaskNotFound(LookupError):
         """Name the tasks that were looked for."""
         listed = ", ".join(map(str, task_ids[:3])) + (" …" if len(task_ids) > 3 else "")
         super().__init__(f"task {listed} not found in workflow {workflow_id}")
+
+
+class VersionConflict(Exception):
+    """The workflow has moved on since the caller read it (SQLSTATE WP001): read it again and decide anew."""
+
+
+class TransitionNotAllowed(Exception):
+    """A workflow cannot go from its status to the one asked for (SQLSTATE WP002); the message says what is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +135,82 @@ class Drift:
     stored_cancelled: int
     calculated_cancelled: int
     stale_data: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowState:
+    """Where a workflow stands: what compare and swap works on. ``version`` moves with status and stage only."""
+
+    workflow_id: UUID
+    status: str
+    current_stage: str
+    version: int
+    updated_at: datetime
+    completed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stage of a workflow with its agents: one row of the view ``workflow_stage_agents``."""
+
+    workflow_id: UUID
+    name: str
+    position: int
+    status: str
+    weight: int | None
+    started_at: datetime | None
+    completed_at: datetime | None
+    retry_count: int
+    agents_completed: int
+    agents_failed: int
+    agents_total: int
+
+
+@dataclass(frozen=True, slots=True)
+class StageProgress:
+    """Progress of a workflow by its stages: one row of the view ``workflow_stage_progress``."""
+
+    workflow_id: UUID
+    current_stage: str
+    progress_percentage: int | None
+    progress_calculation_method: str | None
+    stages: int
+    stages_finished: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """When a workflow will be done, and whether it has come to a halt: one row of the view ``workflow_forecast``."""
+
+    workflow_id: UUID
+    completed_per_minute: Decimal | None
+    estimated_completion_at: datetime | None
+    basis_completions: int
+    basis_seconds: Decimal | None
+    last_activity_at: datetime
+    stalled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Something that happened to a workflow: one row of the view ``workflow_timeline``."""
+
+    workflow_id: UUID
+    at: datetime
+    kind: str
+    name: str
+    what: str | None
+    detail: Any
+
+
+@dataclass(frozen=True, slots=True)
+class BurnupPoint:
+    """Tasks completed and created until a time: one row of the view ``workflow_burnup``."""
+
+    workflow_id: UUID
+    at: datetime
+    agents_completed: int
+    agents_total: int
 
 
 @dataclass(frozen=True, slots=True)

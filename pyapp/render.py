@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
-from pyapp.models import Workflow
+from pyapp.models import Forecast, Stage, Workflow
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,14 +38,59 @@ def agents(workflow: Workflow) -> str:
     return f"{workflow.agents_completed} of {workflow.agents_total} agents"
 
 
-def plain_line(workflow: Workflow) -> str:
-    """Describe a workflow in a line: name, bar, percentage, agents, failed and cancelled ones, status, stage."""
+def remaining(forecast: Forecast | None) -> str:
+    """Say how long a workflow will still take: "3m 20s", "stalled", or nothing where it is not known."""
+    if forecast is None:
+        return ""
+    if forecast.stalled:
+        return "stalled"
+    if forecast.estimated_completion_at is None:
+        return ""
+    left = forecast.estimated_completion_at - datetime.now(UTC)
+    seconds = max(0, round(left.total_seconds()))
+    if seconds >= 48 * 3600:
+        return f"{seconds // 86400}d"
+    if seconds >= 3600:
+        return f"{seconds // 3600}h {seconds % 3600 // 60}m"
+    return f"{seconds // 60}m {seconds % 60}s" if seconds >= 60 else f"{seconds}s"
+
+
+def outlook(forecast: Forecast) -> str:
+    """Say when a workflow will be done and on what basis, or since when it stands still; nothing if neither is known."""
+    if forecast.stalled:
+        return f"stalled: nothing has changed since {forecast.last_activity_at:%Y-%m-%d %H:%M:%S %Z}"
+    if forecast.estimated_completion_at is None or forecast.basis_seconds is None:
+        return ""
+    return (
+        f"done in {remaining(forecast)}, at {forecast.completed_per_minute} per minute"
+        f" ({forecast.basis_completions} completions in {round(forecast.basis_seconds)} s)"
+    )
+
+
+_STAGE_SIGN = {"completed": "✓", "running": "▶", "failed": "✗", "skipped": "»", "pending": "·"}
+
+
+def stage_line(stages: Iterable[Stage]) -> str:
+    """Describe the stages of a workflow in a line: a sign for the state of each, and its agents if it has any."""
+
+    def one(stage: Stage) -> str:
+        count = f" {stage.agents_completed}/{stage.agents_total}" if stage.agents_total else ""
+        return f"{_STAGE_SIGN[stage.status]} {clean(stage.name)}{count}"
+
+    return "  ".join(one(stage) for stage in stages)
+
+
+def plain_line(workflow: Workflow, forecast: Forecast | None = None) -> str:
+    """Describe a workflow in a line: name, bar, percentage, agents, failed and cancelled ones, status, stage, ETA."""
     parts = [f"{plain_bar(workflow.progress)} {workflow.progress:3d} %", agents(workflow)]
     if workflow.agents_failed:
         parts.append(f"{workflow.agents_failed} failed")
     if workflow.agents_cancelled:
         parts.append(f"{workflow.agents_cancelled} cancelled")
-    return "  ".join([clean(workflow.name), *parts, workflow.status, clean(workflow.current_stage)])
+    parts += [workflow.status, clean(workflow.current_stage)]
+    if left := remaining(forecast):
+        parts.append(left if left == "stalled" else f"ETA {left}")
+    return "  ".join([clean(workflow.name), *parts])
 
 
 def as_columns(rows: Iterable[Iterable[object]], header: Iterable[str]) -> str:
@@ -56,12 +103,12 @@ def as_columns(rows: Iterable[Iterable[object]], header: Iterable[str]) -> str:
     )
 
 
-def live_table(workflows: Iterable[Workflow], title: str | None = None) -> Table:
+def live_table(workflows: Iterable[Workflow], forecasts: Mapping[UUID, Forecast]) -> Table:
     """Draw workflows as a table of bars for a rich display: completed, failed, cancelled and open agents."""
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("workflow", no_wrap=True, overflow="ellipsis", ratio=1, min_width=12)
     table.add_column("progress", no_wrap=True)
     table.add_column("", no_wrap=True, justify="right")
@@ -69,6 +116,7 @@ def live_table(workflows: Iterable[Workflow], title: str | None = None) -> Table
     table.add_column("failed", no_wrap=True, justify="right")
     table.add_column("status", no_wrap=True)
     table.add_column("stage", no_wrap=True, overflow="ellipsis", max_width=24)
+    table.add_column("ETA", no_wrap=True, justify="right")
     for workflow in workflows:
         table.add_row(
             Text(clean(workflow.name)),
@@ -78,6 +126,7 @@ def live_table(workflows: Iterable[Workflow], title: str | None = None) -> Table
             Text(str(workflow.agents_failed or ""), style="red"),
             Text(workflow.status, style=_STATUS_STYLE.get(workflow.status, "")),
             Text(clean(workflow.current_stage), style="dim"),
+            Text(remaining(forecasts.get(workflow.workflow_id))),
         )
     return table
 

@@ -27,7 +27,7 @@ def create_workflow(
     input_data: Any = None,
     created_by: str = "system",
 ) -> Workflow:
-    """Create a workflow without tasks.
+    """Create a workflow without tasks, with the stages that ``stage_definition`` has for its type.
 
     ``agents_planned`` is the number of tasks that will come, if it is known: progress is measured against it until more
     are created or the workflow is completed. Returns the workflow. Raises ``psycopg.errors.CheckViolation`` for a
@@ -50,6 +50,7 @@ def create_workflow(
     )
     row = conn.cursor(row_factory=tuple_row).execute(query, values).fetchone()
     assert row is not None, "insert ... returning gave no row"
+    conn.execute("select public.plan_stages(%s)", row)
     return get_workflow(conn, row[0])
 
 

@@ -1,7 +1,7 @@
 """Following progress live."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from uuid import UUID
 
 import psycopg
@@ -30,9 +30,15 @@ def watch(
 
 
 def watch_changes(
-    dsn: str | None, workflow_ids: Sequence[UUID | str] | None, interval: float
+    dsn: str | None,
+    workflow_ids: Sequence[UUID | str] | None,
+    interval: float,
+    on_poll: Callable[[psycopg.Connection[TupleRow], list[Workflow]], None] = lambda _conn, _workflows: None,
 ) -> Iterator[list[Workflow]]:
-    """Follow workflows as watch does, but yield what each poll found changed, which may be nothing."""
+    """Follow workflows as watch does, but yield what each poll found changed, which may be nothing.
+
+    ``on_poll`` is called before that with the connection and all workflows that are followed, to read more of them.
+    """
     first = connect(dsn, autocommit=True)
     conn: psycopg.Connection[TupleRow] | None = first
     seen: dict[UUID, Workflow] = {}
@@ -46,6 +52,7 @@ def watch_changes(
             try:
                 conn = conn or connect(dsn, autocommit=True)
                 now = _poll(conn, workflow_ids, seen)
+                on_poll(conn, now)
             except psycopg.OperationalError:
                 # The server restarts, or a failover is under way: what changed meanwhile is seen after it.
                 if conn is not None:

@@ -93,7 +93,9 @@ create table public.agent_task (
     constraint agent_task_workflow_id_fkey foreign key (workflow_id) references public.workflow (id) on delete cascade
 );
 
-create index agent_task_workflow_id_status_idx on public.agent_task (workflow_id, status);
+-- completed_at for the forecast (13), which reads the last completions only; an index of its own would cost each
+-- completion as much as the counting.
+create index agent_task_workflow_id_status_completed_at_idx on public.agent_task (workflow_id, status, completed_at);
 create unique index agent_task_workflow_id_external_id_idx on public.agent_task (workflow_id, external_id)
     where external_id is not null;
 

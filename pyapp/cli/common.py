@@ -12,6 +12,8 @@ from uuid import UUID
 
 from pyapp.db import find_dsn
 
+STATUSES = ("initiated", "running", "paused", "completed", "failed", "cancelled")
+
 
 class UsageError(Exception):
     """The command cannot be carried out as it was given; the message is one line."""

@@ -8,10 +8,10 @@ from importlib.metadata import version
 
 import psycopg
 
-from pyapp.cli import checks, common, schema, workflows
+from pyapp.cli import checks, common, moves, schema, workflows
 from pyapp.embedded import EmbeddedError
 from pyapp.migrate import MigrationError
-from pyapp.models import TaskNotFound, WorkflowNotFound
+from pyapp.models import TaskNotFound, TransitionNotAllowed, VersionConflict, WorkflowNotFound
 from pyapp.replay import command as replay
 from pyapp.replay.trace import TraceError
 
@@ -60,7 +60,15 @@ def _explain(error: Exception) -> str | None:
         return "the connection string cannot be read (not shown: it may hold a password)"
     if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
         return f"no connection to the database: {_one_line(error)}"
-    expected = (psycopg.Error, common.UsageError, MigrationError, EmbeddedError, TraceError)
+    expected = (
+        psycopg.Error,
+        common.UsageError,
+        MigrationError,
+        EmbeddedError,
+        TraceError,
+        TransitionNotAllowed,
+        VersionConflict,
+    )
     return _one_line(error) if isinstance(error, expected) else None
 
 
@@ -87,6 +95,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"agent-progress {version('agent-progress')}")
     parser.set_defaults(dsn=None, embedded=False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (schema, workflows, checks, replay):
+    for module in (schema, workflows, moves, checks, replay):
         module.add_commands(commands, shared)
     return parser

@@ -7,21 +7,24 @@ from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
-from pyapp.cli.common import database, print_json, workflow_id
+from psycopg import Connection
+
+from pyapp.cli.common import STATUSES, database, print_json, workflow_id
 from pyapp.db import connect
-from pyapp.models import Workflow
+from pyapp.history import get_forecasts, list_timeline
+from pyapp.models import Forecast, Workflow
 from pyapp.progress import get_workflow, list_tasks, list_workflows, progress_metrics
-from pyapp.render import agents, as_columns, clean, live_table, plain_bar, plain_line
+from pyapp.render import agents, as_columns, clean, live_table, outlook, plain_bar, plain_line, stage_line
+from pyapp.stages import get_state, list_stages, stage_progress
 from pyapp.watch import watch_changes
 
-_STATUSES = ("initiated", "running", "paused", "completed", "failed", "cancelled")
 _PRIORITIES = ("low", "medium", "high", "critical")
 
 
 def add_commands(commands: Any, shared: argparse.ArgumentParser) -> None:
     """Add the commands of this module to the parser."""
     command = commands.add_parser("list", parents=[shared], help="list workflows, newest first")
-    command.add_argument("--status", choices=_STATUSES, help="only those with this status")
+    command.add_argument("--status", choices=STATUSES, help="only those with this status")
     command.add_argument("--type", help="only those of this type")
     command.add_argument("--priority", choices=_PRIORITIES, help="only those with this priority")
     command.add_argument("--limit", type=_positive, default=50, metavar="N", help="at most N of them (default 50)")
@@ -34,6 +37,7 @@ def add_commands(commands: Any, shared: argparse.ArgumentParser) -> None:
     command = commands.add_parser("show", parents=[shared], help="show one workflow")
     command.add_argument("id", type=workflow_id, metavar="ID", help="the workflow's id")
     command.add_argument("--tasks", action="store_true", help="list its tasks as well")
+    command.add_argument("--timeline", action="store_true", help="list what happened to it: events, stages and tasks")
     command.add_argument("--metrics", action="store_true", help="say how long reading took, and whether it is stale")
     command.add_argument("--json", action="store_true", help="print it as JSON")
     command.set_defaults(run=_show)
@@ -93,14 +97,28 @@ def _show(args: argparse.Namespace) -> int:
         workflow = get_workflow(conn, args.id)
         tasks = list_tasks(conn, args.id) if args.tasks else None
         metrics = progress_metrics(conn, args.id) if args.metrics else None
+        state = get_state(conn, args.id)
+        stages, by_stages = list_stages(conn, args.id), stage_progress(conn, args.id)
+        forecast = get_forecasts(conn, [args.id]).get(args.id)
+        timeline = list_timeline(conn, args.id) if args.timeline else None
     if args.json:
-        parts = asdict(workflow)
+        parts = asdict(workflow) | {"version": state.version, "stages": stages, "stage_progress": by_stages}
+        parts |= {"forecast": forecast} | ({} if timeline is None else {"timeline": timeline})
         parts |= {} if tasks is None else {"tasks": tasks}
         print_json(parts | ({} if metrics is None else {"metrics": metrics}))
         return 0
     print(_description(workflow))
+    print(f"version    {state.version}")
+    if stages:
+        share = "" if by_stages.progress_percentage is None else f"{by_stages.progress_percentage} %: "
+        print(f"stages     {share}{stage_line(stages)}")
+    if forecast is not None and (told := outlook(forecast)):
+        print(f"forecast   {told}")
     if metrics is not None:
         print(f"read in    {metrics.calculation_time_ms:.2f} ms, {'STALE' if metrics.stale_data else 'not stale'}")
+    if timeline is not None:
+        moments = [(f"{m.at:%Y-%m-%d %H:%M:%S.%f}"[:-3], m.kind, m.name, m.what) for m in timeline]
+        print("\n" + as_columns(moments, ("AT", "KIND", "NAME", "WHAT")))
     if tasks is not None:
         header = ("TASK", "KEY", "AGENT", "STAGE", "STATUS", "RETRIES", "COMPLETED")
         rows = [
@@ -139,19 +157,27 @@ def _description(w: Workflow) -> str:
 
 
 def _watch(args: argparse.Namespace) -> int:
+    forecasts: dict[UUID, Forecast] = {}
+
+    def read_forecasts(conn: Connection[Any], workflows: list[Workflow]) -> None:
+        forecasts.clear()
+        forecasts.update(get_forecasts(conn, [w.workflow_id for w in workflows if w.status == "running"]))
+
     with database(args) as dsn:
-        changes = watch_changes(dsn, args.ids or None, args.interval)
-        live = not args.json and sys.stdout.isatty() and _has_rich()
-        if live:
-            _watch_live(changes)
-        else:
-            for workflows in changes:
-                for workflow in workflows:
-                    print_json(workflow) if args.json else print(plain_line(workflow), flush=True)
+        changes = watch_changes(dsn, args.ids or None, args.interval, read_forecasts)
+        if not args.json and sys.stdout.isatty() and _has_rich():
+            _watch_live(changes, forecasts)
+            return 0
+        for workflows in changes:
+            for workflow in workflows:
+                if args.json:
+                    print_json(workflow)
+                else:
+                    print(plain_line(workflow, forecasts.get(workflow.workflow_id)), flush=True)
     return 0
 
 
-def _watch_live(changes: Iterator[list[Workflow]]) -> None:
+def _watch_live(changes: Iterator[list[Workflow]], forecasts: dict[UUID, Forecast]) -> None:
     from rich.live import Live
 
     seen: dict[UUID, Workflow] = {}
@@ -159,7 +185,8 @@ def _watch_live(changes: Iterator[list[Workflow]]) -> None:
         for workflows in changes:
             seen |= {workflow.workflow_id: workflow for workflow in workflows}
             rows = sorted(seen.values(), key=lambda w: (w.created_at, w.workflow_id), reverse=True)
-            display.update(live_table(rows) if rows else "no active workflows; waiting (Ctrl-C ends)", refresh=True)
+            waiting = "no active workflows; waiting (Ctrl-C ends)"
+            display.update(live_table(rows, forecasts) if rows else waiting, refresh=True)
 
 
 def _has_rich() -> bool:

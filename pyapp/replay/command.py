@@ -5,16 +5,18 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from pyapp.cli.checks import check
 from pyapp.cli.common import database, say
 from pyapp.db import connect
-from pyapp.models import Workflow
+from pyapp.history import get_forecasts
+from pyapp.models import Forecast, Workflow
 from pyapp.progress import get_workflows
 from pyapp.render import agents, as_columns, live_table, plain_line
 from pyapp.replay.player import Player
@@ -117,7 +119,8 @@ def _play(dsn: str, player: Player) -> int:
             while not ended:
                 ended = player.join(0.1)
                 by_id = {workflow.workflow_id: workflow for workflow in get_workflows(conn, player.workflow_ids)}
-                show([by_id[found] for found in player.workflow_ids if found in by_id])
+                running = [workflow.workflow_id for workflow in by_id.values() if workflow.status == "running"]
+                show([by_id[found] for found in player.workflow_ids if found in by_id], get_forecasts(conn, running))
     except KeyboardInterrupt:
         say("stopping: open tasks and their workflows are cancelled")
         player.stop()
@@ -158,17 +161,17 @@ def _display() -> Iterator[Any]:
     except ImportError:
         told: dict[Any, Any] = {}
 
-        def tell(workflows: Sequence[Workflow]) -> None:
+        def tell(workflows: Sequence[Workflow], forecasts: Mapping[UUID, Forecast]) -> None:
             for workflow in workflows:
                 news = (workflow.progress // 10, workflow.status)
                 if told.get(workflow.workflow_id) != news:
                     told[workflow.workflow_id] = news
-                    print(plain_line(workflow), flush=True)
+                    print(plain_line(workflow, forecasts.get(workflow.workflow_id)), flush=True)
 
         yield tell
         return
     with Live(auto_refresh=False, transient=True) as live:
-        yield lambda workflows: live.update(live_table(workflows), refresh=True)
+        yield lambda workflows, forecasts: live.update(live_table(workflows, forecasts), refresh=True)
 
 
 def _scaled(trace: Trace, factor: float, *, calm: bool = False) -> Trace:

@@ -19,6 +19,7 @@ import psycopg
 from pyapp.db import connect
 from pyapp.models import NewTask
 from pyapp.replay.trace import Trace, TraceTask
+from pyapp.stages import transition
 from pyapp.tasks import add_tasks, create_workflow, report_task
 
 T = TypeVar("T")
@@ -31,7 +32,8 @@ class _Run:
 
     trace: Trace
     workflow_id: UUID
-    stage: str | None = None
+    stages: list[str]
+    reached: int = -1
     open_tasks: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -88,11 +90,20 @@ class Player:
                     trace.name,
                     trace.system,
                     description=trace.description,
-                    status="running",
                     agents_planned=len(trace.tasks),
                     created_by="replay",
                 )
-                self.runs.append(_Run(trace, workflow.workflow_id, open_tasks=len(trace.tasks)))
+                stages = list(dict.fromkeys(task.stage for task in trace.tasks if task.stage is not None))
+                run = _Run(trace, workflow.workflow_id, stages, open_tasks=len(trace.tasks))
+                self.runs.append(run)
+                # The plan of the stages is the order in which the trace comes to them.
+                conn.execute(
+                    "insert into public.workflow_stage (workflow_id, name, position)"
+                    " select %s, s.name, s.place - 1 from unnest(%s::text[]) with ordinality as s (name, place)"
+                    " on conflict do nothing",
+                    [run.workflow_id, stages],
+                )
+                transition(conn, run.workflow_id, "running")
         for run in self.runs:
             self._schedule_additions(run)
         self._started = time.monotonic()
@@ -119,16 +130,8 @@ class Player:
                 thread.join()
         unfinished = [run.workflow_id for run in self.runs if run.open_tasks]
         with suppress(psycopg.Error), connect(self._dsn, autocommit=True) as conn:
-            conn.execute(
-                "update public.agent_task set status = 'cancelled', completed_at = now()"
-                " where workflow_id = any (%s) and status < 'completed'",
-                [unfinished],
-            )
-            conn.execute(
-                "update public.workflow set status = 'cancelled', completed_at = now(), updated_at = now()"
-                " where id = any (%s)",
-                [unfinished],
-            )
+            for workflow_id in unfinished:
+                persist(lambda workflow=workflow_id: transition(conn, workflow, "cancelled"))  # type: ignore[misc]
 
     def _schedule_additions(self, run: _Run) -> None:
         """Let the orchestrator add the tasks: those that become ready together in one statement."""
@@ -171,16 +174,14 @@ class Player:
         report_next(0)
 
     def _enter_stage(self, conn: Agent, run: _Run, stage: str | None) -> None:
+        """Go on to the stage of a task that starts, never back: in real runs the stages overlap."""
         with run.lock:
-            if stage is None or stage == run.stage:
+            place = -1 if stage is None else run.stages.index(stage)
+            if place <= run.reached:
                 return
-            run.stage = stage
-        persist(
-            lambda: conn.execute(
-                "update public.workflow set current_stage = %s, updated_at = now() where id = %s",
-                [stage, run.workflow_id],
-            )
-        )
+            run.reached = place
+            # Under the lock, so that the stages come to the database in this order.
+            persist(lambda: transition(conn, run.workflow_id, "running", stage=stage))
 
     def _finish_task(self, conn: Agent, run: _Run) -> None:
         with run.lock:
@@ -189,12 +190,7 @@ class Player:
                 return
         # A run that was broken off has failed; one that went on after a task failed had that failure ignored.
         aborted = any(task.attempts[-1].status == "cancelled" for task in run.trace.tasks)
-        persist(
-            lambda: conn.execute(
-                "update public.workflow set status = %s, completed_at = now(), updated_at = now() where id = %s",
-                ["failed" if aborted else "completed", run.workflow_id],
-            )
-        )
+        persist(lambda: transition(conn, run.workflow_id, "failed" if aborted else "completed"))
 
     def _schedule(self, at: float, act: Callable[[Agent], None]) -> None:
         with self._changed:

@@ -1,0 +1,100 @@
+-- depends: 0009_agent_progress_moves
+-- Events and the timeline.
+
+create or replace function public.record_event()
+returns trigger
+language plpgsql
+security definer
+set search_path = ''
+as $$
+begin
+    if new.status <> old.status then
+        insert into public.workflow_event (workflow_id, event_type, payload, trace_id)
+        values (
+            new.id,
+            'status_changed',
+            jsonb_build_object('from', old.status, 'to', new.status, 'by', session_user, 'version', new.version),
+            new.trace_id
+        );
+    end if;
+    if new.current_stage <> old.current_stage then
+        insert into public.workflow_event (workflow_id, event_type, payload, trace_id)
+        values (
+            new.id,
+            'stage_changed',
+            jsonb_build_object(
+                'from', old.current_stage, 'to', new.current_stage, 'by', session_user, 'version', new.version
+            ),
+            new.trace_id
+        );
+    end if;
+    return null;
+end
+$$;
+
+comment on function public.record_event() is 'Records a change of a workflow''s status or stage in workflow_event.';
+
+revoke execute on function public.record_event() from public;
+
+create or replace trigger workflow_events
+    after update of status, current_stage on public.workflow
+    for each row
+    execute function public.record_event();
+
+comment on trigger workflow_events on public.workflow is 'Records changes of status and stage.';
+
+create or replace view public.workflow_timeline
+with (security_invoker = true)
+as
+select
+    t.workflow_id,
+    t.at,
+    t.kind,
+    t.name,
+    t.what,
+    t.detail
+from (
+    select
+        e.workflow_id,
+        e.occurred_at as at,
+        'event' as kind,
+        e.event_type as name,
+        case when e.payload ? 'to' then (e.payload ->> 'from') || ' → ' || (e.payload ->> 'to') end as what,
+        e.payload as detail,
+        e.id as place
+    from public.workflow_event as e
+    union all
+    select
+        s.workflow_id,
+        c.at,
+        'stage' as kind,
+        s.name,
+        c.what,
+        jsonb_build_object('position', s.position, 'retry_count', s.retry_count) as detail,
+        s.position as place
+    from public.workflow_stage as s
+    cross join lateral (values (s.started_at, 'started'), (s.completed_at, s.status::text)) as c (at, what)
+    where c.at is not null
+    union all
+    select
+        a.workflow_id,
+        c.at,
+        'task' as kind,
+        a.agent_type as name,
+        c.what,
+        jsonb_build_object('task_id', a.id, 'external_id', a.external_id, 'stage', a.stage) as detail,
+        c.place
+    from public.agent_task as a
+    cross join lateral (
+        values (a.created_at, 'created', 1), (a.started_at, 'started', 2), (a.completed_at, a.status::text, 3)
+    ) as c (at, what, place)
+    where c.at is not null
+) as t
+order by t.at, t.kind, t.place;
+
+comment on view public.workflow_timeline is
+    'Events, stages and tasks of a workflow in time order; to be read for one workflow at a time.';
+comment on column public.workflow_timeline.at is 'When it happened.';
+comment on column public.workflow_timeline.kind is 'event, stage or task.';
+comment on column public.workflow_timeline.name is 'Type of the event, name of the stage, or type of the agent.';
+comment on column public.workflow_timeline.what is 'What happened: from → to, created, started, completed, failed, cancelled.';

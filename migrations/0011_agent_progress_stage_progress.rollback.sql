@@ -1,0 +1,2 @@
+drop view if exists public.workflow_stage_agents;
+drop view if exists public.workflow_stage_progress;

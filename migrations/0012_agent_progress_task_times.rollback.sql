@@ -1,0 +1,2 @@
+drop trigger if exists agent_task_times on public.agent_task;
+drop function if exists public.fill_task_times();

@@ -1,0 +1,40 @@
+-- depends: 0011_agent_progress_stage_progress
+-- Times of tasks.
+
+create or replace function public.fill_task_times()
+returns trigger
+language plpgsql
+security invoker
+as $$
+begin
+    if new.status >= 'completed' then
+        if new.completed_at is null then
+            new.completed_at := clock_timestamp();
+        end if;
+        return new;
+    end if;
+    if new.completed_at is not null then
+        -- opened again
+        new.completed_at := null;
+        new.started_at := null;
+    end if;
+    if new.status = 'running' then
+        if new.started_at is null then
+            new.started_at := clock_timestamp();
+        end if;
+    elsif new.started_at is not null then
+        new.started_at := null;
+    end if;
+    return new;
+end
+$$;
+
+comment on function public.fill_task_times() is
+    'Fills in started_at and completed_at of a task by its status, and clears them when it is opened again.';
+
+create or replace trigger agent_task_times
+    before insert or update of status on public.agent_task
+    for each row
+    execute function public.fill_task_times();
+
+comment on trigger agent_task_times on public.agent_task is 'Fills in the times that the writer of a task leaves out.';

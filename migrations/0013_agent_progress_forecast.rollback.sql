@@ -1,0 +1,2 @@
+drop view if exists public.workflow_burnup;
+drop view if exists public.workflow_forecast;
