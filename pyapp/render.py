@@ -56,7 +56,7 @@ def remaining(forecast: Forecast | None) -> str:
 
 
 def outlook(forecast: Forecast) -> str:
-    """Say when a workflow will be done and on what basis, or since when it stands still; nothing if neither is known."""
+    """Say when a workflow will be done and on what basis, or since when it stands still; nothing if not known."""
     if forecast.stalled:
         return f"stalled: nothing has changed since {forecast.last_activity_at:%Y-%m-%d %H:%M:%S %Z}"
     if forecast.estimated_completion_at is None or forecast.basis_seconds is None:

@@ -16,8 +16,8 @@ def add_commands(commands: Any, shared: argparse.ArgumentParser) -> None:
         "transition",
         parents=[shared],
         help="move a workflow to a status",
-        description="Move a workflow to a status, if the table workflow_transition allows it. Cancelling cancels its open"
-        " tasks as well.",
+        description="Move a workflow to a status, if the table workflow_transition allows it. Cancelling cancels its"
+        " open tasks as well.",
     )
     command.add_argument("id", type=workflow_id, metavar="ID", help="the workflow's id")
     command.add_argument("status", choices=STATUSES, metavar="STATUS", help=", ".join(STATUSES))
