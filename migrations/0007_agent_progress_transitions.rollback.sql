@@ -35,6 +35,6 @@ begin
 end
 $$;
 
-drop trigger if exists workflow_transition on public.workflow;
+drop trigger if exists zy_workflow_transition_guard on public.workflow;
 drop function if exists public.guard_transition();
 drop table if exists public.workflow_transition;

@@ -38,5 +38,5 @@ $$;
 
 drop trigger if exists workflow_stages on public.workflow;
 drop function if exists public.follow_stages();
-drop function if exists public.plan_stages(uuid);
+drop function if exists public.plan_stages(public.workflow);
 drop table if exists public.stage_definition;

@@ -41,33 +41,50 @@ values
     ('bugfix', 2, 'e2e_testing', 40)
 on conflict do nothing;
 
-create or replace function public.plan_stages(workflow uuid)
+create or replace function public.plan_stages(planned public.workflow)
 returns void
 language plpgsql
 security invoker
 set search_path = ''
 as $$
 begin
-    insert into public.workflow_stage (workflow_id, name, position)
-    select w.id, d.name, d.position
-    from public.workflow as w
-    join public.stage_definition as d on d.workflow_type = w.type
-    where w.id = plan_stages.workflow
+    insert into public.workflow_stage (workflow_id, name, position, weight, status, started_at)
+    select
+        planned.id,
+        d.name,
+        d.position,
+        d.weight,
+        s.status,
+        -- A workflow that never moved has been in its stage since it was created.
+        case when s.status = 'running' and planned.version = 1 then planned.created_at end
+    from public.stage_definition as d
+    left join public.stage_definition as h on h.workflow_type = planned.type and h.name = planned.current_stage
+    cross join lateral (
+        select case
+            when d.position < h.position then 'skipped'
+            when d.name = h.name and planned.status in ('running', 'paused') then 'running'
+            when d.name = h.name and planned.status = 'completed' then 'completed'
+            when d.name = h.name and planned.status in ('failed', 'cancelled') then 'failed'
+            when planned.status = 'completed' then 'skipped'
+            else 'pending'
+        end::public.stage_status as status
+    ) as s
+    where d.workflow_type = planned.type
     on conflict do nothing;
 
     update public.workflow as w
     set agents_planned = p.agents
     from (
-        select d.workflow_type, sum(d.agents) as agents
+        select sum(d.agents) as agents
         from public.stage_definition as d
-        group by d.workflow_type
-        having count(d.agents) = count(*)
+        where d.workflow_type = planned.type
+        having count(d.agents) = count(*) and count(*) > 0
     ) as p
-    where w.id = plan_stages.workflow and w.type = p.workflow_type and w.agents_planned is null;
+    where w.id = planned.id and w.agents_planned is null;
 end
 $$;
 
-comment on function public.plan_stages(uuid) is
+comment on function public.plan_stages(public.workflow) is
     'Gives a workflow the stages of its type, and the planned number of agents if it has none and all stages name theirs.';
 
 create or replace function public.follow_stages()
@@ -75,50 +92,64 @@ returns trigger
 language plpgsql
 security definer
 set search_path = ''
+set row_security = off
 as $$
 declare
-    here integer;
+    before public.workflow := old;
+    here record;
 begin
     if new.status = old.status and new.current_stage = old.current_stage then
         return null;
     end if;
     if not exists (select from public.workflow_stage as s where s.workflow_id = new.id) then
-        perform public.plan_stages(new.id);
+        -- As it would have been planned before this change, which then is followed like any other.
+        before.type := new.type;
+        perform public.plan_stages(before);
     end if;
 
-    select s.position
+    -- Stages of one position come in the order of their names. No row: the current stage is not in the plan.
+    select s.position, s.name
     into here
     from public.workflow_stage as s
     where s.workflow_id = new.id and s.name = new.current_stage;
-    if here is null then
-        return null; -- no plan, or a stage that is not in it: nothing is known of the others
-    end if;
 
     update public.workflow_stage as s
     set
         status = t.status,
         started_at = case t.status
-            when 'running' then now()
+            when 'running' then new.updated_at
             when 'pending' then null
             when 'skipped' then null
             else s.started_at
         end,
-        completed_at = case when t.status in ('completed', 'failed') then now() end,
+        completed_at = case when t.status in ('completed', 'failed') then new.updated_at end,
         retry_count = s.retry_count + (t.status = 'running' and s.status <> 'pending')::integer
     from (
         select
             p.id,
             case
-                when p.position < here and p.status in ('completed', 'failed', 'skipped') then p.status
-                when p.position < here and (p.status = 'running' or p.name = old.current_stage) then 'completed'
-                when p.position < here then 'skipped'
-                when p.position > here and new.status = 'completed' then 'skipped'
-                when p.position > here then 'pending' -- after going back it is to be done again
-                when new.status = 'completed' then 'completed'
-                when new.status in ('failed', 'cancelled') then 'failed'
-                when new.status = 'initiated' then 'pending'
-                else 'running'
-            end as status
+                when p.name = here.name then case
+                    when new.status = 'completed' then 'completed'
+                    when new.status = 'initiated' then 'pending'
+                    when new.status in ('paused', 'cancelled') and p.status = 'pending' then 'pending' -- never begun
+                    when new.status in ('failed', 'cancelled') then 'failed'
+                    else 'running'
+                end
+                when new.status = 'completed' then case
+                    when p.status in ('completed', 'failed') then p.status::text
+                    when p.status = 'running' or p.name = old.current_stage then 'completed'
+                    else 'skipped'
+                end
+                when here.name is null then case -- in a stage of no plan: nothing is known of those not begun
+                    when p.status = 'running' and new.status in ('failed', 'cancelled') then 'failed'
+                    when p.status = 'running' and p.name = old.current_stage then 'completed'
+                    else p.status::text
+                end
+                when (p.position, p.name) > (here.position, here.name) then 'pending' -- to be done again
+                when p.status in ('completed', 'failed') then p.status::text
+                when p.status = 'running' or p.name = old.current_stage then 'completed'
+                else 'skipped'
+            end::public.stage_status as status
         from public.workflow_stage as p
         where p.workflow_id = new.id
     ) as t

@@ -16,9 +16,14 @@ declare
     moved public.workflow;
 begin
     if transition_workflow.status = 'cancelled' then
-        -- Tasks first, then the workflow: the order in which agents lock.
+        -- Tasks first, then the workflow: the order in which agents lock; and tasks in the order in which batches do.
+        perform
+        from public.agent_task as t
+        where t.workflow_id = transition_workflow.workflow_id and t.status < 'completed'
+        order by t.id
+        for no key update;
         update public.agent_task as t
-        set status = 'cancelled', completed_at = now()
+        set status = 'cancelled', completed_at = clock_timestamp()
         where t.workflow_id = transition_workflow.workflow_id and t.status < 'completed';
     end if;
 
@@ -61,46 +66,64 @@ set search_path = ''
 as $$
 declare
     current public.workflow;
-    here integer;
+    here record;
     next_stage text;
 begin
     select w.* into current from public.workflow as w where w.id = advance_workflow.workflow_id for no key update;
     if not found then
         raise no_data_found using message = format('workflow %s not found', advance_workflow.workflow_id);
     end if;
+    if current.version <> advance_workflow.expected_version then
+        raise exception using
+            errcode = 'WP001',
+            message = format(
+                'workflow %s has moved on: it is %s, stage %s, version %s, and not version %s',
+                current.id, current.status, current.current_stage, current.version, advance_workflow.expected_version
+            ),
+            hint = 'Read the workflow again and decide anew.';
+    end if;
     if current.status not in ('initiated', 'running') then
         raise exception using
             errcode = 'WP002',
-            message = format('workflow %s is %s: only initiated and running ones advance', current.id, current.status);
+            message = format('workflow %s is %s: only initiated and running ones advance', current.id, current.status),
+            hint = 'Move it to running first.';
     end if;
 
     if not exists (select from public.workflow_stage as s where s.workflow_id = current.id) then
-        perform public.plan_stages(current.id);
+        perform public.plan_stages(current);
     end if;
-    select s.position
+    select s.position, s.name
     into here
     from public.workflow_stage as s
     where s.workflow_id = current.id and s.name = current.current_stage;
-    if not found then
-        raise object_not_in_prerequisite_state using
-            message = format('workflow %s is in stage %s, which is not in its plan', current.id, current.current_stage),
-            hint = 'Its stages stand in workflow_stage, those of its type in stage_definition.';
-    end if;
+    -- From a stage that is not in the plan, as the default of a type that has no such stage, it goes to the first that
+    -- was not begun yet.
     select s.name
     into next_stage
     from public.workflow_stage as s
-    where s.workflow_id = current.id and s.position > here
-    order by s.position
+    where
+        s.workflow_id = current.id
+        and case
+            when here.name is not null then (s.position, s.name) > (here.position, here.name)
+            else s.status = 'pending'
+        end
+    order by s.position, s.name
     limit 1;
+    if next_stage is null and here.name is null then
+        raise object_not_in_prerequisite_state using
+            message = format(
+                'workflow %s is in stage %s: it has no plan that would name the next', current.id, current.current_stage
+            ),
+            hint = 'The stages of a workflow stand in workflow_stage, those of its type in stage_definition.';
+    end if;
 
     return public.transition_workflow(
         current.id,
         case when next_stage is null then 'completed' else 'running' end::public.workflow_status,
-        next_stage,
-        coalesce(advance_workflow.expected_version, current.version)
+        next_stage
     );
 end
 $$;
 
 comment on function public.advance_workflow(uuid, integer) is
-    'Moves a workflow to the next stage of its plan, and completes it after the last one. Returns and raises as transition_workflow does.';
+    'Moves a workflow to the next stage of its plan, and completes it after the last one. Returns and raises as transition_workflow does; SQLSTATE 55000: no plan.';

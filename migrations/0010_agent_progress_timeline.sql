@@ -6,25 +6,31 @@ returns trigger
 language plpgsql
 security definer
 set search_path = ''
+set row_security = off
 as $$
+declare
+    -- Who acts: the role that was set, as connection pools do, else the one that logged in.
+    actor constant text := coalesce(nullif(current_setting('role'), 'none'), session_user);
 begin
     if new.status <> old.status then
-        insert into public.workflow_event (workflow_id, event_type, payload, trace_id)
+        insert into public.workflow_event (workflow_id, event_type, payload, occurred_at, trace_id)
         values (
             new.id,
             'status_changed',
-            jsonb_build_object('from', old.status, 'to', new.status, 'by', session_user, 'version', new.version),
+            jsonb_build_object('from', old.status, 'to', new.status, 'by', actor, 'version', new.version),
+            new.updated_at,
             new.trace_id
         );
     end if;
     if new.current_stage <> old.current_stage then
-        insert into public.workflow_event (workflow_id, event_type, payload, trace_id)
+        insert into public.workflow_event (workflow_id, event_type, payload, occurred_at, trace_id)
         values (
             new.id,
             'stage_changed',
             jsonb_build_object(
-                'from', old.current_stage, 'to', new.current_stage, 'by', session_user, 'version', new.version
+                'from', old.current_stage, 'to', new.current_stage, 'by', actor, 'version', new.version
             ),
+            new.updated_at,
             new.trace_id
         );
     end if;
@@ -71,9 +77,9 @@ from (
         s.name,
         c.what,
         jsonb_build_object('position', s.position, 'retry_count', s.retry_count) as detail,
-        s.position as place
+        2 * s.position + c.place as place
     from public.workflow_stage as s
-    cross join lateral (values (s.started_at, 'started'), (s.completed_at, s.status::text)) as c (at, what)
+    cross join lateral (values (s.started_at, 'started', 0), (s.completed_at, s.status::text, 1)) as c (at, what, place)
     where c.at is not null
     union all
     select

@@ -22,10 +22,10 @@ def get_forecasts(conn: Connection[Any], workflow_ids: Sequence[UUID | str]) -> 
         return {forecast.workflow_id: forecast for forecast in rows}
 
 
-def list_timeline(conn: Connection[Any], workflow_id: UUID | str, *, limit: int = 1000) -> list[Moment]:
+def list_timeline(conn: Connection[Any], workflow_id: UUID | str, *, limit: int | None = 1000) -> list[Moment]:
     """List what happened to a workflow, in time order: its events, stages and tasks.
 
-    Returns the first ``limit`` of it. Raises WorkflowNotFound.
+    Returns the first ``limit`` moments of it, None for all. Raises WorkflowNotFound.
     """
     query = sql.SQL("select {} from public.workflow_timeline where workflow_id = %s limit %s")
     with conn.cursor(row_factory=class_row(Moment)) as cursor:

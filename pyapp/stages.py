@@ -46,8 +46,8 @@ def transition(
 def advance(conn: Connection[Any], workflow_id: UUID | str, *, expected_version: int | None = None) -> WorkflowState:
     """Move a workflow to the next stage of its plan; after the last one it is completed.
 
-    Returns and raises as transition does; also ``psycopg.errors.ObjectNotInPrerequisiteState`` if the workflow has no
-    plan or is in a stage that is not in it.
+    From a stage that is not in the plan it goes to the first that was not begun yet. Returns and raises as transition
+    does; also ``psycopg.errors.ObjectNotInPrerequisiteState`` if the workflow has no plan, or no such stage.
     """
     query = sql.SQL("select {} from public.advance_workflow(%s, %s) as w").format(_STATE)
     return _move(conn, query, workflow_id, [workflow_id, expected_version])

@@ -20,7 +20,7 @@ def create_workflow(
     *,
     description: str | None = None,
     status: str = "initiated",
-    current_stage: str = "initialization",
+    current_stage: str | None = None,
     priority: str = "medium",
     agents_planned: int | None = None,
     trace_id: str | None = None,
@@ -29,28 +29,39 @@ def create_workflow(
 ) -> Workflow:
     """Create a workflow without tasks, with the stages that ``stage_definition`` has for its type.
 
-    ``agents_planned`` is the number of tasks that will come, if it is known: progress is measured against it until more
-    are created or the workflow is completed. Returns the workflow. Raises ``psycopg.errors.CheckViolation`` for a
-    negative plan.
+    It begins in the first of them, unless ``current_stage`` says otherwise; a type without stages begins in
+    ``initialization``. ``agents_planned`` is the number of tasks that will come, if it is known: progress is measured
+    against it until more are created or the workflow is completed. Returns the workflow. Raises
+    ``psycopg.errors.CheckViolation`` for a negative plan.
     """
     values = {
         "name": name,
         "type": type,
         "description": description,
         "status": status,
-        "current_stage": current_stage,
         "priority": priority,
         "agents_planned": agents_planned,
         "trace_id": trace_id,
         "input_data": None if input_data is None else Jsonb(input_data),
         "created_by": created_by,
     }
-    query = sql.SQL("insert into public.workflow ({}) values ({}) returning id").format(
-        sql.SQL(", ").join(map(sql.Identifier, values)), sql.SQL(", ").join(map(sql.Placeholder, values))
-    )
-    row = conn.cursor(row_factory=tuple_row).execute(query, values).fetchone()
+    query = sql.SQL(
+        """
+        insert into public.workflow ({}, current_stage)
+        values ({}, coalesce(
+            %(current_stage)s,
+            (
+                select d.name from public.stage_definition as d
+                where d.workflow_type = %(type)s order by d.position limit 1
+            ),
+            'initialization'
+        ))
+        returning id
+        """
+    ).format(sql.SQL(", ").join(map(sql.Identifier, values)), sql.SQL(", ").join(map(sql.Placeholder, values)))
+    row = conn.cursor(row_factory=tuple_row).execute(query, values | {"current_stage": current_stage}).fetchone()
     assert row is not None, "insert ... returning gave no row"
-    conn.execute("select public.plan_stages(%s)", row)
+    conn.execute("select public.plan_stages(w) from public.workflow as w where w.id = %s", row)
     return get_workflow(conn, row[0])
 
 

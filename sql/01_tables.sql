@@ -119,6 +119,7 @@ create table public.workflow_stage (
     completed_at timestamptz,
     agent_id text,
     retry_count integer not null default 0,
+    weight integer,
     constraint workflow_stage_pkey primary key (id),
     constraint workflow_stage_workflow_id_fkey foreign key (workflow_id) references public.workflow (id) on delete cascade,
     constraint workflow_stage_workflow_id_name_key unique (workflow_id, name)
@@ -127,7 +128,9 @@ create table public.workflow_stage (
 comment on table public.workflow_stage is 'One stage of a workflow.';
 comment on column public.workflow_stage.position is 'Place of the stage in the order of stages, from 0.';
 comment on column public.workflow_stage.agent_id is 'Agent in charge of the stage; null if none is.';
-comment on column public.workflow_stage.retry_count is 'How often the stage was started again.';
+comment on column public.workflow_stage.retry_count is 'How often the stage was started again, by a retry or by going back to it.';
+comment on column public.workflow_stage.weight is
+    'Share of the stage in the whole, relative to the other stages, as planned; null if the plan says none.';
 
 create table public.workflow_event (
     id bigint not null generated always as identity,

@@ -8,16 +8,19 @@ language plpgsql
 security invoker
 as $$
 begin
+    -- What an update leaves as it was, its writer left out; an insert has no old row, so nothing equals it.
     if new.status >= 'completed' then
-        if new.completed_at is null then
+        if new.completed_at is null or (old.status <> new.status and new.completed_at = old.completed_at) then
             new.completed_at := clock_timestamp();
         end if;
         return new;
     end if;
-    if new.completed_at is not null then
+    if old.status >= 'completed' or new.completed_at is not null then
         -- opened again
         new.completed_at := null;
-        new.started_at := null;
+        if new.started_at = old.started_at then
+            new.started_at := null;
+        end if;
     end if;
     if new.status = 'running' then
         if new.started_at is null then
@@ -32,6 +35,8 @@ $$;
 
 comment on function public.fill_task_times() is
     'Fills in started_at and completed_at of a task by its status, and clears them when it is opened again.';
+
+revoke execute on function public.fill_task_times() from public;
 
 create trigger agent_task_times
     before insert or update of status on public.agent_task

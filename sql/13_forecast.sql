@@ -6,10 +6,11 @@ with (security_invoker = true)
 as
 select
     w.id as workflow_id,
-    r.completed_per_minute,
+    trim_scale(round(60 / r.seconds_each, 4)) as completed_per_minute,
     case
-        when w.status = 'running' and r.completed_per_minute > 0 and o.remaining > 0
-            then now() + make_interval(secs => (o.remaining * 60 / r.completed_per_minute)::double precision)
+        -- More than a hundred years are no estimate, and may be more than a timestamp can hold.
+        when o.remaining > 0 and o.remaining * r.seconds_each < 3155760000
+            then now() + make_interval(secs => (o.remaining * r.seconds_each)::double precision)
     end as estimated_completion_at,
     b.completions::integer as basis_completions,
     b.seconds as basis_seconds,
@@ -37,13 +38,25 @@ cross join lateral (
     select case
         when w.status = 'running' and b.completions >= 3 and b.seconds >= 1
             -- The oldest only marks the beginning of the time in which the others were completed.
-            then round((b.completions - 1) * 60 / b.seconds, 2)
-    end as completed_per_minute
+            then b.seconds / (b.completions - 1)
+    end as seconds_each
 ) as r
 cross join lateral (
-    select greatest(w.progress_updated_at, max(a.assigned_at), max(a.started_at)) as last_activity_at
-    from public.agent_task as a
-    where a.workflow_id = w.id and a.status in ('assigned', 'running')
+    select
+        greatest(
+            w.progress_updated_at,
+            (select max(e.occurred_at) from public.workflow_event as e where e.workflow_id = w.id),
+            max(t.assigned_at),
+            max(t.started_at)
+        ) as last_activity_at
+    from (
+        select
+            a.assigned_at,
+            a.started_at
+        from public.agent_task as a
+        where a.workflow_id = w.id and a.status in ('assigned', 'running')
+        limit 10000 -- where so many are at work, some are settled all the time
+    ) as t
 ) as l;
 
 comment on view public.workflow_forecast is
@@ -54,9 +67,9 @@ comment on column public.workflow_forecast.estimated_completion_at is
     'When the last of agents_total will be settled at that rate; null where the rate is unknown or nothing remains.';
 comment on column public.workflow_forecast.basis_completions is 'Completions that the rate is taken from, at most 100.';
 comment on column public.workflow_forecast.basis_seconds is 'Seconds since the first of these completions.';
-comment on column public.workflow_forecast.last_activity_at is 'When a task was last created, assigned, started or settled.';
+comment on column public.workflow_forecast.last_activity_at is 'When a task was last created, assigned, started or settled, or the workflow changed status or stage.';
 comment on column public.workflow_forecast.stalled is
-    'Whether the workflow runs and no task changed for 10 minutes, or for the interval in the parameter agent_progress.stalled_after.';
+    'Whether the workflow runs and nothing of that happened for 10 minutes, or for the interval in the parameter agent_progress.stalled_after.';
 
 create view public.workflow_burnup
 with (security_invoker = true)

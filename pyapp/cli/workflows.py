@@ -100,7 +100,7 @@ def _show(args: argparse.Namespace) -> int:
         state = get_state(conn, args.id)
         stages, by_stages = list_stages(conn, args.id), stage_progress(conn, args.id)
         forecast = get_forecasts(conn, [args.id]).get(args.id)
-        timeline = list_timeline(conn, args.id) if args.timeline else None
+        timeline = list_timeline(conn, args.id, limit=None) if args.timeline else None
     if args.json:
         parts = asdict(workflow) | {"version": state.version, "stages": stages, "stage_progress": by_stages}
         parts |= {"forecast": forecast} | ({} if timeline is None else {"timeline": timeline})
@@ -164,16 +164,18 @@ def _watch(args: argparse.Namespace) -> int:
         forecasts.update(get_forecasts(conn, [w.workflow_id for w in workflows if w.status == "running"]))
 
     with database(args) as dsn:
+        if args.json:
+            for workflows in watch_changes(dsn, args.ids or None, args.interval):
+                for workflow in workflows:
+                    print_json(workflow)
+            return 0
         changes = watch_changes(dsn, args.ids or None, args.interval, read_forecasts)
-        if not args.json and sys.stdout.isatty() and _has_rich():
+        if sys.stdout.isatty() and _has_rich():
             _watch_live(changes, forecasts)
             return 0
         for workflows in changes:
             for workflow in workflows:
-                if args.json:
-                    print_json(workflow)
-                else:
-                    print(plain_line(workflow, forecasts.get(workflow.workflow_id)), flush=True)
+                print(plain_line(workflow, forecasts.get(workflow.workflow_id)), flush=True)
     return 0
 
 

@@ -17,7 +17,7 @@ from uuid import UUID
 import psycopg
 
 from pyapp.db import connect
-from pyapp.models import NewTask
+from pyapp.models import NewTask, TransitionNotAllowed, WorkflowNotFound
 from pyapp.replay.trace import Trace, TraceTask
 from pyapp.stages import transition
 from pyapp.tasks import add_tasks, create_workflow, report_task
@@ -131,7 +131,9 @@ class Player:
         unfinished = [run.workflow_id for run in self.runs if run.open_tasks]
         with suppress(psycopg.Error), connect(self._dsn, autocommit=True) as conn:
             for workflow_id in unfinished:
-                persist(lambda workflow=workflow_id: transition(conn, workflow, "cancelled"))  # type: ignore[misc]
+                # Somebody else may have ended or deleted it meanwhile.
+                with suppress(WorkflowNotFound, TransitionNotAllowed):
+                    persist(lambda workflow=workflow_id: transition(conn, workflow, "cancelled"))  # type: ignore[misc]
 
     def _schedule_additions(self, run: _Run) -> None:
         """Let the orchestrator add the tasks: those that become ready together in one statement."""
