@@ -50,12 +50,27 @@ cross join lateral (
             max(t.started_at)
         ) as last_activity_at
     from (
-        select
-            a.assigned_at,
-            a.started_at
-        from public.agent_task as a
-        where a.workflow_id = w.id and a.status in ('assigned', 'running')
-        limit 10000 -- where so many are at work, some are settled all the time
+        -- Not all that are at work: where there are so many, some are settled all the time. In the order of the index,
+        -- lest the whole table be read for them.
+        (
+            select
+                a.assigned_at,
+                a.started_at
+            from public.agent_task as a
+            where a.workflow_id = w.id and a.status = 'assigned'
+            order by a.completed_at desc
+            limit 1000
+        )
+        union all
+        (
+            select
+                a.assigned_at,
+                a.started_at
+            from public.agent_task as a
+            where a.workflow_id = w.id and a.status = 'running'
+            order by a.completed_at desc
+            limit 1000
+        )
     ) as t
 ) as l;
 

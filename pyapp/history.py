@@ -18,7 +18,7 @@ def get_forecasts(conn: Connection[Any], workflow_ids: Sequence[UUID | str]) -> 
     """
     query = sql.SQL("select {} from public.workflow_forecast where workflow_id = any (%s::uuid[])")
     with conn.cursor(row_factory=class_row(Forecast)) as cursor:
-        rows = cursor.execute(query.format(columns(Forecast)), [list(workflow_ids)])
+        rows = cursor.execute(query.format(columns(Forecast)), [[str(found) for found in workflow_ids]])
         return {forecast.workflow_id: forecast for forecast in rows}
 
 

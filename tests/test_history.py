@@ -1,0 +1,453 @@
+"""What was and what will be: events, timeline, burn-up, forecast, and the times of tasks."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import psycopg
+import pytest
+
+from pyapp import (
+    WorkflowNotFound,
+    advance,
+    create_workflow,
+    get_forecasts,
+    list_burnup,
+    list_timeline,
+    report_task,
+    transition,
+)
+from tests.helpers import new_tasks, new_workflow, set_status
+
+NO_ONE = "00000000-0000-0000-0000-000000000000"
+LONG_AGO = datetime(2020, 2, 2, tzinfo=UTC)
+
+
+# --- Events -------------------------------------------------------------------------------------------------
+
+
+def events(conn: psycopg.Connection) -> list[tuple[Any, ...]]:
+    return conn.execute(
+        "select event_type, payload ->> 'from', payload ->> 'to', (payload ->> 'version')::int from workflow_event"
+        " order by id"
+    ).fetchall()
+
+
+def test_each_change_of_status_and_stage_is_recorded(conn: psycopg.Connection) -> None:
+    workflow = create_workflow(conn, "w", "bugfix", trace_id="trace-1").workflow_id
+    transition(conn, workflow, "running")
+    conn.execute("update workflow set current_stage = 'validation'")
+    moved = transition(conn, workflow, "failed", stage="e2e_testing")
+    assert events(conn) == [
+        ("status_changed", "initiated", "running", 2),
+        ("stage_changed", "initialization", "validation", 3),
+        ("status_changed", "running", "failed", 4),
+        ("stage_changed", "validation", "e2e_testing", 4),
+    ]
+    rows = conn.execute(
+        "select workflow_id, trace_id, payload ->> 'by', occurred_at from workflow_event order by id"
+    ).fetchall()
+    assert {row[:3] for row in rows} == {(workflow, "trace-1", conn.info.user)}
+    times = [row[3] for row in rows]
+    assert times == sorted(times)
+    assert times[-1] == moved.updated_at
+    assert len(set(times)) == 3
+
+
+def test_progress_and_what_changes_nothing_are_not_recorded(conn: psycopg.Connection) -> None:
+    workflow = create_workflow(conn, "w", "bugfix", status="running").workflow_id
+    for task in new_tasks(conn, workflow, "running", "pending", "failed"):
+        set_status(conn, task, "completed")
+    transition(conn, workflow, "running")
+    conn.execute("update workflow set status = status, current_stage = current_stage, name = 'other', agents_planned = 9")
+    assert events(conn) == []
+
+
+def test_the_role_that_was_set_is_who_did_it(conn: psycopg.Connection) -> None:
+    new_workflow(conn)
+    conn.execute("set role pg_write_all_data")
+    conn.execute("update workflow set status = 'running'")
+    conn.execute("reset role")
+    conn.execute("update workflow set status = 'paused'")
+    by = conn.execute("select payload ->> 'by' from workflow_event order by id").fetchall()
+    assert by == [("pg_write_all_data",), (conn.info.user,)]
+
+
+def test_a_change_that_is_rolled_back_leaves_no_event(conn: psycopg.Connection, session: Any) -> None:
+    workflow = create_workflow(conn, "w", "bugfix").workflow_id
+    other = session()
+    advance(other, workflow)
+    other.rollback()
+    assert events(conn) == []
+
+
+def test_events_of_transactions_that_waited_stand_in_the_order_of_the_changes(
+    conn: psycopg.Connection, session: Any
+) -> None:
+    workflow = new_workflow(conn, status="running")
+    early = session()
+    early.execute("select 1")  # its now() is before what follows
+    transition(conn, workflow, "paused")
+    transition(early, workflow, "running")
+    early.commit()
+    told = [m.what for m in list_timeline(conn, workflow) if m.kind == "event"]
+    assert told == ["running → paused", "paused → running"]
+
+
+# --- Timeline -----------------------------------------------------------------------------------------------
+
+
+def test_the_timeline_tells_events_stages_and_tasks_in_time_order(conn: psycopg.Connection) -> None:
+    workflow = create_workflow(conn, "w", "bugfix").workflow_id
+    transition(conn, workflow, "running")
+    (task,) = new_tasks(conn, workflow, "pending")
+    set_status(conn, task, "running")
+    set_status(conn, task, "failed")
+    advance(conn, workflow)
+    create_workflow(conn, "another", "bugfix", status="running")
+    moments = list_timeline(conn, workflow)
+    assert [(m.kind, m.name, m.what) for m in moments] == [
+        ("event", "status_changed", "initiated → running"),
+        ("stage", "initialization", "started"),
+        ("task", "agent", "created"),
+        ("task", "agent", "started"),
+        ("task", "agent", "failed"),
+        ("event", "stage_changed", "initialization → validation"),
+        ("stage", "initialization", "completed"),
+        ("stage", "validation", "started"),
+    ]
+    assert [m.at for m in moments] == sorted(m.at for m in moments)
+    assert {m.workflow_id for m in moments} == {workflow}
+    assert moments[2].detail["task_id"] == str(task)
+    assert list_timeline(conn, workflow, limit=3) == moments[:3]
+    assert list_timeline(conn, workflow, limit=None) == moments
+
+
+def test_the_timeline_of_an_unknown_workflow_is_not_found(conn: psycopg.Connection) -> None:
+    assert list_timeline(conn, new_workflow(conn)) == []
+    for read in (list_timeline, list_burnup):
+        with pytest.raises(WorkflowNotFound):
+            read(conn, NO_ONE)
+
+
+# --- Burn-up ------------------------------------------------------------------------------------------------
+
+
+def test_burnup_accumulates_completed_and_created_tasks(conn: psycopg.Connection) -> None:
+    workflow, other = new_workflow(conn), new_workflow(conn)
+    rows = [  # created, completed (minutes), status
+        (0, 3, "completed"),
+        (0, 1, "completed"),
+        (1, 3, "completed"),
+        (2, 4, "failed"),
+        (2, None, "running"),
+        (6, None, "pending"),
+    ]
+    for created, completed, status in rows:
+        for target in (workflow, other):
+            conn.execute(
+                "insert into agent_task (workflow_id, agent_type, status, created_at, completed_at)"
+                " values (%s, 'a', %s, %s, %s)",
+                [
+                    target,
+                    status,
+                    LONG_AGO + timedelta(minutes=created),
+                    None if completed is None else LONG_AGO + timedelta(minutes=completed),
+                ],
+            )
+    points = [
+        ((p.at - LONG_AGO) // timedelta(minutes=1), p.agents_completed, p.agents_total)
+        for p in list_burnup(conn, workflow)
+    ]
+    assert points == [(0, 0, 2), (1, 1, 3), (2, 1, 5), (3, 3, 5), (6, 3, 6)]
+    last = conn.execute("select agents_completed, agents_total from workflow where id = %s", [workflow]).fetchone()
+    assert points[-1][1:] == last
+    assert list_burnup(conn, new_workflow(conn)) == []
+
+
+# --- Forecast -----------------------------------------------------------------------------------------------
+
+
+def completed_ago(conn: psycopg.Connection, workflow: Any, *seconds: float) -> None:
+    """Add completed tasks, by how long before the beginning of this transaction they were completed."""
+    conn.execute(
+        "insert into agent_task (workflow_id, agent_type, status, completed_at)"
+        " select %s, 'a', 'completed', now() - make_interval(secs => s) from unnest(%s::float[]) as s",
+        [workflow, [float(ago) for ago in seconds]],
+    )
+
+
+def test_a_forecast_tells_rate_time_and_basis_exactly(session: Any) -> None:
+    conn = session()  # in one transaction, now() stands still
+    workflow = new_workflow(conn, status="running", agents_planned=12)
+    completed_ago(conn, workflow, 120, 90, 60, 30)
+    new_tasks(conn, workflow, "failed", "cancelled", "running", "pending")
+    forecast = get_forecasts(conn, [workflow])[workflow]
+    (now,) = conn.execute("select now()").fetchone()
+    # 3 in the 120 seconds since the first of them; 12 planned, of which 4 completed, 1 failed, 1 cancelled
+    assert forecast.completed_per_minute == Decimal("1.5")
+    assert forecast.estimated_completion_at == now + timedelta(seconds=6 * 40)
+    assert (forecast.basis_completions, forecast.basis_seconds) == (4, 120)
+    assert (forecast.workflow_id, forecast.stalled) == (workflow, False)
+    conn.commit()
+
+
+@pytest.mark.parametrize(
+    ("ago", "status"),
+    [
+        ((), "running"),
+        ((60, 30), "running"),
+        ((0.5, 0.4, 0.3, 0.2), "running"),
+        ((60, 40, 30), "initiated"),
+        ((60, 40, 30), "paused"),
+        ((60, 40, 30), "completed"),
+        ((60, 40, 30), "failed"),
+        ((60, 40, 30), "cancelled"),
+    ],
+)
+def test_there_is_no_forecast_while_too_little_is_known_or_nothing_runs(
+    session: Any, ago: tuple[float, ...], status: str
+) -> None:
+    conn = session()
+    workflow = new_workflow(conn, status=status, agents_planned=10)
+    completed_ago(conn, workflow, *ago)
+    forecast = get_forecasts(conn, [workflow])[workflow]
+    assert (forecast.completed_per_minute, forecast.estimated_completion_at) == (None, None)
+    assert forecast.basis_completions == len(ago)
+    assert (forecast.basis_seconds is None) == (not ago)
+    conn.commit()
+
+
+def test_a_forecast_begins_with_the_third_completion_over_a_second(session: Any) -> None:
+    conn = session()
+    workflow = new_workflow(conn, status="running", agents_planned=4)
+    completed_ago(conn, workflow, 1, 0.5, 0)
+    forecast = get_forecasts(conn, [workflow])[workflow]
+    assert (forecast.completed_per_minute, forecast.basis_seconds) == (120, 1)
+    assert forecast.estimated_completion_at is not None
+    conn.commit()
+
+
+def test_nothing_remains_to_be_forecast_where_all_is_settled(session: Any) -> None:
+    conn = session()
+    workflow = new_workflow(conn, status="running")
+    completed_ago(conn, workflow, 30, 20, 10)
+    new_tasks(conn, workflow, "failed")
+    forecast = get_forecasts(conn, [workflow])[workflow]
+    assert (forecast.completed_per_minute, forecast.estimated_completion_at) == (4, None)
+    conn.commit()
+
+
+def test_the_basis_is_the_last_hundred_completions(session: Any) -> None:
+    conn = session()
+    workflow = new_workflow(conn, status="running", agents_planned=1000)
+    completed_ago(conn, workflow, *range(0, 250), *range(10_000, 10_100))
+    forecast = get_forecasts(conn, [workflow])[workflow]
+    assert (forecast.basis_completions, forecast.basis_seconds, forecast.completed_per_minute) == (100, 99, 60)
+    conn.commit()
+
+
+def test_slow_workflows_are_forecast_exactly_and_endless_ones_not_at_all(session: Any) -> None:
+    conn = session()
+    day = 86400
+    slow, endless = new_workflow(conn, status="running", agents_planned=5), new_workflow(conn, status="running")
+    conn.execute("update workflow set agents_planned = 2000000000 where id = %s", [endless])
+    for workflow in (slow, endless):
+        completed_ago(conn, workflow, 2 * day, day, day)
+    forecasts = get_forecasts(conn, [slow, endless])
+    (now,) = conn.execute("select now()").fetchone()
+    assert forecasts[slow].completed_per_minute == Decimal("0.0007")
+    assert forecasts[slow].estimated_completion_at == now + timedelta(days=2)
+    assert forecasts[endless].estimated_completion_at is None
+    conn.commit()
+
+
+def idle(conn: psycopg.Connection, status: str = "running", minutes: int = 11) -> Any:
+    """Insert a workflow in which nothing has happened for some minutes."""
+    frozen = datetime.now(UTC)
+    return new_workflow(
+        conn, status=status, progress_frozen_at=frozen, progress_updated_at=frozen - timedelta(minutes=minutes)
+    )
+
+
+def test_a_workflow_in_which_nothing_happens_is_stalled_after_the_time_that_is_set(conn: psycopg.Connection) -> None:
+    idle_long, idle_short, paused = idle(conn), idle(conn, minutes=9), idle(conn, "paused")
+
+    def stalled() -> list[bool]:
+        forecasts = get_forecasts(conn, [idle_long, idle_short, paused])
+        return [forecasts[workflow].stalled for workflow in (idle_long, idle_short, paused)]
+
+    assert stalled() == [True, False, False]
+    conn.execute("set agent_progress.stalled_after = '8 minutes'")
+    assert stalled() == [True, True, False]
+    conn.execute("set agent_progress.stalled_after = '1 hour'")
+    assert stalled() == [False, False, False]
+    conn.execute("set agent_progress.stalled_after = ''")
+    assert stalled() == [True, False, False]
+
+
+@pytest.mark.parametrize("act", ["start", "assign", "resume"])
+def test_what_happens_ends_a_stall(conn: psycopg.Connection, act: str) -> None:
+    workflow = idle(conn)
+    (task,) = new_tasks(conn, workflow, "pending")
+    old = get_forecasts(conn, [workflow])[workflow]
+    assert old.stalled
+    if act == "start":
+        set_status(conn, task, "running")
+    elif act == "assign":
+        report_task(conn, workflow, task, "assigned")
+    else:
+        transition(conn, workflow, "paused")
+        transition(conn, workflow, "running")
+    now = get_forecasts(conn, [workflow])[workflow]
+    assert not now.stalled
+    assert now.last_activity_at > old.last_activity_at
+
+
+def test_counting_is_activity(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn, status="running")
+    (task,) = new_tasks(conn, workflow, "running")
+    before = get_forecasts(conn, [workflow])[workflow].last_activity_at
+    set_status(conn, task, "failed")
+    assert get_forecasts(conn, [workflow])[workflow].last_activity_at > before
+
+
+def test_forecasts_are_of_those_that_exist(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    assert set(get_forecasts(conn, [workflow, NO_ONE])) == {workflow}
+    assert get_forecasts(conn, []) == {}
+
+
+def test_the_forecast_of_a_huge_workflow_reads_few_of_its_tasks(conn: psycopg.Connection) -> None:
+    small = new_workflow(conn, status="running")
+    new_tasks(conn, small, "running", "completed")
+    huge = new_workflow(conn, status="running")
+    conn.execute(
+        "insert into agent_task (workflow_id, agent_type, status, completed_at)"
+        " select %s, 'a', s::task_status, case s when 'completed' then now() - n * interval '1 ms' end"
+        " from generate_series(1, 300000) as n,"
+        " lateral (select case when n %% 3 = 0 then 'assigned' else 'completed' end) as t (s)",
+        [huge],
+    )
+
+    def pages(condition: str, values: list[Any]) -> int:
+        query = f"explain (analyze, buffers, timing off, format json) select * from workflow_forecast where {condition}"
+        for _ in range(2):  # the first look may tidy up
+            (found,) = conn.execute(query, values).fetchone()
+        plan = (found if isinstance(found, list) else json.loads(found))[0]["Plan"]
+        assert plan["Actual Rows"] == len(values[0] if isinstance(values[0], list) else values)
+        return plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+
+    (all_pages,) = conn.execute("select pg_relation_size('agent_task') / 8192").fetchone()
+    for _ in range(2):
+        assert all_pages > 3000
+        assert pages("workflow_id = %s", [huge]) < 300
+        assert pages("workflow_id = any (%s)", [[huge, small]]) < 300
+        conn.execute("analyze agent_task, workflow")
+    conn.execute("update agent_task set status = 'completed' where status = 'assigned' and workflow_id = %s", [huge])
+    assert pages("workflow_id = any (%s)", [[huge, small]]) < 300
+    assert get_forecasts(conn, [huge])[huge].basis_completions == 100
+
+
+# --- Times of tasks -----------------------------------------------------------------------------------------
+
+
+def times(conn: psycopg.Connection, task: Any) -> tuple[datetime | None, datetime | None]:
+    return conn.execute("select started_at, completed_at from agent_task where id = %s", [task]).fetchone()
+
+
+@pytest.mark.parametrize("status", ["pending", "assigned", "running", "completed", "failed", "cancelled"])
+def test_times_that_are_left_out_are_filled_in(conn: psycopg.Connection, status: str) -> None:
+    workflow = new_workflow(conn)
+    (inserted,) = new_tasks(conn, workflow, status)
+    (updated,) = new_tasks(conn, workflow, "assigned")
+    set_status(conn, updated, status)
+    settled = status in ("completed", "failed", "cancelled")
+    for task in (inserted, updated):
+        started, completed = times(conn, task)
+        assert (started is not None, completed is not None) == (status == "running", settled)
+        for moment in filter(None, (started, completed)):
+            assert timedelta(0) <= datetime.now(UTC) - moment < timedelta(minutes=1)
+
+
+def test_times_that_are_given_are_left_alone(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    (task,) = conn.execute(
+        "insert into agent_task (workflow_id, agent_type, status, started_at) values (%s, 'a', 'running', %s)"
+        " returning id",
+        [workflow, LONG_AGO],
+    ).fetchone()
+    assert times(conn, task) == (LONG_AGO, None)
+    set_status(conn, task, "running")
+    assert times(conn, task) == (LONG_AGO, None)
+    later = LONG_AGO + timedelta(hours=1)
+    conn.execute("update agent_task set status = 'completed', completed_at = %s", [later])
+    assert times(conn, task) == (LONG_AGO, later)
+    conn.execute("update agent_task set status = 'completed', result = '{}'")
+    assert times(conn, task) == (LONG_AGO, later)
+    again = later + timedelta(hours=1)
+    conn.execute("update agent_task set status = 'failed', completed_at = %s", [again])
+    assert times(conn, task) == (LONG_AGO, again)
+    reopened = again + timedelta(hours=1)
+    conn.execute("update agent_task set status = 'running', started_at = %s", [reopened])
+    assert times(conn, task) == (reopened, None)
+
+
+def test_a_task_settled_otherwise_is_settled_anew(conn: psycopg.Connection) -> None:
+    (task,) = new_tasks(conn, new_workflow(conn), "completed")
+    first = times(conn, task)[1]
+    set_status(conn, task, "failed")
+    second = times(conn, task)[1]
+    assert second > first
+
+
+@pytest.mark.parametrize("cleared", ["", ", completed_at = null"])
+def test_a_task_that_is_opened_again_has_no_times_of_before(conn: psycopg.Connection, cleared: str) -> None:
+    workflow = new_workflow(conn)
+    for status in ("pending", "assigned", "running"):
+        (task,) = new_tasks(conn, workflow, "running")
+        first = times(conn, task)[0]
+        set_status(conn, task, "completed")
+        assert times(conn, task)[0] == first
+        conn.execute(f"update agent_task set status = %s{cleared} where id = %s", [status, task])
+        started, completed = times(conn, task)
+        assert completed is None
+        assert (started is not None) == (status == "running")
+        assert started is None or started > first
+
+
+def test_every_way_of_writing_fills_the_times_in(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    new_tasks(conn, workflow, *["running"] * 50)
+    conn.execute("update agent_task set status = 'completed'")
+    with conn.cursor().copy("copy agent_task (workflow_id, agent_type, status) from stdin") as copy:
+        for status in ("completed", "running"):
+            copy.write_row((workflow, "copied", status))
+    for status in ("pending", "failed"):
+        conn.execute(
+            "insert into agent_task (workflow_id, external_id, agent_type, status) values (%s, 'k', 'upserted', %s)"
+            " on conflict (workflow_id, external_id) where external_id is not null"
+            " do update set status = excluded.status",
+            [workflow, status],
+        )
+    for status in ("running", "cancelled"):
+        conn.execute(
+            "merge into agent_task as t using (values (%s::uuid, %s::task_status)) as s (w, status)"
+            " on t.workflow_id = s.w and t.external_id = 'm'"
+            " when matched then update set status = s.status"
+            " when not matched then insert (workflow_id, external_id, agent_type, status)"
+            " values (s.w, 'm', 'merged', s.status)",
+            [workflow, status],
+        )
+    rows = conn.execute(
+        "select agent_type, status, count(*), count(started_at), count(completed_at) from agent_task"
+        " group by agent_type, status order by 1, 2"
+    ).fetchall()
+    assert rows == [
+        ("agent", "completed", 50, 50, 50),
+        ("copied", "running", 1, 1, 0),
+        ("copied", "completed", 1, 0, 1),
+        ("merged", "cancelled", 1, 1, 1),
+        ("upserted", "failed", 1, 0, 1),
+    ]

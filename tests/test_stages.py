@@ -1,0 +1,580 @@
+"""Stages: the plan of a workflow, its course along it, and progress by stages."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from pyapp import (
+    MigrationError,
+    TransitionNotAllowed,
+    VersionConflict,
+    WorkflowNotFound,
+    advance,
+    create_workflow,
+    list_stages,
+    migrate,
+    rollback,
+    stage_progress,
+    transition,
+)
+from tests.helpers import in_background, new_tasks, new_workflow, progress, set_status, wait_until_blocked_by
+
+APP = {
+    "initialization": 5,
+    "scaffolding": 10,
+    "dependency_installation": 10,
+    "validation": 15,
+    "e2e_testing": 20,
+    "integration": 15,
+    "deployment": 15,
+    "monitoring": 10,
+}
+NO_ONE = "00000000-0000-0000-0000-000000000000"
+
+
+def define(conn: psycopg.Connection, type: str, *stages: tuple[str, int, int | None]) -> None:
+    """Define a type by the name, weight and number of agents of each of its stages."""
+    for position, (name, weight, agents) in enumerate(stages):
+        conn.execute(
+            "insert into stage_definition (workflow_type, position, name, weight, agents) values (%s, %s, %s, %s, %s)",
+            [type, position, name, weight, agents],
+        )
+
+
+def course(conn: psycopg.Connection, workflow: Any) -> str:
+    """Tell the state of each stage by its first letter, in order: "crpp" is one completed, one running, two pending."""
+    rows = conn.execute(
+        "select status from workflow_stage where workflow_id = %s order by position, name", [workflow]
+    ).fetchall()
+    return "".join(status[0] for (status,) in rows)
+
+
+def add_staged(conn: psycopg.Connection, workflow: Any, stage: str, *statuses: str) -> list[Any]:
+    tasks = new_tasks(conn, workflow, *statuses)
+    conn.execute("update agent_task set stage = %s where id = any (%s)", [stage, tasks])
+    return tasks
+
+
+def by_stages(conn: psycopg.Connection, workflow: Any) -> tuple[int | None, str | None]:
+    found = stage_progress(conn, workflow)
+    return found.progress_percentage, found.progress_calculation_method
+
+
+# --- The plan -----------------------------------------------------------------------------------------------
+
+
+def test_the_shipped_definitions(conn: psycopg.Connection) -> None:
+    rows = conn.execute(
+        "select workflow_type, array_agg(name order by position), array_agg(position order by position),"
+        " sum(weight)::integer, count(agents) from stage_definition group by workflow_type"
+    ).fetchall()
+    shipped = {row[0]: row[1:] for row in rows}
+    names = list(APP)
+    bugfix = ["initialization", "validation", "e2e_testing"]
+    assert shipped == {
+        "app": (names, list(range(8)), 100, 0),
+        "feature": (names[:5], list(range(5)), 100, 0),
+        "bugfix": (bugfix, list(range(3)), 100, 0),
+    }
+    weights = conn.execute("select name, weight from stage_definition where workflow_type = 'app'").fetchall()
+    assert dict(weights) == APP
+
+
+@pytest.mark.parametrize("change", ["weight = 0", "weight = -1", "agents = -1"])
+def test_a_definition_without_sense_is_refused(conn: psycopg.Connection, change: str) -> None:
+    with pytest.raises(psycopg.errors.CheckViolation):
+        conn.execute(f"update stage_definition set {change}")
+
+
+def test_create_workflow_plans_the_stages_of_its_type(conn: psycopg.Connection) -> None:
+    app, bugfix = create_workflow(conn, "a", "app"), create_workflow(conn, "b", "bugfix")
+    assert [(stage.name, stage.weight) for stage in list_stages(conn, app.workflow_id)] == list(APP.items())
+    assert [stage.position for stage in list_stages(conn, app.workflow_id)] == list(range(8))
+    assert course(conn, app.workflow_id) == "p" * 8
+    assert course(conn, bugfix.workflow_id) == "ppp"
+    assert list_stages(conn, create_workflow(conn, "c", "other").workflow_id) == []
+    assert conn.execute("select count(*) from workflow_event").fetchone() == (0,)
+    with pytest.raises(WorkflowNotFound):
+        list_stages(conn, NO_ONE)
+
+
+def test_a_workflow_created_in_mid_course_is_planned_so(conn: psycopg.Connection) -> None:
+    created = create_workflow(conn, "w", "bugfix", status="running", current_stage="validation")
+    first, here, last = list_stages(conn, created.workflow_id)
+    assert (first.status, here.status, last.status) == ("skipped", "running", "pending")
+    assert (first.started_at, here.started_at, last.started_at) == (None, created.created_at, None)
+    for status, expected in {"paused": "srp", "completed": "scs", "failed": "sfp", "cancelled": "sfp"}.items():
+        done = create_workflow(conn, "w", "bugfix", status=status, current_stage="validation")
+        assert course(conn, done.workflow_id) == expected
+
+
+def test_an_inserted_workflow_is_planned_at_its_first_change_and_not_before(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn, type="bugfix")
+    new_tasks(conn, workflow, "completed")
+    conn.execute("update workflow set status = 'initiated', name = 'same status'")
+    conn.execute("update workflow set agents_planned = 9")
+    assert course(conn, workflow) == ""
+    conn.execute("update workflow set status = 'running'")
+    assert course(conn, workflow) == "rpp"
+    staged = new_workflow(conn, type="bugfix", status="running")
+    conn.execute("update workflow set current_stage = 'validation' where id = %s", [staged])
+    assert course(conn, staged) == "crp"
+    created, started = conn.execute(
+        "select w.created_at, s.started_at from workflow as w join workflow_stage as s on s.workflow_id = w.id"
+        " where w.id = %s and s.position = 0",
+        [staged],
+    ).fetchone()
+    assert started == created
+
+
+def test_workflows_of_different_types_changed_at_once_are_planned_by_their_types(conn: psycopg.Connection) -> None:
+    workflows = [new_workflow(conn, type=type) for type in ("app", "bugfix", "other", "feature")]
+    conn.execute("update workflow set status = 'running'")
+    assert [course(conn, workflow) for workflow in workflows] == ["rppppppp", "rpp", "", "rpppp"]
+
+
+def test_a_type_changed_before_the_plan_counts_and_one_changed_later_does_not(conn: psycopg.Connection) -> None:
+    early, at_once = new_workflow(conn, type="app"), new_workflow(conn, type="app")
+    conn.execute("update workflow set type = 'bugfix' where id = %s", [early])
+    conn.execute("update workflow set status = 'running' where id = %s", [early])
+    conn.execute("update workflow set type = 'bugfix', status = 'running' where id = %s", [at_once])
+    assert (course(conn, early), course(conn, at_once)) == ("rpp", "rpp")
+    conn.execute("update workflow set type = 'app'")
+    assert advance(conn, early).current_stage == "validation"
+    assert course(conn, early) == "crp"
+    assert by_stages(conn, early) == (20, "weighted")
+
+
+def test_stages_of_a_writer_who_keeps_them_himself_are_not_planned_over(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn, type="app")
+    conn.execute(
+        "insert into workflow_stage (workflow_id, name, position) select %s, name, position"
+        " from unnest('{build,test}'::text[], '{0,1}'::int[]) as s (name, position)",
+        [workflow],
+    )
+    transition(conn, workflow, "running", stage="build")
+    assert course(conn, workflow) == "rp"
+    assert advance(conn, workflow).current_stage == "test"
+
+
+def test_definitions_edited_while_workflows_run_do_not_change_them(conn: psycopg.Connection) -> None:
+    workflow = create_workflow(conn, "w", "bugfix").workflow_id
+    transition(conn, workflow, "running", stage="validation")
+    before = stage_progress(conn, workflow)
+    stages = list_stages(conn, workflow)
+    conn.execute("update stage_definition set weight = weight * 7 where name = 'validation'")
+    conn.execute("insert into stage_definition values ('bugfix', 3, 'review', 500)")
+    conn.execute("delete from stage_definition where workflow_type = 'bugfix' and name = 'initialization'")
+    assert (stage_progress(conn, workflow), list_stages(conn, workflow)) == (before, stages)
+    assert before.progress_percentage == 20
+    conn.execute("delete from stage_definition")
+    assert (stage_progress(conn, workflow), list_stages(conn, workflow)) == (before, stages)
+    assert advance(conn, workflow).current_stage == "e2e_testing"
+    assert advance(conn, workflow).status == "completed"
+    assert create_workflow(conn, "new", "bugfix").current_stage == "initialization"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "given", "planned"),
+    [((2, 3, 1), None, 6), ((2, None, 1), None, None), ((2, 3, 1), 9, 9), ((0, 0, 0), None, 0)],
+)
+def test_the_plan_is_filled_where_all_stages_name_their_agents(
+    conn: psycopg.Connection, numbers: tuple[int | None, ...], given: int | None, planned: int | None
+) -> None:
+    define(conn, "etl", *((name, 1, n) for name, n in zip(("extract", "transform", "load"), numbers, strict=True)))
+    created = create_workflow(conn, "w", "etl", agents_planned=given)
+    assert created.agents_planned == planned
+    assert created.agents_total == (planned or 0)
+    inserted = new_workflow(conn, type="etl", agents_planned=given)
+    moved = conn.execute("select agents_planned from transition_workflow(%s, 'running')", [inserted]).fetchone()
+    assert moved == (planned,)
+
+
+def test_the_plan_keeps_progress_below_100_and_from_going_down(conn: psycopg.Connection) -> None:
+    define(conn, "etl", ("extract", 1, 2), ("transform", 2, 3), ("load", 1, 1))
+    workflow = create_workflow(conn, "w", "etl").workflow_id
+    transition(conn, workflow, "running")
+    seen = [0]
+    for stage, number in (("extract", 2), ("transform", 3), ("load", 1)):
+        for task in add_staged(conn, workflow, stage, *["running"] * number):
+            set_status(conn, task, "completed")
+            seen.append(progress(conn, workflow)[0])
+        advance(conn, workflow)
+        seen.append(progress(conn, workflow)[0])
+    assert seen == [0, 17, 33, 33, 50, 67, 83, 83, 100, 100]
+    assert transition(conn, workflow, "completed").status == "completed"
+
+
+def test_tasks_beyond_the_plan_are_counted(conn: psycopg.Connection) -> None:
+    define(conn, "etl", ("extract", 1, 1), ("load", 1, 1))
+    workflow = create_workflow(conn, "w", "etl").workflow_id
+    new_tasks(conn, workflow, "completed", "completed", "running")
+    assert progress(conn, workflow) == (67, 2, 3)
+
+
+# --- The course ---------------------------------------------------------------------------------------------
+
+
+def test_stages_start_and_complete_as_the_current_stage_moves(conn: psycopg.Connection) -> None:
+    workflow = create_workflow(conn, "w", "bugfix").workflow_id
+    transition(conn, workflow, "running")
+    begun = list_stages(conn, workflow)
+    assert (course(conn, workflow), begun[0].completed_at, begun[1].started_at) == ("rpp", None, None)
+    moved = transition(conn, workflow, "running", stage="validation")
+    first, here, last = list_stages(conn, workflow)
+    assert course(conn, workflow) == "crp"
+    assert first.started_at == begun[0].started_at
+    assert first.completed_at == here.started_at == moved.updated_at
+    assert (here.completed_at, last.started_at, last.completed_at) == (None, None, None)
+    assert [stage.retry_count for stage in (first, here, last)] == [0, 0, 0]
+
+
+def test_stages_that_are_passed_over_are_skipped(conn: psycopg.Connection) -> None:
+    workflow = create_workflow(conn, "w", "feature").workflow_id
+    transition(conn, workflow, "running")
+    transition(conn, workflow, "running", stage="validation")
+    assert course(conn, workflow) == "cssrp"
+    assert [s.started_at for s in list_stages(conn, workflow) if s.status == "skipped"] == [None, None]
+    transition(conn, workflow, "completed")
+    assert course(conn, workflow) == "csscs"
+
+
+def test_going_back_counts_and_makes_later_stages_pending_again(conn: psycopg.Connection) -> None:
+    workflow = create_workflow(conn, "w", "feature").workflow_id
+    for stage in ("initialization", "scaffolding", "validation", "scaffolding"):
+        transition(conn, workflow, "running", stage=stage)
+    stages = list_stages(conn, workflow)
+    assert course(conn, workflow) == "crppp"
+    assert [stage.retry_count for stage in stages] == [0, 1, 0, 0, 0]
+    assert all(stage.started_at is stage.completed_at is None for stage in stages[2:])
+    assert stages[1].completed_at is None
+    advance(conn, workflow)
+    assert course(conn, workflow) == "ccrpp"
+
+
+def test_a_failed_stage_runs_again_with_the_retry(conn: psycopg.Connection) -> None:
+    workflow = create_workflow(conn, "w", "bugfix").workflow_id
+    transition(conn, workflow, "running", stage="validation")
+    failed = transition(conn, workflow, "failed")
+    stage = list_stages(conn, workflow)[1]
+    assert (course(conn, workflow), stage.completed_at) == ("cfp", failed.completed_at and failed.updated_at)
+    retried = transition(conn, workflow, "running")
+    stage = list_stages(conn, workflow)[1]
+    assert course(conn, workflow) == "crp"
+    assert (stage.retry_count, stage.started_at, stage.completed_at) == (1, retried.updated_at, None)
+    transition(conn, workflow, "failed")
+    transition(conn, workflow, "running", stage="e2e_testing")
+    assert course(conn, workflow) == "cfr"
+
+
+@pytest.mark.parametrize(
+    ("status", "from_initiated", "from_running"),
+    [
+        ("paused", "ppp", "crp"),
+        ("completed", "css", "ccs"),
+        ("failed", "fpp", "cfp"),
+        ("cancelled", "ppp", "cfp"),
+    ],
+)
+def test_stages_follow_the_status(
+    conn: psycopg.Connection, status: str, from_initiated: str, from_running: str
+) -> None:
+    new, running = (create_workflow(conn, "w", "bugfix").workflow_id for _ in range(2))
+    transition(conn, running, "running", stage="validation")
+    transition(conn, new, status)
+    transition(conn, running, status)
+    assert (course(conn, new), course(conn, running)) == (from_initiated, from_running)
+
+
+def test_a_stage_moved_while_initiated_is_begun_when_the_workflow_is(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn, type="bugfix")
+    conn.execute("update workflow set current_stage = 'validation'")
+    assert course(conn, workflow) == "cpp"
+    transition(conn, workflow, "running")
+    assert course(conn, workflow) == "crp"
+
+
+def test_a_stage_outside_the_plan_ends_the_one_before_and_leaves_the_rest(conn: psycopg.Connection) -> None:
+    workflow = create_workflow(conn, "w", "bugfix").workflow_id
+    transition(conn, workflow, "running")
+    transition(conn, workflow, "running", stage="a detour")
+    assert course(conn, workflow) == "cpp"
+    transition(conn, workflow, "paused")
+    assert course(conn, workflow) == "cpp"
+    assert advance(conn, transition(conn, workflow, "running").workflow_id).current_stage == "validation"
+    assert course(conn, workflow) == "crp"
+    transition(conn, workflow, "running", stage="another")
+    transition(conn, workflow, "completed")
+    assert course(conn, workflow) == "ccs"
+
+
+def test_stages_of_one_position_come_in_the_order_of_their_names(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn, type="other", current_stage="a")
+    conn.execute(
+        "insert into workflow_stage (workflow_id, name, position) select %s, name, 0"
+        " from unnest('{c,a,b}'::text[]) as s (name)",
+        [workflow],
+    )
+    transition(conn, workflow, "running")
+    seen = [course(conn, workflow)]
+    for _ in range(3):
+        advance(conn, workflow)
+        seen.append(course(conn, workflow))
+    assert seen == ["rpp", "crp", "ccr", "ccc"]
+
+
+# --- advance ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("planned_by", ["create_workflow", "insert"])
+def test_advance_goes_through_all_stages_and_then_completes(conn: psycopg.Connection, planned_by: str) -> None:
+    made = planned_by == "create_workflow"
+    workflow = create_workflow(conn, "w", "app").workflow_id if made else new_workflow(conn, type="app")
+    seen = [advance(conn, workflow) for _ in range(8)]
+    assert [state.current_stage for state in seen] == [*list(APP)[1:], "monitoring"]
+    assert [state.status for state in seen] == ["running"] * 7 + ["completed"]
+    assert [state.version for state in seen] == list(range(2, 10))
+    assert course(conn, workflow) == "c" * 8
+    with pytest.raises(TransitionNotAllowed, match="is completed: only initiated and running ones advance"):
+        advance(conn, workflow)
+
+
+def test_advance_from_a_default_that_is_no_stage_of_the_type_goes_to_the_first(conn: psycopg.Connection) -> None:
+    define(conn, "etl", ("extract", 1, None), ("load", 3, None))
+    workflow = new_workflow(conn, type="etl")
+    transition(conn, workflow, "running")
+    assert (course(conn, workflow), by_stages(conn, workflow)) == ("pp", (0, "weighted"))
+    assert [advance(conn, workflow).current_stage for _ in range(2)] == ["extract", "load"]
+    assert by_stages(conn, workflow) == (25, "weighted")
+    created = create_workflow(conn, "w", "etl")
+    assert created.current_stage == "extract"
+    assert advance(conn, created.workflow_id).current_stage == "load"
+
+
+def test_advance_says_why_it_cannot(conn: psycopg.Connection) -> None:
+    with pytest.raises(WorkflowNotFound, match=NO_ONE):
+        advance(conn, NO_ONE)
+    for status in ("paused", "failed", "cancelled"):
+        with pytest.raises(TransitionNotAllowed, match=f"is {status}: only"):
+            advance(conn, new_workflow(conn, status=status))
+    unplanned = new_workflow(conn, type="other", status="running")
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="in stage initialization: it has no plan"):
+        advance(conn, unplanned)
+    workflow = new_workflow(conn)
+    with pytest.raises(VersionConflict, match="version 1, and not version 2"):
+        advance(conn, workflow, expected_version=2)
+    assert course(conn, workflow) == ""
+    transition(conn, workflow, "completed")
+    with pytest.raises(VersionConflict):
+        advance(conn, workflow, expected_version=1)
+
+
+def test_of_two_who_advance_with_one_version_exactly_one_does(conn: psycopg.Connection, session: Any) -> None:
+    workflow = new_workflow(conn, type="bugfix")
+    first, second = session(), session()
+    assert advance(first, workflow, expected_version=1).current_stage == "validation"
+    waiting = in_background(lambda: advance(second, workflow, expected_version=1))
+    wait_until_blocked_by(conn, second.info.backend_pid, first.info.backend_pid)
+    first.commit()
+    with pytest.raises(VersionConflict):
+        waiting.result(10)
+    assert course(conn, workflow) == "crp"
+
+
+def test_two_who_advance_without_a_version_advance_twice(conn: psycopg.Connection, session: Any) -> None:
+    workflow = new_workflow(conn, type="bugfix")
+    first, second = session(), session()
+    advance(first, workflow)
+    waiting = in_background(advance, second, workflow)
+    wait_until_blocked_by(conn, second.info.backend_pid, first.info.backend_pid)
+    first.commit()
+    assert waiting.result(10).current_stage == "e2e_testing"
+    second.commit()
+    assert course(conn, workflow) == "ccr"
+
+
+# --- Progress by stages -------------------------------------------------------------------------------------
+
+
+def test_weighted_progress_is_the_share_of_finished_stages(conn: psycopg.Connection) -> None:
+    workflow = create_workflow(conn, "w", "app").workflow_id
+    seen = [by_stages(conn, workflow)[0]]
+    for _ in range(8):
+        advance(conn, workflow)
+        seen.append(by_stages(conn, workflow)[0])
+    assert seen == [0, 5, 15, 25, 40, 60, 75, 90, 100]
+    found = stage_progress(conn, workflow)
+    assert (found.progress_calculation_method, found.stages, found.stages_finished) == ("weighted", 8, 8)
+    assert progress(conn, workflow) == (0, 0, 0)
+
+
+def test_skipped_stages_and_those_of_a_completed_workflow_are_finished(conn: psycopg.Connection) -> None:
+    workflow = create_workflow(conn, "w", "feature").workflow_id
+    transition(conn, workflow, "running", stage="validation")
+    assert by_stages(conn, workflow) == (45, "weighted")
+    transition(conn, workflow, "failed")
+    assert by_stages(conn, workflow) == (45, "weighted")
+    transition(conn, workflow, "running")
+    transition(conn, workflow, "completed")
+    assert by_stages(conn, workflow) == (100, "weighted")
+
+
+def test_a_workflow_that_is_not_planned_yet_is_measured_by_its_type(conn: psycopg.Connection) -> None:
+    for stage, expected in {"initialization": 0, "validation": 25, "monitoring": 90, "a detour": 0}.items():
+        workflow = new_workflow(conn, current_stage=stage, status="running")
+        assert by_stages(conn, workflow) == (expected, "weighted")
+        assert stage_progress(conn, workflow).stages == 8
+        conn.execute("update workflow set status = 'paused' where id = %s", [workflow])
+        assert by_stages(conn, workflow) == (expected, "weighted")
+    assert by_stages(conn, new_workflow(conn, status="completed")) == (100, "weighted")
+
+
+def test_stages_that_come_one_by_one_are_weighed_against_the_whole_type(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn, type="bugfix", status="running")
+    conn.execute(
+        "insert into workflow_stage (workflow_id, name, position, status) values (%s, 'initialization', 0, 'completed')",
+        [workflow],
+    )
+    assert by_stages(conn, workflow) == (20, "weighted")
+    assert stage_progress(conn, workflow).stages == 3
+
+
+def test_linear_progress_is_the_place_of_the_current_stage(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn, type="other")
+    conn.execute(
+        "insert into workflow_stage (workflow_id, name, position) select %s, name, 10 * place"
+        " from unnest('{a,b,c}'::text[]) with ordinality as s (name, place)",
+        [workflow],
+    )
+    assert by_stages(conn, workflow) == (None, None)
+    seen = []
+    for stage in ("a", "b", "c"):
+        transition(conn, workflow, "running", stage=stage)
+        seen.append(by_stages(conn, workflow))
+    assert seen == [(33, "linear"), (67, "linear"), (100, "linear")]
+    transition(conn, workflow, "running", stage="elsewhere")
+    assert by_stages(conn, workflow) == (None, None)
+    transition(conn, workflow, "running", stage="b")
+    transition(conn, workflow, "completed")
+    assert by_stages(conn, workflow) == (100, "linear")
+
+
+def test_without_stages_there_is_no_number(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn, type="other", status="running")
+    found = stage_progress(conn, workflow)
+    assert (found.progress_percentage, found.progress_calculation_method) == (None, None)
+    assert (found.stages, found.stages_finished) == (0, 0)
+    transition(conn, workflow, "completed")
+    assert by_stages(conn, workflow) == (None, None)
+    with pytest.raises(WorkflowNotFound):
+        stage_progress(conn, NO_ONE)
+
+
+def test_each_stage_has_the_agents_that_name_it(conn: psycopg.Connection) -> None:
+    workflow, other = (create_workflow(conn, "w", "bugfix").workflow_id for _ in range(2))
+    add_staged(conn, workflow, "initialization", "completed", "completed", "failed")
+    add_staged(conn, workflow, "validation", "running", "cancelled", "completed")
+    add_staged(conn, workflow, "elsewhere", "completed")
+    add_staged(conn, other, "validation", "completed")
+    new_tasks(conn, workflow, "completed")
+    assert [(s.name, s.agents_completed, s.agents_failed, s.agents_total) for s in list_stages(conn, workflow)] == [
+        ("initialization", 2, 1, 3),
+        ("validation", 1, 0, 3),
+        ("e2e_testing", 0, 0, 0),
+    ]
+
+
+# --- Restore, rollback, locks -------------------------------------------------------------------------------
+
+
+def test_a_data_only_restore_doubles_neither_stages_nor_events_nor_plans(
+    conn: psycopg.Connection, dsn: str, empty: Any, bin_dir: Path
+) -> None:
+    define(conn, "etl", ("extract", 1, 2), ("load", 3, 2))
+    for workflow_type in ("bugfix", "etl"):
+        workflow = create_workflow(conn, "w", workflow_type).workflow_id
+        transition(conn, workflow, "running")
+        new_tasks(conn, workflow, "completed", "running")
+        advance(conn, workflow)
+    advance(conn, workflow)
+    conn.execute("delete from workflow_transition where from_status = 'cancelled'")
+    target = empty()
+    migrate(target)
+    dump = [bin_dir / "pg_dump", "--data-only", "--exclude-table=*yoyo*", f"--dbname={dsn}"]
+    # Both hold rows from the beginning.
+    replace = "truncate public.workflow_transition, public.stage_definition;\n"
+    script = subprocess.run(dump, capture_output=True, text=True, check=True).stdout
+    psql = [bin_dir / "psql", "-X", "-q", "-1", "-v", "ON_ERROR_STOP=1", f"--dbname={target}"]
+    subprocess.run(psql, input=replace + script, text=True, check=True, capture_output=True)
+    with psycopg.connect(target, autocommit=True) as restored:
+        for table in (
+            "workflow_stage",
+            "workflow_event",
+            "agent_task",
+            "workflow_transition",
+            "stage_definition",
+            "(select id, status, version, current_stage, progress, agents_total, agents_planned, updated_at, completed_at"
+            " from workflow)",
+        ):
+            rows = f"select x::text from {table} as x order by 1"
+            assert restored.execute(rows).fetchall() == conn.execute(rows).fetchall(), table
+        assert restored.execute("select * from workflow_progress_drift").fetchall() == []
+        restored.execute("update workflow set current_stage = 'validation' where type = 'bugfix'")
+        assert restored.execute("select count(*) from workflow_stage").fetchone() == (5,)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "insert into stage_definition values ('etl', 0, 'extract')",
+        "update stage_definition set weight = weight + 1",
+        "insert into workflow_transition values ('completed', 'running')",
+    ],
+)
+def test_a_rollback_does_not_lose_rules_of_ones_own(empty: Any, change: str) -> None:
+    dsn = empty()
+    migrate(dsn)
+    with psycopg.connect(dsn) as conn:
+        conn.execute(change)
+    with pytest.raises(MigrationError, match="rows of your own"):
+        rollback(dsn, all=True)
+    assert len(rollback(dsn, all=True, drop_data=True)) == len(migrate(dsn)) >= 13
+    rollback(dsn, all=True)
+
+
+def test_an_event_written_by_hand_does_not_hold_up_a_transition(conn: psycopg.Connection, session: Any) -> None:
+    workflow = create_workflow(conn, "w", "bugfix").workflow_id
+    writer = session()
+    writer.execute("insert into workflow_event (workflow_id, event_type) values (%s, 'note')", [workflow])
+    writer.execute("insert into agent_task (workflow_id, agent_type) values (%s, 'a')", [new_workflow(writer)])
+    mover = session()
+    mover.execute("set local lock_timeout = '2s'")
+    assert advance(mover, workflow).current_stage == "validation"
+    mover.commit()
+    writer.commit()
+    assert conn.execute("select count(*) from workflow_event").fetchone() == (3,)
+
+
+def test_under_forced_row_security_a_move_fails_aloud_and_records_no_half(
+    conn: psycopg.Connection, dsn: str
+) -> None:
+    owner = f"owner_{conn.info.dbname}"
+    conn.execute(f"create role {owner}")
+    try:
+        workflow = create_workflow(conn, "w", "bugfix").workflow_id
+        conn.execute(f"grant usage, create on schema public to {owner}")
+        for table in ("workflow", "workflow_stage", "stage_definition", "workflow_event", "workflow_transition"):
+            conn.execute(f"alter table {table} owner to {owner}")
+        conn.execute(f"alter function follow_stages() owner to {owner}")
+        conn.execute("alter table workflow_stage enable row level security")
+        conn.execute("alter table workflow_stage force row level security")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"):
+            transition(conn, workflow, "running")
+        assert conn.execute("select status, version from workflow").fetchone() == ("initiated", 1)
+    finally:
+        conn.execute(f"reassign owned by {owner} to current_user")
+        conn.execute(f"drop owned by {owner}")
+        conn.execute(f"drop role {owner}")
