@@ -101,6 +101,6 @@ order by t.at, t.kind, t.place;
 comment on view public.workflow_timeline is
     'Events, stages and tasks of a workflow in time order; to be read for one workflow at a time.';
 comment on column public.workflow_timeline.at is 'When it happened.';
-comment on column public.workflow_timeline.kind is 'event, stage or task.';
+comment on column public.workflow_timeline.kind is 'Kind of what happened: event, stage or task.';
 comment on column public.workflow_timeline.name is 'Type of the event, name of the stage, or type of the agent.';
 comment on column public.workflow_timeline.what is 'What happened: from → to, created, started, completed, failed, cancelled.';

@@ -71,7 +71,7 @@ comment on view public.workflow_stage_progress is
 comment on column public.workflow_stage_progress.progress_percentage is
     'Weighted: share of the weights of finished stages; linear: (index of the current stage + 1) / stages. 0 to 100, null if neither is known.';
 comment on column public.workflow_stage_progress.progress_calculation_method is
-    'weighted where the type has a definition, linear where only the workflow has stages, null where the stage is unknown.';
+    'How it is measured: weighted where the type has a definition, linear where only the workflow has stages, null where the stage is unknown.';
 comment on column public.workflow_stage_progress.stages is
     'Number of stages in the plan of the workflow, or in the definition of its type as long as it has no plan.';
 comment on column public.workflow_stage_progress.stages_finished is 'Number of those that are completed or skipped.';

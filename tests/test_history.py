@@ -60,7 +60,9 @@ def test_progress_and_what_changes_nothing_are_not_recorded(conn: psycopg.Connec
     for task in new_tasks(conn, workflow, "running", "pending", "failed"):
         set_status(conn, task, "completed")
     transition(conn, workflow, "running")
-    conn.execute("update workflow set status = status, current_stage = current_stage, name = 'other', agents_planned = 9")
+    conn.execute(
+        "update workflow set status = status, current_stage = current_stage, name = 'other', agents_planned = 9"
+    )
     assert events(conn) == []
 
 

@@ -52,6 +52,14 @@ def test_the_sql_example_runs(conn: psycopg.Connection, dsn: str, bin_dir: Path)
     assert [part.strip() for part in output.splitlines()[-3].split("|")] == ["checkout", "0", "33", "1", "0", "3"]
 
 
+def test_the_example_of_status_and_stages_prints_what_it_says(
+    conn: psycopg.Connection, dsn: str, bin_dir: Path
+) -> None:
+    output = psql(bin_dir, dsn, block_with("sql", "transition_workflow"))
+    rows = [[part.strip() for part in line.split("|")] for line in output.splitlines() if "|" in line]
+    assert rows[1::2] == [["running", "initialization", "2"], ["validation", "20", "weighted"]]
+
+
 def run_python(text: str, dsn: str) -> dict[str, Any]:
     names: dict[str, Any] = {}
     exec(block_with("python", text).replace('"postgresql://localhost/mydb"', repr(dsn)), names)
@@ -61,6 +69,19 @@ def run_python(text: str, dsn: str) -> dict[str, Any]:
 def test_the_python_example_runs(conn: psycopg.Connection, dsn: str) -> None:
     run_python("create_workflow", dsn)
     assert conn.execute("select progress from workflow where name = 'search'").fetchone() == (33,)
+
+
+def test_the_example_of_compare_and_swap_runs(conn: psycopg.Connection, dsn: str) -> None:
+    state = run_python("VersionConflict", dsn)["state"]
+    assert (state.status, state.current_stage, state.version) == ("running", "scaffolding", 3)
+
+
+def test_the_readme_tells_the_shipped_weights(conn: psycopg.Connection) -> None:
+    rows = conn.execute(
+        "select workflow_type, string_agg(weight::text, ', ' order by position) from stage_definition group by 1"
+    ).fetchall()
+    text = " ".join(README.split())
+    assert [name for name, weights in rows if f"{name} {weights} (" not in text] == []
 
 
 def test_the_retry_example_completes_a_task(conn: psycopg.Connection, dsn: str) -> None:

@@ -435,7 +435,8 @@ def test_a_workflow_that_is_not_planned_yet_is_measured_by_its_type(conn: psycop
 def test_stages_that_come_one_by_one_are_weighed_against_the_whole_type(conn: psycopg.Connection) -> None:
     workflow = new_workflow(conn, type="bugfix", status="running")
     conn.execute(
-        "insert into workflow_stage (workflow_id, name, position, status) values (%s, 'initialization', 0, 'completed')",
+        "insert into workflow_stage (workflow_id, name, position, status)"
+        " values (%s, 'initialization', 0, 'completed')",
         [workflow],
     )
     assert by_stages(conn, workflow) == (20, "weighted")
@@ -516,8 +517,8 @@ def test_a_data_only_restore_doubles_neither_stages_nor_events_nor_plans(
             "agent_task",
             "workflow_transition",
             "stage_definition",
-            "(select id, status, version, current_stage, progress, agents_total, agents_planned, updated_at, completed_at"
-            " from workflow)",
+            "(select id, status, version, current_stage, progress, agents_total, agents_planned, updated_at,"
+            " completed_at from workflow)",
         ):
             rows = f"select x::text from {table} as x order by 1"
             assert restored.execute(rows).fetchall() == conn.execute(rows).fetchall(), table
@@ -558,9 +559,7 @@ def test_an_event_written_by_hand_does_not_hold_up_a_transition(conn: psycopg.Co
     assert conn.execute("select count(*) from workflow_event").fetchone() == (3,)
 
 
-def test_under_forced_row_security_a_move_fails_aloud_and_records_no_half(
-    conn: psycopg.Connection, dsn: str
-) -> None:
+def test_under_forced_row_security_a_move_fails_aloud_and_records_no_half(conn: psycopg.Connection, dsn: str) -> None:
     owner = f"owner_{conn.info.dbname}"
     conn.execute(f"create role {owner}")
     try:

@@ -99,7 +99,7 @@ def test_rows_of_the_table_change_the_rule(conn: psycopg.Connection) -> None:
     conn.execute("insert into workflow_transition values ('completed', 'running')")
     assert transition(conn, workflow, "running").status == "running"
     conn.execute("delete from workflow_transition where from_status = 'running' and to_status <> 'failed'")
-    with pytest.raises(TransitionNotAllowed, match="allowed from running: failed$"):
+    with pytest.raises(TransitionNotAllowed, match=r"allowed from running: failed$"):
         transition(conn, workflow, "paused")
 
 
@@ -278,7 +278,7 @@ def test_a_stale_row_with_the_same_status_and_stage_changes_the_rest_and_not_the
     stale = read_row(conn, workflow)
     transition(conn, workflow, "paused")
     transition(conn, workflow, "running")
-    (task,) = new_tasks(conn, workflow, "completed")
+    new_tasks(conn, workflow, "completed")
     before = stamps(conn, workflow)
     write_back(conn, stale, description="told")
     assert stamps(conn, workflow) == before
@@ -423,7 +423,9 @@ def test_of_two_who_swap_at_once_exactly_one_wins(conn: psycopg.Connection, sess
     wait_until_blocked_by(conn, second.info.backend_pid, first.info.backend_pid)
     first.commit()
     if by_helper:
-        with pytest.raises(VersionConflict, match="it is completed, stage initialization, version 2, and not version 1"):
+        with pytest.raises(
+            VersionConflict, match="it is completed, stage initialization, version 2, and not version 1"
+        ):
             waiting.result(10)
     else:
         assert waiting.result(10) == 0
@@ -525,9 +527,10 @@ def test_cancelling_settles_the_open_tasks_and_no_others(conn: psycopg.Connectio
     assert counters(conn, other) == (1, 0, 0, 0)
     assert conn.execute("select count(*) from agent_task where completed_at is null").fetchone() == (1,)
     kept = [row[0] for row in settled]
-    assert settled == conn.execute(
-        "select id, completed_at from agent_task where id = any (%s) order by id", [kept]
-    ).fetchall()
+    assert (
+        settled
+        == conn.execute("select id, completed_at from agent_task where id = any (%s) order by id", [kept]).fetchall()
+    )
 
 
 def test_cancelling_waits_for_an_agent_that_reports_and_keeps_what_it_reported(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -34,7 +35,7 @@ def _plain(value: Any) -> Any:
         return asdict(value)
     if isinstance(value, datetime):
         return value.isoformat()
-    return str(value)
+    return float(value) if isinstance(value, Decimal) else str(value)
 
 
 def workflow_id(text: str) -> UUID:
