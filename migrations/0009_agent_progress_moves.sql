@@ -10,7 +10,7 @@ create or replace function public.transition_workflow(
 returns public.workflow
 language plpgsql
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     moved public.workflow;
@@ -62,7 +62,7 @@ create or replace function public.advance_workflow(workflow_id uuid, expected_ve
 returns public.workflow
 language plpgsql
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     current public.workflow;

@@ -45,7 +45,7 @@ create function public.plan_stages(planned public.workflow)
 returns void
 language plpgsql
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     insert into public.workflow_stage (workflow_id, name, position, weight, status, started_at)
@@ -91,7 +91,7 @@ create function public.follow_stages()
 returns trigger
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set row_security = off
 as $$
 declare
