@@ -1,7 +1,8 @@
 -- depends: 0003_agent_progress_trigger
 -- The guard. Counts what the tables hold already; the locks keep writers out from the count to the commit, readers go on.
 
-lock table public.workflow, public.agent_task in exclusive mode;
+-- Tasks first, as their writers do; the other way round would deadlock with each of them.
+lock table public.agent_task, public.workflow in exclusive mode;
 
 update public.workflow as w
 set
