@@ -61,7 +61,7 @@ create table if not exists public.workflow (
     updated_at timestamptz not null default now(),
     completed_at timestamptz,
     constraint workflow_pkey primary key (id)
-) with (fillfactor = 80);
+) with (fillfactor = 50);
 
 create index if not exists workflow_created_at_id_idx on public.workflow (created_at, id);
 create index if not exists workflow_status_created_at_id_idx on public.workflow (status, created_at, id);

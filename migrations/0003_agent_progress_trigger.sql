@@ -5,7 +5,7 @@ create or replace function public.maintain_progress()
 returns trigger
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set row_security = off
 as $$
 declare
@@ -48,6 +48,11 @@ begin
         end if;
     elsif tg_op = 'TRUNCATE' then
         -- It tells nothing about the tasks that it removed, and those of one partition may be gone alone.
+        if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+            raise feature_not_supported using
+                message = 'agent_task cannot be truncated with an old snapshot: tasks of others would stay counted',
+                hint = 'Truncate in a transaction of isolation level READ COMMITTED.';
+        end if;
         perform from public.repair_progress();
         return null;
     else

@@ -1,7 +1,8 @@
 -- depends: 0003_agent_progress_trigger
 -- The guard. Counts what the tables hold already; the locks keep writers out from the count to the commit, readers go on.
 
-lock table public.workflow, public.agent_task in exclusive mode;
+-- Tasks first, as their writers do; the other way round would deadlock with each of them.
+lock table public.agent_task, public.workflow in exclusive mode;
 
 update public.workflow as w
 set
@@ -40,38 +41,52 @@ create or replace function public.guard_progress()
 returns trigger
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set row_security = off
 as $$
 begin
+    if new.agents_planned < 0 then
+        -- Not a check constraint: each update of a counter would have to pass it.
+        raise check_violation using
+            message = format('agents_planned is %s: a number of agents cannot be negative', new.agents_planned),
+            hint = 'Leave it null as long as the number is unknown.';
+    end if;
+
     if tg_op = 'INSERT' then
         if new.progress_frozen_at is not null then
             return new;
         end if;
-        -- A new workflow has no tasks; those that a restore brings along count themselves.
-        new.agents_created := 0;
-        new.agents_completed := 0;
-        new.agents_failed := 0;
-        new.agents_cancelled := 0;
+        -- A new workflow has no tasks, except where the foreign key is deferred, or where the same statement deleted it.
+        -- In an upsert the row may be there already: then nothing of this is used, and nothing is counted.
+        select
+            count(*),
+            count(*) filter (where a.status = 'completed'),
+            count(*) filter (where a.status = 'failed'),
+            count(*) filter (where a.status = 'cancelled')
+        into new.agents_created, new.agents_completed, new.agents_failed, new.agents_cancelled
+        from public.agent_task as a
+        where a.workflow_id = new.id and not exists (select from public.workflow as w where w.id = new.id);
     elsif
-        pg_catalog.pg_trigger_depth() > 1
+        pg_trigger_depth() > 1
         and new.id = old.id
         and old.progress_frozen_at is null
         and new.progress_frozen_at is null
     then
         null; -- maintenance: the counters are as they should be
-    elsif old.progress_frozen_at is not null and new.progress_frozen_at is null then
-        -- Thawing recounts: this row is locked by now, and the query sees all that was committed until then.
-        select c.agents_created, c.agents_completed, c.agents_failed, c.agents_cancelled
-        into new.agents_created, new.agents_completed, new.agents_failed, new.agents_cancelled
-        from public.workflow_progress_calculated as c
-        where c.workflow_id = old.id;
     elsif new.id <> old.id and new.progress_frozen_at is null then
         -- Where keys cascade on update, the tasks follow and count themselves again.
         new.agents_created := 0;
         new.agents_completed := 0;
         new.agents_failed := 0;
         new.agents_cancelled := 0;
+        new.progress_updated_at := old.progress_updated_at;
+    elsif old.progress_frozen_at is not null and new.progress_frozen_at is null then
+        -- Thawing recounts: this row is locked by now, and the query sees all that was committed until then.
+        select c.agents_created, c.agents_completed, c.agents_failed, c.agents_cancelled
+        into new.agents_created, new.agents_completed, new.agents_failed, new.agents_cancelled
+        from public.workflow_progress_calculated as c
+        where c.workflow_id = old.id;
+        new.progress_updated_at := old.progress_updated_at;
     else
         new.agents_created := old.agents_created;
         new.agents_completed := old.agents_completed;
@@ -83,13 +98,6 @@ begin
             new.progress := old.progress;
             return new;
         end if;
-    end if;
-
-    if new.agents_planned < 0 then
-        -- Not a check constraint: each update of a counter would have to pass it.
-        raise check_violation using
-            message = format('agents_planned is %s: a number of agents cannot be negative', new.agents_planned),
-            hint = 'Leave it null as long as the number is unknown.';
     end if;
 
     new.agents_total := public.progress_total(new.status, new.agents_created, new.agents_planned);

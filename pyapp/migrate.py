@@ -18,10 +18,13 @@ from pyapp.schema import missing_objects, resource
 
 # Ours among all advisory locks.
 _ADVISORY_LOCK = int.from_bytes(b"agent-pr", "big")
-# Less than deadlock_timeout (1 s): where a writer and we wait for each other, we are the one to step back.
-_LOCK_TIMEOUT = "500ms"
+# Far less than deadlock_timeout (1 s): where a writer and we wait for each other, we are the one to step back. And
+# short, since everybody else queues up behind us meanwhile.
+_LOCK_TIMEOUT = "100ms"
 # How long to go on trying to get the locks that a migration needs, in seconds.
 _PATIENCE = 60.0
+# How long plain yoyo may keep its own lock, in seconds; after that it counts as left behind by a crash.
+_YOYO_PATIENCE = 5.0
 _YOYO_TABLES = ("_yoyo_log", "_yoyo_migration", "_yoyo_version", "yoyo_lock")
 _OURS = "_agent_progress_"
 _COLUMNS_OF_OURS = {
@@ -46,15 +49,17 @@ def migrate(dsn: str | None = None, *, on_step: OnStep = lambda _: None) -> list
     ``on_step`` is told each step in a line. Returns the names of the migrations applied, in their order. Raises
     MigrationError, and psycopg's errors.
     """
-    with _alone(dsn) as conn, _yoyo(dsn) as (backend, migrations):
-        _refuse_newer(conn, migrations)
-        outstanding = list(backend.to_apply(migrations))
-        if len(outstanding) == len(migrations):
+    with _alone(dsn) as conn:
+        # Before yoyo makes its tables: a refusal leaves nothing behind.
+        _refuse_newer(conn, _read_migrations())
+        if not _applied(conn):
             _refuse_foreign_tables(conn)
-        for migration in outstanding:
-            on_step(f"applying {migration.id}")
-            _patiently(backend.apply_one, migration, on_step)
-        return [migration.id for migration in outstanding]
+        with _yoyo(dsn) as (backend, migrations):
+            outstanding = list(backend.to_apply(migrations))
+            for migration in outstanding:
+                on_step(f"applying {migration.id}")
+                _patiently(backend.apply_one, migration, on_step)
+            return [migration.id for migration in outstanding]
 
 
 def rollback(
@@ -80,7 +85,8 @@ def rollback(
             for migration in steps:
                 on_step(f"rolling back {migration.id}")
                 _patiently(backend.rollback_one, migration, on_step)
-        if last and not _applied(conn):
+        # An application of the user's may keep its own migrations in the same tables.
+        if last and not _one(conn, "select exists (select from public._yoyo_migration)"):
             for table in _YOYO_TABLES:
                 conn.execute(f"drop table if exists public.{table}")
         return [migration.id for migration in steps]
@@ -138,11 +144,11 @@ def _yoyo(dsn: str | None, *, drop_data: bool = False) -> Iterator[tuple[Any, An
     backend = yoyo.get_backend("postgresql+psycopg:///?" + urlencode(parameters))
     with backend, ExitStack() as stack:
         try:
-            stack.enter_context(backend.lock(timeout=5))
+            stack.enter_context(backend.lock(timeout=_YOYO_PATIENCE))
         except LockTimeout:
             # Its lock is a row, which outlives a crash. No run of ours is under way: see _alone.
             backend.break_lock()
-            stack.enter_context(backend.lock(timeout=5))
+            stack.enter_context(backend.lock(timeout=_YOYO_PATIENCE))
         yield backend, migrations
 
 
@@ -157,6 +163,7 @@ def _read_migrations() -> Any:
 def _patiently(step: Callable[[Any], None], migration: Any, on_step: OnStep) -> None:
     """Do one step, again and again while others hold the locks that it needs."""
     give_up = time.monotonic() + _PATIENCE
+    waiting = False
     while True:
         try:
             return step(migration)
@@ -165,8 +172,10 @@ def _patiently(step: Callable[[Any], None], migration: Any, on_step: OnStep) -> 
                 raise MigrationError(
                     f"{migration.id}: other transactions held its tables for {_PATIENCE:.0f} s; run it again later"
                 ) from error
-            on_step(f"waiting for other transactions: {migration.id}")
-            time.sleep(0.5)
+            if not waiting:
+                on_step(f"waiting for other transactions: {migration.id}")
+            waiting = True
+            time.sleep(0.1)
 
 
 def _applied(conn: psycopg.Connection[Any]) -> set[str]:

@@ -39,7 +39,7 @@ def get_workflows(conn: Connection[Any], workflow_ids: Sequence[UUID | str]) -> 
         " order by created_at desc, workflow_id desc"
     )
     with conn.cursor(row_factory=class_row(Workflow)) as cursor:
-        return cursor.execute(query.format(columns(Workflow)), [list(workflow_ids)]).fetchall()
+        return cursor.execute(query.format(columns(Workflow)), [list(map(str, workflow_ids))]).fetchall()
 
 
 def list_workflows(
@@ -95,12 +95,13 @@ def find_drift(conn: Connection[Any], workflow_ids: Sequence[UUID | str] | None 
 
     Looks at all workflows or at those given, and reads each of their tasks. Returns an empty list if all is well.
     """
-    query = sql.SQL("select {} from public.workflow_progress_drift where {} order by workflow_id").format(
-        columns(Drift),
-        sql.SQL("true" if workflow_ids is None else "workflow_id = any (%s::uuid[])"),
-    )
+    query = sql.SQL("select {} from public.workflow_progress_drift").format(columns(Drift))
     with conn.cursor(row_factory=class_row(Drift)) as cursor:
-        return cursor.execute(query, None if workflow_ids is None else [list(workflow_ids)]).fetchall()
+        if workflow_ids is None:
+            return cursor.execute(query + sql.SQL(" order by workflow_id")).fetchall()
+        # One by one: only the count of a single workflow is taken by index.
+        one = query + sql.SQL(" where workflow_id = %s")
+        return [drift for workflow_id in workflow_ids for drift in cursor.execute(one, [workflow_id])]
 
 
 def progress_metrics(conn: Connection[Any], workflow_id: UUID | str) -> ProgressMetrics:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from pyapp.models import Forecast, Stage, Workflow
 
 if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions
+    from rich.measure import Measurement
     from rich.table import Table
+    from rich.text import Text
 
 BAR_WIDTH = 24
 
@@ -109,23 +112,24 @@ def live_table(workflows: Iterable[Workflow], forecasts: Mapping[UUID, Forecast]
     from rich.text import Text
 
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    table.add_column("workflow", no_wrap=True, overflow="ellipsis", ratio=1, min_width=12)
-    table.add_column("progress", no_wrap=True)
+    # Where there is little room, names, bars and stages give way; numbers and statuses never do.
+    table.add_column("workflow", min_width=8)
+    table.add_column("progress", min_width=8)
     table.add_column("", no_wrap=True, justify="right")
     table.add_column("agents", no_wrap=True)
     table.add_column("failed", no_wrap=True, justify="right")
     table.add_column("status", no_wrap=True)
-    table.add_column("stage", no_wrap=True, overflow="ellipsis", max_width=24)
+    table.add_column("stage", max_width=24)
     table.add_column("ETA", no_wrap=True, justify="right")
     for workflow in workflows:
         table.add_row(
-            Text(clean(workflow.name)),
-            _stacked_bar(workflow),
+            Text(clean(workflow.name), no_wrap=True, overflow="ellipsis"),
+            _StackedBar(workflow),
             Text(f"{workflow.progress} %", style="bold"),
             Text(agents(workflow)),
             Text(str(workflow.agents_failed or ""), style="red"),
             Text(workflow.status, style=_STATUS_STYLE.get(workflow.status, "")),
-            Text(clean(workflow.current_stage), style="dim"),
+            Text(clean(workflow.current_stage), style="dim", no_wrap=True, overflow="ellipsis"),
             Text(remaining(forecasts.get(workflow.workflow_id))),
         )
     return table
@@ -140,7 +144,22 @@ _STATUS_STYLE = {
 }
 
 
-def _stacked_bar(workflow: Workflow, width: int = BAR_WIDTH) -> Any:
+class _StackedBar:
+    """A bar of a workflow's agents, as wide as there is room for, at most BAR_WIDTH."""
+
+    def __init__(self, workflow: Workflow) -> None:
+        self.workflow = workflow
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        from rich.measure import Measurement
+
+        return Measurement(1, min(BAR_WIDTH, options.max_width))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        yield _stacked_bar(self.workflow, min(BAR_WIDTH, options.max_width))
+
+
+def _stacked_bar(workflow: Workflow, width: int) -> Text:
     from rich.text import Text
 
     completed = cells(workflow.agents_completed, workflow.agents_total, width)

@@ -16,10 +16,15 @@ _MISSING = """
         || case when t.tgname is not null then ' disabled' else '' end
     from unnest(%s::text[], %s::text[], %s::text[]) with ordinality as o (kind, name, relation, place)
     left join pg_catalog.pg_trigger as t
-        on o.kind = 'trigger' and t.tgrelid = to_regclass(o.relation) and t.tgname = o.name
+        on o.kind = 'trigger' and t.tgrelid = to_regclass(nullif(o.relation, '')) and t.tgname = o.name
+    cross join lateral (
+        select coalesce(bool_and(to_regtype(a.type) is not null), true) as known
+        from unnest(string_to_array(nullif(substring(o.name, '[(](.*)[)]'), ''), ', ')) as a (type)
+    ) as p
     where case o.kind
         when 'type' then to_regtype(o.name) is null
-        when 'function' then to_regprocedure(o.name) is null
+        -- PostgreSQL 15 raises an error where a type of an argument is missing
+        when 'function' then case when p.known then to_regprocedure(o.name) is null else true end
         when 'trigger' then coalesce(t.tgenabled not in ('O', 'A'), true)
         else to_regclass(o.name) is null
     end

@@ -1,7 +1,7 @@
 """Writing: workflows, their tasks, and what agents report. Progress follows by itself, in the same transaction."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
@@ -137,50 +137,49 @@ def report_tasks(
     Returns the tasks as they stand now, in the order of their first report. Raises TaskNotFound if the workflow lacks
     one of the tasks: then none is changed.
     """
-    last: dict[UUID, TaskReport] = {}
-    for given in reports:
-        report = _task_report(given)
-        key = report.task_id if isinstance(report.task_id, UUID) else UUID(report.task_id)
-        last[key] = _fold(last[key], report) if key in last else report
+    given: dict[UUID, list[TaskReport]] = {}
+    for report in map(_task_report, reports):
+        task_id = report.task_id if isinstance(report.task_id, UUID) else UUID(report.task_id)
+        given.setdefault(task_id, []).append(report)
     query = sql.SQL(
         """
         with report as (
-            select r.task_id, r.status, r.result, r.reopen
+            select r.task_id, r.settled, r.status, r.result, r.retries
             from unnest(
-                %(ids)s::uuid[], %(statuses)s::public.task_status[], %(results)s::jsonb[], %(reopens)s::boolean[]
-            ) as r (task_id, status, result, reopen)
+                %(ids)s::uuid[], %(settled)s::boolean[], %(statuses)s::public.task_status[], %(results)s::jsonb[],
+                %(retries)s::integer[]
+            ) as r (task_id, settled, status, result, retries)
         ), task as (
             -- locked in the order of their ids: two batches never deadlock on tasks
             select t.*
             from public.agent_task as t
-            join report as r on r.task_id = t.id
-            where t.workflow_id = %(workflow)s
+            where t.workflow_id = %(workflow)s and t.id = any (%(ids)s::uuid[])
             order by t.id
-            for no key update of t
+            for no key update
         ), changed as (
             update public.agent_task as t
             set
                 status = r.status,
-                result = case when t.status >= 'completed' and r.status < 'completed' then r.result
-                    else coalesce(r.result, t.result) end,
+                result = case when r.retries > 0 then r.result else coalesce(r.result, old.result) end,
                 assigned_at = case when r.status = 'pending' then null
-                    when t.status >= 'completed' and r.status < 'completed' then now()
-                    when r.status < 'completed' then coalesce(t.assigned_at, now())
-                    else t.assigned_at end,
+                    when r.status >= 'completed' then old.assigned_at
+                    when r.retries > 0 then now()
+                    else coalesce(old.assigned_at, now()) end,
                 started_at = case when r.status < 'running' then null
-                    when r.status = 'running' and t.status >= 'completed' then now()
-                    when r.status = 'running' then coalesce(t.started_at, now())
-                    else t.started_at end,
-                completed_at = case when r.status >= 'completed' and r.status = t.status then t.completed_at
-                    when r.status >= 'completed' then now() end,
-                retry_count = t.retry_count + (t.status >= 'completed' and r.status < 'completed')::integer
-            from report as r
+                    when r.status >= 'completed' then old.started_at
+                    when r.retries > 0 then now()
+                    else coalesce(old.started_at, now()) end,
+                completed_at = case when r.status < 'completed' then null
+                    when r.status = old.status and r.retries = 0 then old.completed_at
+                    else now() end,
+                retry_count = old.retry_count + r.retries
+            from task as old
+            join report as r on r.task_id = old.id and r.settled = (old.status >= 'completed')
             where
-                t.id = r.task_id
+                t.id = old.id
                 and t.workflow_id = %(workflow)s
-                and (select count(*) from task) = (select count(*) from report)
-                and (t.status < 'completed' or r.status >= 'completed' or r.reopen)
-                and (t.status <> r.status or r.result is not null)
+                and (select count(*) from task) = %(tasks)s
+                and (r.status <> old.status or r.result is not null or r.retries > 0)
             returning t.*
         )
         select {columns} from changed
@@ -188,18 +187,26 @@ def report_tasks(
         select {columns} from task where id not in (select c.id from changed as c)
         """
     ).format(columns=columns(Task))
+    # Whether a task is settled is known once it is locked: both outcomes go along.
+    outcomes = [
+        (task_id, settled, *_outcome(of_task, settled))
+        for task_id, of_task in given.items()
+        for settled in (False, True)
+    ]
     values = {
         "workflow": workflow_id,
-        "ids": list(last),
-        "statuses": [report.status for report in last.values()],
-        "results": [None if report.result is None else Jsonb(report.result) for report in last.values()],
-        "reopens": [report.reopen for report in last.values()],
+        "tasks": len(given),
+        "ids": [outcome[0] for outcome in outcomes],
+        "settled": [outcome[1] for outcome in outcomes],
+        "statuses": [outcome[2] for outcome in outcomes],
+        "results": [None if outcome[3] is None else Jsonb(outcome[3]) for outcome in outcomes],
+        "retries": [outcome[4] for outcome in outcomes],
     }
     with conn.cursor(row_factory=class_row(Task)) as cursor:
         found = {task.id: task for task in cursor.execute(query, values)}
-    if missing := [task_id for task_id in last if task_id not in found]:
+    if missing := [task_id for task_id in given if task_id not in found]:
         raise TaskNotFound(workflow_id, missing)
-    return [found[task_id] for task_id in last]
+    return [found[task_id] for task_id in given]
 
 
 def repair(conn: Connection[Any], workflow_id: UUID | str | None = None) -> list[Drift]:
@@ -229,12 +236,15 @@ def _task_report(given: TaskReport | Mapping[str, Any] | tuple[Any, ...]) -> Tas
     return TaskReport(**given) if isinstance(given, Mapping) else TaskReport(*given)
 
 
-def _fold(earlier: TaskReport, later: TaskReport) -> TaskReport:
-    """Join two reports of one task into the one that has the same outcome."""
-    if earlier.status in SETTLED and later.status not in SETTLED and not later.reopen:
-        return earlier
-    return replace(
-        later,
-        result=earlier.result if later.result is None else later.result,
-        reopen=earlier.reopen or later.reopen,
-    )
+def _outcome(reports: list[TaskReport], settled: bool) -> tuple[str | None, Any, int]:
+    """Say where reports lead a task that is settled or not: status (None: as it is), result, and times reopened."""
+    status, result, retries = None, None, 0
+    for report in reports:
+        opens = report.status not in SETTLED
+        if settled and opens:
+            if not report.reopen:
+                continue  # late
+            result, retries = None, retries + 1
+        status, settled = report.status, not opens
+        result = result if report.result is None else report.result
+    return status, result, retries

@@ -2,13 +2,15 @@
 -- Differences are added, never a recount: that would miss the tasks which other transactions finish at the same time.
 -- Once per statement, not per row: many tasks changed at once would cost quadratic time, since each row version of the
 -- workflow is searched by the next. Workflow rows are locked in the order of their ids: two statements of the same
--- kind never deadlock on them. The guard (04) derives total and percentage from the counters.
+-- kind never deadlock on them. The row of a frozen workflow is written as well, though nothing in it changes: thawing it
+-- waits for that. The guard (04) derives total and percentage from the counters. pg_temp stands last in the search_path:
+-- left out it would come first, and a writer's temporary type take the place of a type of ours.
 
 create function public.maintain_progress()
 returns trigger
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set row_security = off
 as $$
 declare
@@ -51,6 +53,11 @@ begin
         end if;
     elsif tg_op = 'TRUNCATE' then
         -- It tells nothing about the tasks that it removed, and those of one partition may be gone alone.
+        if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+            raise feature_not_supported using
+                message = 'agent_task cannot be truncated with an old snapshot: tasks of others would stay counted',
+                hint = 'Truncate in a transaction of isolation level READ COMMITTED.';
+        end if;
         perform from public.repair_progress();
         return null;
     else

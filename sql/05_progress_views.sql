@@ -57,15 +57,23 @@ select
     t.failed::integer as agents_failed,
     t.cancelled::integer as agents_cancelled
 from public.workflow as w
--- Lateral: the count of some workflows reads the tasks of these alone, by index.
-cross join lateral (
+-- Grouped, not one count per workflow: all of them are read in one pass, and one of them still by index.
+left join (
     select
+        a.workflow_id,
         count(*) as created,
         count(*) filter (where a.status = 'completed') as completed,
         count(*) filter (where a.status = 'failed') as failed,
         count(*) filter (where a.status = 'cancelled') as cancelled
     from public.agent_task as a
-    where a.workflow_id = w.id
+    group by a.workflow_id
+) as g on g.workflow_id = w.id
+cross join lateral (
+    select
+        coalesce(g.created, 0) as created,
+        coalesce(g.completed, 0) as completed,
+        coalesce(g.failed, 0) as failed,
+        coalesce(g.cancelled, 0) as cancelled
 ) as t;
 
 comment on view public.workflow_progress_calculated is

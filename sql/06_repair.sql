@@ -7,7 +7,7 @@ create function public.repair_progress(workflow uuid default null)
 returns setof public.workflow_progress_drift
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set row_security = off
 as $$
 declare

@@ -2,10 +2,11 @@
 
 import argparse
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -18,8 +19,8 @@ from pyapp.render import as_columns
 from pyapp.schema import missing_objects
 from pyapp.tasks import repair
 
-# Tasks to count in one statement: enough to be quick, few enough for the display to move.
-_BATCH = 200_000
+# Seconds between two lines that say how far it is, where there is no terminal.
+_PAUSE = 2.0
 
 
 def add_commands(commands: Any, shared: argparse.ArgumentParser) -> None:
@@ -90,85 +91,52 @@ def _repair_one(conn: psycopg.Connection[Any], workflow: UUID) -> list[Drift]:
 
 
 def check(conn: psycopg.Connection[Any], ids: list[UUID] | None) -> tuple[int, list[Drift]]:
-    """Compare all workflows, or those given, in batches, showing how far it is.
+    """Compare all workflows, or those given, showing that it is at work.
 
     Returns how many were compared and those that are wrong. Raises WorkflowNotFound for an unknown id.
     """
-    drift: list[Drift] = []
-    if ids is not None:
-        for workflow in ids:
-            get_workflow(conn, workflow)
-        return len(ids), find_drift(conn, ids)
+    for workflow in ids or ():
+        get_workflow(conn, workflow)
     row = conn.execute("select count(*), coalesce(sum(agents_created), 0) from public.workflow").fetchone()
-    workflows, tasks = (int(value) for value in row or (0, 0))
-    done = 0
-    with _progress(workflows + tasks) as bar:
-        for batch, weight in _batches(conn):
-            drift += find_drift(conn, batch)
-            done += len(batch)
-            bar.advance(weight, f"{done} of {workflows} workflows")
-    return done, drift
-
-
-def _batches(conn: psycopg.Connection[Any]) -> Iterator[tuple[list[UUID], int]]:
-    """Yield the ids of all workflows in batches of about as many tasks, with the number of rows to read."""
-    last: UUID | None = None
-    while True:
-        rows = conn.execute(
-            "select id, agents_created from public.workflow where %(last)s::uuid is null or id > %(last)s"
-            " order by id limit 5000",
-            {"last": last},
-        ).fetchall()
-        batch: list[UUID] = []
-        weight = 0
-        for workflow, created in rows:
-            batch.append(workflow)
-            weight += 1 + max(created, 0)
-            if weight >= _BATCH:
-                yield batch, weight
-                batch, weight = [], 0
-        if batch:
-            yield batch, weight
-        if not rows:
-            return
-        last = rows[-1][0]
-
-
-class _Bar(Protocol):
-    def advance(self, weight: int, message: str) -> None: ...
+    workflows, tasks = row or (0, 0)
+    with _heartbeat(f"counting {tasks} tasks of {workflows} workflows" if ids is None else "counting tasks"):
+        drift = find_drift(conn, ids)
+    return workflows if ids is None else len(ids), drift
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[_Bar]:
-    """Show how far a long count is: a bar in a terminal, a line now and then elsewhere, both on stderr."""
+def _heartbeat(message: str) -> Iterator[None]:
+    """Show on stderr that a long statement is under way: a clock in a terminal, a line now and then elsewhere."""
     try:
         if not sys.stderr.isatty():
             raise ImportError
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
     except ImportError:
-        yield _Lines(total)
+        with _lines(message):
+            yield
         return
-    columns = (SpinnerColumn(), TextColumn("checking"), BarColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as display:
-        task = display.add_task("counting tasks", total=total)
-
-        class Shown:
-            def advance(self, weight: int, message: str) -> None:
-                display.update(task, advance=weight, description=message)
-
-        yield Shown()
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as display:
+        display.add_task(message, total=None)
+        yield
 
 
-class _Lines:
-    def __init__(self, total: int) -> None:
-        self.total, self.done, self.next = total, 0, time.monotonic() + 2
+@contextmanager
+def _lines(message: str) -> Iterator[None]:
+    began, done = time.monotonic(), threading.Event()
 
-    def advance(self, weight: int, message: str) -> None:
-        self.done += weight
-        if time.monotonic() >= self.next:
-            say(f"checking: {message}, {min(99, 100 * self.done // max(self.total, 1))} %")
-            self.next = time.monotonic() + 2
+    def tell() -> None:
+        while not done.wait(_PAUSE):
+            say(f"{message}: {time.monotonic() - began:.0f} s so far")
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def _as_text(drift: list[Drift], verbs: tuple[str, str]) -> str:

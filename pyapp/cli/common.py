@@ -26,8 +26,9 @@ def say(message: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print a value as JSON; dataclasses become objects, times ISO 8601."""
-    print(json.dumps(value, default=_plain, indent=None, ensure_ascii=False), flush=True)
+    """Print a value as JSON; dataclasses become objects, times ISO 8601, and what a terminal might obey is escaped."""
+    text = json.dumps(value, default=_plain, ensure_ascii=False)
+    print("".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text), flush=True)
 
 
 def _plain(value: Any) -> Any:

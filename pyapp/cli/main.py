@@ -1,7 +1,9 @@
 """The parser of the command line, and how errors end."""
 
 import argparse
+import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -30,7 +32,10 @@ first steps:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    args = _parser().parse_args(argv)
+    # Not by defaults of the options: a subparser's would undo what was given before the command.
+    args = _parser().parse_args(argv, argparse.Namespace(dsn=None, embedded=False))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that knows no block elements shows question marks
     try:
         status: int = args.run(args)
         sys.stdout.flush()
@@ -59,6 +64,8 @@ def _explain(error: Exception) -> str | None:
     if isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None:
         return "the connection string cannot be read (not shown: it may hold a password)"
     if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
+        if re.search("host '[^']*@", str(error)):  # what follows a bare @ in a password
+            return "the connection string cannot be read (not shown): in the password of a URL, @ is written %40"
         return f"no connection to the database: {_one_line(error)}"
     expected = (
         psycopg.Error,
@@ -74,13 +81,13 @@ def _explain(error: Exception) -> str | None:
 
 def _one_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return "; ".join(lines[:3]) if isinstance(error, psycopg.OperationalError) else (lines or [type(error).__name__])[0]
+    unreachable = isinstance(error, psycopg.OperationalError) and error.sqlstate is None
+    return "; ".join(lines[:3]) if unreachable else (lines or [type(error).__name__])[0]
 
 
 def _parser() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
     options = shared.add_argument_group("database")
-    # SUPPRESS, so that a subparser does not undo what was given before the command.
     options.add_argument("--dsn", default=argparse.SUPPRESS, help="connection string or URL of the database")
     options.add_argument(
         "--embedded", action="store_true", default=argparse.SUPPRESS, help="use the private embedded server"
@@ -93,7 +100,6 @@ def _parser() -> argparse.ArgumentParser:
         parents=[shared],
     )
     parser.add_argument("--version", action="version", version=f"agent-progress {version('agent-progress')}")
-    parser.set_defaults(dsn=None, embedded=False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in (schema, workflows, moves, checks, replay):
         module.add_commands(commands, shared)

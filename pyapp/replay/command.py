@@ -95,11 +95,12 @@ def _demo(args: argparse.Namespace) -> int:
     with database(args) as dsn:
         status = _play(dsn, Player(dsn, traces, agents=args.agents, speed=args.speed, upfront=args.upfront))
         again = "--embedded" if args.embedded else "--dsn ..."
-        program = "agent-progress" if shutil.which("agent-progress") else sys.argv[0]
+        called = f"{sys.executable} -m pyapp" if sys.argv[0].endswith("__main__.py") else sys.argv[0]
+        program = "agent-progress" if shutil.which("agent-progress") else called
         print(f"\nlook around:  {program} list {again}\n              {program} psql {again}")
         if args.keep and args.embedded:
             where = dict(part.split("=", 1) for part in dsn.split() if "=" in part)
-            print(f"or with any psql:  psql -h {where['host']} -p {where['port']} -U postgres postgres")
+            print(f"or with any psql:  psql -h {where['host']} -p {where['port']} -U postgres postgres", flush=True)
             say("the server keeps running until Ctrl-C")
             try:
                 while True:

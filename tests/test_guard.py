@@ -1,0 +1,318 @@
+"""Nobody writes progress: what others write is put back, and status and plan move it as they should."""
+
+import uuid
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import errors
+
+from .helpers import counters, new_tasks, new_workflow, progress, set_status
+
+MADE_UP = {
+    "progress": 77,
+    "agents_completed": 7,
+    "agents_total": 9,
+    "agents_created": 9,
+    "agents_failed": 1,
+    "agents_cancelled": 1,
+}
+
+
+def read_row(conn: psycopg.Connection, workflow: Any) -> dict[str, Any]:
+    cursor = conn.execute("select * from workflow where id = %s", [workflow])
+    return dict(zip([column.name for column in cursor.description], cursor.fetchone(), strict=True))
+
+
+def save_row(conn: psycopg.Connection, row: dict[str, Any]) -> None:
+    """Write every column, as Django's save() and SQLAlchemy's merge() do."""
+    columns = ", ".join(f"{name} = %({name})s" for name in row if name != "id")
+    conn.execute(f"update workflow set {columns} where id = %(id)s", row)
+
+
+# Planned totals
+
+
+def test_a_planned_workflow_whose_tasks_come_in_stages_never_reads_100_early(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn, agents_planned=6)
+    seen = [progress(conn, workflow)]
+    for _ in range(3):
+        for task in new_tasks(conn, workflow, "running", "running"):
+            set_status(conn, task, "completed")
+        seen.append(progress(conn, workflow))
+    assert seen == [(0, 0, 6), (33, 2, 6), (67, 4, 6), (100, 6, 6)]
+
+
+def test_more_tasks_than_planned_are_all_counted(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn, agents_planned=2)
+    new_tasks(conn, workflow, "completed", "completed")
+    assert progress(conn, workflow) == (100, 2, 2)
+    new_tasks(conn, workflow, "running", "running")
+    assert progress(conn, workflow) == (50, 2, 4)
+
+
+def test_a_completed_workflow_is_measured_against_the_tasks_it_has(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn, agents_planned=10)
+    new_tasks(conn, workflow, "completed", "completed", "failed")
+    seen = []
+    for status in ["running", "failed", "completed", "running"]:
+        conn.execute("update workflow set status = %s", [status])
+        seen.append(progress(conn, workflow))
+    assert seen == [(20, 2, 10), (20, 2, 10), (67, 2, 3), (20, 2, 10)]
+
+
+def test_tasks_of_a_completed_workflow_still_count(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn, agents_planned=10, status="completed")
+    assert progress(conn, workflow) == (0, 0, 0)
+    [task, _] = new_tasks(conn, workflow, "running", "running")
+    set_status(conn, task, "completed")
+    assert progress(conn, workflow) == (50, 1, 2)
+
+
+def test_a_plan_set_raised_lowered_and_dropped_moves_total_and_progress(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    new_tasks(conn, workflow, "completed", "completed", "running", "running")
+    seen = []
+    for planned in [8, 20, 5, 1, 0, None]:
+        conn.execute("update workflow set agents_planned = %s", [planned])
+        seen.append(progress(conn, workflow))
+    assert seen == [(25, 2, 8), (10, 2, 20), (40, 2, 5), (50, 2, 4), (50, 2, 4), (50, 2, 4)]
+
+
+def test_status_and_plan_changed_at_once_are_both_heeded(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn, agents_planned=10, status="completed")
+    new_tasks(conn, workflow, "completed", "running")
+    conn.execute("update workflow set status = 'running', agents_planned = 4")
+    assert progress(conn, workflow) == (25, 1, 4)
+
+
+# Made-up numbers
+
+
+def test_a_workflow_inserted_with_made_up_counters_starts_at_zero(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn, agents_planned=4, **MADE_UP)
+    assert (progress(conn, workflow), counters(conn, workflow)) == ((0, 0, 4), (0, 0, 0, 0))
+
+
+def test_a_workflow_inserted_with_null_counters_starts_at_zero(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn, progress_updated_at=None, **dict.fromkeys(MADE_UP))
+    assert (progress(conn, workflow), counters(conn, workflow)) == ((0, 0, 0), (0, 0, 0, 0))
+
+
+def test_workflows_copied_in_with_counters_count_the_tasks_that_follow(conn: psycopg.Connection) -> None:
+    workflow = uuid.uuid4()
+    with conn.cursor().copy("copy workflow (id, name, type, progress, agents_created) from stdin") as copy:
+        copy.write_row((workflow, "restored", "app", 50, 2))
+    with conn.cursor().copy("copy agent_task (workflow_id, agent_type, status) from stdin") as copy:
+        copy.write_row((workflow, "agent", "completed"))
+        copy.write_row((workflow, "agent", "running"))
+    assert progress(conn, workflow) == (50, 1, 2)
+
+
+@pytest.mark.parametrize("column", [*MADE_UP, "progress_updated_at"])
+def test_a_maintained_column_keeps_its_value_whatever_is_written(conn: psycopg.Connection, column: str) -> None:
+    workflow = new_workflow(conn)
+    new_tasks(conn, workflow, "completed", "failed", "cancelled", "running", "running")
+    before = read_row(conn, workflow)
+    for value in ["1999-01-01" if column == "progress_updated_at" else "77", None]:
+        conn.execute(f"update workflow set {column} = %s", [value])
+        assert read_row(conn, workflow) == before
+
+
+def test_a_stale_row_written_back_whole_leaves_progress_alone(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    tasks = new_tasks(conn, workflow, "running", "running")
+    stale = read_row(conn, workflow)
+    set_status(conn, tasks[0], "completed")
+    now = read_row(conn, workflow)
+    save_row(conn, stale | {"current_stage": "build", "status": "running"})
+    assert read_row(conn, workflow) == now | {"current_stage": "build", "status": "running"}
+    assert progress(conn, workflow) == (50, 1, 2)
+
+
+def test_an_orchestrator_that_writes_percentages_gets_the_true_one_back(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    tasks = new_tasks(conn, workflow, *["running"] * 4)
+    returned = []
+    for stage, task in enumerate(tasks, start=1):
+        set_status(conn, task, "completed")
+        returned += conn.execute("update workflow set progress = 15 * %s returning progress", [stage]).fetchone()
+    assert returned == [25, 50, 75, 100]
+
+
+def test_an_upsert_of_a_workflow_leaves_progress_alone(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    new_tasks(conn, workflow, "completed", "running")
+    row = conn.execute(
+        "insert into workflow (id, name, type, progress) values (%s, 'renamed', 'app', 90) on conflict (id) do update"
+        " set name = excluded.name, progress = excluded.progress, agents_completed = excluded.agents_completed"
+        " returning name, progress, agents_completed",
+        [workflow],
+    ).fetchone()
+    assert row == ("renamed", 50, 1)
+
+
+def test_a_merge_into_workflows_leaves_progress_alone(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    new_tasks(conn, workflow, "completed", "running")
+    conn.execute("merge into workflow using (select) as s on true when matched then update set progress = 1")
+    assert progress(conn, workflow) == (50, 1, 2)
+
+
+def test_thawing_keeps_progress_updated_at_from_being_written(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    new_tasks(conn, workflow, "completed")
+    conn.execute("update workflow set progress_frozen_at = now()")
+    before = read_row(conn, workflow)
+    conn.execute("update workflow set progress_frozen_at = null, progress_updated_at = '1999-01-01'")
+    assert read_row(conn, workflow) == before | {"progress_frozen_at": None}
+
+
+# Triggers of the user's
+
+
+def test_a_workflow_inserted_by_a_trigger_with_made_up_counters_starts_at_zero(conn: psycopg.Connection) -> None:
+    conn.execute("""
+        create table request (name text);
+        create function start_workflow() returns trigger language plpgsql as $$ begin
+            insert into workflow (name, type, progress, agents_completed, agents_total, agents_created, agents_failed)
+            values (new.name, 'app', 77, 7, 9, 9, 1);
+            return null;
+        end $$;
+        create trigger start after insert on request for each row execute function start_workflow();
+        insert into request values ('a'), ('b');
+    """)
+    rows = conn.execute("select progress, agents_completed, agents_total, agents_created from workflow").fetchall()
+    assert rows == [(0, 0, 0, 0)] * 2
+
+
+def test_a_status_set_by_a_trigger_on_tasks_moves_total_and_progress(conn: psycopg.Connection) -> None:
+    conn.execute("""
+        create function finish() returns trigger language plpgsql as $$ begin
+            update workflow as w set status = 'completed' where w.status <> 'completed' and not exists (
+                select from agent_task as t where t.workflow_id = w.id and t.status < 'completed');
+            return null;
+        end $$;
+        create trigger zz_finish after update on agent_task for each statement execute function finish();
+    """)
+    workflow = new_workflow(conn, agents_planned=10)
+    tasks = new_tasks(conn, workflow, "running", "failed")
+    set_status(conn, tasks[0], "completed")
+    assert progress(conn, workflow) == (50, 1, 2)
+
+
+def test_a_plan_set_by_a_trigger_moves_total_and_progress(conn: psycopg.Connection) -> None:
+    conn.execute("""
+        create function plan() returns trigger language plpgsql as $$ begin
+            update workflow set agents_planned = (new.payload ->> 'agents')::integer where id = new.workflow_id;
+            return null;
+        end $$;
+        create trigger plan after insert on workflow_event for each row execute function plan();
+    """)
+    workflow = new_workflow(conn)
+    new_tasks(conn, workflow, "completed", "running")
+    conn.execute(
+        "insert into workflow_event (workflow_id, event_type, payload) values (%s, 'planned', '{\"agents\": 4}')",
+        [workflow],
+    )
+    assert progress(conn, workflow) == (25, 1, 4)
+
+
+def test_a_before_trigger_that_writes_progress_is_overruled(conn: psycopg.Connection) -> None:
+    conn.execute("""
+        create function by_stage() returns trigger language plpgsql as $$ begin
+            new.progress := 15;
+            new.agents_total := 3;
+            return new;
+        end $$;
+        create trigger z_by_stage before insert or update on workflow for each row execute function by_stage();
+    """)
+    workflow = new_workflow(conn)
+    assert progress(conn, workflow) == (0, 0, 0)
+    tasks = new_tasks(conn, workflow, "running", "running")
+    set_status(conn, tasks[0], "completed")
+    assert progress(conn, workflow) == (50, 1, 2)
+    conn.execute("update workflow set current_stage = 'build'")
+    assert progress(conn, workflow) == (50, 1, 2)
+
+
+def test_a_before_trigger_that_changes_the_plan_is_heeded(conn: psycopg.Connection) -> None:
+    conn.execute("""
+        create function at_least_four() returns trigger language plpgsql as $$ begin
+            new.agents_planned := greatest(new.agents_planned, 4);
+            return new;
+        end $$;
+        create trigger plan before insert or update on workflow for each row execute function at_least_four();
+    """)
+    workflow = new_workflow(conn)
+    new_tasks(conn, workflow, "completed")
+    assert progress(conn, workflow) == (25, 1, 4)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("statement", "error"),
+    [
+        ("update agent_task set status = 'done'", errors.InvalidTextRepresentation),
+        ("update agent_task set status = null", errors.NotNullViolation),
+        (
+            "insert into agent_task (workflow_id, agent_type) values (gen_random_uuid(), 'agent')",
+            errors.ForeignKeyViolation,
+        ),
+        ("update agent_task set workflow_id = gen_random_uuid()", errors.ForeignKeyViolation),
+        ("update workflow set agents_planned = 3000000000", errors.NumericValueOutOfRange),
+    ],
+)
+def test_a_wrong_value_is_refused_and_counts_nothing(
+    conn: psycopg.Connection, statement: str, error: type[Exception]
+) -> None:
+    workflow = new_workflow(conn)
+    new_tasks(conn, workflow, "completed", "running")
+    with pytest.raises(error):
+        conn.execute(statement)
+    assert progress(conn, workflow) == (50, 1, 2)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "insert into workflow (name, type, agents_planned) values ('w', 'app', -1)",
+        "insert into workflow (name, type, agents_planned, progress_frozen_at) values ('w', 'app', -1, now())",
+        "update workflow set agents_planned = -1",
+        "update workflow set agents_planned = -1, progress_frozen_at = now()",
+    ],
+)
+def test_a_negative_plan_is_refused_with_a_hint(conn: psycopg.Connection, statement: str) -> None:
+    new_workflow(conn, agents_planned=3)
+    with pytest.raises(errors.CheckViolation, match="agents_planned is -1") as refused:
+        conn.execute(statement)
+    assert refused.value.diag.message_hint
+    assert conn.execute("select agents_planned from workflow").fetchall() == [(3,)]
+
+
+# Keys that change
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["as it is", "while it thaws"])
+def test_a_workflow_whose_id_changes_keeps_exact_numbers_where_keys_cascade(
+    conn: psycopg.Connection, frozen: bool
+) -> None:
+    conn.execute("""
+        alter table agent_task drop constraint agent_task_workflow_id_fkey;
+        alter table agent_task add constraint agent_task_workflow_id_fkey
+            foreign key (workflow_id) references workflow (id) on update cascade on delete cascade;
+    """)
+    workflow, renamed = new_workflow(conn, agents_planned=5), uuid.uuid4()
+    new_tasks(conn, workflow, "completed", "completed", "failed", "running")
+    if frozen:
+        conn.execute("update workflow set progress_frozen_at = now()")
+    conn.execute("update workflow set id = %s, progress_frozen_at = null, agents_created = 9", [renamed])
+    assert (progress(conn, renamed), counters(conn, renamed)) == ((40, 2, 5), (4, 2, 1, 0))
+
+
+def test_a_frozen_workflow_whose_id_changes_keeps_its_counters(conn: psycopg.Connection) -> None:
+    workflow, renamed = new_workflow(conn, progress_frozen_at="now", **MADE_UP), uuid.uuid4()
+    conn.execute("update workflow set id = %s, progress = 1 where id = %s", [renamed, workflow])
+    assert progress(conn, renamed) == (77, 7, 9)

@@ -1,0 +1,200 @@
+"""Mending what was miscounted while triggers were off, exactly, while others write."""
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import errors, sql
+
+from .helpers import (
+    counters,
+    in_background,
+    new_tasks,
+    new_workflow,
+    progress,
+    row_version,
+    set_status,
+    wait_until_blocked_by,
+)
+
+Session = Callable[[], psycopg.Connection]
+
+
+def complete_unseen(conn: psycopg.Connection, *tasks: Any) -> None:
+    """Complete tasks while triggers are off: what repair is for."""
+    with conn.transaction():
+        conn.execute("set local session_replication_role = replica")
+        conn.execute("update agent_task set status = 'completed' where id = any(%s)", [list(tasks)])
+
+
+def repaired(conn: psycopg.Connection, workflow: Any = None) -> list[tuple[Any, ...]]:
+    return conn.execute(
+        "select workflow_id, stored_progress, calculated_progress, stored_completed, calculated_completed"
+        " from repair_progress(%s)",
+        [workflow],
+    ).fetchall()
+
+
+def test_repair_mends_every_workflow_that_drifted_and_returns_what_changed(conn: psycopg.Connection) -> None:
+    workflows = sorted(new_workflow(conn) for _ in range(4))
+    tasks = [new_tasks(conn, workflow, "running", "completed") for workflow in workflows]
+    complete_unseen(conn, tasks[3][0], tasks[1][0])
+    assert repaired(conn) == [(workflows[1], 50, 100, 1, 2), (workflows[3], 50, 100, 1, 2)]
+    assert [progress(conn, workflow)[0] for workflow in workflows] == [50, 100, 50, 100]
+    assert repaired(conn) == []
+
+
+def test_repair_of_one_workflow_leaves_the_others(conn: psycopg.Connection) -> None:
+    one, other = new_workflow(conn), new_workflow(conn)
+    tasks = [*new_tasks(conn, one, "running"), *new_tasks(conn, other, "running")]
+    complete_unseen(conn, *tasks)
+    assert repaired(conn, one) == [(one, 0, 100, 0, 1)]
+    assert (progress(conn, one)[0], progress(conn, other)[0]) == (100, 0)
+    assert repaired(conn, other) == [(other, 0, 100, 0, 1)]
+
+
+def test_repair_of_an_unknown_workflow_changes_nothing(conn: psycopg.Connection) -> None:
+    assert repaired(conn, uuid.uuid4()) == []
+
+
+def test_repair_mends_every_counter(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn, agents_planned=8)
+    new_tasks(conn, workflow, "completed", "failed", "failed", "cancelled", "running")
+    with conn.transaction():
+        conn.execute("set local session_replication_role = replica")
+        conn.execute(
+            "update workflow set progress = 1, agents_completed = 2, agents_total = 3, agents_created = 4,"
+            " agents_failed = 5, agents_cancelled = 6, progress_updated_at = '1999-01-01'"
+        )
+    assert len(repaired(conn)) == 1
+    assert (progress(conn, workflow), counters(conn, workflow)) == ((13, 1, 8), (5, 1, 2, 1))
+    row = conn.execute("select progress_frozen_at, progress_updated_at > '2020-01-01' from workflow").fetchone()
+    assert row == (None, True)
+
+
+def test_repair_leaves_right_workflows_untouched(conn: psycopg.Connection) -> None:
+    right, wrong = new_workflow(conn), new_workflow(conn)
+    new_tasks(conn, right, "completed", "running")
+    complete_unseen(conn, *new_tasks(conn, wrong, "running"))
+    before = row_version(conn, right)
+    repaired(conn)
+    repaired(conn, right)
+    assert row_version(conn, right) == before
+
+
+def test_repair_skips_frozen_workflows(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn, progress_frozen_at="now", progress=70, agents_completed=7, agents_total=10)
+    new_tasks(conn, workflow, "running")
+    before = row_version(conn, workflow)
+    assert (repaired(conn), repaired(conn, workflow)) == ([], [])
+    assert row_version(conn, workflow) == before
+
+
+def test_repair_leaves_status_version_and_updated_at_alone(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    complete_unseen(conn, *new_tasks(conn, workflow, "running"))
+    before = conn.execute("select status, version, updated_at, completed_at from workflow").fetchone()
+    assert len(repaired(conn)) == 1
+    assert conn.execute("select status, version, updated_at, completed_at from workflow").fetchone() == before
+
+
+def test_repair_is_revoked_from_public(conn: psycopg.Connection, session: Session) -> None:
+    role = sql.Identifier(f"reader_{uuid.uuid4().hex[:12]}")
+    conn.execute(sql.SQL("create role {}").format(role))
+    reader = session()
+    reader.execute(sql.SQL("set role {}").format(role))
+    with pytest.raises(errors.InsufficientPrivilege):
+        repaired(reader)
+    reader.rollback()
+    conn.execute(sql.SQL("drop role {}").format(role))
+
+
+def test_repair_waits_for_an_uncommitted_completion_and_counts_it_once(
+    conn: psycopg.Connection, session: Session
+) -> None:
+    workflow = new_workflow(conn)
+    tasks = new_tasks(conn, workflow, "running", "running", "running", "running")
+    complete_unseen(conn, tasks[0])
+    agent, mender = session(), session()
+    set_status(agent, tasks[1], "completed")
+    mending = in_background(repaired, mender, workflow)
+    wait_until_blocked_by(conn, mender.info.backend_pid, agent.info.backend_pid)
+    agent.commit()
+    assert mending.result(10) == [(workflow, 25, 50, 1, 2)]
+    mender.commit()
+    assert progress(conn, workflow) == (50, 2, 4)
+
+
+def test_repair_counts_nothing_of_a_completion_that_is_rolled_back(conn: psycopg.Connection, session: Session) -> None:
+    workflow = new_workflow(conn)
+    tasks = new_tasks(conn, workflow, "running", "running")
+    complete_unseen(conn, tasks[0])
+    agent, mender = session(), session()
+    set_status(agent, tasks[1], "completed")
+    mending = in_background(repaired, mender)
+    wait_until_blocked_by(conn, mender.info.backend_pid, agent.info.backend_pid)
+    agent.rollback()
+    assert mending.result(10) == [(workflow, 0, 50, 0, 1)]
+    mender.commit()
+    assert progress(conn, workflow) == (50, 1, 2)
+
+
+def test_a_completion_waits_for_an_uncommitted_repair_and_is_counted_once(
+    conn: psycopg.Connection, session: Session
+) -> None:
+    workflow = new_workflow(conn)
+    tasks = new_tasks(conn, workflow, "running", "running")
+    complete_unseen(conn, tasks[0])
+    agent, mender = session(), session()
+    assert len(repaired(mender)) == 1
+    completing = in_background(set_status, agent, tasks[1], "completed")
+    wait_until_blocked_by(conn, agent.info.backend_pid, mender.info.backend_pid)
+    mender.commit()
+    completing.result(10)
+    agent.commit()
+    assert progress(conn, workflow) == (100, 2, 2)
+
+
+def test_repair_amid_a_statement_that_has_changed_tasks_but_not_counted_them_is_exact(
+    conn: psycopg.Connection, session: Session
+) -> None:
+    workflow = new_workflow(conn)
+    tasks = new_tasks(conn, workflow, "running", "running", "running")
+    complete_unseen(conn, tasks[0])
+    holder, agent = session(), session()
+    holder.execute("select from agent_task where id = %s for update", [tasks[2]])
+    bulk = "update agent_task set status = 'completed' where id = any(%s)"
+    completing = in_background(agent.execute, bulk, [tasks[1:]])
+    wait_until_blocked_by(conn, agent.info.backend_pid, holder.info.backend_pid)
+    assert repaired(conn) == [(workflow, 0, 33, 0, 1)]
+    holder.commit()
+    completing.result(10)
+    agent.commit()
+    assert progress(conn, workflow) == (100, 3, 3)
+
+
+def test_truncate_recounts_and_mends_what_had_drifted(conn: psycopg.Connection) -> None:
+    drifted, empty = new_workflow(conn), new_workflow(conn)
+    complete_unseen(conn, *new_tasks(conn, drifted, "running", "running"))
+    before = row_version(conn, empty)
+    conn.execute("truncate agent_task")
+    assert counters(conn, drifted) == (0, 0, 0, 0)
+    assert row_version(conn, empty) == before
+
+
+def test_truncating_a_part_of_the_tasks_counts_those_that_are_left(conn: psycopg.Connection) -> None:
+    conn.execute("""
+        create table other_part () inherits (agent_task);
+        create trigger agent_task_progress_insert after insert on other_part
+            referencing new table as changed_task for each statement execute function maintain_progress();
+    """)
+    workflow = new_workflow(conn)
+    new_tasks(conn, workflow, "running", "completed")
+    conn.execute(
+        "insert into other_part (workflow_id, agent_type, status) values (%s, 'agent', 'completed')", [workflow]
+    )
+    assert progress(conn, workflow) == (67, 2, 3)
+    conn.execute("truncate only agent_task")
+    assert progress(conn, workflow) == (100, 1, 1)

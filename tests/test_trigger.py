@@ -1,0 +1,732 @@
+"""Every way in which tasks come, change and go, and what it does to the numbers of their workflows."""
+
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import errors, sql
+
+from .helpers import counters, new_tasks, new_workflow, progress, row_version, set_status
+
+Session = Callable[[], psycopg.Connection]
+
+FROZEN_ROW = (70, 7, 10)
+MERGE = """
+    merge into agent_task as t
+    using unnest(%s::uuid[], %s::uuid[], %s::text[]) as s (id, workflow_id, act) on t.id = s.id
+    when matched and s.act = 'delete' then delete
+    when matched then update set workflow_id = s.workflow_id, status = s.act::task_status
+    when not matched then
+        insert (id, workflow_id, agent_type, status) values (s.id, s.workflow_id, 'agent', s.act::task_status)
+"""
+
+
+def new_frozen_workflow(conn: psycopg.Connection) -> Any:
+    return new_workflow(
+        conn,
+        progress_frozen_at="2024-01-01",
+        progress=70,
+        agents_completed=7,
+        agents_total=10,
+        agents_created=10,
+    )
+
+
+# The number
+
+
+@pytest.mark.parametrize(
+    ("statuses", "expected"),
+    [
+        pytest.param([], (0, 0, 0), id="no task reads 0"),
+        pytest.param(["pending"] * 5, (0, 0, 5), id="all pending reads 0"),
+        pytest.param(["assigned", "running"], (0, 0, 2), id="assigned and running reads 0"),
+        pytest.param(["completed"] + ["running"] * 4, (20, 1, 5), id="1 of 5 reads 20"),
+        pytest.param(["completed"] * 2 + ["pending"] * 3, (40, 2, 5), id="2 of 5 reads 40"),
+        pytest.param(["completed"] * 5, (100, 5, 5), id="5 of 5 reads 100"),
+        pytest.param(["completed"] * 199 + ["running"], (99, 199, 200), id="199 of 200 reads 99"),
+        pytest.param(["completed"] + ["pending"] * 999, (1, 1, 1000), id="1 of 1000 reads 1"),
+        pytest.param(["completed", "failed", "cancelled"], (33, 1, 3), id="failed and cancelled count as tasks"),
+    ],
+)
+def test_progress_is_the_share_of_completed_tasks(
+    conn: psycopg.Connection, statuses: list[str], expected: tuple[int, int, int]
+) -> None:
+    workflow = new_workflow(conn)
+    new_tasks(conn, workflow, *statuses)
+    assert progress(conn, workflow) == expected
+
+
+@pytest.mark.parametrize("status", ["pending", "completed", "failed"])
+def test_inserting_one_task_counts_it(conn: psycopg.Connection, status: str) -> None:
+    workflow = new_workflow(conn)
+    new_tasks(conn, workflow, status)
+    assert counters(conn, workflow) == (1, int(status == "completed"), int(status == "failed"), 0)
+
+
+def test_completing_tasks_one_by_one_moves_progress_each_time(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    seen = []
+    for task in new_tasks(conn, workflow, *["running"] * 5):
+        set_status(conn, task, "completed")
+        seen.append(progress(conn, workflow)[0])
+    assert seen == [20, 40, 60, 80, 100]
+
+
+def test_failed_and_cancelled_tasks_are_counted_beside_progress(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    new_tasks(conn, workflow, "completed", "failed", "failed", "cancelled", "running", "pending", "assigned")
+    row = conn.execute(
+        "select progress, agents_total, agents_created, agents_completed, agents_failed, agents_cancelled,"
+        " agents_open, settled_percentage from workflow_progress"
+    ).fetchone()
+    assert row == (14, 7, 7, 1, 2, 1, 3, 57)
+
+
+# One task, changed again and again
+
+
+@pytest.mark.parametrize(
+    ("start", "path", "expected"),
+    [
+        ("running", ["running"], (1, 0, 0, 0)),
+        ("running", ["completed", "completed"], (1, 1, 0, 0)),
+        ("completed", ["running"], (1, 0, 0, 0)),
+        ("completed", ["running", "completed", "running", "completed"], (1, 1, 0, 0)),
+        ("completed", ["failed"], (1, 0, 1, 0)),
+        ("failed", ["failed", "cancelled"], (1, 0, 0, 1)),
+        ("cancelled", ["pending", "failed"], (1, 0, 1, 0)),
+        ("failed", ["completed"], (1, 1, 0, 0)),
+        ("failed", ["assigned"], (1, 0, 0, 0)),
+    ],
+)
+@pytest.mark.parametrize("in_one_transaction", [False, True])
+def test_a_task_counts_once_whatever_its_course(
+    conn: psycopg.Connection,
+    start: str,
+    path: list[str],
+    expected: tuple[int, int, int, int],
+    in_one_transaction: bool,
+) -> None:
+    workflow = new_workflow(conn)
+    [task] = new_tasks(conn, workflow, start)
+    if in_one_transaction:
+        conn.execute("begin")
+    for status in path:
+        set_status(conn, task, status)
+    if in_one_transaction:
+        conn.execute("commit")
+    assert counters(conn, workflow) == expected
+
+
+def test_two_ctes_that_change_the_same_task_count_it_once(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    [task, _] = new_tasks(conn, workflow, "running", "running")
+    conn.execute(
+        "with a as (update agent_task set status = 'completed' where id = %(task)s returning id)"
+        ", b as (update agent_task set status = 'completed', retry_count = 1 where id = %(task)s returning id)"
+        " select count(*) from a, b",
+        {"task": task},
+    )
+    assert progress(conn, workflow) == (50, 1, 2)
+
+
+def test_an_update_that_joins_a_task_twice_counts_it_once(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    [task, _] = new_tasks(conn, workflow, "running", "running")
+    conn.execute(
+        "update agent_task as t set status = 'completed' from (values (%s), (%s)) as v (id) where t.id = v.id",
+        [task, task],
+    )
+    assert progress(conn, workflow) == (50, 1, 2)
+
+
+# Re-parenting
+
+
+def test_a_task_moved_to_another_workflow_is_counted_there(conn: psycopg.Connection) -> None:
+    one, other = new_workflow(conn), new_workflow(conn)
+    [task, _] = new_tasks(conn, one, "completed", "running")
+    conn.execute("update agent_task set workflow_id = %s where id = %s", [other, task])
+    assert (progress(conn, one), progress(conn, other)) == ((0, 0, 1), (100, 1, 1))
+
+
+def test_an_open_task_moved_to_another_workflow_is_counted_there(conn: psycopg.Connection) -> None:
+    one, other = new_workflow(conn), new_workflow(conn)
+    [task] = new_tasks(conn, one, "running")
+    conn.execute("update agent_task set workflow_id = %s where id = %s", [other, task])
+    assert (progress(conn, one), progress(conn, other)) == ((0, 0, 0), (0, 0, 1))
+
+
+@pytest.mark.parametrize(("before", "after"), [("running", "completed"), ("completed", "failed")])
+def test_a_task_moved_and_changed_at_once_is_counted_as_it_is_now(
+    conn: psycopg.Connection, before: str, after: str
+) -> None:
+    one, other = new_workflow(conn), new_workflow(conn)
+    [task] = new_tasks(conn, one, before)
+    conn.execute("update agent_task set workflow_id = %s, status = %s where id = %s", [other, after, task])
+    assert counters(conn, one) == (0, 0, 0, 0)
+    assert counters(conn, other) == (1, int(after == "completed"), int(after == "failed"), 0)
+
+
+def test_tasks_swapped_between_workflows_in_one_statement_are_counted_where_they_are(
+    conn: psycopg.Connection,
+) -> None:
+    one, other = new_workflow(conn), new_workflow(conn)
+    new_tasks(conn, one, "completed", "completed", "failed")
+    new_tasks(conn, other, "running")
+    conn.execute(
+        "update agent_task set workflow_id = case workflow_id when %(one)s then %(other)s else %(one)s end",
+        {"one": one, "other": other},
+    )
+    assert (counters(conn, one), counters(conn, other)) == ((1, 0, 0, 0), (3, 2, 1, 0))
+
+
+# Bulk and unusual statements
+
+
+def test_one_update_over_many_workflows_counts_each(conn: psycopg.Connection) -> None:
+    workflows = [new_workflow(conn) for _ in range(20)]
+    for size, workflow in enumerate(workflows):
+        new_tasks(conn, workflow, *["running"] * size)
+    conn.execute("update agent_task as t set status = 'completed' from workflow as w where w.id = t.workflow_id")
+    assert [progress(conn, workflow)[1:] for workflow in workflows] == [(size, size) for size in range(20)]
+
+
+def test_a_statement_of_mixed_outcomes_is_summed_per_workflow(conn: psycopg.Connection) -> None:
+    one, other = new_workflow(conn), new_workflow(conn)
+    tasks = new_tasks(conn, one, "running", "completed", "failed") + new_tasks(conn, other, "running")
+    conn.execute(
+        "update agent_task as t set status = v.status from unnest(%s::uuid[], %s::task_status[]) as v (id, status)"
+        " where t.id = v.id",
+        [tasks, ["completed", "cancelled", "running", "failed"]],
+    )
+    assert (counters(conn, one), counters(conn, other)) == ((3, 1, 0, 1), (1, 0, 1, 0))
+
+
+def test_deleting_tasks_takes_them_from_the_counts(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    tasks = new_tasks(conn, workflow, "completed", "completed", "failed", "running", "cancelled")
+    conn.execute("delete from agent_task where id = %s", [tasks[0]])
+    assert counters(conn, workflow) == (4, 1, 1, 1)
+    conn.execute("delete from agent_task where id = %s", [tasks[3]])
+    assert counters(conn, workflow) == (3, 1, 1, 1)
+    conn.execute("delete from agent_task")
+    assert progress(conn, workflow) == (0, 0, 0)
+
+
+def test_deleting_a_workflow_leaves_the_others_alone(conn: psycopg.Connection) -> None:
+    gone, left = new_workflow(conn), new_workflow(conn)
+    new_tasks(conn, gone, "completed", "running")
+    new_tasks(conn, left, "completed", "running")
+    conn.execute("delete from workflow where id = %s", [gone])
+    assert conn.execute("select id, progress from workflow").fetchall() == [(left, 50)]
+    assert conn.execute("select count(*) from agent_task").fetchone() == (2,)
+
+
+def test_a_workflow_inserted_again_with_its_old_id_starts_at_zero(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    new_tasks(conn, workflow, "completed", "failed")
+    with conn.transaction():
+        conn.execute("delete from workflow where id = %s", [workflow])
+        new_workflow(conn, id=workflow)
+    assert progress(conn, workflow) == (0, 0, 0)
+    new_tasks(conn, workflow, "completed")
+    assert progress(conn, workflow) == (100, 1, 1)
+
+
+def test_a_workflow_deleted_and_inserted_again_in_one_statement_starts_at_zero(
+    conn: psycopg.Connection,
+) -> None:
+    workflow = new_workflow(conn)
+    new_tasks(conn, workflow, "completed", "running")
+    conn.execute(
+        "with gone as (delete from workflow where id = %s returning id, name, type)"
+        " insert into workflow (id, name, type) select id, name, type from gone",
+        [workflow],
+    )
+    assert conn.execute("select count(*) from agent_task").fetchone() == (0,)
+    assert counters(conn, workflow) == (0, 0, 0, 0)
+
+
+def test_copy_counts_each_task(conn: psycopg.Connection) -> None:
+    one, other = new_workflow(conn), new_workflow(conn)
+    with conn.cursor().copy("copy agent_task (workflow_id, agent_type, status) from stdin") as copy:
+        for workflow, status in [(one, "completed"), (other, "failed"), (one, "running"), (one, "cancelled")]:
+            copy.write_row((workflow, "agent", status))
+    assert (counters(conn, one), counters(conn, other)) == ((3, 1, 0, 1), (1, 0, 1, 0))
+
+
+def test_on_conflict_do_update_counts_new_and_changed_tasks(conn: psycopg.Connection) -> None:
+    one, other = new_workflow(conn), new_workflow(conn)
+    [task, _] = new_tasks(conn, one, "running", "completed")
+    for _ in range(2):
+        conn.execute(
+            "insert into agent_task (id, workflow_id, agent_type, status)"
+            " select v.id, v.workflow_id, 'agent', 'completed'"
+            " from unnest(%s::uuid[], %s::uuid[]) as v (id, workflow_id)"
+            " on conflict (id) do update set status = excluded.status",
+            [[task, uuid.UUID(int=1), uuid.UUID(int=2)], [one, one, other]],
+        )
+        assert (progress(conn, one), progress(conn, other)) == ((100, 3, 3), (100, 1, 1))
+
+
+def test_on_conflict_do_nothing_is_not_counted(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    [task] = new_tasks(conn, workflow, "running")
+    conn.execute(
+        "insert into agent_task (id, workflow_id, agent_type, status)"
+        " select v.id, %s, 'agent', 'completed' from unnest(%s::uuid[]) as v (id) on conflict do nothing",
+        [workflow, [task, uuid.UUID(int=1)]],
+    )
+    assert progress(conn, workflow) == (50, 1, 2)
+
+
+def test_merge_counts_inserts_updates_and_deletes_of_one_statement(conn: psycopg.Connection) -> None:
+    one, other = new_workflow(conn), new_workflow(conn)
+    a, b, c = new_tasks(conn, one, "running", "completed", "failed")
+    [d] = new_tasks(conn, other, "completed")
+    acts = {a: "completed", b: "delete", c: "running", d: "completed", uuid.UUID(int=1): "cancelled"}
+    conn.execute(MERGE, [list(acts), [one, one, one, one, other], list(acts.values())])
+    assert (counters(conn, one), counters(conn, other)) == ((3, 2, 0, 0), (1, 0, 0, 1))
+
+
+def test_a_statement_of_several_modifying_ctes_counts_them_all(conn: psycopg.Connection) -> None:
+    one, other = new_workflow(conn), new_workflow(conn)
+    a, b, c = new_tasks(conn, one, "running", "running", "completed")
+    d, e = new_tasks(conn, other, "failed", "completed")
+    conn.execute(
+        "with completed as (update agent_task set status = 'completed' where id = %s returning 1)"
+        ", moved as (update agent_task set workflow_id = %s where id = %s returning 1)"
+        ", gone as (delete from agent_task where id = any(%s) returning 1)"
+        ", gone_too as (delete from agent_task where id = %s returning 1)"
+        ", more as (insert into agent_task (workflow_id, agent_type) values (%s, 'agent'), (%s, 'agent'))"
+        " insert into agent_task (workflow_id, agent_type, status) values (%s, 'agent', 'cancelled')",
+        [a, other, b, [c, d], e, one, other, other],
+    )
+    assert (counters(conn, one), counters(conn, other)) == ((2, 1, 0, 0), (3, 0, 0, 1))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "insert into agent_task (workflow_id, agent_type) select id, 'agent' from workflow where false",
+        "update agent_task set status = 'completed' where false",
+        "delete from agent_task where false",
+        "merge into agent_task as t using (select) as s on false when matched then delete",
+    ],
+)
+def test_a_statement_that_matches_no_row_writes_nothing(conn: psycopg.Connection, statement: str) -> None:
+    workflow = new_workflow(conn)
+    new_tasks(conn, workflow, "completed", "running")
+    before = row_version(conn, workflow)
+    conn.execute(statement)
+    assert row_version(conn, workflow) == before
+
+
+# Transactions
+
+
+def test_what_a_savepoint_takes_back_is_not_counted(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    a, b = new_tasks(conn, workflow, "running", "running")
+    with conn.transaction():
+        set_status(conn, a, "completed")
+        with conn.transaction(force_rollback=True):
+            set_status(conn, b, "completed")
+            new_tasks(conn, workflow, "completed")
+            assert progress(conn, workflow) == (100, 3, 3)
+        assert progress(conn, workflow) == (50, 1, 2)
+    assert progress(conn, workflow) == (50, 1, 2)
+
+
+def test_a_failing_statement_counts_nothing_of_its_transaction(conn: psycopg.Connection, session: Session) -> None:
+    workflow = new_workflow(conn)
+    [task] = new_tasks(conn, workflow, "running")
+    writer = session()
+    set_status(writer, task, "completed")
+    with pytest.raises(errors.DivisionByZero):
+        writer.execute("update agent_task set status = 'failed', retry_count = 1 / 0")
+    writer.commit()
+    assert progress(conn, workflow) == (0, 0, 1)
+
+
+def test_progress_has_moved_before_deferred_constraints_are_checked(conn: psycopg.Connection) -> None:
+    conn.execute("alter table agent_task alter constraint agent_task_workflow_id_fkey deferrable")
+    workflow = new_workflow(conn)
+    with conn.transaction():
+        conn.execute("set constraints all deferred")
+        [task] = new_tasks(conn, workflow, "running")
+        set_status(conn, task, "completed")
+        assert progress(conn, workflow) == (100, 1, 1)
+
+
+def test_tasks_that_come_before_their_workflow_are_counted_where_the_foreign_key_is_deferred(
+    conn: psycopg.Connection,
+) -> None:
+    conn.execute("alter table agent_task alter constraint agent_task_workflow_id_fkey deferrable initially deferred")
+    workflow = uuid.uuid4()
+    with conn.transaction():
+        new_tasks(conn, workflow, "completed", "running")
+        new_workflow(conn, id=workflow)
+    assert progress(conn, workflow) == (50, 1, 2)
+
+
+def test_tasks_are_counted_after_their_table_was_altered_in_the_same_session(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    tasks = new_tasks(conn, workflow, "running", "running")
+    set_status(conn, tasks[0], "completed")
+    conn.execute("alter table agent_task add column cost integer")
+    conn.execute("alter table agent_task drop column payload")
+    set_status(conn, tasks[1], "completed")
+    new_tasks(conn, workflow, "completed", "failed")
+    conn.execute("delete from agent_task where id = %s", [tasks[0]])
+    assert counters(conn, workflow) == (3, 2, 1, 0)
+
+
+# Frozen workflows
+
+
+def test_a_workflow_inserted_frozen_keeps_its_counters(conn: psycopg.Connection) -> None:
+    assert progress(conn, new_frozen_workflow(conn)) == FROZEN_ROW
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "update agent_task set status = 'completed'",
+        "insert into agent_task (workflow_id, agent_type) select id, 'agent' from workflow",
+        "delete from agent_task",
+        "truncate agent_task",
+        "update workflow set status = 'completed'",
+        "update workflow set agents_planned = 100",
+        "update workflow set progress = 1, agents_completed = 1, agents_total = 1, agents_created = 1",
+        "select repair_progress()",
+    ],
+)
+def test_a_frozen_workflow_keeps_its_counters(conn: psycopg.Connection, statement: str) -> None:
+    workflow = new_frozen_workflow(conn)
+    new_tasks(conn, workflow, "running", "failed")
+    before = conn.execute("select progress_updated_at from workflow").fetchone()
+    conn.execute(statement)
+    assert progress(conn, workflow) == FROZEN_ROW
+    assert conn.execute("select progress_updated_at from workflow").fetchone() == before
+    assert conn.execute("select count(*) from workflow_progress_drift").fetchone() == (0,)
+
+
+def test_freezing_keeps_the_counters_as_they_are(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    new_tasks(conn, workflow, "completed", "running")
+    conn.execute("update workflow set progress_frozen_at = now(), progress = 7, status = 'completed'")
+    conn.execute("delete from agent_task")
+    assert progress(conn, workflow) == (50, 1, 2)
+
+
+def test_thawing_recounts(conn: psycopg.Connection) -> None:
+    workflow = new_frozen_workflow(conn)
+    new_tasks(conn, workflow, "running", "failed", "completed", "cancelled")
+    conn.execute("update workflow set progress_frozen_at = null, agents_completed = 9, agents_planned = 5")
+    assert progress(conn, workflow) == (20, 1, 5)
+    assert counters(conn, workflow) == (4, 1, 1, 1)
+
+
+# TRUNCATE
+
+
+def test_truncating_tasks_brings_each_workflow_to_zero(conn: psycopg.Connection) -> None:
+    planned, plain, frozen = new_workflow(conn, agents_planned=4), new_workflow(conn), new_frozen_workflow(conn)
+    for workflow in (planned, plain, frozen):
+        new_tasks(conn, workflow, "completed", "failed")
+    conn.execute("truncate agent_task")
+    assert (progress(conn, planned), progress(conn, plain)) == ((0, 0, 4), (0, 0, 0))
+    assert progress(conn, frozen) == FROZEN_ROW
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "truncate workflow, agent_task, workflow_stage, workflow_event",
+        "truncate workflow cascade",
+    ],
+)
+def test_truncating_workflows_and_tasks_leaves_nothing_to_count(conn: psycopg.Connection, statement: str) -> None:
+    workflow = new_workflow(conn)
+    new_tasks(conn, workflow, "completed")
+    conn.execute(statement)
+    assert conn.execute("select count(*) from workflow").fetchone() == (0,)
+    new_workflow(conn, id=workflow)
+    new_tasks(conn, workflow, "completed", "running")
+    assert progress(conn, workflow) == (50, 1, 2)
+
+
+# What is written
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "update agent_task set payload = '{}', retry_count = 2",
+        "update agent_task set status = status",
+        "update agent_task set status = 'assigned' where status = 'pending'",
+        "update agent_task set status = 'running' where status in ('pending', 'assigned')",
+        "update agent_task set workflow_id = workflow_id, status = status where status >= 'completed'",
+    ],
+)
+@pytest.mark.parametrize("tasks", [1, 3], ids=["of one task", "of several"])
+def test_an_update_that_settles_no_task_writes_nothing(conn: psycopg.Connection, statement: str, tasks: int) -> None:
+    workflow = new_workflow(conn)
+    new_tasks(conn, workflow, *["completed", "pending", "assigned"][:tasks])
+    before = row_version(conn, workflow)
+    conn.execute(statement)
+    assert row_version(conn, workflow) == before
+
+
+def test_a_task_on_its_way_to_running_writes_nothing(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    [task, _] = new_tasks(conn, workflow, "pending", "pending")
+    before = row_version(conn, workflow)
+    set_status(conn, task, "assigned")
+    set_status(conn, task, "running")
+    assert row_version(conn, workflow) == before
+
+
+def test_changes_that_cancel_out_write_nothing(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    new_tasks(conn, workflow, "completed", "failed")
+    before = row_version(conn, workflow)
+    conn.execute(
+        "update agent_task set status = case status when 'completed' then 'failed'::task_status else 'completed' end"
+    )
+    assert row_version(conn, workflow) == before
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "update agent_task set status = 'completed' where id = %(task)s",
+        "update agent_task set status = 'failed' where id = %(task)s",
+        "update agent_task set status = 'completed'",
+        "insert into agent_task (workflow_id, agent_type) values (%(workflow)s, 'agent')",
+        "insert into agent_task (workflow_id, agent_type) select %(workflow)s, 'agent' from generate_series(1, 9)",
+        "delete from agent_task where id = %(task)s",
+        "delete from agent_task",
+    ],
+)
+def test_a_statement_writes_its_workflow_once_and_heap_only(conn: psycopg.Connection, statement: str) -> None:
+    workflow = new_workflow(conn)
+    task, *_ = new_tasks(conn, workflow, "running", "running", "running")
+    updates = "select n_tup_upd, n_tup_hot_upd from pg_stat_xact_user_tables where relid = 'workflow'::regclass"
+    with conn.transaction():
+        all_before, hot_before = conn.execute(updates).fetchone()
+        conn.execute(statement, {"task": task, "workflow": workflow})
+        all_after, hot_after = conn.execute(updates).fetchone()
+    assert (all_after - all_before, hot_after - hot_before) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("statement", "moves"),
+    [
+        ("update agent_task set status = 'completed' where status = 'running'", True),
+        ("update agent_task set status = 'failed' where status = 'running'", True),
+        ("update agent_task set status = 'failed' where status = 'cancelled'", True),
+        ("update agent_task set status = 'running' where status = 'pending'", False),
+        ("update agent_task set status = status", False),
+        ("delete from agent_task where status = 'pending'", True),
+        ("update workflow set agents_planned = 9", True),
+        ("update workflow set agents_planned = 2", False),
+        ("update workflow set status = 'running', current_stage = 'build'", False),
+        ("update workflow set progress = 99, agents_failed = 9, progress_updated_at = '1999-01-01'", False),
+        ("update workflow set progress_frozen_at = now()", False),
+        ("update workflow set progress_frozen_at = null", False),
+    ],
+)
+def test_progress_updated_at_moves_exactly_when_a_number_does(
+    conn: psycopg.Connection, statement: str, moves: bool
+) -> None:
+    workflow = new_workflow(conn)
+    new_tasks(conn, workflow, "completed", "running", "pending", "cancelled")
+    [before] = conn.execute("select progress_updated_at from workflow").fetchone()
+    conn.execute(statement)
+    [after] = conn.execute("select progress_updated_at from workflow").fetchone()
+    assert after > before if moves else after == before
+
+
+def test_counting_leaves_version_and_updated_at_alone(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    before = conn.execute("select version, updated_at, status, completed_at from workflow").fetchone()
+    tasks = new_tasks(conn, workflow, "running", "running")
+    set_status(conn, tasks[0], "completed")
+    conn.execute("truncate agent_task")
+    assert conn.execute("select version, updated_at, status, completed_at from workflow").fetchone() == before
+
+
+# Who writes
+
+
+@pytest.fixture
+def role(conn: psycopg.Connection) -> Iterator[sql.Identifier]:
+    """A role without any right, gone after the test."""
+    name = sql.Identifier(f"agent_{uuid.uuid4().hex[:12]}")
+    conn.execute(sql.SQL("create role {}").format(name))
+    yield name
+    conn.execute(sql.SQL("drop owned by {}").format(name))
+    conn.execute(sql.SQL("drop role {}").format(name))
+
+
+@pytest.fixture
+def agent(conn: psycopg.Connection, session: Session, role: sql.Identifier) -> Iterator[psycopg.Connection]:
+    """A session, in a transaction, of a role that has rights on agent_task only."""
+    conn.execute(sql.SQL("grant select, insert, update, delete, truncate on agent_task to {}").format(role))
+    connection = session()
+    connection.execute(sql.SQL("set role {}").format(role))
+    yield connection
+    connection.rollback()
+
+
+def test_a_role_with_rights_on_tasks_only_is_counted(conn: psycopg.Connection, agent: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    tasks = new_tasks(agent, workflow, "running", "running", "running")
+    set_status(agent, tasks[0], "completed")
+    agent.execute("delete from agent_task where id = %s", [tasks[1]])
+    agent.commit()
+    assert progress(conn, workflow) == (50, 1, 2)
+    agent.execute("truncate agent_task")
+    agent.commit()
+    assert progress(conn, workflow) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "update workflow set progress = 100",
+        "select repair_progress()",
+        "create temp table mine (like agent_task);"
+        " create trigger mine after update on mine referencing old table as old_task new table as new_task"
+        " for each statement execute function maintain_progress()",
+        "create temp table mine (like agent_task);"
+        " create trigger mine before insert on mine for each row execute function guard_progress()",
+    ],
+)
+def test_a_role_with_rights_on_tasks_only_cannot_write_progress(
+    conn: psycopg.Connection, agent: psycopg.Connection, statement: str
+) -> None:
+    conn.execute(sql.SQL("grant select on workflow to {}").format(sql.SQL(agent_role(agent))))
+    with pytest.raises(errors.InsufficientPrivilege):
+        agent.execute(statement)
+
+
+def agent_role(agent: psycopg.Connection) -> str:
+    return agent.execute("select current_user").fetchone()[0]
+
+
+@pytest.mark.parametrize("name", ["uuid", "record", "refcursor", "task_status"])
+def test_a_temporary_type_of_the_writer_is_never_taken_for_a_built_in_one(
+    conn: psycopg.Connection, agent: psycopg.Connection, name: str
+) -> None:
+    workflow = new_workflow(conn)
+    heard: list[str | None] = []
+    agent.add_notice_handler(lambda notice: heard.append(notice.message_primary))
+    base = "public.task_status" if name == "task_status" else "pg_catalog.uuid"
+    agent.execute(f"""
+        create function pg_temp.spy(value {base}) returns boolean language plpgsql
+        as $$ begin raise notice 'run as %', current_user; return true; end $$;
+        create domain pg_temp.{name} as {base} check (pg_temp.spy(value))
+    """)
+    new_tasks_of_a_session = "insert into public.agent_task (workflow_id, agent_type) select %s, 'agent'"
+    agent.execute(new_tasks_of_a_session, [workflow])
+    agent.execute("update public.agent_task set status = 'completed'")
+    agent.execute("update public.agent_task set status = 'failed'")
+    agent.execute("truncate public.agent_task")
+    assert heard == []
+
+
+def test_objects_of_the_writer_earlier_in_the_search_path_change_nothing(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn, agents_planned=4)
+    conn.execute("""
+        create schema hostile;
+        create table hostile.workflow (like public.workflow including all);
+        create table hostile.agent_task (like public.agent_task including all);
+        create function hostile.sum(integer, integer) returns integer language sql as 'select 42';
+        create function hostile.never(integer, integer) returns boolean language sql as 'select false';
+        create function hostile.never(uuid, uuid) returns boolean language sql as 'select false';
+        create function hostile.never(public.task_status, public.task_status) returns boolean
+            language sql as 'select false';
+        create operator hostile.+ (function = hostile.sum, leftarg = integer, rightarg = integer);
+        create operator hostile.- (function = hostile.sum, leftarg = integer, rightarg = integer);
+        create operator hostile.* (function = hostile.sum, leftarg = integer, rightarg = integer);
+        create operator hostile.<> (function = hostile.never, leftarg = integer, rightarg = integer);
+        create operator hostile.= (function = hostile.never, leftarg = uuid, rightarg = uuid);
+        create operator hostile.= (
+            function = hostile.never, leftarg = public.task_status, rightarg = public.task_status
+        );
+        create operator hostile.>= (
+            function = hostile.never, leftarg = public.task_status, rightarg = public.task_status
+        );
+        create function hostile.progress_percentage(bigint, bigint) returns integer language sql as 'select 42';
+        create function hostile.pg_trigger_depth() returns integer language sql as 'select 7';
+        create function hostile.clock_timestamp() returns timestamptz language sql as $$select 'epoch'::timestamptz$$;
+        set search_path = hostile, pg_catalog, public;
+    """)
+    conn.execute(
+        "insert into public.agent_task (workflow_id, agent_type) select %s, 'agent' from generate_series(1, 3)",
+        [workflow],
+    )
+    conn.execute("update public.agent_task set status = 'completed'")
+    conn.execute("update public.workflow set progress = 3, agents_completed = 0")
+    conn.execute("set search_path = public")
+    assert progress(conn, workflow) == (75, 3, 4)
+
+
+def test_temporary_tables_of_the_writer_change_nothing(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    tasks = new_tasks(conn, workflow, "running", "running")
+    conn.execute("create temp table workflow as select * from public.workflow")
+    conn.execute("create temp table agent_task as select * from public.agent_task")
+    conn.execute("create temp table workflow_progress_drift as select * from public.workflow_progress_drift")
+    conn.execute("update public.agent_task set status = 'completed' where id = %s", [tasks[0]])
+    row = conn.execute("select progress, agents_completed, agents_total from public.workflow").fetchone()
+    assert row == (50, 1, 2)
+
+
+def test_row_level_security_on_workflows_hides_none_from_counting(
+    conn: psycopg.Connection, agent: psycopg.Connection
+) -> None:
+    workflow = new_workflow(conn)
+    conn.execute("alter table workflow enable row level security")
+    new_tasks(agent, workflow, "completed")
+    agent.commit()
+    assert progress(conn, workflow) == (100, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "update agent_task set status = 'completed'",
+        "delete from agent_task",
+        "truncate agent_task",
+        "update workflow set progress_frozen_at = null",
+    ],
+)
+def test_forced_row_level_security_ends_in_a_clear_error_never_in_a_miss(
+    conn: psycopg.Connection, role: sql.Identifier, statement: str
+) -> None:
+    workflow = new_workflow(conn)
+    new_tasks(conn, workflow, "running", "completed")
+    conn.execute("update workflow set progress_frozen_at = now()" if "frozen" in statement else "select")
+    conn.execute("alter table workflow enable row level security, force row level security")
+    for owned in (
+        "table workflow",
+        "table agent_task",
+        "view workflow_progress_calculated",
+        "view workflow_progress_drift",
+        "function maintain_progress()",
+        "function guard_progress()",
+        "function repair_progress(uuid)",
+    ):
+        conn.execute(sql.SQL(f"alter {owned} owner to {{}}").format(role))
+    with pytest.raises(errors.InsufficientPrivilege, match="row-level security"):
+        conn.execute(statement)
+    assert progress(conn, workflow) == (50, 1, 2)
+    conn.execute(sql.SQL("reassign owned by {} to current_user").format(role))

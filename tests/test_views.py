@@ -1,0 +1,193 @@
+"""What everyone reads, the same counted afresh, and where they differ."""
+
+import json
+import random
+import uuid
+from typing import Any
+
+import psycopg
+import pytest
+
+from .helpers import new_tasks, new_workflow
+
+COLUMNS = [
+    "workflow_id",
+    "name",
+    "description",
+    "type",
+    "status",
+    "current_stage",
+    "priority",
+    "progress",
+    "progress_percentage",
+    "agents_completed",
+    "agents_total",
+    "agents_created",
+    "agents_failed",
+    "agents_cancelled",
+    "agents_open",
+    "agents_planned",
+    "settled_percentage",
+    "progress_calculation_method",
+    "trace_id",
+    "created_at",
+    "updated_at",
+    "completed_at",
+    "last_updated_at",
+]
+STATUSES = ["pending", "assigned", "running", "completed", "failed", "cancelled"]
+
+
+def fill(conn: psycopg.Connection, workflows: int) -> list[Any]:
+    """Insert workflows of every status, with and without a plan, and tasks of every status."""
+    rng = random.Random(1)
+    ids = []
+    with conn.transaction():
+        for index in range(workflows):
+            status = ["initiated", "running", "paused", "completed", "failed", "cancelled"][index % 6]
+            ids.append(new_workflow(conn, status=status, agents_planned=rng.choice([None, 0, 3, 30])))
+            new_tasks(conn, ids[-1], *rng.choices(STATUSES, k=rng.randrange(12)))
+    conn.execute("analyze")
+    return ids
+
+
+def plan_nodes(conn: psycopg.Connection, query: str, workflow: Any) -> list[dict[str, Any]]:
+    """Explain, executed, and return the nodes of the plan."""
+    [explained] = conn.execute(f"explain (analyze, format json) {query}", [workflow]).fetchone()
+    nodes = [explained[0]["Plan"]]
+    for node in nodes:
+        nodes += node.get("Plans", [])
+    return nodes
+
+
+def test_workflow_progress_has_the_columns_of_the_contract_in_order(conn: psycopg.Connection) -> None:
+    cursor = conn.execute("select * from workflow_progress")
+    assert [column.name for column in cursor.description] == COLUMNS
+
+
+def test_workflow_progress_shows_one_row_per_workflow(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn, agents_planned=10, trace_id="trace")
+    new_workflow(conn)
+    new_tasks(conn, workflow, *["completed"] * 4, "failed", "cancelled", "running")
+    assert conn.execute("select count(*) from workflow_progress").fetchone() == (2,)
+    row = conn.execute(
+        "select progress, progress_percentage, agents_completed, agents_total, agents_created, agents_failed,"
+        " agents_cancelled, agents_open, agents_planned, settled_percentage, progress_calculation_method, trace_id"
+        " from workflow_progress where workflow_id = %s",
+        [workflow],
+    ).fetchone()
+    assert row == (40, 40, 4, 10, 7, 1, 1, 1, 10, 60, "agent-based", "trace")
+
+
+def test_last_updated_at_is_when_a_number_last_moved(conn: psycopg.Connection) -> None:
+    new_workflow(conn)
+    row = conn.execute(
+        "select v.last_updated_at = w.progress_updated_at from workflow_progress as v, workflow as w"
+    ).fetchone()
+    assert row == (True,)
+
+
+def test_what_is_stored_equals_what_is_calculated(conn: psycopg.Connection) -> None:
+    fill(conn, 30)
+    columns = "progress, agents_completed, agents_total, agents_created, agents_failed, agents_cancelled"
+    stored = f"select workflow_id, {columns} from workflow_progress"
+    calculated = f"select workflow_id, {columns} from workflow_progress_calculated"
+    assert conn.execute(f"({stored}) except all ({calculated})").fetchall() == []
+    assert conn.execute(f"({calculated}) except all ({stored})").fetchall() == []
+
+
+def test_what_is_calculated_is_counted_from_the_tasks(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn, agents_planned=8)
+    new_workflow(conn)
+    with conn.transaction():
+        conn.execute("set local session_replication_role = replica")
+        new_tasks(conn, workflow, "completed", "completed", "failed", "cancelled", "running")
+    row = conn.execute("select * from workflow_progress_calculated where workflow_id = %s", [workflow]).fetchone()
+    assert row == (workflow, 25, 2, 8, 5, 1, 1)
+    conn.execute("select repair_progress()")
+
+
+def test_drift_shows_stored_and_calculated_beside_each_other(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn, name="missed")
+    fine = new_workflow(conn)
+    [task, *_] = new_tasks(conn, workflow, "running", "completed", "failed", "cancelled")
+    new_tasks(conn, fine, "completed", "running")
+    assert conn.execute("select * from workflow_progress_drift").fetchall() == []
+    with conn.transaction():
+        conn.execute("set local session_replication_role = replica")
+        conn.execute("update agent_task set status = 'completed' where id = %s", [task])
+        new_tasks(conn, workflow, "failed", "cancelled", "cancelled")
+    cursor = conn.execute("select * from workflow_progress_drift")
+    assert [dict(zip([c.name for c in cursor.description], row, strict=True)) for row in cursor] == [
+        {
+            "workflow_id": workflow,
+            "name": "missed",
+            "stored_progress": 25,
+            "calculated_progress": 29,
+            "stored_completed": 1,
+            "calculated_completed": 2,
+            "stored_total": 4,
+            "calculated_total": 7,
+            "stored_created": 4,
+            "calculated_created": 7,
+            "stored_failed": 1,
+            "calculated_failed": 2,
+            "stored_cancelled": 1,
+            "calculated_cancelled": 3,
+            "stale_data": True,
+        }
+    ]
+    conn.execute("select repair_progress()")
+
+
+@pytest.mark.parametrize("column", ["progress", "agents_completed", "agents_total", "agents_created"])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_drift_shows_any_number_that_is_off_unless_the_workflow_is_frozen(
+    conn: psycopg.Connection, column: str, frozen: bool
+) -> None:
+    new_workflow(conn)
+    with conn.transaction():
+        conn.execute("set local session_replication_role = replica")
+        conn.execute(f"update workflow set {column} = 5, progress_frozen_at = %s", ["now" if frozen else None])
+    assert conn.execute("select count(*) from workflow_progress_drift").fetchone() == (int(not frozen),)
+    conn.execute("select repair_progress()")
+
+
+def test_reading_progress_of_one_workflow_uses_its_primary_key_and_reads_no_task(conn: psycopg.Connection) -> None:
+    workflow = fill(conn, 300)[150]
+    nodes = plan_nodes(conn, "select * from workflow_progress where workflow_id = %s", workflow)
+    assert [(node["Node Type"], node.get("Index Name")) for node in nodes] == [("Index Scan", "workflow_pkey")]
+    assert "agent_task" not in json.dumps(nodes)
+
+
+@pytest.mark.parametrize("view", ["workflow_progress_calculated", "workflow_progress_drift"])
+def test_calculating_one_workflow_reads_its_tasks_only(conn: psycopg.Connection, view: str) -> None:
+    workflow = fill(conn, 300)[150]
+    new_tasks(conn, workflow, *["completed"] * 20)
+    nodes = plan_nodes(conn, f"select * from {view} where workflow_id = %s", workflow)
+    tasks = [node for node in nodes if node.get("Relation Name") == "agent_task"]
+    indexes = [node["Index Name"] for node in nodes if "agent_task" in node.get("Index Name", "")]
+    [(count,)] = conn.execute("select count(*) from agent_task where workflow_id = %s", [workflow]).fetchall()
+    assert [(node["Actual Rows"], node.get("Rows Removed by Filter", 0)) for node in tasks] == [(count, 0)]
+    assert indexes == ["agent_task_workflow_id_status_idx"]
+
+
+@pytest.mark.parametrize("view", ["workflow_progress_calculated", "workflow_progress_drift"])
+def test_calculating_all_workflows_reads_the_tasks_once(conn: psycopg.Connection, view: str) -> None:
+    busy = new_workflow(conn)
+    conn.execute("insert into workflow (name, type) select 'idle', 'app' from generate_series(1, 200)")
+    new_tasks(conn, busy, *["completed"] * 2000)
+    conn.execute("analyze")
+    nodes = plan_nodes(conn, f"select * from {view} where workflow_id <> %s", uuid.uuid4())
+    loops = [node["Actual Loops"] for node in nodes if node.get("Relation Name") == "agent_task"]
+    assert loops == [1]
+
+
+def test_every_view_runs_with_the_rights_of_its_reader(conn: psycopg.Connection) -> None:
+    rows = conn.execute(
+        "select relname, reloptions from pg_class"
+        " where relkind = 'v' and relnamespace = 'public'::regnamespace order by relname"
+    ).fetchall()
+    views = ["workflow_progress", "workflow_progress_calculated", "workflow_progress_drift"]
+    assert [name for name, _ in rows if name in views] == views
+    assert [name for name, options in rows if "security_invoker=true" not in (options or [])] == []

@@ -1,0 +1,175 @@
+"""Following workflows: what is yielded, when it ends, and what it outlives."""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+
+from pyapp import Workflow, WorkflowNotFound, watch
+from pyapp.watch import watch_changes
+
+from .helpers import in_background, new_tasks, new_workflow, set_status
+
+INTERVAL = 0.02
+
+
+def finish(conn: psycopg.Connection, workflow: Any, status: str = "completed") -> None:
+    conn.execute("update workflow set status = %s where id = %s", [status, workflow])
+
+
+def next_of(changes: Iterator[Workflow]) -> Future[Workflow]:
+    """Wait for the next change beside the test."""
+    return in_background(lambda: next(changes))
+
+
+def take(changes: Iterator[Workflow]) -> Workflow:
+    """Take the next change, which must not be long in coming."""
+    return next_of(changes).result(10)
+
+
+@pytest.fixture
+def watcher(dsn: str) -> Iterator[Callable[..., Iterator[Workflow]]]:
+    """Watch, and stop watching at the end of the test."""
+    opened: list[Any] = []
+
+    def start(ids: list[Any] | None = None) -> Iterator[Workflow]:
+        opened.append(watch(dsn, ids, INTERVAL))
+        return opened[-1]
+
+    yield start
+    for changes in opened:
+        changes.close()
+
+
+def backends(conn: psycopg.Connection) -> list[int]:
+    rows = conn.execute(
+        "select pid from pg_stat_activity where datname = current_database() and application_name = 'agent-progress'"
+    ).fetchall()
+    return [pid for (pid,) in rows]
+
+
+def wait_until_gone(conn: psycopg.Connection) -> None:
+    """Wait for the server to notice that the watcher's connection is closed."""
+    give_up = time.monotonic() + 10
+    while backends(conn):
+        assert time.monotonic() < give_up
+
+
+def test_the_first_state_and_each_change_are_yielded(conn: psycopg.Connection, watcher: Any) -> None:
+    workflow = new_workflow(conn)
+    one, two = new_tasks(conn, workflow, "running", "running")
+    changes = watcher([workflow])
+    assert take(changes).progress == 0
+    set_status(conn, one, "completed")
+    assert take(changes).progress == 50
+    conn.execute("update workflow set current_stage = 'test' where id = %s", [workflow])
+    assert take(changes).current_stage == "test"
+    set_status(conn, two, "failed")
+    change = take(changes)
+    assert (change.progress, change.agents_failed) == (50, 1)
+    waiting = next_of(changes)
+    conn.execute("update workflow set name = 'renamed' where id = %s", [workflow])
+    assert waiting.result(10).name == "renamed"
+
+
+def test_nothing_is_yielded_as_long_as_nothing_changes(dsn: str, conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    polls = watch_changes(dsn, [workflow], INTERVAL)
+    assert [len(next(polls)) for _ in range(5)] == [1, 0, 0, 0, 0]
+    new_tasks(conn, workflow, "pending")
+    assert [len(next(polls)) for _ in range(3)] == [1, 0, 0]
+    polls.close()
+
+
+def test_it_ends_when_all_workflows_are_settled(conn: psycopg.Connection, watcher: Any) -> None:
+    done, failed, open_one = (new_workflow(conn) for _ in range(3))
+    finish(conn, done)
+    finish(conn, failed, "failed")
+    changes = watcher([done, str(failed), open_one])
+    assert {take(changes).workflow_id for _ in range(3)} == {done, failed, open_one}
+    ending = in_background(lambda: list(changes))
+    finish(conn, open_one, "cancelled")
+    assert [workflow.status for workflow in ending.result(10)] == ["cancelled"]
+    assert [workflow.status for workflow in watcher([done])] == ["completed"]
+    wait_until_gone(conn)
+
+
+def test_an_unknown_workflow_raises_at_once(conn: psycopg.Connection, watcher: Any) -> None:
+    workflow = new_workflow(conn)
+    with pytest.raises(WorkflowNotFound, match=str(UUID(int=0))):
+        next(watcher([workflow, UUID(int=0)]))
+    with pytest.raises((ValueError, psycopg.errors.InvalidTextRepresentation)):
+        next(watcher(["no id"]))
+    wait_until_gone(conn)
+
+
+def test_it_outlives_its_connection(conn: psycopg.Connection, watcher: Any) -> None:
+    workflow = new_workflow(conn)
+    (task,) = new_tasks(conn, workflow, "running")
+    changes = watcher([workflow])
+    take(changes)
+    waiting = next_of(changes)
+    for done in (False, True):
+        (pid,) = backends(conn)
+        conn.execute("select pg_terminate_backend(%s, 5000)", [pid])
+        if done:
+            set_status(conn, task, "completed")
+        while not backends(conn):
+            assert not waiting.done() or done
+    assert waiting.result(10).progress == 100
+
+
+def test_a_database_that_cannot_be_reached_raises_at_first() -> None:
+    with pytest.raises(psycopg.OperationalError):
+        next(watch("host=/nowhere dbname=x", None, INTERVAL))
+
+
+def test_a_deleted_workflow_counts_as_ended(conn: psycopg.Connection, watcher: Any) -> None:
+    workflow, other = new_workflow(conn), new_workflow(conn)
+    changes = watcher([workflow, other])
+    take(changes)
+    take(changes)
+    ending = in_background(lambda: list(changes))
+    conn.execute("delete from workflow where id = %s", [workflow])
+    finish(conn, other)
+    assert [change.workflow_id for change in ending.result(10)] == [other]
+
+
+def test_it_ends_when_nothing_is_left_to_watch(conn: psycopg.Connection, watcher: Any) -> None:
+    workflow = new_workflow(conn)
+    changes = watcher([workflow])
+    take(changes)
+    ending = in_background(lambda: list(changes))
+    conn.execute("delete from workflow where id = %s", [workflow])
+    assert ending.result(10) == []
+
+
+def test_without_ids_new_active_workflows_join_and_their_end_is_told(conn: psycopg.Connection, watcher: Any) -> None:
+    old = new_workflow(conn, name="old")
+    finish(conn, old)
+    first = new_workflow(conn, name="first")
+    changes = watcher()
+    assert take(changes).name == "first"
+    waiting = next_of(changes)
+    second = new_workflow(conn, name="second")
+    assert waiting.result(10).name == "second"
+    finish(conn, first)
+    change = take(changes)
+    assert (change.name, change.status) == ("first", "completed")
+    waiting = next_of(changes)
+    # What has ended and does not change is not looked at any more.
+    conn.execute("update workflow set description = 'x' where id = any (%s)", [[old, second]])
+    assert waiting.result(10).name == "second"
+
+
+def test_leaving_the_loop_closes_the_connection(dsn: str, conn: psycopg.Connection) -> None:
+    new_workflow(conn)
+    changes = watch(dsn, None, INTERVAL)
+    take(changes)
+    assert len(backends(conn)) == 1
+    changes.close()
+    wait_until_gone(conn)
