@@ -1,8 +1,9 @@
 -- depends: 0003_agent_progress_trigger
--- The guard. Counts what the tables hold already; the locks keep writers out from the count to the commit, readers go on.
+-- The guard. Counts what the tables hold already.
 
--- Tasks first, as their writers do; the other way round would deadlock with each of them.
-lock table public.agent_task, public.workflow in exclusive mode;
+-- Nobody else changes a workflow from the count to the commit; readers go on. Tasks need no lock: what a statement has not
+-- counted yet waits for this one, is not seen by the count below, and is added after it.
+lock table public.workflow in share row exclusive mode;
 
 update public.workflow as w
 set

@@ -322,7 +322,7 @@ def test_the_schema_commands_say_what_they_do(empty: Callable[[], str], capsys: 
     assert call("rollback", "--all") == (
         2,
         "",
-        "agent-progress: nothing changed: table workflow holds rows, which only --drop-data drops\n",
+        "agent-progress: nothing changed: table workflow holds rows, which would be lost; --drop-data drops them\n",
     )
     assert call("rollback", "--all", "--drop-data", "--json")[:2] == (0, json.dumps(names[::-1]) + "\n")
     assert call("rollback") == (0, "", "nothing to do: no migration is applied\n")
@@ -601,7 +601,7 @@ def test_live_bars_fit_a_terminal_of_80_columns(conn: psycopg.Connection, dsn: s
     new_tasks(conn, workflow, *["completed"] * 9, "failed")
     with Terminal("watch", workflow, "--dsn", dsn, columns=80) as terminal:
         assert terminal.end() == 0
-        assert re.search(r"a rat.*… +█+░ +90 % +9 of 10 agents +1 +completed +s+…", terminal.text)
+        assert re.search(r"a rat.*… +█+░* +90 % +9 of 10 agents +1 +completed +s+…", terminal.text)
 
 
 def test_watch_of_an_unknown_workflow_ends_1(run: Run) -> None:
@@ -629,7 +629,7 @@ def test_ctrl_c_ends_live_bars_and_gives_the_cursor_back(conn: psycopg.Connectio
 def test_an_interrupt_ends_a_waiting_migrate_130(dsn: str, conn: psycopg.Connection, session: Any) -> None:
     main(["rollback", "--dsn", dsn])
     blocker = session()
-    blocker.execute("lock table workflow_progress")
+    blocker.execute("lock table agent_task")
     process = start("rollback", "--dsn", dsn)
     line = ""
     while "waiting for other transactions" not in line:

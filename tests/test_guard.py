@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from .helpers import counters, new_tasks, new_workflow, progress, set_status
+from .helpers import allow_all_transitions, counters, new_tasks, new_workflow, progress, set_status
 
 MADE_UP = {
     "progress": 77,
@@ -52,6 +52,7 @@ def test_more_tasks_than_planned_are_all_counted(conn: psycopg.Connection) -> No
 
 
 def test_a_completed_workflow_is_measured_against_the_tasks_it_has(conn: psycopg.Connection) -> None:
+    allow_all_transitions(conn)
     workflow = new_workflow(conn, agents_planned=10)
     new_tasks(conn, workflow, "completed", "completed", "failed")
     seen = []
@@ -80,6 +81,7 @@ def test_a_plan_set_raised_lowered_and_dropped_moves_total_and_progress(conn: ps
 
 
 def test_status_and_plan_changed_at_once_are_both_heeded(conn: psycopg.Connection) -> None:
+    allow_all_transitions(conn)
     workflow = new_workflow(conn, agents_planned=10, status="completed")
     new_tasks(conn, workflow, "completed", "running")
     conn.execute("update workflow set status = 'running', agents_planned = 4")
@@ -126,7 +128,9 @@ def test_a_stale_row_written_back_whole_leaves_progress_alone(conn: psycopg.Conn
     set_status(conn, tasks[0], "completed")
     now = read_row(conn, workflow)
     save_row(conn, stale | {"current_stage": "build", "status": "running"})
-    assert read_row(conn, workflow) == now | {"current_stage": "build", "status": "running"}
+    saved = read_row(conn, workflow)
+    moved = {"current_stage": "build", "status": "running", "version": 2, "updated_at": saved["updated_at"]}
+    assert saved == now | moved
     assert progress(conn, workflow) == (50, 1, 2)
 
 

@@ -169,7 +169,7 @@ def test_calculating_one_workflow_reads_its_tasks_only(conn: psycopg.Connection,
     indexes = [node["Index Name"] for node in nodes if "agent_task" in node.get("Index Name", "")]
     [(count,)] = conn.execute("select count(*) from agent_task where workflow_id = %s", [workflow]).fetchall()
     assert [(node["Actual Rows"], node.get("Rows Removed by Filter", 0)) for node in tasks] == [(count, 0)]
-    assert indexes == ["agent_task_workflow_id_status_idx"]
+    assert indexes == ["agent_task_workflow_id_status_completed_at_idx"]
 
 
 @pytest.mark.parametrize("view", ["workflow_progress_calculated", "workflow_progress_drift"])

@@ -113,8 +113,8 @@ def _demo(args: argparse.Namespace) -> int:
 def _play(dsn: str, player: Player) -> int:
     """Play to the end with a live display, then compare what is stored with what is counted."""
     began = time.monotonic()
-    player.start()
     try:
+        player.start()
         with connect(dsn, autocommit=True) as conn, _display() as show:
             ended = False
             while not ended:
