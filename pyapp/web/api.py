@@ -1,14 +1,15 @@
 """The HTTP API: read-only JSON, thin over the views."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any, LiteralString
 from urllib.parse import urlencode
 from uuid import UUID
 
 from fastapi import APIRouter, HTTPException, Query
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from pyapp.progress import progress_metrics
 from pyapp.web import queries
@@ -25,7 +26,7 @@ from pyapp.web.models import (
     Task,
     Workflow,
 )
-from pyapp.web.stream import Source, frame
+from pyapp.web.stream import Source, Subscriber
 from pyapp.web.types import Priority, Row, Sort, Status
 from pyapp.web.wire import respond
 
@@ -33,7 +34,18 @@ router = APIRouter(prefix="/api/v1")
 
 Limit = Annotated[int, Query(ge=1, le=1000, description="At most so many.")]
 Offset = Annotated[int, Query(ge=0, le=10_000_000, description="Leave out so many at the beginning.")]
-Text = Annotated[str | None, Query(max_length=500, pattern=r"^[^\x00]*$")]
+Cursor = Annotated[str | None, Query(max_length=8000, description="From the Link header of a page.")]
+
+
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise PydanticCustomError("text", "Should not contain the character NUL")
+    return text
+
+
+Text = Annotated[
+    str, Field(max_length=500, json_schema_extra={"pattern": r"^[^\u0000]*$"}), AfterValidator(_without_nul)
+]
 
 
 def _responses(*codes: int) -> dict[int | str, dict[str, Any]]:
@@ -65,7 +77,7 @@ def _one(request: Request, workflow_id: UUID) -> Row:
 
 def _rows(request: Request, workflow_id: UUID, query: LiteralString, limit: int, offset: int = 0) -> Response:
     def read(conn: Any) -> list[Row]:
-        rows = queries.list_rows(conn, query, workflow_id, limit=limit, offset=offset)
+        rows = queries.list_rows(conn, query, workflow_id, limit=limit, offset=offset, raw_json=True)
         if not rows:
             _found(next(iter(queries.read_workflows(conn, [workflow_id])), None))
         return rows
@@ -77,14 +89,12 @@ def _rows(request: Request, workflow_id: UUID, query: LiteralString, limit: int,
 def list_workflows(
     request: Request,
     status: Annotated[list[Status] | None, Query(description="Any of these statuses.")] = None,
-    type: Text = None,
+    type: Annotated[Text | None, Query()] = None,
     priority: Annotated[Priority | None, Query()] = None,
-    name: Annotated[
-        str | None, Query(max_length=500, pattern=r"^[^\x00]*$", description="Beginning of the name.")
-    ] = None,
+    name: Annotated[Text | None, Query(description="Beginning of the name.")] = None,
     sort: Annotated[Sort, Query(description="With - in front: descending.")] = "-created",
     limit: Limit = 50,
-    cursor: Annotated[str | None, Query(max_length=4000, description="From the Link header of a page.")] = None,
+    cursor: Cursor = None,
 ) -> Response:
     """List workflows, newest first; the Link header leads to the next page."""
     try:
@@ -188,13 +198,35 @@ def get_overview(request: Request) -> Response:
 _STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
 
+class EventStream(StreamingResponse):
+    """Sends what a subscriber is offered until the client leaves, and then stops following."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, source: Source, subscriber: Subscriber) -> None:
+        """Take over a subscriber."""
+        super().__init__(subscriber.frames(), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        self._source, self._subscriber = source, subscriber
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send, and stop following even where the client left before the first byte."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._source.unsubscribe(self._subscriber)
+
+
 @router.get("/stream", tags=["live"], response_class=StreamingResponse, responses=_responses() | _STREAM)
 async def stream(
     request: Request,
     id: Annotated[list[UUID] | None, Query(max_length=500, description="These; without, the active ones.")] = None,
 ) -> Response:
-    """Follow workflows live, as server-sent events: `snapshot` (an array), then `workflow` and `deleted`."""
-    return _stream(request, id)
+    """Follow workflows live, as server-sent events.
+
+    `snapshot` is an array of all that is followed and comes first, and again after a loss of the database, which `away`
+    tells of; `workflow` is one in its new state, `deleted` the id of one that is gone.
+    """
+    return await _follow(request, id)
 
 
 @router.get(
@@ -205,28 +237,17 @@ async def stream(
 )
 async def stream_workflow(request: Request, workflow_id: UUID) -> Response:
     """Follow one workflow live, as server-sent events."""
-    await asyncio.to_thread(_one, request, workflow_id)
-    return _stream(request, [workflow_id])
+    return await _follow(request, [workflow_id], must_exist=True)
 
 
-def _snapshot(ids: list[UUID] | None) -> Callable[[Any], list[Row]]:
-    return lambda conn: queries.read_workflows(conn, queries.active_ids(conn) if ids is None else ids)
-
-
-def _stream(request: Request, ids: list[UUID] | None) -> Response:
+async def _follow(request: Request, ids: list[UUID] | None, *, must_exist: bool = False) -> Response:
     source: Source = request.app.state.source
-    database = _database(request)
-
-    async def body() -> AsyncIterator[bytes]:
-        subscriber = source.subscribe(ids)
-        try:
-            # After subscribing, so that no change falls in between.
-            rows = await asyncio.to_thread(database.run, _snapshot(ids))
-            yield b"retry: 2000\n" + frame("snapshot", rows)
-            async for news in subscriber.frames():
-                yield news
-        finally:
-            source.unsubscribe(subscriber)
-
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(body(), media_type="text/event-stream", headers=headers)
+    subscriber = source.subscribe(ids)
+    try:
+        # The answer says at once what is wrong: no such workflow, or no database.
+        if await subscriber.found == 0 and must_exist:
+            raise HTTPException(404, "Workflow not found")
+        return EventStream(source, subscriber)
+    except BaseException:
+        source.unsubscribe(subscriber)
+        raise

@@ -1,6 +1,5 @@
 """The service, put together."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -13,19 +12,19 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from psycopg_pool import PoolTimeout, TooManyRequests
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
 from pyapp.web import api, pages
 from pyapp.web.database import Database
+from pyapp.web.models import Problem
 from pyapp.web.observe import DatabaseCollector, Metrics, Observed
-from pyapp.web.security import RequireToken, SecurityHeaders
+from pyapp.web.security import KnownHosts, LimitBody, RequireToken, SecurityHeaders
 from pyapp.web.settings import Settings
 from pyapp.web.stream import Source
-from pyapp.web.wire import error
 
+_UNMIGRATED = "The database has no agent-progress schema, or an old one: run agent-progress migrate"
 _STATIC = Path(__file__).parent / "static"
 
 
@@ -33,15 +32,15 @@ def create_app(settings: Settings) -> FastAPI:
     """Put the service together: API, dashboard, streams, metrics and what guards them."""
     metrics = Metrics()
     database = Database(settings.dsn, metrics.query_seconds.observe)
-    source = Source(database.connect, settings.interval)
+    source = Source(database.connect_async, settings.interval, metrics.stream_queries.inc)
     metrics.registry.register(DatabaseCollector(database.run, lambda: source.clients))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         database.open()
-        source.start(asyncio.get_running_loop())
+        source.start()
         yield
-        source.stop()
+        await source.stop()
         database.close()
 
     app = FastAPI(
@@ -61,11 +60,12 @@ def create_app(settings: Settings) -> FastAPI:
     _add_errors(app)
 
     # The last one added comes first.
+    app.add_middleware(LimitBody)
     if settings.token is not None:
         app.add_middleware(RequireToken, token=settings.token)
     else:
-        # Without a token only this machine may read; a page elsewhere must not, by a name that leads here.
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]", settings.host])
+        # Without a token only this machine may read.
+        app.add_middleware(KnownHosts, host=settings.host)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -74,8 +74,8 @@ def create_app(settings: Settings) -> FastAPI:
             allow_headers=["Authorization"],
             expose_headers=["ETag", "Link"],
         )
-    app.add_middleware(SecurityHeaders, cross_origin=bool(settings.cors_origins))
     app.add_middleware(Observed, metrics=metrics)
+    app.add_middleware(SecurityHeaders, cross_origin=bool(settings.cors_origins))
     return app
 
 
@@ -85,7 +85,7 @@ def _add_probes(app: FastAPI, database: Database, metrics: Metrics) -> None:
         """Say that the process answers."""
         return {"status": "ok"}
 
-    @app.get("/readyz", tags=["probes"], response_model=dict[str, str], responses={503: {}})
+    @app.get("/readyz", tags=["probes"], response_model=dict[str, str], responses={503: {"model": Problem}})
     def readyz() -> dict[str, str]:
         """Say whether the database answers and has the schema."""
         database.run(lambda conn: conn.execute("select from public.workflow_progress limit 0"))
@@ -112,7 +112,16 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(psycopg.errors.UndefinedTable)
     @app.exception_handler(psycopg.errors.UndefinedColumn)
     async def unmigrated(request: Request, _: Exception) -> Response:
-        return pages.failure(request, 503, "The database lacks the schema: run agent-progress migrate", {})
+        return pages.failure(request, 503, _UNMIGRATED, {"Retry-After": "30"})
+
+    @app.exception_handler(psycopg.errors.InsufficientPrivilege)
+    async def forbidden(request: Request, _: Exception) -> Response:
+        return pages.failure(request, 503, "The service's role lacks rights in the database", {"Retry-After": "30"})
+
+    @app.exception_handler(psycopg.DataError)
+    async def unfit(request: Request, _: Exception) -> Response:
+        # For example a character that the encoding of the database does not have.
+        return pages.failure(request, 422, "A value that the database cannot take", {})
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, problem: Exception) -> Response:
@@ -125,7 +134,3 @@ def _add_errors(app: FastAPI) -> None:
     async def refused(request: Request, problem: Exception) -> Response:
         assert isinstance(problem, HTTPException)
         return pages.failure(request, problem.status_code, str(problem.detail), dict(problem.headers or {}))
-
-    @app.exception_handler(Exception)
-    async def broken(_: Request, __: Exception) -> Response:
-        return error("Internal error", 500)

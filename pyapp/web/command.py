@@ -1,12 +1,18 @@
 """serve and notify: the service from the command line."""
 
 import argparse
+import ipaddress
+import logging
 import os
+import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from typing import Any
+
+import psycopg
 
 from pyapp.cli.common import UsageError, database, say
 from pyapp.db import connect
@@ -48,9 +54,31 @@ def add_commands(commands: Any, shared: argparse.ArgumentParser) -> None:
 
 
 def _serve(args: argparse.Namespace) -> int:
+    _require_extra()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, the embedded server with it
     with database(args, or_embedded=True) as dsn:
+        _require_schema(dsn)
         run(dsn, args.host, args.port, args.interval, tuple(args.cors_origin))
     return 0
+
+
+def _require_extra() -> None:
+    for name in ("fastapi", "jinja2", "prometheus_client", "psycopg_pool", "uvicorn"):
+        try:
+            import_module(name)
+        except ImportError:
+            raise UsageError(f"{name} is missing: pip install 'agent-progress[web]'") from None
+
+
+def _require_schema(dsn: str) -> None:
+    """Refuse a database that lacks the schema; one that is away may come later."""
+    try:
+        with connect(dsn, connect_timeout=5) as conn:
+            conn.execute("select from public.workflow_forecast, public.workflow_stage_progress limit 0")
+    except psycopg.OperationalError as error:
+        from pyapp.web.database import reason
+
+        say(f"the database is away, answers are 503 until it is there: {reason(error)}")
 
 
 def _notify(args: argparse.Namespace) -> int:
@@ -65,61 +93,72 @@ def run(dsn: str, host: str, port: int, interval: float = 0.5, cors_origins: tup
     """Serve until a signal ends it."""
     server, listening, where = _prepare(dsn, host, port, interval, cors_origins)
     say(f"serving {where}  (Ctrl-C ends)")
-    server.run(sockets=[listening])
+    with suppress(KeyboardInterrupt):
+        server.run(sockets=[listening])
 
 
 @contextmanager
 def in_background(dsn: str, port: int) -> Iterator[str]:
     """Serve on this machine while the block lasts; yield the address."""
     server, listening, where = _prepare(dsn, "127.0.0.1", port, 0.5, ())
+    logging.getLogger("agent_progress").setLevel(logging.ERROR)  # the terminal shows something else
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
         yield where
     finally:
-        server.app_source.close_streams()
         server.should_exit = True
         thread.join()
 
 
 def _prepare(dsn: str, host: str, port: int, interval: float, cors_origins: tuple[str, ...]) -> tuple[Any, Any, str]:
-    try:
-        import uvicorn
+    _require_extra()
+    import uvicorn
 
-        from pyapp.web.app import create_app
-        from pyapp.web.settings import Settings
-    except ImportError as error:
-        raise UsageError(f"{error.name} is missing: pip install 'agent-progress[web]'") from None
+    from pyapp.web.app import create_app
+    from pyapp.web.settings import Settings
 
-    settings = Settings(dsn, host, port, os.environ.get("AGENT_PROGRESS_TOKEN") or None, interval, cors_origins)
-    if not settings.is_loopback and settings.token is None:
+    token = os.environ.get("AGENT_PROGRESS_TOKEN", "").strip() or None
+    if token is not None and not (token.isascii() and token.isprintable()):
+        raise UsageError("AGENT_PROGRESS_TOKEN has characters that a header cannot carry: take printable ASCII")
+    family, address = _resolve(host, port)
+    if token is None and not ipaddress.ip_address(address[0]).is_loopback:
         raise UsageError(f"to listen on {host}, set AGENT_PROGRESS_TOKEN: whoever knows it may read")
-    listening = _listen(host, port)
-    app = create_app(settings)
+    listening = _listen(family, address, host, port)
+    app = create_app(Settings(dsn, host, token, interval, cors_origins))
 
     class Server(uvicorn.Server):
         """Ends the live streams first, which uvicorn would wait for."""
 
-        app_source = app.state.source
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            app.state.source.close_streams()
+            await super().shutdown(sockets)
 
-        def handle_exit(self, sig: int, frame: Any) -> None:
-            self.app_source.close_streams()
-            super().handle_exit(sig, frame)
-
+    # A second: no more than what streams take whose clients do not read.
     config = uvicorn.Config(
-        app, log_config=_LOGGING, access_log=False, server_header=False, timeout_graceful_shutdown=3, lifespan="on"
+        app, log_config=_LOGGING, access_log=False, server_header=False, timeout_graceful_shutdown=1
     )
     shown = f"[{host}]" if ":" in host else host
     return Server(config), listening, f"http://{shown}:{listening.getsockname()[1]}/"
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, kind)
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError) as error:
+        raise UsageError(f"cannot listen on {host}: {getattr(error, 'strerror', None) or 'not an address'}") from None
+    return family, address
+
+
+def _listen(family: socket.AddressFamily, address: Any, host: str, port: int) -> socket.socket:
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
+        # From here on, a client may connect; it is answered once the service has started.
+        listening.listen(2048)
     except OSError as error:
+        listening.close()
         raise UsageError(f"cannot listen on {host} port {port}: {error.strerror or error}") from None
     return listening
 
@@ -127,10 +166,14 @@ def _listen(host: str, port: int) -> socket.socket:
 _LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(name)s %(message)s"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "formatters": {"line": {"format": "%(asctime)s %(name)s %(message)s"}, "bare": {"format": "%(message)s"}},
+    "handlers": {
+        "stderr": {"class": "logging.StreamHandler", "formatter": "line"},
+        "bare": {"class": "logging.StreamHandler", "formatter": "bare"},
+    },
     "loggers": {
         "agent_progress": {"handlers": ["stderr"], "level": "INFO"},
+        "agent_progress.access": {"handlers": ["bare"], "level": "INFO", "propagate": False},
         "uvicorn": {"handlers": ["stderr"], "level": "WARNING"},
         # Tells of every failed attempt to connect, with where it tried; the service answers 503 meanwhile.
         "psycopg.pool": {"handlers": [], "level": "CRITICAL", "propagate": False},

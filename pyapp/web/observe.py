@@ -4,20 +4,24 @@ import json
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from psycopg_pool import PoolTimeout
+from psycopg_pool import PoolTimeout, TooManyRequests
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pyapp.web.queries import read_overview
+from pyapp.web.wire import error
 
 log = logging.getLogger("agent_progress.access")
-_DRIFT_EVERY = 60.0  # seconds; it counts every task
+_DRIFT_EVERY = 60.0  # seconds; it counts every task, so it rests 100 times as long as it takes
+_AWAY = (psycopg.Error, PoolTimeout, TooManyRequests)
 
 
 class Metrics:
@@ -35,6 +39,10 @@ class Metrics:
         self.query_seconds = Histogram(
             "agent_progress_query_seconds", "Time in the database for a request.", registry=self.registry
         )
+        self.stream_queries = Counter(
+            "agent_progress_stream_queries_total", "Queries for the live streams.", registry=self.registry
+        )
+        ProcessCollector(registry=self.registry)  # memory, processor, open files
 
 
 class DatabaseCollector(Collector):
@@ -46,7 +54,7 @@ class DatabaseCollector(Collector):
         self._clients = clients
         self._lock = threading.Lock()
         self._drift: float = float("nan")
-        self._drift_at = -_DRIFT_EVERY
+        self._next_drift = float("-inf")
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics of now."""
@@ -54,7 +62,7 @@ class DatabaseCollector(Collector):
         up = GaugeMetricFamily("agent_progress_database_up", "Whether the database answers.")
         try:
             read = self._run(read_overview)
-        except (psycopg.Error, PoolTimeout):
+        except _AWAY:
             up.add_metric([], 0)
             yield up
             return
@@ -71,18 +79,20 @@ class DatabaseCollector(Collector):
         yield tasks
         yield GaugeMetricFamily(
             "agent_progress_drifting_workflows",
-            "Workflows whose stored progress is wrong, as of the last minute; NaN where counting took too long.",
+            "Workflows whose stored progress is wrong, counted once a minute or less; NaN where that took too long.",
             value=self._drifting(),
         )
 
     def _drifting(self) -> float:
         with self._lock:
-            if time.monotonic() - self._drift_at >= _DRIFT_EVERY:
-                self._drift_at = time.monotonic()
+            began = time.monotonic()
+            if began >= self._next_drift:
                 try:
                     self._drift = self._run(_count_drift)
-                except (psycopg.Error, PoolTimeout):
+                except _AWAY:
                     self._drift = float("nan")
+                now = time.monotonic()
+                self._next_drift = now + max(_DRIFT_EVERY, 100 * (now - began))
             return self._drift
 
 
@@ -100,12 +110,12 @@ class Observed:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on."""
+        """Pass a request on; a fault of ours ends here, in a line that tells where it is and no values."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        status = 500
+        status = 0
 
         async def watched(message: Message) -> None:
             nonlocal status
@@ -115,12 +125,23 @@ class Observed:
 
         try:
             await self._app(scope, receive, watched)
+        except Exception as fault:
+            where = traceback.extract_tb(fault.__traceback__)[-1]
+            log.error(_line(event="fault", error=type(fault).__name__, where=f"{where.filename}:{where.lineno}"))
+            if status == 0:
+                await error("Internal error", 500)(scope, receive, watched)
         finally:
-            elapsed = time.perf_counter() - began
-            # The route, not the path: ids would make a metric for each workflow.
-            route = getattr(scope.get("route"), "path", "other")
-            self._metrics.requests.labels(route, str(status)).inc()
-            if not route.endswith("/stream"):
-                self._metrics.request_seconds.labels(route).observe(elapsed)
-            entry = {"method": scope["method"], "path": scope["path"], "status": status, "ms": round(elapsed * 1000, 1)}
-            log.info(json.dumps(entry))
+            self._told(scope, status, time.perf_counter() - began)
+
+    def _told(self, scope: Scope, status: int, elapsed: float) -> None:
+        # The route, not the path: ids would make a metric for each workflow. No status: the client left first.
+        route = getattr(scope.get("route"), "path", "other")
+        self._metrics.requests.labels(route, str(status or 499)).inc()
+        if not route.endswith("/stream"):
+            self._metrics.request_seconds.labels(route).observe(elapsed)
+        ms = round(elapsed * 1000, 1)
+        log.info(_line(event="request", method=scope["method"], path=scope["path"], status=status or 499, ms=ms))
+
+
+def _line(**entry: Any) -> str:
+    return json.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **entry})

@@ -2,9 +2,11 @@
 
 import hashlib
 import hmac
+import re
 from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.requests import Request, cookie_parser
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -12,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pyapp.web.wire import error
 
 COOKIE = "agent_progress_session"
-_OPEN = ("/healthz", "/login", "/static/")
+_LONGEST_BODY = 10_000  # bytes; only the login form sends any
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
     " connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -22,7 +24,6 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-# The API's description page loads its viewer from elsewhere, which the policy forbids: only the JSON is served.
 
 
 class SecurityHeaders:
@@ -44,6 +45,43 @@ class SecurityHeaders:
         await self._app(scope, receive, with_headers if scope["type"] == "http" else send)
 
 
+class LimitBody:
+    """Refuses requests with a long body, which nobody may make the service keep."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Wrap an application."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and watch what is read of it."""
+        size = 0
+
+        async def limited() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > _LONGEST_BODY:
+                raise HTTPException(413, "Request body too long")
+            return message
+
+        await self._app(scope, limited if scope["type"] == "http" else receive, send)
+
+
+class KnownHosts:
+    """Answers only where it is called by a name of its own: a page elsewhere may lead any other name here."""
+
+    def __init__(self, app: ASGIApp, host: str) -> None:
+        """Wrap an application that listens on this host."""
+        self._app = app
+        self._hosts = {"localhost", "127.0.0.1", "[::1]", host.lower(), f"[{host}]".lower()}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        host = re.sub(r":\d+$", "", Headers(scope=scope).get("host", "")) if scope["type"] == "http" else "localhost"
+        app = self._app if host.lower() in self._hosts else error("Unknown host name in the request", 421)
+        await app(scope, receive, send)
+
+
 class RequireToken:
     """Lets nobody in without the token: as a bearer, or as the cookie that the login form sets."""
 
@@ -54,7 +92,9 @@ class RequireToken:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
-        if scope["type"] != "http" or scope["path"].startswith(_OPEN) or self._admits(Headers(scope=scope)):
+        path = scope.get("path", "")
+        is_open = path in ("/healthz", "/login") or path.startswith("/static/")
+        if scope["type"] != "http" or is_open or self._admits(Headers(scope=scope)):
             await self._app(scope, receive, send)
             return
         if "text/html" in Headers(scope=scope).get("accept", ""):

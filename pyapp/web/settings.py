@@ -1,20 +1,14 @@
 """How the service is run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Settings:
     """What ``agent-progress serve`` was told; ``interval`` is the time between two looks, in seconds."""
 
-    dsn: str
+    dsn: str = field(repr=False)
     host: str = "127.0.0.1"
-    port: int = 8080
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     interval: float = 0.5
     cors_origins: tuple[str, ...] = ()
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether only this machine can reach it."""
-        return self.host in ("localhost", "::1") or self.host.startswith("127.")
