@@ -88,7 +88,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def visit(browser: Any, request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
+def visit(browser: Any) -> Iterator[Callable[..., Any]]:
     """Open pages; at the end none of them may have complained, neither of script errors nor of the security policy."""
     contexts: list[Any] = []
     complaints: list[str] = []
