@@ -20,6 +20,7 @@ drop table if exists public.workflow_event;
 drop table if exists public.workflow_stage;
 drop table if exists public.agent_task;
 drop table if exists public.workflow;
+drop function if exists public.notify_progress(); -- of agent-progress notify on
 drop type if exists public.priority_level;
 drop type if exists public.stage_status;
 drop type if exists public.task_status;

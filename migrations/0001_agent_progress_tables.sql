@@ -65,8 +65,8 @@ create table if not exists public.workflow (
 
 create index if not exists workflow_created_at_id_idx on public.workflow (created_at, id);
 create index if not exists workflow_status_created_at_id_idx on public.workflow (status, created_at, id);
-create index if not exists workflow_type_idx on public.workflow (type);
-create index if not exists workflow_name_idx on public.workflow (name text_pattern_ops);
+create index if not exists workflow_type_created_at_id_idx on public.workflow (type, created_at, id);
+create index if not exists workflow_name_id_idx on public.workflow (name collate "C", id);
 create index if not exists workflow_trace_id_idx on public.workflow (trace_id);
 
 comment on table public.workflow is 'One run of a workflow, with the progress of its agents.';

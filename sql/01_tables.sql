@@ -44,8 +44,8 @@ create table public.workflow (
 
 create index workflow_created_at_id_idx on public.workflow (created_at, id);
 create index workflow_status_created_at_id_idx on public.workflow (status, created_at, id);
-create index workflow_type_idx on public.workflow (type);
-create index workflow_name_idx on public.workflow (name text_pattern_ops);
+create index workflow_type_created_at_id_idx on public.workflow (type, created_at, id);
+create index workflow_name_id_idx on public.workflow (name collate "C", id);
 create index workflow_trace_id_idx on public.workflow (trace_id);
 
 comment on table public.workflow is 'One run of a workflow, with the progress of its agents.';

@@ -16,6 +16,7 @@ from pyapp.migrate import MigrationError
 from pyapp.models import TaskNotFound, TransitionNotAllowed, VersionConflict, WorkflowNotFound
 from pyapp.replay import command as replay
 from pyapp.replay.trace import TraceError
+from pyapp.web import command as web
 
 _EPILOG = """\
 The database is the one of --dsn, else of DATABASE_URL, else of libpq's environment (PGHOST, PGDATABASE, ...).
@@ -101,6 +102,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"agent-progress {version('agent-progress')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (schema, workflows, moves, checks, replay):
+    for module in (schema, workflows, moves, checks, replay, web):
         module.add_commands(commands, shared)
     return parser

@@ -6,11 +6,13 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
+
+from psycopg.conninfo import conninfo_to_dict
 
 from pyapp.cli.checks import check
 from pyapp.cli.common import database, say
@@ -21,6 +23,7 @@ from pyapp.progress import get_workflows
 from pyapp.render import agents, as_columns, live_table, plain_line
 from pyapp.replay.player import Player
 from pyapp.replay.trace import SAMPLE_PATH, Attempt, Trace, TraceTask, read_trace
+from pyapp.web.command import in_background, port
 
 _MOST_WARNINGS = 50
 
@@ -47,6 +50,8 @@ def add_commands(commands: Any, shared: argparse.ArgumentParser) -> None:
         " Never writes into a database of yours unless you name it with --dsn.",
     )
     _add_options(command, agents=8)
+    command.add_argument("--serve", action="store_true", help="show it on a live dashboard, until Ctrl-C")
+    command.add_argument("--port", type=port, default=8080, help="port of the dashboard, 0 for any (default 8080)")
     command.add_argument("--keep", action="store_true", help="keep the server running at the end, until Ctrl-C")
     command.set_defaults(run=_demo, speed=40.0)
 
@@ -92,21 +97,26 @@ def _demo(args: argparse.Namespace) -> int:
         replace(_scaled(sample, 1.3), name="search index"),
     ]
     say("starting a private PostgreSQL server" if args.embedded else "playing in the database that --dsn names")
-    with database(args) as dsn:
+    with database(args) as dsn, in_background(dsn, args.port) if args.serve else nullcontext() as dashboard:
+        if dashboard is not None:
+            say(f"dashboard: {dashboard}")
         status = _play(dsn, Player(dsn, traces, agents=args.agents, speed=args.speed, upfront=args.upfront))
         again = "--embedded" if args.embedded else "--dsn ..."
         called = f"{sys.executable} -m pyapp" if sys.argv[0].endswith("__main__.py") else sys.argv[0]
         program = "agent-progress" if shutil.which("agent-progress") else called
-        print(f"\nlook around:  {program} list {again}\n              {program} psql {again}")
-        if args.keep and args.embedded:
-            where = dict(part.split("=", 1) for part in dsn.split() if "=" in part)
+        print(f"\nlook around:  {program} list {again}\n              {program} psql {again}", flush=True)
+        if args.embedded and (args.keep or args.serve):
+            where = conninfo_to_dict(dsn)
             print(f"or with any psql:  psql -h {where['host']} -p {where['port']} -U postgres postgres", flush=True)
-            say("the server keeps running until Ctrl-C")
+        if dashboard is not None:
+            print(f"dashboard:    {dashboard}", flush=True)
+        if args.keep or args.serve:
+            say("all keeps running until Ctrl-C")
             try:
                 while True:
                     time.sleep(3600)
             except KeyboardInterrupt:
-                say("stopping the server")
+                say("stopping")
     return status
 
 

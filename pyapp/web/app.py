@@ -1,0 +1,136 @@
+"""The service, put together."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import psycopg
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from psycopg_pool import PoolTimeout, TooManyRequests
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
+
+from pyapp.web import api, pages
+from pyapp.web.database import Database
+from pyapp.web.models import Problem
+from pyapp.web.observe import DatabaseCollector, Metrics, Observed
+from pyapp.web.security import KnownHosts, LimitBody, RequireToken, SecurityHeaders
+from pyapp.web.settings import Settings
+from pyapp.web.stream import Source
+
+_UNMIGRATED = "The database has no agent-progress schema, or an old one: run agent-progress migrate"
+_STATIC = Path(__file__).parent / "static"
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Put the service together: API, dashboard, streams, metrics and what guards them."""
+    metrics = Metrics()
+    database = Database(settings.dsn, metrics.query_seconds.observe)
+    source = Source(database.connect_async, settings.interval, metrics.stream_queries.inc)
+    metrics.registry.register(DatabaseCollector(database.run, lambda: source.clients))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        database.open()
+        source.start()
+        yield
+        await source.stop()
+        database.close()
+
+    app = FastAPI(
+        title="agent-progress",
+        version=version("agent-progress"),
+        description="Exact, live progress of agent workflows, read-only.",
+        lifespan=lifespan,
+        # The viewers load scripts from elsewhere; the description itself is at /openapi.json.
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.settings, app.state.database, app.state.source = settings, database, source
+    app.include_router(api.router)
+    app.include_router(pages.router)
+    app.mount("/static", StaticFiles(directory=_STATIC), name="static")
+    _add_probes(app, database, metrics)
+    _add_errors(app)
+
+    # The last one added comes first.
+    app.add_middleware(LimitBody)
+    if settings.token is not None:
+        app.add_middleware(RequireToken, token=settings.token)
+    else:
+        # Without a token only this machine may read.
+        app.add_middleware(KnownHosts, host=settings.host)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.cors_origins),
+            allow_methods=["GET"],
+            allow_headers=["Authorization"],
+            expose_headers=["ETag", "Link"],
+        )
+    app.add_middleware(Observed, metrics=metrics)
+    app.add_middleware(SecurityHeaders, cross_origin=bool(settings.cors_origins))
+    return app
+
+
+def _add_probes(app: FastAPI, database: Database, metrics: Metrics) -> None:
+    @app.get("/healthz", tags=["probes"], response_model=dict[str, str])
+    async def healthz() -> dict[str, str]:
+        """Say that the process answers."""
+        return {"status": "ok"}
+
+    @app.get("/readyz", tags=["probes"], response_model=dict[str, str], responses={503: {"model": Problem}})
+    def readyz() -> dict[str, str]:
+        """Say whether the database answers and has the schema."""
+        database.run(lambda conn: conn.execute("select from public.workflow_progress limit 0"))
+        return {"status": "ready"}
+
+    @app.get("/metrics", tags=["probes"], response_class=Response)
+    def prometheus() -> Response:
+        """Give the metrics in the format of Prometheus."""
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(psycopg.OperationalError)
+    @app.exception_handler(psycopg.InterfaceError)
+    @app.exception_handler(PoolTimeout)
+    @app.exception_handler(TooManyRequests)
+    async def away(request: Request, _: Exception) -> Response:
+        return pages.failure(request, 503, "Database unavailable", {"Retry-After": "2"})
+
+    @app.exception_handler(psycopg.errors.QueryCanceled)
+    async def slow(request: Request, _: Exception) -> Response:
+        return pages.failure(request, 503, "The database took too long", {"Retry-After": "10"})
+
+    @app.exception_handler(psycopg.errors.UndefinedTable)
+    @app.exception_handler(psycopg.errors.UndefinedColumn)
+    async def unmigrated(request: Request, _: Exception) -> Response:
+        return pages.failure(request, 503, _UNMIGRATED, {"Retry-After": "30"})
+
+    @app.exception_handler(psycopg.errors.InsufficientPrivilege)
+    async def forbidden(request: Request, _: Exception) -> Response:
+        return pages.failure(request, 503, "The service's role lacks rights in the database", {"Retry-After": "30"})
+
+    @app.exception_handler(psycopg.DataError)
+    async def unfit(request: Request, _: Exception) -> Response:
+        # For example a character that the encoding of the database does not have.
+        return pages.failure(request, 422, "A value that the database cannot take", {})
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, problem: Exception) -> Response:
+        assert isinstance(problem, RequestValidationError)
+        first = problem.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:]) or "request"
+        return pages.failure(request, 422, f"{where}: {first['msg']}", {})
+
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, problem: Exception) -> Response:
+        assert isinstance(problem, HTTPException)
+        return pages.failure(request, problem.status_code, str(problem.detail), dict(problem.headers or {}))

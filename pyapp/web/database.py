@@ -1,0 +1,113 @@
+"""The service's way to the database: read-only, with time limits, from a pool."""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from pyapp.web.values import adapters
+
+T = TypeVar("T")
+_CONNECTIONS = 10
+# Fewer than the threads that wait here (40 answer requests): where the database is slow, the rest is refused at once.
+_MOST_WAITING = 20
+_WAIT = 3.0  # seconds to wait for a connection before the answer is 503
+# A network that swallows packets is noticed; what the DSN says of these goes first.
+_NETWORK = {
+    "connect_timeout": 3,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15000,
+}
+# What the DSN may say otherwise, and what not. Custom plans, since a page of a rare status wants another plan than one of
+# a frequent status.
+_DEFAULTS = "-c statement_timeout=5s -c plan_cache_mode=force_custom_plan"
+_FIXED = "-c default_transaction_read_only=on -c TimeZone=UTC -c DateStyle=ISO"
+
+log = logging.getLogger("agent_progress.database")
+
+
+def reason(error: Exception) -> str:
+    """Say why there is no connection, in a line that names neither host nor password."""
+    lines = str(error).strip().splitlines()
+    return lines[-1].rpartition("failed: ")[2].strip() if lines else type(error).__name__
+
+
+class Database:
+    """Runs queries on pooled connections."""
+
+    def __init__(self, dsn: str, observe: Callable[[float], None] = lambda _: None) -> None:
+        """Prepare a pool; ``observe`` is told the seconds that each use took."""
+        given = conninfo_to_dict(dsn)
+        options = given.get("options") or os.environ.get("PGOPTIONS") or ""
+        self._arguments: dict[str, Any] = {
+            **_NETWORK,
+            "application_name": "agent-progress serve",
+            **given,
+            "options": f"{_DEFAULTS} {options} {_FIXED}",
+            "client_encoding": "utf8",
+            "autocommit": True,
+            "context": adapters(),
+        }
+        self._observe = observe
+        self._pool = ConnectionPool(
+            kwargs=self._arguments,
+            min_size=1,
+            max_size=_CONNECTIONS,
+            timeout=_WAIT,
+            max_waiting=_MOST_WAITING,
+            reconnect_timeout=0,  # the next request tries again: the pool would leave ever longer pauses
+            check=ConnectionPool.check_connection,
+            open=False,
+        )
+        self._away = False
+        self._probing = threading.Lock()
+
+    def open(self) -> None:
+        """Start the pool; it connects on its own, also later."""
+        self._pool.open(wait=False)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._pool.close(timeout=0.2)
+
+    def run(self, query: Callable[[psycopg.Connection[Any]], T]) -> T:
+        """Run a query. Raises psycopg's errors; ``PoolTimeout`` where no connection is to be had."""
+        if self._away:
+            self._probe()
+        try:
+            with self._pool.connection() as conn:
+                began = time.perf_counter()
+                try:
+                    return query(conn)
+                finally:
+                    self._observe(time.perf_counter() - began)
+        except PoolTimeout:
+            self._away = True
+            raise
+
+    def connect(self) -> psycopg.Connection[Any]:
+        """Open a connection beside the pool."""
+        return psycopg.connect(**self._arguments)
+
+    async def connect_async(self) -> psycopg.AsyncConnection[Any]:
+        """Open a connection beside the pool, for the stream."""
+        return await psycopg.AsyncConnection.connect(**self._arguments)
+
+    def _probe(self) -> None:
+        """See whether the database is back. One request at a time looks, all others are refused meanwhile."""
+        if not self._probing.acquire(blocking=False):
+            raise PoolTimeout("the database is away")
+        try:
+            if self._away:
+                self.connect().close()
+                self._away = False
+        finally:
+            self._probing.release()

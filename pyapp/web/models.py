@@ -1,0 +1,165 @@
+"""The shapes of the answers, for their description at /openapi.json."""
+
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from pyapp.web.types import Priority, Status
+
+TaskStatus = Literal["pending", "assigned", "running", "completed", "failed", "cancelled"]
+
+
+class Problem(BaseModel):
+    """An error."""
+
+    error: str
+
+
+class Workflow(BaseModel):
+    """A workflow with its progress, as the view workflow_progress has it, and its progress by stages."""
+
+    workflow_id: UUID
+    id: UUID
+    name: str
+    description: str | None
+    type: str
+    status: Status
+    current_stage: str
+    priority: Priority
+    progress: int
+    progress_percentage: int
+    agents_completed: int
+    agents_total: int
+    agents_created: int
+    agents_failed: int
+    agents_cancelled: int
+    agents_open: int
+    agents_planned: int | None
+    settled_percentage: int
+    progress_calculation_method: str
+    stage_progress: int | None
+    trace_id: str | None
+    created_at: datetime
+    updated_at: datetime
+    completed_at: datetime | None
+    last_updated_at: datetime
+
+
+class Task(BaseModel):
+    """A task of a workflow."""
+
+    id: UUID
+    workflow_id: UUID
+    external_id: str | None
+    agent_type: str
+    stage: str | None
+    status: TaskStatus
+    priority: Priority
+    created_at: datetime
+    assigned_at: datetime | None
+    started_at: datetime | None
+    completed_at: datetime | None
+    retry_count: int
+    max_retries: int
+    result: Any
+    trace_id: str | None
+
+
+class Event(BaseModel):
+    """A change of status or stage."""
+
+    id: int
+    workflow_id: UUID
+    event_type: str
+    payload: Any
+    occurred_at: datetime
+    trace_id: str | None
+
+
+class Moment(BaseModel):
+    """Something that happened to a workflow."""
+
+    workflow_id: UUID
+    at: datetime
+    kind: Literal["event", "stage", "task"]
+    name: str
+    what: str | None
+    detail: Any
+
+
+class Stage(BaseModel):
+    """A stage of a workflow with its agents."""
+
+    workflow_id: UUID
+    name: str
+    position: int
+    status: Literal["pending", "running", "completed", "failed", "skipped"]
+    weight: int | None
+    started_at: datetime | None
+    completed_at: datetime | None
+    retry_count: int
+    agents_completed: int
+    agents_failed: int
+    agents_total: int
+
+
+class BurnupPoint(BaseModel):
+    """Tasks completed and created until a time."""
+
+    at: datetime
+    agents_completed: int
+    agents_total: int
+
+
+class Forecast(BaseModel):
+    """When a workflow will be done."""
+
+    workflow_id: UUID
+    completed_per_minute: float | None
+    estimated_completion_at: datetime | None
+    basis_completions: int
+    basis_seconds: float | None
+    last_activity_at: datetime
+    stalled: bool
+
+
+class Metrics(BaseModel):
+    """The progress of a workflow, measured."""
+
+    workflow_id: UUID
+    progress_percentage: int
+    agents_completed: int
+    agents_total: int
+    calculation_time_ms: float
+    stale_data: bool
+
+
+class Counts(BaseModel):
+    """Workflows by status."""
+
+    total_workflows: int
+    initiated_workflows: int
+    running_workflows: int
+    paused_workflows: int
+    completed_workflows: int
+    failed_workflows: int
+    cancelled_workflows: int
+
+
+class Agents(BaseModel):
+    """Tasks of all workflows by outcome."""
+
+    created: int
+    completed: int
+    failed: int
+    cancelled: int
+    open: int
+
+
+class Overview(BaseModel):
+    """All workflows in numbers."""
+
+    overview: Counts
+    agents: Agents

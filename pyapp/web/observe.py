@@ -1,0 +1,147 @@
+"""What the service says of itself: a line of JSON for each request, and metrics for Prometheus."""
+
+import json
+import logging
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from psycopg_pool import PoolTimeout, TooManyRequests
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pyapp.web.queries import read_overview
+from pyapp.web.wire import error
+
+log = logging.getLogger("agent_progress.access")
+_DRIFT_EVERY = 60.0  # seconds; it counts every task, so it rests 100 times as long as it takes
+_AWAY = (psycopg.Error, PoolTimeout, TooManyRequests)
+
+
+class Metrics:
+    """The metrics of one service."""
+
+    def __init__(self) -> None:
+        """Make them, all at zero."""
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "agent_progress_http_requests_total", "Requests answered.", ["route", "status"], registry=self.registry
+        )
+        self.request_seconds = Histogram(
+            "agent_progress_http_request_seconds", "Time to answer a request.", ["route"], registry=self.registry
+        )
+        self.query_seconds = Histogram(
+            "agent_progress_query_seconds", "Time in the database for a request.", registry=self.registry
+        )
+        self.stream_queries = Counter(
+            "agent_progress_stream_queries_total", "Queries for the live streams.", registry=self.registry
+        )
+        ProcessCollector(registry=self.registry)  # memory, processor, open files
+
+
+class DatabaseCollector(Collector):
+    """Reads, when Prometheus asks, what the database says."""
+
+    def __init__(self, run: Callable[[Callable[[psycopg.Connection[Any]], Any]], Any], clients: Callable[[], int]):
+        """Make a collector that runs its queries with ``run``."""
+        self._run = run
+        self._clients = clients
+        self._lock = threading.Lock()
+        self._drift: float = float("nan")
+        self._next_drift = float("-inf")
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics of now."""
+        yield GaugeMetricFamily("agent_progress_stream_clients", "Clients that follow live.", value=self._clients())
+        up = GaugeMetricFamily("agent_progress_database_up", "Whether the database answers.")
+        try:
+            read = self._run(read_overview)
+        except _AWAY:
+            up.add_metric([], 0)
+            yield up
+            return
+        up.add_metric([], 1)
+        yield up
+        by_status = GaugeMetricFamily("agent_progress_workflows", "Workflows by status.", labels=["status"])
+        for name, count in read["overview"].items():
+            if name != "total_workflows":
+                by_status.add_metric([name.removesuffix("_workflows")], count)
+        yield by_status
+        tasks = GaugeMetricFamily("agent_progress_tasks", "Tasks of all workflows by outcome.", labels=["outcome"])
+        for name, count in read["agents"].items():
+            tasks.add_metric([name], float(count))
+        yield tasks
+        yield GaugeMetricFamily(
+            "agent_progress_drifting_workflows",
+            "Workflows whose stored progress is wrong, counted once a minute or less; NaN where that took too long.",
+            value=self._drifting(),
+        )
+
+    def _drifting(self) -> float:
+        with self._lock:
+            began = time.monotonic()
+            if began >= self._next_drift:
+                try:
+                    self._drift = self._run(_count_drift)
+                except _AWAY:
+                    self._drift = float("nan")
+                now = time.monotonic()
+                self._next_drift = now + max(_DRIFT_EVERY, 100 * (now - began))
+            return self._drift
+
+
+def _count_drift(conn: psycopg.Connection[Any]) -> float:
+    row = conn.execute("select count(*) from public.workflow_progress_drift").fetchone()
+    return float(row[0]) if row else float("nan")
+
+
+class Observed:
+    """Times each request, counts it and writes a line about it: the path without its query, and no header."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        """Wrap an application."""
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on; a fault of ours ends here, in a line that tells where it is and no values."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        status = 0
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except Exception as fault:
+            where = traceback.extract_tb(fault.__traceback__)[-1]
+            log.error(_line(event="fault", error=type(fault).__name__, where=f"{where.filename}:{where.lineno}"))
+            if status == 0:
+                await error("Internal error", 500)(scope, receive, watched)
+        finally:
+            self._told(scope, status, time.perf_counter() - began)
+
+    def _told(self, scope: Scope, status: int, elapsed: float) -> None:
+        # The route, not the path: ids would make a metric for each workflow. No status: the client left first.
+        route = getattr(scope.get("route"), "path", "other")
+        self._metrics.requests.labels(route, str(status or 499)).inc()
+        if not route.endswith("/stream"):
+            self._metrics.request_seconds.labels(route).observe(elapsed)
+        ms = round(elapsed * 1000, 1)
+        log.info(_line(event="request", method=scope["method"], path=scope["path"], status=status or 499, ms=ms))
+
+
+def _line(**entry: Any) -> str:
+    return json.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **entry})

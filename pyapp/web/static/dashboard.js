@@ -1,0 +1,396 @@
+// Keeps an open page current. The pages are whole without it.
+
+const root = document.documentElement;
+const main = document.getElementById("main");
+const lamp = document.getElementById("live");
+const follow = main.dataset.follow;
+
+const FINAL = ["completed", "failed", "cancelled"];
+const SPOKEN = ["failed", "cancelled"];
+const RETRY = [1000, 2000, 5000, 15000];
+const GRACE = 10_000; // ms that a hidden page keeps its stream: browsers allow few of them at a time
+const CALM = 5000; // ms between two looks where nothing is heard, for forecasts and running times
+
+const number = (count) => count.toLocaleString("en-US");
+
+// As shown() on the server: breaks become spaces, other control characters are made visible.
+const shown = (text) =>
+    (text ?? "")
+        .replace(/[\t\n\v\f\r\x85\u2028\u2029]+/g, " ")
+        .replace(/[\x00-\x1f\x7f-\x9f]/g, "\ufffd")
+        .trim();
+
+function duration(seconds) {
+    const whole = Math.max(0, Math.trunc(seconds));
+    const part = (unit, of) => Math.trunc((whole % of) / unit);
+    if (whole < 60) return whole ? `${whole} s` : "< 1 s";
+    if (whole < 600) return `${part(60, 3600)} min ${whole % 60} s`;
+    if (whole < 3600) return `${part(60, 3600)} min`;
+    if (whole < 86400) return `${part(3600, 86400)} h ${part(60, 3600)} min`;
+    return `${Math.trunc(whole / 86400)} d ${part(3600, 86400)} h`;
+}
+
+// ---- Numbers and bars, as charts.py lays them out ----
+
+function partsOf(workflow, atWork) {
+    const counts = {};
+    for (const name of FINAL) counts[name] = workflow[`agents_${name}`];
+    const open = Math.max(0, workflow.agents_open);
+    const settled = counts.completed + counts.failed + counts.cancelled;
+    counts.running = Math.min(atWork, open);
+    counts.open = open - counts.running;
+    counts.planned = Math.max(0, workflow.agents_total - settled - open);
+    return counts;
+}
+
+function drawBar(bar, counts) {
+    const least = Number(bar.dataset.least);
+    const values = Object.values(counts);
+    const total = values.reduce((sum, count) => sum + count, 0);
+    const widths = values.map((count) => (count > 0 ? Math.max(least, (count * 100) / total) : 0));
+    if (total) {
+        const sum = widths.reduce((one, other) => one + other, 0);
+        widths[widths.indexOf(Math.max(...widths))] -= sum - 100;
+    }
+    let start = 0;
+    bar.querySelectorAll("rect").forEach((rect, place) => {
+        attribute(rect, "x", `${Number(start.toPrecision(6))}%`);
+        attribute(rect, "width", `${Number(widths[place].toPrecision(6))}%`);
+        start += widths[place];
+    });
+}
+
+function stateOf(workflow) {
+    if (workflow.status === "completed" && workflow.progress_percentage === 100) return "done";
+    return FINAL.includes(workflow.status) ? "ended" : "active";
+}
+
+function attribute(element, name, value) {
+    if (element.getAttribute(name) !== value) element.setAttribute(name, value);
+}
+
+function write(element, text) {
+    if (element.textContent !== text) element.textContent = text;
+}
+
+const FIELDS = {
+    name: (w) => shown(w.name) || "unnamed",
+    stage: (w) => shown(w.current_stage),
+    progress: (w) => String(w.progress_percentage),
+    settled: (w) => String(w.settled_percentage),
+    stage_progress: (w) => (w.stage_progress === null ? "–" : String(w.stage_progress)),
+    agents: (w) => `${number(w.agents_completed)} of ${number(w.agents_total)} agents complete`,
+    created: (w) => number(w.agents_created),
+};
+
+function paint(place, workflow) {
+    const counts = partsOf(workflow, Number(place.dataset.running ?? 0));
+    const state = stateOf(workflow);
+    const inTable = place !== main;
+    for (const field of place.querySelectorAll("[data-f]")) {
+        const name = field.dataset.f;
+        if (name === "failed" && inTable && !field.closest(".tip"))
+            write(field, workflow.agents_failed ? `${number(workflow.agents_failed)} failed` : "");
+        else if (name in FIELDS) write(field, FIELDS[name](workflow));
+        else if (name in counts) write(field, number(counts[name]));
+    }
+    for (const bar of place.querySelectorAll("[data-bar]")) {
+        drawBar(bar, counts);
+        const said = SPOKEN.filter((name) => counts[name]).map((name) => `, ${number(counts[name])} ${name}`);
+        attribute(bar, "aria-valuenow", String(workflow.progress_percentage));
+        attribute(
+            bar,
+            "aria-valuetext",
+            `${workflow.progress_percentage} %: ${FIELDS.agents(workflow)}${said.join("")}, workflow ${workflow.status}`,
+        );
+    }
+    for (const part of place.querySelectorAll("[data-state]")) attribute(part, "data-state", state);
+    for (const part of place.querySelectorAll("[data-part]"))
+        part.classList.toggle("zero", !counts[part.dataset.part]);
+    const chip = place.querySelector(".status");
+    if (chip.dataset.status !== workflow.status) {
+        chip.dataset.status = workflow.status;
+        chip.querySelector(".word").textContent = workflow.status;
+        chip.querySelector("use").setAttribute("href", `#i-${workflow.status}`);
+    }
+    if (inTable) place.toggleAttribute("data-failing", workflow.agents_failed > 0 && state === "active");
+    else document.title = `${workflow.progress_percentage} % · ${FIELDS.name(workflow).slice(0, 80)} · agent-progress`;
+}
+
+// ---- Taking over new HTML of the same page, without losing focus, scroll position or what is folded open ----
+
+const keyOf = (node) => (node.nodeType === 1 ? node.getAttribute("data-key") || node.id : "");
+
+function morph(from, to) {
+    if (from.nodeType !== 1) {
+        if (from.data !== to.data) from.data = to.data;
+        return;
+    }
+    if (from.isEqualNode(to)) return;
+    for (const { name, value } of to.attributes) attribute(from, name, value);
+    for (const { name } of [...from.attributes])
+        if (!to.hasAttribute(name) && !(name === "open" && from.nodeName === "DETAILS")) from.removeAttribute(name);
+
+    const isList = [...to.children, ...from.children].some(keyOf);
+    const nodes = (of) => (isList ? [...of.children] : [...of.childNodes]);
+    const wanted = nodes(to);
+    const keys = new Set(wanted.map(keyOf));
+    const keyed = new Map();
+    for (const node of nodes(from)) {
+        const key = keyOf(node);
+        if (key && !keys.has(key)) node.remove();
+        else if (key) keyed.set(key, node);
+    }
+    const left = nodes(from);
+    for (const node of wanted) {
+        const key = keyOf(node);
+        const next = left.find((one) => one.parentNode === from);
+        let match = keyed.get(key);
+        if (!key && next && !keyOf(next) && next.nodeName === node.nodeName) match = next;
+        if (match) {
+            if (match !== next) from.insertBefore(match, next ?? null);
+            left.splice(left.indexOf(match), 1);
+            morph(match, node);
+        } else {
+            from.insertBefore(document.importNode(node, true), next ?? null);
+        }
+    }
+    for (const node of left) node.remove();
+}
+
+// ---- What is known, and fetching more of it ----
+
+const known = new Map(); // id to {workflow, at}: the latest state heard, and when
+
+let ahead = Date.parse(main.dataset.now) - Date.now(); // of the server's clock, in ms
+
+async function get(url, accept) {
+    const answer = await fetch(url, { headers: { Accept: accept }, cache: "no-cache" });
+    if (answer.redirected || answer.status === 401) location.reload(); // the login has ended
+    if (!answer.ok) throw new Error(`${answer.status}`);
+    return answer;
+}
+
+// Runs when asked to, at most once in a second, and rarer where an answer takes long.
+class Calmly {
+    constructor(work) {
+        this.work = work;
+        this.rest = 0;
+        this.timer = null;
+        this.again = false;
+    }
+
+    ask() {
+        if (this.timer !== null) this.again = true;
+        else this.timer = setTimeout(() => this.run(), Math.max(0, this.rest - performance.now()));
+    }
+
+    async run() {
+        this.again = false;
+        const began = performance.now();
+        try {
+            await this.work();
+        } catch {
+            // The next event or look asks again.
+        }
+        const ended = performance.now();
+        this.rest = Math.max(began + 1000, ended + 10 * (ended - began));
+        this.timer = null;
+        if (this.again) this.ask();
+    }
+}
+
+const page = new Calmly(async () => {
+    const began = performance.now();
+    const answer = await get(location.href, "text/html");
+    const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById("main");
+    const focused = document.activeElement;
+    morph(main, fresh);
+    // What was heard since the page was asked for is newer than the page.
+    for (const [id, { workflow, at }] of known) if (at > began) paintAll(id, workflow);
+    if (focused && focused !== document.body) {
+        if (!focused.isConnected) main.focus({ preventScroll: true });
+        else if (document.activeElement !== focused) focused.focus({ preventScroll: true });
+    }
+    ahead = Date.parse(main.dataset.now) - Date.now();
+    localise();
+});
+
+const tiles = new Calmly(async () => {
+    const { overview, agents } = await (await get("/api/v1/stats/overview", "application/json")).json();
+    for (const tile of document.querySelectorAll("[data-tile]")) write(tile, number(overview[tile.dataset.tile]));
+    for (const one of document.querySelectorAll("[data-agents]")) write(one, number(agents[one.dataset.agents]));
+    const bar = document.querySelector("#fleet .bar");
+    if (!bar) return;
+    const { completed, failed, cancelled, open } = agents;
+    drawBar(bar, { completed, failed, cancelled, running: 0, open, planned: 0 });
+    const state = agents.created && agents.completed === agents.created ? "done" : "active";
+    for (const part of document.querySelectorAll("#fleet [data-state]")) part.dataset.state = state;
+});
+
+function paintAll(id, workflow) {
+    for (const place of document.querySelectorAll(`[data-workflow="${CSS.escape(id)}"]`)) paint(place, workflow);
+}
+
+const isShown = (id) => document.querySelector(`[data-workflow="${CSS.escape(id)}"]`) !== null;
+
+function hear(workflow) {
+    const id = workflow.workflow_id;
+    const before = known.get(id)?.workflow;
+    known.set(id, { workflow, at: performance.now() });
+    paintAll(id, workflow);
+    return before;
+}
+
+// ---- The stream ----
+
+let source = null;
+let failures = 0;
+let retry = null;
+let snapshots = 0;
+
+function address() {
+    if (follow === "active") return "/api/v1/stream";
+    const ids = new Set([...document.querySelectorAll("[data-workflow]")].map((place) => place.dataset.workflow));
+    return `/api/v1/stream?${[...ids].map((id) => `id=${id}`).join("&")}`;
+}
+
+function show(state, text) {
+    if (lamp.dataset.live === state) return;
+    lamp.dataset.live = state;
+    lamp.textContent = text;
+}
+
+function connect() {
+    clearTimeout(retry);
+    if (source) return;
+    source = new EventSource(address());
+    source.addEventListener("snapshot", ({ data }) => takeSnapshot(JSON.parse(data)));
+    source.addEventListener("workflow", ({ data }) => takeWorkflow(JSON.parse(data)));
+    source.addEventListener("deleted", ({ data }) => takeDeleted(JSON.parse(data).workflow_id));
+    source.addEventListener("away", () => show("away", "reconnecting"));
+    source.addEventListener("error", () => {
+        show("away", "reconnecting");
+        if (source?.readyState !== EventSource.CLOSED) return; // it tries again by itself
+        close();
+        retry = setTimeout(connect, RETRY[Math.min(failures++, RETRY.length - 1)]);
+    });
+}
+
+function close() {
+    clearTimeout(retry);
+    source?.close();
+    source = null;
+}
+
+function takeSnapshot(workflows) {
+    failures = 0;
+    show("on", "live");
+    const ids = new Set();
+    for (const workflow of workflows) {
+        hear(workflow);
+        ids.add(workflow.workflow_id);
+    }
+    root.dataset.ready = "";
+    const isFirst = snapshots++ === 0;
+    if (!("refresh" in main.dataset)) return;
+    if (follow === "active") {
+        // The page is older than the stream: some may have begun or ended in between.
+        const shownIds = [...document.querySelectorAll("#active [data-workflow]")].map((row) => row.dataset.workflow);
+        const isFull = shownIds.length >= Number(main.dataset.limit);
+        const differs = shownIds.some((id) => !ids.has(id)) || (!isFull && [...ids].some((id) => !isShown(id)));
+        if (differs) page.ask();
+        if (differs || !isFirst) tiles.ask();
+    }
+    if (!isFirst) page.ask();
+}
+
+function takeWorkflow(workflow) {
+    const before = hear(workflow);
+    if (follow === "active") {
+        tiles.ask();
+        if (!before || before.status !== workflow.status) page.ask();
+    } else if ("refresh" in main.dataset) page.ask();
+}
+
+function takeDeleted(id) {
+    known.delete(id);
+    if (follow === "active") {
+        tiles.ask();
+        page.ask();
+    } else if (main.dataset.workflow === id) {
+        close();
+        show("away", "deleted");
+    } else for (const row of document.querySelectorAll(`[data-workflow="${CSS.escape(id)}"]`)) row.dataset.gone = "";
+}
+
+// ---- Times ----
+
+function localise() {
+    for (const time of document.querySelectorAll("time[datetime]")) {
+        const at = new Date(time.dateTime);
+        if (!Number.isNaN(at.valueOf())) attribute(time, "title", `${at.toLocaleString()} (local time)`);
+    }
+}
+
+function tick() {
+    if (document.hidden) return;
+    const now = Date.now() + ahead;
+    for (const one of document.querySelectorAll("[data-since]"))
+        write(one, duration((now - Date.parse(one.dataset.since)) / 1000));
+    for (const one of document.querySelectorAll("[data-until]")) {
+        const left = (Date.parse(one.dateTime) - now) / 1000;
+        write(one, left < 1 ? "a moment" : duration(left));
+    }
+}
+
+// ---- Small things ----
+
+document.addEventListener("click", async ({ target }) => {
+    const button = target.closest?.("[data-copy]");
+    if (!button) return;
+    try {
+        await navigator.clipboard.writeText(button.dataset.copy);
+    } catch {
+        getSelection().selectAllChildren(button.previousElementSibling); // no clipboard without https
+        return;
+    }
+    const use = button.querySelector("use");
+    button.dataset.copied = "";
+    use.setAttribute("href", "#i-completed");
+    setTimeout(() => {
+        delete button.dataset.copied;
+        use.setAttribute("href", "#i-copy");
+    }, 1500);
+});
+
+document.addEventListener("keydown", ({ key }) => key === "Escape" && root.classList.add("no-tips"));
+for (const kind of ["focusin", "pointerover"])
+    document.addEventListener(kind, () => root.classList.remove("no-tips"));
+
+// ---- Beginning ----
+
+root.classList.add("js");
+localise();
+setInterval(tick, 1000);
+
+if (follow) {
+    connect();
+    setInterval(() => {
+        if ("refresh" in main.dataset && !document.hidden && source && main.querySelector('[data-state="active"]'))
+            page.ask();
+    }, CALM);
+
+    let leaving = null;
+    document.addEventListener("visibilitychange", () => {
+        clearTimeout(leaving);
+        if (document.hidden) leaving = setTimeout(close, GRACE);
+        else connect();
+    });
+    addEventListener("pagehide", close);
+    addEventListener("pageshow", ({ persisted }) => persisted && connect());
+    addEventListener("online", () => {
+        close();
+        connect();
+    });
+}

@@ -1,0 +1,269 @@
+"""Live changes: one source per process reads the database, whatever the number of clients.
+
+A client gets its snapshot from the same reading that the changes after it come from, so that nothing is missed in
+between and its coming costs no query of its own. For each client only the latest state of each workflow is kept: a slow
+one skips states, and neither blocks others nor grows. All of it lives in the event loop.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg_pool import PoolTimeout
+
+from pyapp.web.database import reason
+from pyapp.web.queries import active_ids, follow_workflows
+from pyapp.web.types import Row
+from pyapp.web.wire import event
+
+CHANNEL = "agent_progress"
+HEARTBEAT = 15.0
+_GATHER = 0.1  # seconds to gather notifications and newcomers in, so that they do not set the pace
+_RESYNC = 10.0  # seconds after which all is read again although no notification came
+_RETRY = 1.0  # seconds between attempts to connect
+
+log = logging.getLogger("agent_progress.stream")
+
+
+class Subscriber:
+    """A client's view of the source: which workflows it follows, and what it has not been sent yet."""
+
+    def __init__(self, ids: frozenset[UUID] | None) -> None:
+        """Follow the workflows given, or the active ones for None."""
+        self.ids = ids
+        self.wants_snapshot = True
+        self.found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        """The number of workflows in the first snapshot, or why there is none."""
+        self._pending: dict[UUID | None, bytes] = {}
+        self._ready = asyncio.Event()
+        self._closed = False
+
+    def offer(self, news: Iterable[tuple[UUID | None, bytes]]) -> None:
+        """Take news of workflows, or of none; the last of each counts."""
+        for about, frame in news:
+            self._pending.pop(about, None)
+            self._pending[about] = frame
+        if self._pending:
+            self._ready.set()
+
+    def offer_snapshot(self, frame: bytes, workflows: int) -> None:
+        """Take the state of all that is followed, which makes obsolete what was not sent yet."""
+        self.wants_snapshot = False
+        self._pending.clear()
+        self.offer([(None, frame)])
+        if not self.found.done():
+            self.found.set_result(workflows)
+
+    def fail(self, error: Exception) -> None:
+        """Say why there is no first snapshot, if there was none yet."""
+        if not self.found.done():
+            self.found.set_exception(error)
+            self.found.exception()  # nobody may be left to ask
+
+    def close(self) -> None:
+        """End the stream."""
+        self._closed = True
+        self._ready.set()
+        self.fail(PoolTimeout("the service ends"))
+
+    async def frames(self) -> AsyncIterator[bytes]:
+        """Yield what there is to send, a comment from time to time where there is nothing, until closed."""
+        yield b"retry: 2000\n\n"
+        while not self._closed:
+            try:
+                await asyncio.wait_for(self._ready.wait(), HEARTBEAT)
+            except TimeoutError:
+                yield b": alive\n\n"
+                continue
+            self._ready.clear()
+            news, self._pending = self._pending, {}
+            if news:
+                yield b"".join(news.values())
+
+
+class Source:
+    """Reads the followed workflows at each tick and hands changes to the subscribers."""
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[psycopg.AsyncConnection[Any]]],
+        interval: float,
+        count_query: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Prepare a source that reads every ``interval`` seconds; ``count_query`` is called for each query."""
+        self._connect = connect
+        self._interval = interval
+        self._count_query = count_query
+        self._subscribers: set[Subscriber] = set()
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._stopped = False
+        self._away = False
+        self._seen: dict[UUID, Row] = {}
+        self._active: set[UUID] = set()
+
+    @property
+    def clients(self) -> int:
+        """The number of clients that follow."""
+        return len(self._subscribers)
+
+    def start(self) -> None:
+        """Start reading, in the event loop that runs."""
+        self._task = asyncio.create_task(self._run())
+
+    def close_streams(self) -> None:
+        """End all streams, and those that come from now on."""
+        self._stopped = True
+        for subscriber in self._subscribers:
+            subscriber.close()
+
+    async def stop(self) -> None:
+        """End all streams and stop reading."""
+        self.close_streams()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=0.5)
+
+    def subscribe(self, ids: Iterable[UUID] | None) -> Subscriber:
+        """Begin to follow workflows, or the active ones for None."""
+        subscriber = Subscriber(None if ids is None else frozenset(ids))
+        if self._stopped:
+            subscriber.close()
+        self._subscribers.add(subscriber)
+        self._wake.set()
+        return subscriber
+
+    def unsubscribe(self, subscriber: Subscriber) -> None:
+        """Stop following."""
+        self._subscribers.discard(subscriber)
+        subscriber.close()
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            if not self._subscribers:
+                continue
+            try:
+                async with await self._connect() as conn:
+                    await self._follow(conn)
+            except psycopg.Error as error:
+                self._lost(error)
+                await asyncio.sleep(_RETRY)
+                self._wake.set()
+            except Exception as error:
+                # A fault of ours must not end the streams for good.
+                log.exception("stream: %s", type(error).__name__)
+                await asyncio.sleep(_RETRY)
+                self._wake.set()
+
+    def _lost(self, error: psycopg.Error) -> None:
+        """Tell the clients that what they see may be old; what changes meanwhile is seen when the database is back."""
+        if not self._away:
+            log.warning("stream: the database is away: %s", reason(error))
+        for subscriber in self._subscribers:
+            subscriber.wants_snapshot = True
+            if not self._away:
+                subscriber.offer([(None, event("away", {}))])
+            subscriber.fail(error)
+        self._away = True
+
+    async def _follow(self, conn: psycopg.AsyncConnection[Any]) -> None:
+        """Read while there are clients: at each tick, or where notifications are on, when there is news."""
+        self._seen, self._active = {}, set()
+        listens, asked = False, float("-inf")
+        while self._subscribers:
+            if time.monotonic() - asked >= _RESYNC:
+                listens, asked = await self._listen(conn), time.monotonic()
+            self._wake.clear()
+            await self._tick(conn)
+            if self._away:
+                log.warning("stream: the database is back")
+                self._away = False
+            gather = min(self._interval, _GATHER)
+            await asyncio.sleep(gather)
+            if not listens:
+                await self._pause(self._interval - gather)
+            elif await self._pause(asked + _RESYNC - time.monotonic(), conn):
+                asked = float("-inf")
+
+    async def _listen(self, conn: psycopg.AsyncConnection[Any]) -> bool:
+        """Listen where notifications are on; return whether they are."""
+        self._count_query()
+        cursor = await conn.execute(
+            "select not pg_is_in_recovery() and exists (select from pg_catalog.pg_trigger"
+            " where tgname = 'workflow_notify' and tgrelid = to_regclass('public.workflow')"
+            " and tgenabled in ('O', 'A'))"
+        )
+        listens = await cursor.fetchone() == (True,)
+        if listens:
+            await conn.execute(f"listen {CHANNEL}")
+        return listens
+
+    async def _pause(self, seconds: float, conn: psycopg.AsyncConnection[Any] | None = None) -> bool:
+        """Wait for a newcomer, and on a connection that listens for news.
+
+        Returns whether notifications were turned on or off.
+        """
+        waiting = {asyncio.ensure_future(_newcomer(self._wake))}
+        if conn is not None:
+            waiting.add(asyncio.ensure_future(_switched(conn)))
+        try:
+            done, _ = await asyncio.wait(waiting, timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in waiting:
+                one.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+        return any(one.result() for one in done)
+
+    async def _tick(self, conn: psycopg.AsyncConnection[Any]) -> None:
+        subscribers = list(self._subscribers)  # who comes while we read has its turn at the next tick
+        before, self._active = self._active, set()
+        if any(subscriber.ids is None for subscriber in subscribers):
+            self._count_query()
+            self._active = await active_ids(conn)
+        # Those that have just ended stay for this tick: their end is worth telling.
+        active = self._active | before
+        wanted = active.union(*(subscriber.ids or () for subscriber in subscribers))
+        self._count_query()
+        rows = {row["workflow_id"]: row for row in await follow_workflows(conn, wanted)}
+        news: list[tuple[UUID | None, bytes]] = [
+            (workflow_id, event("workflow", row))
+            for workflow_id, row in rows.items()
+            if self._seen.get(workflow_id) != row
+        ]
+        news += [
+            (workflow_id, event("deleted", {"workflow_id": workflow_id}))
+            for workflow_id in self._seen
+            if workflow_id in wanted and workflow_id not in rows
+        ]
+        self._seen = rows
+
+        def snapshot(ids: Iterable[UUID]) -> tuple[bytes, int]:
+            chosen = [row for workflow_id, row in rows.items() if workflow_id in ids]
+            return event("snapshot", chosen), len(chosen)
+
+        of_active: tuple[bytes, int] | None = None
+        for subscriber in subscribers:
+            if not subscriber.wants_snapshot:
+                followed = active if subscriber.ids is None else subscriber.ids
+                subscriber.offer(one for one in news if one[0] in followed)
+            elif subscriber.ids is None:
+                of_active = of_active or snapshot(self._active)
+                subscriber.offer_snapshot(*of_active)
+            else:
+                subscriber.offer_snapshot(*snapshot(subscriber.ids))
+
+
+async def _newcomer(wake: asyncio.Event) -> bool:
+    await wake.wait()
+    return False
+
+
+async def _switched(conn: psycopg.AsyncConnection[Any]) -> bool:
+    """Wait for a notification; return whether it says that notifications were turned on or off."""
+    return any([notice.payload in ("on", "off") async for notice in conn.notifies(stop_after=1)])

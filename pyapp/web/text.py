@@ -1,0 +1,68 @@
+"""How the pages write text, numbers and times."""
+
+import json
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+_BREAKS = re.compile(r"[\t\n\v\f\r\x85\u2028\u2029]+")
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_LONGEST = 600
+
+
+def shown(text: str | None) -> str:
+    """Make text fit for one line of a page: breaks become spaces, other control characters are made visible."""
+    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", _BREAKS.sub(" ", text or "")).strip()
+
+
+def number(count: int) -> str:
+    """Write a number with its thousands apart."""
+    return f"{count:,}"
+
+
+def iso(value: datetime | None) -> str:
+    """Write a time for machines."""
+    return "" if value is None else value.astimezone(UTC).isoformat(timespec="milliseconds")
+
+
+def moment(value: datetime | None) -> str:
+    """Write a time for people, in UTC."""
+    return "" if value is None else f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def minute(value: datetime) -> str:
+    """Write a time for people, in UTC, to the minute."""
+    return f"{value.astimezone(UTC):%Y-%m-%d %H:%M}"
+
+
+def clock(value: datetime, day: bool = False) -> str:
+    """Write a time of day in UTC, with the day on demand."""
+    return f"{value.astimezone(UTC):%m-%d %H:%M}" if day else f"{value.astimezone(UTC):%H:%M:%S}"
+
+
+def duration(seconds: float) -> str:
+    """Write a length of time: 34 s, 3 min 20 s, 2 h 5 min, 3 d 4 h. The script in the page writes alike."""
+    whole = max(0, int(seconds))
+    if whole < 60:
+        return f"{whole} s" if whole else "< 1 s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s" if whole < 600 else f"{whole // 60} min"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def between(began: datetime | None, ended: datetime | None) -> str:
+    """Write how long it took; nothing where it is not known."""
+    return "" if began is None or ended is None else duration((ended - began).total_seconds())
+
+
+def payload(value: Any) -> str:
+    """Write JSON for people, cut where it is long."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
+
+
+FILTERS = {
+    function.__name__: function for function in (shown, number, iso, moment, minute, clock, duration, between, payload)
+}

@@ -1,0 +1,59 @@
+"""JSON for the wire, with entity tags."""
+
+import hashlib
+import json
+import secrets
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from pyapp.web.values import RawJson
+
+# Stands in for JSON that goes through unparsed; nobody who writes to the database can know it.
+_MARK = secrets.token_hex(16)
+
+
+def encode(value: Any) -> bytes:
+    """Encode as JSON: times ISO 8601, ids as text, JSON of the database as it is."""
+    raw: list[str] = []
+
+    def plain(part: Any) -> Any:
+        if isinstance(part, datetime):
+            return part.isoformat()
+        if isinstance(part, UUID):
+            return str(part)
+        if isinstance(part, RawJson):
+            raw.append(part.text)
+            return _MARK
+        raise TypeError(type(part))
+
+    text = json.dumps(value, default=plain, ensure_ascii=False, separators=(",", ":"))
+    if raw:
+        first, *others = text.split(f'"{_MARK}"')
+        text = first + "".join(json_text + other for json_text, other in zip(raw, others, strict=True))
+    return text.encode("utf-8", "replace")
+
+
+def event(name: str, value: Any) -> bytes:
+    """Encode as a server-sent event; JSON has no line breaks of its own."""
+    return b"event: %s\ndata: %s\n\n" % (name.encode(), encode(value))
+
+
+def respond(request: Request, value: Any, headers: dict[str, str] | None = None) -> Response:
+    """Answer with JSON and an entity tag, or 304 where the client has that already."""
+    body = encode(value)
+    tag = f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
+    headers = {"ETag": tag, "Cache-Control": "private, no-cache"} | (headers or {})
+    known = [part.strip().removeprefix("W/") for part in request.headers.get("if-none-match", "").split(",")]
+    if tag in known or "*" in known:
+        return Response(status_code=304, headers=headers)
+    return Response(body, media_type="application/json", headers=headers)
+
+
+def error(message: str, status: int, headers: dict[str, str] | None = None) -> Response:
+    """Answer with an error as JSON."""
+    headers = {"Cache-Control": "no-store"} | (headers or {})
+    return Response(encode({"error": message}), status, headers, "application/json")

@@ -1,0 +1,25 @@
+-- Optional: says on channel agent_progress which workflow changed, its id as payload, once per workflow and transaction
+-- (equal notifications of a transaction are one). Not part of the schema, since a transaction that notifies takes a lock of
+-- the whole database when it commits: about 10,700 → 4,500 transactions a second where each of them counts.
+
+create or replace function public.notify_progress()
+returns trigger
+language plpgsql
+set search_path = ''
+as $$
+begin
+    perform pg_notify('agent_progress', coalesce(new.id, old.id)::text);
+    return null;
+end
+$$;
+
+comment on function public.notify_progress() is 'Notifies on channel agent_progress that a workflow changed.';
+
+revoke execute on function public.notify_progress() from public;
+
+create or replace trigger workflow_notify
+    after insert or update or delete on public.workflow
+    for each row
+    execute function public.notify_progress();
+
+comment on trigger workflow_notify on public.workflow is 'Notifies of changes; agent-progress notify off removes it.';

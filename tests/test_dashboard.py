@@ -1,0 +1,486 @@
+"""The dashboard in a real browser, served by a real process."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+
+from pyapp import migrate
+from pyapp.web import charts
+from tests.helpers import new_tasks, new_workflow, set_status
+
+CHROMIUM = os.environ.get("CHROMIUM") or next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PHONE = {"width": 360, "height": 740}
+DESK = {"width": 1280, "height": 900}
+PAYLOAD = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>\"'&amp;"
+
+
+@contextmanager
+def running_service(dsn: str, port: int = 0, **environment: str) -> Iterator[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pyapp", "serve", "--dsn", dsn, "--port", str(port), "--interval", "0.1"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+    try:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        assert line.startswith("serving http://"), line
+        threading.Thread(target=process.stderr.read, daemon=True).start()
+        yield line.split()[1].rstrip("/")
+    finally:
+        process.terminate()
+        process.wait(10)
+        if process.stderr is not None:
+            process.stderr.close()
+
+
+# One database and one service serve all tests here: they take longer to start than a test takes.
+@pytest.fixture(scope="module")
+def dsn(empty: Callable[[], str]) -> str:
+    created = empty()
+    migrate(created)
+    return created
+
+
+@pytest.fixture(scope="module")
+def service(dsn: str) -> Iterator[str]:
+    with running_service(dsn) as address:
+        yield address
+
+
+@pytest.fixture(autouse=True)
+def cleared(request: pytest.FixtureRequest) -> None:
+    if "conn" in request.fixturenames:
+        request.getfixturevalue("conn").execute("truncate workflow cascade")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install -e .[browser]"
+    )
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed; where it is, can be said in CHROMIUM")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Open pages; at the end none of them may have complained, neither of script errors nor of the security policy."""
+    contexts: list[Any] = []
+    complaints: list[str] = []
+
+    def hear(message: Any) -> None:
+        # A page that answers 404 is one that a test asked for; a stream that ends is one that a test ended.
+        if message.type in ("error", "warning") and not message.text.startswith("Failed to load resource"):
+            complaints.append(message.text)
+
+    def open_page(address: str, *, js: bool = True, size: dict[str, int] = DESK, **options: Any) -> Any:
+        context = browser.new_context(viewport=size, java_script_enabled=js, reduced_motion="reduce", **options)
+        context.set_default_timeout(10_000)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", hear)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(address)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+def live(page: Any) -> Any:
+    page.wait_for_selector("#live[data-live=on]")
+    return page
+
+
+def now_at(page: Any, percentage: int) -> None:
+    page.wait_for_selector(f"[data-bar][aria-valuenow='{percentage}']")
+
+
+def bar_of(page: Any) -> list[tuple[str, str]]:
+    rects: list[tuple[str, str]] = page.eval_on_selector_all(
+        "[data-bar] rect", "rects => rects.map(r => [r.getAttribute('x'), r.getAttribute('width')])"
+    )
+    return [rect for rect in rects if rect[1] != "0%"]
+
+
+def get(address: str) -> Any:
+    with urllib.request.urlopen(address) as answer:
+        return json.load(answer)
+
+
+def shop(conn: psycopg.Connection) -> tuple[Any, list[Any]]:
+    """Create a running workflow with five tasks."""
+    workflow = new_workflow(conn, name="shop")
+    tasks = new_tasks(conn, workflow, *["pending"] * 5)
+    conn.execute("update workflow set status = 'running' where id = %s", [workflow])
+    return workflow, tasks
+
+
+def test_bars_move_in_open_pages_while_another_connection_completes_tasks(
+    service: str, conn: psycopg.Connection, visit: Callable[..., Any]
+) -> None:
+    workflow, tasks = shop(conn)
+    pages = [live(visit(service + path)) for path in ("/", "/workflows", f"/workflows/{workflow}")]
+    for page in pages:
+        now_at(page, 0)
+        page.evaluate("window.sameDocument = true")
+
+    conn.execute("update agent_task set status = 'completed' where id = any (%s)", [tasks[:2]])
+    set_status(conn, tasks[2], "failed")
+
+    for page in pages:
+        now_at(page, 40)
+        page.wait_for_selector("text=2 of 5 agents complete")
+        page.wait_for_selector("[data-bar] .seg-failed[width='20%']", state="attached")
+    overview, _, details = pages
+    overview.wait_for_selector("[data-agents=completed]:has-text('2')")
+    details.wait_for_selector("#tasks tr[data-status=failed]")
+    assert details.locator("#tasks tr[data-status=completed]").count() == 2
+    assert details.title().startswith("40 % · shop")
+
+    conn.execute("update workflow set status = 'failed' where id = %s", [workflow])
+    for page in pages[1:]:
+        page.wait_for_selector(".status[data-status=failed] >> text=failed")
+        page.wait_for_selector("[data-bar][data-state=ended]")
+    overview.wait_for_selector("#failures >> text=shop")
+    overview.wait_for_selector("[data-tile=failed_workflows]:has-text('1')")
+    for page in pages:
+        assert page.evaluate("window.sameDocument")
+
+
+def test_the_script_draws_bars_as_the_server_does(
+    service: str, conn: psycopg.Connection, visit: Callable[..., Any]
+) -> None:
+    workflow = new_workflow(conn, name="w", agents_planned=700)
+    new_tasks(conn, workflow, *["pending"] * 3)
+    page = live(visit(f"{service}/workflows?name=w"))
+    new_tasks(conn, workflow, *["completed"] * 391, "failed", *["cancelled"] * 7, *["pending"] * 100)
+    now_at(page, 56)
+    drawn = bar_of(page)
+    spoken = page.get_attribute("[data-bar]", "aria-valuetext")
+    page.reload()
+    assert len(drawn) == 5
+    assert drawn == bar_of(page)
+    assert page.get_attribute("[data-bar]", "aria-valuetext") == spoken
+    assert "56 %: 391 of 700 agents complete, 1 failed, 7 cancelled" in spoken
+
+
+def test_the_three_pages_and_the_api_show_the_same_numbers(
+    service: str, conn: psycopg.Connection, visit: Callable[..., Any]
+) -> None:
+    for name, planned, statuses in (
+        ("none", None, []),
+        ("early", 12, ["completed", "running", "pending"]),
+        ("nearly", None, ["completed"] * 199 + ["failed"]),
+        ("mixed", None, ["completed", "failed", "cancelled", "assigned", "pending", "pending", "completed"]),
+    ):
+        new_tasks(conn, new_workflow(conn, name=name, agents_planned=planned), *statuses)
+
+    def row(page: Any, workflow: str) -> tuple[str, str, str]:
+        place = page.locator(f"tr[data-workflow='{workflow}']")
+        bar = place.get_by_role("progressbar")
+        return (
+            place.locator("[data-f=progress]").text_content(),
+            place.locator("[data-f=agents]").text_content(),
+            bar.get_attribute("aria-valuenow"),
+        )
+
+    overview, listed = visit(service, js=False), visit(f"{service}/workflows", js=False)
+    workflows = get(f"{service}/api/v1/workflows")
+    assert len(workflows) == 4
+    for w in workflows:
+        percentage = str(w["progress_percentage"])
+        agents = f"{w['agents_completed']} of {w['agents_total']} agents complete"
+        assert row(overview, w["id"]) == row(listed, w["id"]) == (percentage, agents, percentage)
+        page = visit(f"{service}/workflows/{w['id']}", js=False)
+        counts = {
+            name: int(page.locator(f"#legend [data-f={name}]").text_content())
+            for name in ("completed", "failed", "cancelled", "running", "open", "planned")
+        }
+        assert page.locator("#agents [data-f=progress]").text_content() == percentage
+        assert page.locator("#agents [data-f=settled]").text_content() == str(w["settled_percentage"])
+        assert page.locator("#agents [data-f=agents]").text_content() == agents
+        for name in ("completed", "failed", "cancelled"):
+            assert counts[name] == w[f"agents_{name}"]
+        assert counts["running"] + counts["open"] == w["agents_open"]
+        assert sum(counts.values()) == w["agents_total"]
+    agents = get(f"{service}/api/v1/stats/overview")["agents"]
+    for name, count in agents.items():
+        assert overview.locator(f"[data-agents={name}]").text_content() == str(count)
+
+
+def test_markup_in_names_stays_text_and_never_runs(
+    service: str, conn: psycopg.Connection, visit: Callable[..., Any]
+) -> None:
+    workflow = new_workflow(conn, name=PAYLOAD, type=PAYLOAD, description=PAYLOAD, trace_id=PAYLOAD)
+    conn.execute(
+        "insert into agent_task (workflow_id, agent_type, stage, external_id, status, result)"
+        " values (%(w)s, %(p)s, %(p)s, %(p)s, 'failed', to_jsonb(%(p)s::text))",
+        {"w": workflow, "p": PAYLOAD},
+    )
+    conn.execute(
+        "insert into workflow_event (workflow_id, event_type, payload)"
+        " values (%(w)s, %(p)s, jsonb_build_object(%(p)s::text, 1))",
+        {"w": workflow, "p": PAYLOAD},
+    )
+    pages = [live(visit(service + path)) for path in ("/", "/workflows", f"/workflows/{workflow}")]
+    for page in pages:
+        assert page.locator("[data-f=name]").first.text_content() == PAYLOAD
+    other = f"later {PAYLOAD}\x1b[31m\nnext"
+    conn.execute("update workflow set name = %s, current_stage = %s where id = %s", [other, PAYLOAD, workflow])
+    for page in pages:
+        name = page.locator("[data-f=name]", has_text="later").first
+        assert name.text_content() == f"later {PAYLOAD}\N{REPLACEMENT CHARACTER}[31m next"
+    pages[2].wait_for_selector("#events >> text=stage")
+    for page in pages:
+        assert page.evaluate("window.hacked") is None
+        assert page.locator("main img, main script").count() == 0
+
+
+def test_a_bar_looks_finished_only_when_the_workflow_is(
+    service: str, conn: psycopg.Connection, visit: Callable[..., Any]
+) -> None:
+    cases = {
+        "done": ("completed", ["completed"] * 5),
+        "one left": ("running", ["completed"] * 1999 + ["pending"]),
+        "more may come": ("running", ["completed"] * 5),
+        "one failed": ("completed", ["completed"] * 4 + ["failed"]),
+        "failed at the end": ("failed", ["completed"] * 5),
+        "all failed": ("failed", ["failed"] * 5),
+    }
+    for name, (status, tasks) in cases.items():
+        workflow = new_workflow(conn, name=name)
+        new_tasks(conn, workflow, *tasks)
+        conn.execute("update workflow set status = %s where id = %s", [status, workflow])
+    for size in (DESK, PHONE):
+        page = visit(f"{service}/workflows", size=size)
+        looks = page.eval_on_selector_all(
+            "tr[data-workflow]",
+            """rows => rows.map(row => {
+                const part = row.querySelector(".bar .seg-completed"), bar = row.querySelector(".bar");
+                const left = bar.getBoundingClientRect().right - part.getBoundingClientRect().right;
+                return [row.querySelector(".name").textContent,
+                        [getComputedStyle(part).fill, part.getAttribute("width") !== "0%" && left < 2]];
+            })""",
+        )
+        found = dict(looks)
+        done, full = found["done"]
+        assert full
+        assert not found["one left"][1]
+        assert not found["one failed"][1]
+        assert not found["all failed"][1]
+        assert [name for name, (colour, is_full) in found.items() if is_full and colour == done] == ["done"]
+
+
+def test_the_keyboard_reaches_the_filter_and_every_workflow(
+    service: str, conn: psycopg.Connection, visit: Callable[..., Any]
+) -> None:
+    workflow, _ = shop(conn)
+    page = visit(f"{service}/workflows")
+    reached = []
+    for _ in range(25):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.name || document.activeElement.textContent.trim()"))
+        if reached[-1] == "shop":
+            break
+    assert reached[0] == "Skip to the content"
+    places = [reached.index(name) for name in ("name", "type", "status", "priority", "Filter", "shop")]
+    assert places == sorted(places)
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    assert page.locator("tr .tip").first.is_visible()
+    page.keyboard.press("Escape")
+    assert not page.locator("tr .tip").first.is_visible()
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"{service}/workflows/{workflow}")
+
+
+def test_bars_say_what_they_show_to_a_screen_reader(
+    service: str, conn: psycopg.Connection, visit: Callable[..., Any]
+) -> None:
+    workflow, tasks = shop(conn)
+    set_status(conn, tasks[0], "completed")
+    set_status(conn, tasks[1], "failed")
+    for path in ("/", "/workflows", f"/workflows/{workflow}"):
+        bar = visit(service + path, js=False).get_by_role("progressbar", name="Progress of shop")
+        said = [bar.get_attribute(f"aria-value{name}") for name in ("min", "max", "now", "text")]
+        assert said == ["0", "100", "20", "20 %: 1 of 5 agents complete, 1 failed, workflow running"]
+    page = visit(f"{service}/workflows?sort=name", js=False)
+    assert page.get_by_role("columnheader", name="Name").get_attribute("aria-sort") == "ascending"
+
+
+def test_without_javascript_the_pages_filter_sort_and_page(
+    service: str, conn: psycopg.Connection, visit: Callable[..., Any]
+) -> None:
+    conn.execute("insert into workflow (name, type) select 'job ' || n, 'app' from generate_series(100, 160) as n")
+    conn.execute("insert into workflow (name, type) values ('other', 'bugfix')")
+    page = visit(f"{service}/workflows", js=False)
+    page.get_by_label("Name begins with").fill("job")
+    page.get_by_label("Type").fill("app")
+    page.get_by_role("button", name="Filter").click()
+    page.get_by_role("columnheader", name="Name").get_by_role("link").click()
+    names = page.locator(".name").all_text_contents()
+    page.get_by_role("link", name="Next").click()
+    names += page.locator(".name").all_text_contents()
+    assert names == [f"job {n}" for n in range(100, 161)]
+    page.get_by_role("link", name="Back to the first").click()
+    assert page.locator(".name").first.text_content() == "job 100"
+    page.goto(f"{service}/workflows?name=nothing")
+    assert page.get_by_text("No workflow is like that").is_visible()
+
+
+def test_a_phone_needs_no_scrolling_sideways(service: str, conn: psycopg.Connection, visit: Callable[..., Any]) -> None:
+    long = "w" * 500
+    workflow = new_workflow(conn, name=long, type=long, description=long, current_stage=long, trace_id=long)
+    conn.execute(
+        "insert into agent_task (workflow_id, agent_type, stage, external_id, status, result)"
+        " select %(w)s, %(l)s, %(l)s, %(l)s || n, 'failed', to_jsonb(%(l)s::text) from generate_series(1, 3) as n",
+        {"w": workflow, "l": long},
+    )
+    new_workflow(conn, name="مرحبا بالعالم 👩‍💻 \u202e desrever")
+    shop(conn)
+    for path in ("/", "/workflows", f"/workflows/{workflow}", "/workflows/nonsense"):
+        page = visit(service + path, size=PHONE)
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], path
+
+
+def test_focus_scroll_and_what_is_open_survive_an_update(
+    service: str, conn: psycopg.Connection, visit: Callable[..., Any]
+) -> None:
+    workflow, tasks = shop(conn)
+    conn.execute("update agent_task set status = 'failed', result = '\"no memory\"' where id = %s", [tasks[0]])
+    page = live(visit(f"{service}/workflows/{workflow}"))
+    page.get_by_text("result").click()
+    page.evaluate("scrollTo(0, 333)")
+    set_status(conn, tasks[1], "completed")
+    page.wait_for_selector("#tasks tr[data-status=completed]")
+    assert page.get_by_text("no memory").is_visible()
+    assert page.evaluate("document.activeElement.nodeName") == "SUMMARY"
+    assert page.evaluate("scrollY") == 333
+
+
+def test_the_first_workflow_appears_by_itself(
+    service: str, conn: psycopg.Connection, visit: Callable[..., Any]
+) -> None:
+    pages = [live(visit(service + path)) for path in ("/", "/workflows")]
+    for page in pages:
+        assert page.get_by_text("insert into workflow").is_visible()
+    shop(conn)
+    for page in pages:
+        page.wait_for_selector("tr >> text=0 of 5 agents complete")
+
+
+def test_a_page_says_that_it_has_lost_the_service_and_catches_up(
+    dsn: str, conn: psycopg.Connection, visit: Callable[..., Any]
+) -> None:
+    workflow, tasks = shop(conn)
+    with running_service(dsn) as address:
+        page = live(visit(f"{address}/workflows/{workflow}"))
+    page.wait_for_selector("#live[data-live=away] >> text=reconnecting")
+    set_status(conn, tasks[0], "completed")
+    with running_service(dsn, int(address.rpartition(":")[2])):
+        live(page)
+        now_at(page, 20)
+        page.wait_for_selector("#tasks tr[data-status=completed]")
+        page.close()
+
+
+def test_the_login_form_lets_in_whoever_knows_the_token(
+    dsn: str, conn: psycopg.Connection, visit: Callable[..., Any]
+) -> None:
+    workflow, _ = shop(conn)
+    with running_service(dsn, AGENT_PROGRESS_TOKEN="open sesame") as address:
+        page = visit(f"{address}/workflows/{workflow}")
+        page.get_by_label("Token").fill("open barley")
+        page.get_by_role("button", name="Log in").click()
+        assert page.get_by_role("alert").text_content() == "That is not the token."
+        page.get_by_label("Token").fill("open sesame")
+        page.keyboard.press("Enter")
+        page.wait_for_url(f"{address}/workflows/{workflow}")
+        live(page)
+        page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_text_is_readable(service: str, conn: psycopg.Connection, visit: Callable[..., Any], scheme: str) -> None:
+    for status in ("initiated", "running", "paused", "completed", "failed", "cancelled"):
+        workflow = new_workflow(conn, name=status, agents_planned=9, priority="high")
+        new_tasks(conn, workflow, "completed", "failed", "cancelled", "pending", "running", "assigned")
+        if status != "initiated":
+            conn.execute("update workflow set status = %s where id = %s", [status, workflow])
+    conn.execute("alter table workflow disable trigger user")
+    conn.execute("update workflow set progress_updated_at = now() - interval '1 hour' where status = 'running'")
+    conn.execute("update agent_task set started_at = null, assigned_at = null")
+    conn.execute("alter table workflow enable trigger user")
+    page = visit(service, color_scheme=scheme)
+    page.get_by_text("stalled, quiet for").wait_for()
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0]")
+    assert (int(dark) < 60) == (scheme == "dark")
+    for path in ("/", "/workflows?status=running", "/workflows?name=x", f"/workflows/{workflow}", "/nowhere", "/login"):
+        page.goto(service + path)
+        assert page.evaluate(_FAINT) == []
+
+
+# Lists the texts whose contrast to what they stand on is below 4.5 (WCAG AA).
+_FAINT = """() => {
+    const channel = (value) => (value /= 255) <= .04045 ? value / 12.92 : ((value + .055) / 1.055) ** 2.4;
+    const luminance = ([r, g, b]) => .2126 * channel(r) + .7152 * channel(g) + .0722 * channel(b);
+    const colour = (text) => (text.match(/[\\d.]+/g) ?? []).map(Number);
+    const ground = (element) => {
+        for (; element; element = element.parentElement) {
+            const found = colour(getComputedStyle(element).backgroundColor);
+            if (found.length === 3) return found;
+        }
+        return [255, 255, 255];
+    };
+    const faint = [];
+    for (const element of document.querySelectorAll("body *")) {
+        const text = [...element.childNodes].filter((node) => node.nodeType === 3).map((node) => node.data).join("");
+        if (!text.trim() || !element.checkVisibility({ visibilityProperty: true })) continue;
+        const [one, other] = [luminance(colour(getComputedStyle(element).color)), luminance(ground(element))];
+        const ratio = (Math.max(one, other) + .05) / (Math.min(one, other) + .05);
+        if (ratio < 4.5) faint.push([text.trim(), ratio]);
+    }
+    return faint;
+}"""
+
+
+def test_completed_agents_fill_a_bar_only_when_all_are_completed() -> None:
+    for total in (1, 2, 3, 40, 2000, 1_000_000):
+        for completed in {0, 1, total // 2, total - 1, total}:
+            for failed in {0, 1, (total - completed) // 3} & set(range(total - completed + 1)):
+                counts = {"completed": completed, "failed": failed, "open": total - completed - failed}
+                segments = {segment.name: segment for segment in charts.bar(counts)}
+                assert sum(segment.width for segment in segments.values()) == pytest.approx(100, abs=0.01)
+                assert (segments["completed"].width == 100) == (completed == total)
+                assert all((segments[name].width >= 2) == (count > 0) for name, count in counts.items())
+
+
+def test_the_bar_of_a_workflow_without_agents_is_empty() -> None:
+    assert [segment.width for segment in charts.bar({"completed": 0, "open": 0})] == [0, 0]
