@@ -437,6 +437,7 @@ def test_all_text_is_readable(service: str, conn: psycopg.Connection, visit: Cal
     conn.execute("alter table workflow disable trigger user")
     conn.execute("update workflow set progress_updated_at = now() - interval '1 hour' where status = 'running'")
     conn.execute("update agent_task set started_at = null, assigned_at = null")
+    conn.execute("update workflow_event set occurred_at = now() - interval '1 hour'")
     conn.execute("alter table workflow enable trigger user")
     page = visit(service, color_scheme=scheme)
     page.get_by_text("stalled, quiet for").wait_for()

@@ -407,7 +407,7 @@ def test_the_demo_keeps_its_server_for_psql_until_it_is_interrupted(private: Pat
     status, _, err = outcome(process)
     assert (status, err.splitlines()[1:]) == (
         0,
-        ["the server keeps running until Ctrl-C", "stopping the server"],
+        ["all keeps running until Ctrl-C", "stopping"],
     )
 
 
