@@ -40,6 +40,7 @@ revoke execute on function public.fill_task_times() from public;
 create or replace trigger agent_task_times
     before insert or update of status on public.agent_task
     for each row
+    when (new.completed_at is null or new.status < 'completed')
     execute function public.fill_task_times();
 
 comment on trigger agent_task_times on public.agent_task is 'Fills in the times that the writer of a task leaves out.';

@@ -1,6 +1,7 @@
--- When a task started and was settled, where its writer does not say. Without a WHEN clause, which each statement would
--- compile anew (6 to 12 µs, the call takes 2), and without a pinned search_path (another 2 µs): it runs with the rights of
--- the writer, who may set these times himself.
+-- When a task started and was settled, where its writer does not say. The condition passes over completions whose writer
+-- does, many at a time as well; it is short, since each statement compiles it anew (one that asks for exactly what is
+-- missing costs 7 µs a completion, this one 4). No pinned search_path, which would cost another 2: it runs with the rights
+-- of the writer, who may set these times himself.
 
 create function public.fill_task_times()
 returns trigger
@@ -41,6 +42,7 @@ revoke execute on function public.fill_task_times() from public;
 create trigger agent_task_times
     before insert or update of status on public.agent_task
     for each row
+    when (new.completed_at is null or new.status < 'completed')
     execute function public.fill_task_times();
 
 comment on trigger agent_task_times on public.agent_task is 'Fills in the times that the writer of a task leaves out.';
