@@ -7,13 +7,11 @@ language plpgsql
 security invoker
 as $$
 begin
-    -- What an update leaves as it was, its writer left out; an insert has no old row, so nothing equals it.
     if new.status >= 'completed' then
-        if new.completed_at is null or (old.status <> new.status and new.completed_at = old.completed_at) then
-            new.completed_at := clock_timestamp();
-        end if;
+        new.completed_at := clock_timestamp();
         return new;
     end if;
+    -- What an update leaves as it was, its writer left out; an insert has no old row, so nothing equals it.
     if old.status >= 'completed' or new.completed_at is not null then
         -- opened again
         new.completed_at := null;
