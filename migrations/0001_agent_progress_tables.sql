@@ -66,8 +66,12 @@ create table if not exists public.workflow (
 create index if not exists workflow_created_at_id_idx on public.workflow (created_at, id);
 create index if not exists workflow_status_created_at_id_idx on public.workflow (status, created_at, id);
 create index if not exists workflow_type_created_at_id_idx on public.workflow (type, created_at, id);
+create index if not exists workflow_priority_created_at_id_idx on public.workflow (priority, created_at, id);
 create index if not exists workflow_name_id_idx on public.workflow (name collate "C", id);
 create index if not exists workflow_trace_id_idx on public.workflow (trace_id);
+
+-- A search by the beginning of a name depends on a good guess of how many have it.
+alter table public.workflow alter column name set statistics 1000;
 
 comment on table public.workflow is 'One run of a workflow, with the progress of its agents.';
 comment on column public.workflow.type is 'Kind of workflow, for example app, feature or bugfix.';

@@ -4,6 +4,7 @@ import argparse
 import ipaddress
 import logging
 import os
+import re
 import signal
 import socket
 import threading
@@ -78,7 +79,10 @@ def _require_schema(dsn: str) -> None:
     except psycopg.OperationalError as error:
         from pyapp.web.database import reason
 
-        say(f"the database is away, answers are 503 until it is there: {reason(error)}")
+        why = reason(error)
+        if re.search("invalid |not supported|authentication failed|does not exist", why):  # it will not come by itself
+            raise UsageError(f"no connection to the database: {why}") from None
+        say(f"the database is away, answers are 503 until it is there: {why}")
 
 
 def _notify(args: argparse.Namespace) -> int:
@@ -101,7 +105,8 @@ def run(dsn: str, host: str, port: int, interval: float = 0.5, cors_origins: tup
 def in_background(dsn: str, port: int) -> Iterator[str]:
     """Serve on this machine while the block lasts; yield the address."""
     server, listening, where = _prepare(dsn, "127.0.0.1", port, 0.5, ())
-    logging.getLogger("agent_progress").setLevel(logging.ERROR)  # the terminal shows something else
+    for name in ("agent_progress", "agent_progress.access"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # the terminal shows something else
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
@@ -151,7 +156,8 @@ def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
 
 
 def _listen(family: socket.AddressFamily, address: Any, host: str, port: int) -> socket.socket:
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    # With the protocol: without it, asyncio takes a connection for no TCP, and each answer waits 40 ms (Nagle).
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ T = TypeVar("T")
 _CONNECTIONS = 10
 # Fewer than the threads that wait here (40 answer requests): where the database is slow, the rest is refused at once.
 _MOST_WAITING = 20
-_WAIT = 3.0  # seconds to wait for a connection before the answer is 503
+_WAIT = 2.0  # seconds to wait for a connection before the answer is 503
 # A network that swallows packets is noticed; what the DSN says of these goes first.
 _NETWORK = {
     "connect_timeout": 3,
@@ -26,18 +27,18 @@ _NETWORK = {
     "keepalives_count": 3,
     "tcp_user_timeout": 15000,
 }
-# What the DSN may say otherwise, and what not. Custom plans, since a page of a rare status wants another plan than one of
-# a frequent status.
-_DEFAULTS = "-c statement_timeout=5s -c plan_cache_mode=force_custom_plan"
+# What the DSN may say otherwise, and what not.
+_DEFAULTS = "-c statement_timeout=5s"
 _FIXED = "-c default_transaction_read_only=on -c TimeZone=UTC -c DateStyle=ISO"
 
 log = logging.getLogger("agent_progress.database")
 
 
 def reason(error: Exception) -> str:
-    """Say why there is no connection, in a line that names neither host nor password."""
-    lines = str(error).strip().splitlines()
-    return lines[-1].rpartition("failed: ")[2].strip() if lines else type(error).__name__
+    """Say why there is no connection, in a line that names nothing of the DSN."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    told = next((line.rpartition("failed: ")[2] for line in lines if "failed: " in line), lines[0])
+    return re.sub(r"""(["']).*?\1""", '"..."', told).strip()
 
 
 class Database:

@@ -22,20 +22,24 @@ _COLUMNS = sql.SQL(
     " p.last_updated_at"
 )
 _STAGES = sql.SQL("left join public.workflow_stage_progress as s on s.workflow_id = p.workflow_id")
-_ACTIVE = sql.SQL("array['initiated', 'running', 'paused']::public.workflow_status[]")
-# Each status by itself, so that the index gives the order, wherever in it the rows lie.
-_BY_STATUS = sql.SQL(
-    "unnest({statuses}) as wanted (status) cross join lateral (select p.* from public.workflow_progress as p"
-    " where p.status = wanted.status and {where} order by {order} limit {limit}) as p"
-)
+ACTIVE = ("initiated", "running", "paused")
 _BY_IDS = sql.SQL(
     "select {} from public.workflow_progress as p {} where p.workflow_id = any (%s)"
     " order by p.created_at desc, p.workflow_id desc"
 ).format(_COLUMNS, _STAGES)
 _LONGEST = 4_000_000  # bytes that a cursor may unfold to
 _NEWEST = sql.SQL("p.created_at desc, p.workflow_id desc")
-_ACTIVE_IDS = sql.SQL("select p.workflow_id from {} order by {} limit %(limit)s").format(
-    _BY_STATUS.format(statuses=_ACTIVE, where=sql.SQL("true"), order=_NEWEST, limit=sql.SQL("%(limit)s")), _NEWEST
+
+
+def _by_status(statuses: Iterable[str], where: sql.Composable, order: sql.Composable) -> sql.Composable:
+    """Read each status by itself, so that the index gives the order, wherever in it the rows lie."""
+    one = "(select p.* from public.workflow_progress as p where p.status = {} and {} order by {} limit %(limit)s)"
+    parts = [sql.SQL(one).format(sql.Literal(status), where, order) for status in statuses]
+    return sql.SQL("({}) as p").format(sql.SQL(" union all ").join(parts))
+
+
+ACTIVE_IDS = sql.SQL("select p.workflow_id from {} order by {} limit %(limit)s").format(
+    _by_status(ACTIVE, sql.SQL("true"), _NEWEST), _NEWEST
 )
 
 
@@ -102,7 +106,8 @@ def list_page(
     """
     query, values = page_query(status, type, priority, name, sort, limit, cursor)
     with conn.cursor(row_factory=dict_row) as reader:
-        rows = reader.execute(query, values).fetchall()
+        # Planned anew each time: a page of a rare type wants another plan than one of a frequent type.
+        rows = reader.execute(query, values, prepare=False).fetchall()
     page = rows[:limit]
     return page, _write_cursor(page[-1], sort) if len(rows) > limit else None
 
@@ -118,16 +123,19 @@ def page_query(
 ) -> tuple[sql.Composed, dict[str, Any]]:
     """Compose the query for a page and one row more, which tells whether there is a next one. Raises BadCursor."""
     chosen = _SORTS[sort]
+    statuses = list(dict.fromkeys(status))
     values: dict[str, Any] = {
-        "status": list(dict.fromkeys(status)),
+        "status": statuses,
         "type": type,
         "priority": priority,
         "name": None if name is None else _escape_like(name) + "%",
         "limit": limit + 1,
     }
+    by_name = chosen.keys[0] == "name"
     conditions = [
         sql.SQL(condition)
         for given, condition in (
+            (statuses and by_name, "p.status = any (%(status)s::public.workflow_status[])"),
             (type, "p.type = %(type)s"),
             (priority, "p.priority = %(priority)s::public.priority_level"),
             (name, 'p.name collate "C" like %(name)s'),
@@ -137,11 +145,10 @@ def page_query(
     if cursor is not None:
         values |= {f"k{place}": key for place, key in enumerate(_read_cursor(cursor, sort))}
         conditions.append(sql.SQL(chosen.after))
-    order, most = sql.SQL(chosen.order), sql.SQL("%(limit)s")
+    order = sql.SQL(chosen.order)
     where = sql.SQL(" and ").join(conditions or [sql.SQL("true")])
-    if values["status"]:
-        statuses = sql.SQL("%(status)s::public.workflow_status[]")
-        rows: sql.Composable = _BY_STATUS.format(statuses=statuses, where=where, order=order, limit=most)
+    if statuses and not by_name:
+        rows = _by_status(statuses, where, order)
     else:
         rows = sql.SQL("public.workflow_progress as p where {}").format(where)
     # The limit comes first: stages are read for the rows of the page only, whose order the outside repeats.
@@ -165,7 +172,7 @@ async def follow_workflows(conn: AsyncConnection[Any], workflow_ids: Iterable[UU
 
 async def active_ids(conn: AsyncConnection[Any], limit: int = 200) -> set[UUID]:
     """Find the newest workflows that have not ended."""
-    return {row[0] for row in await (await conn.execute(_ACTIVE_IDS, {"limit": limit})).fetchall()}
+    return {row[0] for row in await (await conn.execute(ACTIVE_IDS, {"limit": limit})).fetchall()}
 
 
 def read_overview(conn: Connection[Any]) -> dict[str, Row]:
@@ -202,13 +209,13 @@ def read_attention(conn: Connection[Any], limit: int = 20) -> tuple[list[Row], l
         active = reader.execute(
             sql.SQL(
                 "select {}, f.estimated_completion_at, f.stalled, f.last_activity_at"
-                " from (select p.* from public.workflow_progress as p where p.status = any ({})"
+                " from (select p.* from public.workflow_progress as p where p.status in ({})"
                 " order by p.status = 'running' and p.last_updated_at < now() - coalesce("
                 "nullif(current_setting('agent_progress.stalled_after', true), ''), '10 minutes')::interval desc,"
                 " p.agents_failed > 0 desc, {} limit %s) as p {}"
                 " left join public.workflow_forecast as f on f.workflow_id = p.workflow_id"
                 " order by f.stalled desc nulls last, p.agents_failed > 0 desc, {}"
-            ).format(_COLUMNS, _ACTIVE, _NEWEST, _STAGES, _NEWEST),
+            ).format(_COLUMNS, sql.SQL(", ").join(map(sql.Literal, ACTIVE)), _NEWEST, _STAGES, _NEWEST),
             [limit],
         ).fetchall()
     return active, failed

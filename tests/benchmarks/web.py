@@ -1,0 +1,218 @@
+"""The list page over 100,000 workflows with 1,000,000 tasks, and requests beside a bare select through the same pool.
+
+Run by hand: python -m tests.benchmarks.web [--workflows N] [--tasks N]. Takes a private server of its own.
+"""
+
+import argparse
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from pyapp import embedded, migrate
+from pyapp.web import queries
+from pyapp.web.database import Database
+
+SETTINGS = {"fsync": "off", "shared_buffers": "512MB", "max_wal_size": "8GB", "synchronous_commit": "off"}
+# Five types, one rare; four priorities, one rare; 2 % active, and these among the oldest as well as the newest; a third
+# of all names equal.
+FILL = [
+    "insert into workflow (id, name, type, status, priority, created_at)"
+    " select md5('w' || n)::uuid,"
+    " case when n %% 3 = 0 then 'nightly build' else 'workflow ' || lpad((n * 7919 %% %(w)s)::text, 6, '0') end,"
+    " case when n %% 1000 = 7 then 'rare' else (array['app', 'feature', 'bugfix', 'report'])[1 + n %% 4] end,"
+    " (case when n %% 50 = 0 then (array['initiated', 'running', 'paused'])[1 + n / 50 %% 3]"
+    " when n %% 20 = 1 then 'failed' when n %% 100 = 3 then 'cancelled' else 'completed' end)::workflow_status,"
+    " (case when n %% 1000 = 9 then 'critical' else (array['low', 'medium', 'high'])[1 + n %% 3] end)::priority_level,"
+    " now() - n * interval '1 minute' from generate_series(1, %(w)s) as n",
+    "insert into agent_task (workflow_id, agent_type, status, created_at)"
+    " select md5('w' || 1 + n %% %(w)s)::uuid, 'agent',"
+    " (array['completed', 'completed', 'completed', 'failed', 'pending'])[1 + n %% 5]::task_status, now()"
+    " from generate_series(1, %(t)s) as n",
+]
+LIST: list[tuple[str, dict[str, Any]]] = [
+    ("default order", {}),
+    *((f"sort {sort}", {"sort": sort}) for sort in ("created", "name", "-name", "status", "-status")),
+    ("status running", {"status": ["running"]}),
+    ("status completed", {"status": ["completed"]}),
+    ("status active (3)", {"status": ["initiated", "running", "paused"]}),
+    ("status active, by name", {"status": ["initiated", "running", "paused"], "sort": "name"}),
+    ("type frequent", {"type": "app"}),
+    ("type rare", {"type": "rare"}),
+    ("type rare, by name", {"type": "rare", "sort": "name"}),
+    ("type none", {"type": "nothing"}),
+    ("priority frequent", {"priority": "low"}),
+    ("priority rare", {"priority": "critical"}),
+    ("priority rare, by name", {"priority": "critical", "sort": "name"}),
+    ("priority none, status failed", {"priority": "critical", "status": ["cancelled"]}),
+    ("name prefix, few", {"name": "workflow 0123"}),
+    ("name prefix, many", {"name": "nightly"}),
+    ("name prefix, many, by name", {"name": "nightly", "sort": "name"}),
+    ("name prefix, none", {"name": "zzz"}),
+    ("all filters", {"name": "workflow", "type": "app", "priority": "high", "status": ["failed"]}),
+]
+
+
+@contextmanager
+def filled(workflows: int, tasks: int) -> Iterator[str]:
+    """A server with that much in it."""
+    parent = Path(tempfile.mkdtemp(prefix="ap-web-"))
+    parent.chmod(0o755)
+    try:
+        with embedded.server(parent / "data", settings=SETTINGS) as server:
+            migrate(server.dsn)
+            with psycopg.connect(server.dsn, autocommit=True) as conn:
+                for statement in FILL:
+                    conn.execute(statement, {"w": workflows, "t": tasks})
+                conn.execute("vacuum analyze")
+            yield server.dsn
+    finally:
+        shutil.rmtree(parent, ignore_errors=True)
+
+
+def explained(conn: psycopg.Connection[Any], query: Any, values: Any) -> tuple[float, float]:
+    """Planning and execution time in milliseconds, as the server measures them."""
+    row = conn.execute(b"explain (analyze, timing off, format json) " + query.as_bytes(conn), values).fetchone()
+    assert row is not None
+    return row[0][0]["Planning Time"], row[0][0]["Execution Time"]
+
+
+def measure_pages(database: Database, runs: int = 30) -> None:
+    """The first page, and one further on, of each order and filter."""
+    print(f"\n{'list page of 50, p50 in the database':40} {'plan ms':>8} {'run ms':>8} {'2nd page':>9}")
+    worst = 0.0
+
+    def measure(conn: psycopg.Connection[Any]) -> None:
+        nonlocal worst
+        for label, chosen in LIST:
+            arguments: dict[str, Any] = {"status": (), "type": None, "priority": None, "name": None, "sort": "-created"}
+            arguments |= chosen
+            _, cursor = queries.list_page(conn, **arguments)
+            figures = []
+            for after in (None, cursor) if cursor else (None,):
+                query, values = queries.page_query(**arguments, limit=50, cursor=after)
+                times = [explained(conn, query, values) for _ in range(runs)]
+                figures.append([statistics.median(column) for column in zip(*times, strict=True)])
+            worst = max(worst, *(run for _, run in figures))
+            further = f"{figures[1][1]:9.2f}" if len(figures) > 1 else ""
+            print(f"{label:40} {figures[0][0]:8.2f} {figures[0][1]:8.2f} {further}", flush=True)
+
+    database.run(measure)
+    print(f"worst: {worst:.2f} ms, target 5 ms: {'met' if worst < 5 else 'MISSED'}")
+
+
+def measure_others(dsn: str, database: Database) -> None:
+    """What pages and streams read besides."""
+    print(f"\n{'other reads, p50 from outside':40} {'ms':>8}")
+
+    def timed(label: str, read: Callable[[psycopg.Connection[Any]], Any], runs: int = 15) -> None:
+        def measure(conn: psycopg.Connection[Any]) -> float:
+            times = []
+            for _ in range(runs):
+                began = time.perf_counter()
+                read(conn)
+                times.append(time.perf_counter() - began)
+            return statistics.median(times) * 1000
+
+        print(f"{label:40} {database.run(measure):8.2f}", flush=True)
+
+    with psycopg.connect(dsn) as conn:
+        ids = [row[0] for row in conn.execute("select id from workflow order by created_at desc limit 200").fetchall()]
+    timed("overview, counted", queries.read_overview)
+    timed("active ones that need attention", queries.read_attention)
+    timed("one workflow by id", lambda conn: queries.read_workflows(conn, ids[:1]))
+    timed("200 workflows by id (a tick)", lambda conn: queries.read_workflows(conn, ids))
+    timed(
+        "ids of the 200 newest active (a tick)",
+        lambda conn: conn.execute(queries.ACTIVE_IDS, {"limit": 200}).fetchall(),
+    )
+
+
+def measure_requests(dsn: str, database: Database, seconds: float = 5.0, clients: int = 4) -> None:
+    """Requests per second over kept connections, beside the same pool asked directly."""
+    with psycopg.connect(dsn) as conn:
+        row = conn.execute("select id from workflow limit 1").fetchone()
+        assert row is not None
+    print(f"\n{f'per second, {clients} clients':40} {'':>8}")
+
+    def rate(label: str, work: Callable[[], Callable[[], object]]) -> None:
+        stop = threading.Event()
+
+        def go() -> int:
+            act, n = work(), 0
+            while not stop.is_set():
+                act()
+                n += 1
+            return n
+
+        with ThreadPoolExecutor(clients) as pool:
+            running = [pool.submit(go) for _ in range(clients)]
+            time.sleep(seconds)
+            stop.set()
+            print(f"{label:40} {sum(one.result() for one in running) / seconds:8.0f}", flush=True)
+
+    rate(
+        "bare select 1 through the pool", lambda: lambda: database.run(lambda conn: conn.execute("select 1").fetchone())
+    )
+    rate("one workflow through the pool", lambda: lambda: database.run(lambda c: queries.read_workflows(c, [row[0]])))
+    rate("list page of 50 through the pool", lambda: lambda: database.run(queries.list_page))
+    line = [sys.executable, "-m", "pyapp", "serve", "--port", "0", "--dsn", dsn]
+    with tempfile.TemporaryFile("w+") as said, subprocess.Popen(line, stderr=said) as service:
+        try:
+            port = 0
+            while not port:
+                time.sleep(0.1)
+                said.seek(0)
+                first = said.readline()
+                port = int(first.partition("127.0.0.1:")[2].partition("/")[0] or 0)
+
+            def asking(path: str) -> Callable[[], Callable[[], object]]:
+                def connect() -> Callable[[], object]:
+                    connection = HTTPConnection("127.0.0.1", port)
+
+                    def ask() -> None:
+                        connection.request("GET", path)
+                        response = connection.getresponse()
+                        response.read()
+                        assert response.status == 200
+
+                    return ask
+
+                return connect
+
+            rate("GET /healthz (no database)", asking("/healthz"))
+            rate("GET /api/v1/workflows/{id}", asking(f"/api/v1/workflows/{row[0]}"))
+            rate("GET /api/v1/workflows (50)", asking("/api/v1/workflows"))
+            rate("GET /workflows (page)", asking("/workflows"))
+        finally:
+            service.terminate()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workflows", type=int, default=100_000)
+    parser.add_argument("--tasks", type=int, default=1_000_000)
+    size = parser.parse_args()
+    print(f"filling: {size.workflows:,} workflows, {size.tasks:,} tasks", flush=True)
+    with filled(size.workflows, size.tasks) as dsn:
+        database = Database(dsn)
+        database.open()
+        measure_pages(database)
+        measure_others(dsn, database)
+        measure_requests(dsn, database)
+        database.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,525 @@
+"""Who may read, what a browser may do with it, and what the service never says."""
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from pyapp import migrate
+from pyapp.web import security
+from pyapp.web.database import Database
+from tests.helpers import new_workflow
+from tests.service import Service, command, emptied, environment, following, serving, wait_for
+
+TOKEN = "correct-horse-battery"
+HTML = {"Accept": "text/html,application/xhtml+xml"}
+PASSWORD = "pa55-w0rd-nobody-may-see"
+
+
+@pytest.fixture(scope="module")
+def service_dsn(empty) -> str:
+    dsn = empty()
+    migrate(dsn)
+    return dsn
+
+
+@pytest.fixture(scope="module")
+def service(service_dsn: str) -> Iterator[Service]:
+    with serving(service_dsn) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def guarded(service_dsn: str) -> Iterator[Service]:
+    """A service with a token."""
+    with serving(service_dsn, AGENT_PROGRESS_TOKEN=TOKEN) as running:
+        yield running
+
+
+@pytest.fixture
+def conn(service_dsn: str) -> Iterator[psycopg.Connection]:
+    with emptied(service_dsn) as connection:
+        yield connection
+
+
+def refused(*arguments: str, **env: str) -> str:
+    """Run serve where it must refuse; return the one line that it says."""
+    done = subprocess.run(
+        command("serve", *arguments), env=environment(**env), capture_output=True, text=True, timeout=30
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+# --- Where it listens -------------------------------------------------------------------------------------------
+
+
+def test_it_listens_on_this_machine_only(service):
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", service.url)
+    listening = [line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines() if line.split()[3] == "0A"]
+    assert [where for where in listening if where.endswith(f":{service.port:04X}")] == [f"0100007F:{service.port:04X}"]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_it_refuses_to_listen_elsewhere_without_a_token(service_dsn, host):
+    line = refused("--dsn", service_dsn, "--host", host, "--port", "0")
+    assert line == f"agent-progress: to listen on {host}, set AGENT_PROGRESS_TOKEN: whoever knows it may read"
+
+
+def test_an_empty_token_is_none(service_dsn):
+    assert "set AGENT_PROGRESS_TOKEN" in refused("--dsn", service_dsn, "--host", "::", AGENT_PROGRESS_TOKEN=" \n")
+
+
+def test_a_token_that_no_header_can_carry_is_refused(service_dsn):
+    assert "printable ASCII" in refused("--dsn", service_dsn, AGENT_PROGRESS_TOKEN="schlüssel")
+
+
+def test_with_a_token_it_listens_everywhere(service_dsn):
+    with serving(service_dsn, "--host", "0.0.0.0", AGENT_PROGRESS_TOKEN=TOKEN) as service:
+        url = f"http://127.0.0.1:{service.port}/api/v1/workflows"
+        assert httpx.get(url, trust_env=False).status_code == 401
+        assert httpx.get(url, trust_env=False, headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
+
+
+def test_it_listens_on_the_loopback_of_ipv6(service_dsn):
+    with serving(service_dsn, "--host", "::1") as service, service.client() as client:
+        assert service.url.startswith("http://[::1]:")
+        assert client.get("/api/v1/workflows").json() == []
+
+
+def test_a_port_in_use_is_one_line(service, service_dsn):
+    line = refused("--dsn", service_dsn, "--port", str(service.port))
+    assert line == f"agent-progress: cannot listen on 127.0.0.1 port {service.port}: Address already in use"
+
+
+def test_a_host_that_is_none_is_one_line(service_dsn):
+    assert refused("--dsn", service_dsn, "--host", "no.such.host.invalid").startswith(
+        "agent-progress: cannot listen on"
+    )
+    assert refused("--dsn", service_dsn, "--host", "x" * 300).startswith("agent-progress: cannot listen on")
+
+
+def test_a_missing_extra_is_one_line(service_dsn, tmp_path):
+    (tmp_path / "uvicorn.py").write_text("raise ImportError('no uvicorn here', name='uvicorn')")
+    run = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import pyapp.cli; sys.exit(pyapp.cli.main(['serve']))"
+    done = subprocess.run([sys.executable, "-c", run], env=environment(), capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "agent-progress: uvicorn is missing: pip install 'agent-progress[web]'\n"
+
+
+def test_a_database_that_will_not_come_by_itself_is_refused_in_one_line(service_dsn):
+    line = refused("--dsn", make_conninfo(service_dsn, dbname="no_such_database"), "--port", "0")
+    assert line == 'agent-progress: no connection to the database: FATAL:  database "..." does not exist'
+
+
+def test_a_database_without_the_schema_is_refused_in_one_line(empty):
+    assert refused("--dsn", empty(), "--port", "0").endswith("run agent-progress migrate")
+
+
+# --- The token --------------------------------------------------------------------------------------------------
+
+OPENED_BY_TOKEN = ["/", "/workflows", "/api/v1/workflows", "/metrics", "/readyz", "/openapi.json"]
+CLOSED = [*OPENED_BY_TOKEN, "/api/v1/stream", "/favicon.ico"]
+
+
+def test_without_the_token_all_but_the_probe_and_the_login_is_closed(guarded):
+    with guarded.client() as client:
+        assert client.get("/healthz").status_code == client.get("/login").status_code == 200
+        for path in [*CLOSED, "/healthz/../metrics", "/login/../metrics", "//metrics", "/%6detrics", "/healthzz"]:
+            response = client.get(path)
+            assert response.status_code == 401, path
+            assert response.headers["www-authenticate"] == "Bearer"
+            assert set(response.json()) == {"error"}
+        assert client.get("/static/../metrics").status_code in (401, 404)
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["Bearer wrong", f"Basic {TOKEN}", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", "Bearer", "", TOKEN],
+)
+def test_a_wrong_token_is_401(guarded, header):
+    with guarded.client() as client:
+        assert client.get("/api/v1/workflows", headers={"Authorization": header}).status_code == 401
+
+
+def test_the_token_opens_as_bearer(guarded):
+    with guarded.client(headers={"Authorization": f"Bearer {TOKEN}"}) as client:
+        for path in OPENED_BY_TOKEN:
+            assert client.get(path).status_code == 200, path
+    with following(guarded, "/api/v1/stream", headers={"Authorization": f"bearer {TOKEN}"}) as stream:
+        assert stream.next().name == "snapshot"
+
+
+def test_a_browser_is_led_to_the_login_and_back(guarded):
+    with guarded.client(headers=HTML) as client:
+        response = client.get("/workflows?status=failed&name=%2F")
+        assert response.status_code == 303
+        assert response.headers["location"] == "/login?next=%2Fworkflows%3Fstatus%3Dfailed%26name%3D%252F"
+        wrong = client.post("/login", data={"token": "wrong", "next": "/workflows"})
+        assert (wrong.status_code, "set-cookie" in wrong.headers) == (403, False)
+        right = client.post("/login", data={"token": TOKEN, "next": "/workflows?status=failed"})
+        assert (right.status_code, right.headers["location"]) == (303, "/workflows?status=failed")
+        cookie = right.headers["set-cookie"].lower()
+        assert "; httponly" in cookie
+        assert re.search(r"; samesite=(strict|lax)", cookie)
+        assert TOKEN not in cookie
+        assert client.get("/workflows").status_code == 200
+        assert client.get("/api/v1/workflows").status_code == 200
+        client.cookies.set(security.COOKIE, "0" * 64, domain="127.0.0.1", path="/")
+    with guarded.client(cookies={security.COOKIE: "0" * 64}) as client:
+        assert client.get("/api/v1/workflows").status_code == 401
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["https://evil.example", "//evil.example", "/\\evil.example", "\\\\evil.example", "javascript:alert(1)", "/\t/evil",
+     "/\n/evil.example", "", "evil", " //evil.example", "/\r\nSet-Cookie: a=b"],
+)  # fmt: skip
+def test_the_login_leads_nowhere_else(guarded, target):
+    with guarded.client() as client:
+        assert client.post("/login", data={"token": TOKEN, "next": target}).headers["location"] == "/"
+        assert "evil" not in client.get("/login", params={"next": target}).text
+
+
+def test_secrets_are_compared_in_constant_time(monkeypatch):
+    compared: list[Any] = []
+    monkeypatch.setattr(security.hmac, "compare_digest", lambda *pair: bool(compared.append(pair)))
+    assert not security.same("a", "b")
+    assert compared == [(b"a", b"b")]
+    # Nothing else compares a secret.
+    for file in Path(security.__file__).parent.glob("*.py"):
+        assert not re.search(r"(token|cookie)\)? *[!=]= ", file.read_text()), file
+
+
+def test_a_long_body_is_refused(guarded, service):
+    for running in (guarded, service):
+        with running.client() as client:
+            assert client.post("/login", content=b"x" * 20_000).status_code == 413
+
+
+# --- Browsers ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example", ""]
+)
+def test_a_name_of_another_that_leads_here_is_refused(service, host):
+    with service.client() as client:
+        response = client.get("/api/v1/workflows", headers={"Host": host})
+        assert (response.status_code, set(response.json())) == (421, {"error"})
+
+
+def test_its_own_names_are_answered(service):
+    with service.client() as client:
+        for host in ("localhost", "LOCALHOST:1", f"127.0.0.1:{service.port}", "[::1]", "[::1]:8080"):
+            assert client.get("/healthz", headers={"Host": host}).status_code == 200, host
+
+
+def test_every_answer_carries_the_headers(service, guarded):
+    def asked() -> Iterator[httpx.Response]:
+        with service.client() as client:
+            for path in (
+                "/",
+                "/workflows",
+                "/healthz",
+                "/metrics",
+                "/openapi.json",
+                "/static/favicon.svg",
+                "/favicon.ico",
+            ):
+                yield client.get(path)
+            for path in (
+                "/api/v1/workflows",
+                "/api/v1/workflows/x",
+                "/api/v1/nothing",
+                "/static/nothing",
+                "/workflows/x",
+            ):
+                yield client.get(path)
+                yield client.get(path, headers=HTML)
+            yield client.post("/api/v1/workflows")
+            yield client.post("/login", content=b"x" * 20_000)
+            yield client.get("/", headers={"Host": "evil.example"})
+            with client.stream("GET", "/api/v1/stream") as stream:
+                yield stream
+        with guarded.client() as client:
+            yield client.get("/")
+            yield client.get("/", headers=HTML)
+            yield client.get("/login")
+
+    for response in asked():
+        policy = response.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        assert "http" not in policy
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert response.headers["x-frame-options"] == "DENY"
+        assert response.headers["referrer-policy"] == "no-referrer"
+        assert response.headers["cross-origin-resource-policy"] == "same-origin"
+        assert "access-control-allow-origin" not in response.headers
+        assert "server" not in response.headers
+
+
+def test_other_origins_may_read_only_where_configured(service, service_dsn):
+    theirs = {"Origin": "https://board.example"}
+    preflight = {**theirs, "Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "authorization"}
+    with service.client() as client:
+        assert "access-control-allow-origin" not in client.get("/api/v1/workflows", headers=theirs).headers
+        assert client.options("/api/v1/workflows", headers=preflight).status_code == 405
+    configured = ("--cors-origin", "https://board.example", "--cors-origin", "https://other.example")
+    with serving(service_dsn, *configured, AGENT_PROGRESS_TOKEN=TOKEN) as running, running.client() as client:
+        for headers in (theirs, {**theirs, "Authorization": f"Bearer {TOKEN}"}):
+            answer = client.get("/api/v1/workflows", headers=headers)
+            assert answer.headers["access-control-allow-origin"] == "https://board.example"
+            assert "access-control-allow-credentials" not in answer.headers
+        assert client.options("/api/v1/workflows", headers=preflight).status_code == 200
+        stranger = client.get("/api/v1/workflows", headers={"Origin": "https://evil.example"})
+        assert "access-control-allow-origin" not in stranger.headers
+
+
+# --- The database -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def database(service_dsn: str) -> Iterator[Database]:
+    opened = Database(f"{service_dsn} options='-c default_transaction_read_only=off -c TimeZone=Asia/Kolkata'")
+    opened.open()
+    yield opened
+    opened.close()
+
+
+def test_its_sessions_cannot_write_whatever_the_dsn_says(database, conn):
+    for statement in (
+        "insert into workflow (name, type) values ('x', 'x')",
+        "create table x ()",
+        "delete from workflow",
+        "select nextval(pg_get_serial_sequence('workflow_event', 'id'))",
+    ):
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+            database.run(lambda session, statement=statement: session.execute(statement))
+    assert database.run(lambda session: session.execute("show statement_timeout").fetchone()) == ("5s",)
+    assert database.run(lambda session: session.execute("show timezone").fetchone()) == ("UTC",)
+
+
+@pytest.mark.parametrize(
+    "crafted", ["x'; delete from workflow; --", "x); delete from workflow", "$$; delete from workflow"]
+)
+def test_a_crafted_request_changes_nothing(service, conn, crafted):
+    new_workflow(conn)
+    with service.client() as client:
+        for parameter in ("name", "type", "status", "priority", "sort", "limit", "cursor"):
+            assert client.get("/api/v1/workflows", params={parameter: crafted}).status_code < 500
+        assert client.get(f"/api/v1/workflows/{crafted}").status_code in (404, 422)
+    assert conn.execute("select count(*) from workflow").fetchone() == (1,)
+
+
+def test_a_query_that_takes_too_long_is_503(service_dsn, conn):
+    with (
+        psycopg.connect(service_dsn) as other,
+        serving(make_conninfo(service_dsn, options="-c statement_timeout=300ms")) as service,
+        service.client() as client,
+    ):
+        other.execute("lock table workflow")
+        for path in ("/api/v1/workflows", "/api/v1/stats/overview", "/workflows", "/readyz"):
+            response = client.get(path)
+            assert (response.status_code, response.json()) == (503, {"error": "The database took too long"}), path
+            assert int(response.headers["retry-after"]) > 0
+        assert client.get("/api/v1/stream").status_code == 503
+        other.rollback()
+        assert client.get("/api/v1/workflows").status_code == 200
+
+
+def test_slow_queries_do_not_use_up_the_service(service_dsn, conn):
+    with (
+        psycopg.connect(service_dsn) as other,
+        serving(make_conninfo(service_dsn, options="-c statement_timeout=2s")) as service,
+        service.client(limits=httpx.Limits(max_connections=200)) as client,
+    ):
+        other.execute("lock table workflow")
+        answers: list[tuple[int, float]] = []
+
+        def ask() -> None:
+            began = time.monotonic()
+            answers.append((client.get("/api/v1/workflows").status_code, time.monotonic() - began))
+
+        asking = [threading.Thread(target=ask) for _ in range(80)]
+        for thread in asking:
+            thread.start()
+        time.sleep(0.5)
+        began = time.monotonic()
+        assert client.get("/healthz").status_code == 200
+        assert time.monotonic() - began < 1
+        for thread in asking:
+            thread.join()
+        other.rollback()
+        assert {status for status, _ in answers} == {503}
+        assert max(seconds for _, seconds in answers) < 8
+        wait_for(lambda: client.get("/api/v1/workflows").status_code == 200, 5)
+
+
+def test_a_role_without_rights_is_told_so(service_dsn, conn):
+    conn.execute("drop role if exists nobody_web")
+    conn.execute("create role nobody_web login")
+    try:
+        line = refused("--dsn", make_conninfo(service_dsn, user="nobody_web"), "--port", "0")
+        assert line.startswith("agent-progress: permission denied for")
+    finally:
+        conn.execute("drop role nobody_web")
+
+
+def test_a_dashboard_needs_to_read_the_tables_and_views_only(service_dsn, conn):
+    conn.execute("drop role if exists reader_web")
+    conn.execute("create role reader_web login")
+    conn.execute("grant select on all tables in schema public to reader_web")
+    workflow = new_workflow(conn)
+    try:
+        with serving(make_conninfo(service_dsn, user="reader_web")) as service, service.client() as client:
+            for path in ("", "/tasks", "/events", "/timeline", "/stages", "/burnup", "/forecast", "/metrics"):
+                assert client.get(f"/api/v1/workflows/{workflow}{path}").status_code == 200, path
+            for path in ("/", "/workflows", f"/workflows/{workflow}", "/metrics", "/readyz", "/api/v1/stats/overview"):
+                assert client.get(path).status_code == 200, path
+    finally:
+        conn.execute("drop owned by reader_web")
+        conn.execute("drop role reader_web")
+
+
+# --- What it never says -----------------------------------------------------------------------------------------
+
+
+def test_no_secret_is_ever_said(service_dsn, conn):
+    """The database there, then away, then refusing; pages, errors, metrics and all that is written."""
+    conn.execute("drop role if exists secretive_web")
+    conn.execute(f"create role secretive_web login superuser password '{PASSWORD}'")
+    dsn = make_conninfo(service_dsn, user="secretive_web", password=PASSWORD, application_name="hidden-name")
+    said: list[str] = []
+    paths = ("/", "/workflows", "/api/v1/workflows", "/api/v1/workflows/x", "/readyz", "/metrics", "/nothing", "/login")
+    try:
+        with serving(dsn, AGENT_PROGRESS_TOKEN=TOKEN) as service, service.client() as client:
+
+            def ask_all() -> None:
+                for path in paths:
+                    for headers in ({}, HTML):
+                        response = client.get(path, headers={**headers, "Authorization": f"Bearer {TOKEN}"})
+                        said.append(f"{response.headers} {response.text}")
+                    said.append(client.get(f"{path}?token={TOKEN}").text)
+                said.append(client.post("/login", data={"token": TOKEN + "x"}).text)
+
+            ask_all()
+            with following(service, "/api/v1/stream", headers={"Authorization": f"Bearer {TOKEN}"}) as stream:
+                stream.next()
+                conn.execute("alter role secretive_web nologin")
+                conn.execute("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'secretive_web'")
+                assert stream.next().name == "away"
+                ask_all()
+                assert client.get("/readyz", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 503
+            conn.execute("alter table workflow rename to elsewhere")
+            conn.execute("alter role secretive_web login")
+            ask_all()
+            conn.execute("alter table elsewhere rename to workflow")
+            service.signal(signal.SIGINT)
+            said.append(service.said())
+        # Away from the beginning, and a connection string that cannot be read.
+        away = f"postgresql://user:{PASSWORD}@127.0.0.1:1/hidden-name"
+        with serving(away, AGENT_PROGRESS_TOKEN=TOKEN) as service, service.client() as client:
+            headers = {"Authorization": f"Bearer {TOKEN}"}
+            assert client.get("/api/v1/workflows", headers=headers).status_code == 503
+            assert client.get("/api/v1/stream", headers=headers).status_code == 503
+            said.append(service.said())
+            assert "Connection refused" in service.said()
+        said.append(refused("--dsn", f"postgresql://user:{PASSWORD}@host:port/hidden-name"))
+        said.append(refused("--dsn", f"host=x password={PASSWORD} hidden-name"))
+    finally:
+        conn.execute("drop role secretive_web")
+    everything = "\n".join(said)
+    assert len(everything) > 10_000
+    for secret in (PASSWORD, TOKEN, "hidden-name", security.session_of(TOKEN)):
+        assert secret not in everything
+
+
+# --- The command ------------------------------------------------------------------------------------------------
+
+
+def processes(of: Path) -> list[str]:
+    """The command lines of processes that know a directory."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if str(of).encode() in entry.read_bytes():
+                found.append((entry.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture
+def data() -> Iterator[Path]:
+    """A data directory for an embedded server of the test's own."""
+    parent = Path(tempfile.mkdtemp(prefix="ap-"))
+    parent.chmod(0o755)
+    yield parent / "data"
+    shutil.rmtree(parent, ignore_errors=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_without_a_database_it_serves_an_embedded_one_and_leaves_no_process(data, number):
+    with serving(None, AGENT_PROGRESS_DATA=str(data)) as service, service.client() as client:
+        assert client.get("/api/v1/workflows").json() == []
+        assert len(processes(data)) > 1
+        status, _ = service.signal(number)
+    assert status == 0
+    wait_for(lambda: not processes(data), 5)
+
+
+def test_the_demo_shows_a_live_dashboard_at_once_and_leaves_no_process(data):
+    run = command("demo", "--serve", "--port", "0", "--speed", "200")
+    with serving(None, run=run, AGENT_PROGRESS_DATA=str(data)) as service:
+        with service.client() as client, following(service, "/api/v1/stream") as stream:
+            assert client.get("/").status_code == 200
+            wait_for(lambda: stream.next() and any(0 < w["progress"] < 100 for w in stream.latest.values()))
+            wait_for(lambda: "all keeps running until Ctrl-C" in service.said())
+            overview = client.get("/api/v1/stats/overview").json()["overview"]
+            assert (overview["total_workflows"], overview["running_workflows"]) == (4, 0)
+        status, _ = service.signal(signal.SIGINT)
+    assert status == 0
+    assert '"event": "request"' not in service.said()
+    wait_for(lambda: not processes(data), 5)
+
+
+def test_the_demo_ends_in_the_middle_as_well(data):
+    run = command("demo", "--serve", "--port", "0", "--speed", "1")
+    with (
+        serving(None, run=run, AGENT_PROGRESS_DATA=str(data)) as service,
+        following(service, "/api/v1/stream") as stream,
+    ):
+        wait_for(lambda: stream.next() and stream.latest)
+        status, _ = service.signal(signal.SIGINT)
+    assert status == 130
+    assert "Traceback" not in service.said()
+    wait_for(lambda: not processes(data), 5)
+
+
+def test_a_port_in_use_ends_the_demo_in_one_line(service, data):
+    done = subprocess.run(
+        command("demo", "--serve", "--port", str(service.port)),
+        env=environment(AGENT_PROGRESS_DATA=str(data)),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("agent-progress: cannot listen on 127.0.0.1")
+    assert not processes(data)
