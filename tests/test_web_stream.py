@@ -409,6 +409,7 @@ def test_streams_go_on_when_notifications_are_switched_off(service_dsn, conn, no
         set_status(conn, first, "completed")
         stream.until(progress_is(50))
         assert main(["notify", "off", "--dsn", service_dsn]) == 0
+        time.sleep(0.7)
         set_status(conn, second, "completed")
         stream.until(progress_is(100), 3)
 
