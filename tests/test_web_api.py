@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from collections.abc import Iterator
 from typing import Any
 from uuid import UUID, uuid4
@@ -507,16 +506,6 @@ def test_the_metrics_of_a_workflow_say_whether_it_is_stale(client, conn):
         set_status(conn, task, "failed")
     assert get(client, f"/workflows/{workflow}/metrics")["stale_data"] is True
     conn.execute("select repair_progress()")
-
-
-def test_answers_on_a_kept_connection_are_not_held_back(client):
-    """Nagle's algorithm and delayed acknowledgements together cost 40 ms an answer."""
-    times = []
-    for _ in range(20):
-        began = time.perf_counter()
-        client.get("/healthz")
-        times.append(time.perf_counter() - began)
-    assert sorted(times)[5] < 0.03
 
 
 # --- The description --------------------------------------------------------------------------------------------
