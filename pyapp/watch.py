@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import LiteralString
 from uuid import UUID
 
 import psycopg
@@ -12,7 +14,15 @@ from pyapp.models import SETTLED, Workflow, WorkflowNotFound
 from pyapp.progress import get_workflows, list_workflows
 
 ACTIVE = ("initiated", "running", "paused")
+CHANNEL = "agent_progress"
+"""Where ``agent-progress notify on`` tells of changes."""
+NOTIFIES: LiteralString = (
+    "select not pg_is_in_recovery() and exists (select from pg_catalog.pg_trigger where tgname = 'workflow_notify'"
+    " and tgrelid = to_regclass('public.workflow') and tgenabled in ('O', 'A'))"
+)
+"""Whether it does so here; a standby cannot listen."""
 _MOST = 50
+_GATHER = 0.05  # seconds to gather notifications in, so that a busy database does not set the pace
 
 
 def watch(
@@ -20,10 +30,11 @@ def watch(
 ) -> Iterator[Workflow]:
     """Follow workflows: yield each as it is now, and again whenever something of it changes.
 
-    Polls by primary key every ``interval`` seconds, which works behind poolers and on read replicas; connects again
-    when the connection is lost. Ends when each of the workflows given is completed, failed, cancelled or deleted;
-    without ``workflow_ids`` it follows the 50 newest active ones and does not end. Raises WorkflowNotFound, and
-    ``psycopg.OperationalError`` if the database cannot be reached at first.
+    Polls by primary key every ``interval`` seconds, which works behind poolers and on read replicas; where
+    ``agent-progress notify`` is on, it looks at once when it is told. Connects again when the connection is lost. Ends
+    when each of the workflows given is completed, failed, cancelled or deleted; without ``workflow_ids`` it follows the
+    50 newest active ones and does not end. Raises WorkflowNotFound, and ``psycopg.OperationalError`` if the database
+    cannot be reached at first.
     """
     for changes in watch_changes(dsn, workflow_ids, interval):
         yield from changes
@@ -41,6 +52,7 @@ def watch_changes(
     """
     first = connect(dsn, autocommit=True)
     conn: psycopg.Connection[TupleRow] | None = first
+    listens = _listen(first)
     seen: dict[UUID, Workflow] = {}
     try:
         if workflow_ids is not None:
@@ -50,7 +62,9 @@ def watch_changes(
                     raise WorkflowNotFound(workflow_id)
         while True:
             try:
-                conn = conn or connect(dsn, autocommit=True)
+                if conn is None:
+                    conn = connect(dsn, autocommit=True)
+                    listens = _listen(conn)
                 now = _poll(conn, workflow_ids, seen)
                 on_poll(conn, now)
             except psycopg.OperationalError:
@@ -66,10 +80,23 @@ def watch_changes(
             yield changes
             if workflow_ids is not None and all(workflow.status in SETTLED for workflow in now):
                 return
-            time.sleep(interval)
+            if listens:
+                with suppress(psycopg.OperationalError):  # the next poll finds out
+                    any(True for _ in conn.notifies(timeout=interval, stop_after=1))
+                    time.sleep(min(interval, _GATHER))
+            else:
+                time.sleep(interval)
     finally:
         if conn is not None:
             conn.close()
+
+
+def _listen(conn: psycopg.Connection[TupleRow]) -> bool:
+    """Listen where notifications are on; return whether they are."""
+    listens = conn.execute(NOTIFIES).fetchone() == (True,)
+    if listens:
+        conn.execute(f"listen {CHANNEL}")
+    return listens
 
 
 def _poll(

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from pyapp import Workflow, WorkflowNotFound, watch
+from pyapp.schema import resource
 from pyapp.watch import watch_changes
 
 from .helpers import in_background, new_tasks, new_workflow, set_status
@@ -173,3 +174,18 @@ def test_leaving_the_loop_closes_the_connection(dsn: str, conn: psycopg.Connecti
     assert len(backends(conn)) == 1
     changes.close()
     wait_until_gone(conn)
+
+
+def test_a_notification_is_followed_at_once_however_long_the_interval(conn: psycopg.Connection, dsn: str) -> None:
+    conn.execute((resource("sql") / "optional" / "notify_on.sql").read_text("utf-8").encode())
+    workflow = new_workflow(conn)
+    (task,) = new_tasks(conn, workflow, "running")
+    changes = watch(dsn, [workflow], interval=3600)
+    assert take(changes).progress == 0
+    following = next_of(changes)
+    set_status(conn, task, "completed")
+    assert following.result(10).progress == 100
+    ending = next_of(changes)
+    finish(conn, workflow)
+    assert ending.result(10).status == "completed"
+    assert list(changes) == []

@@ -15,12 +15,12 @@ from uuid import UUID
 import psycopg
 from psycopg_pool import PoolTimeout
 
+from pyapp.watch import CHANNEL, NOTIFIES
 from pyapp.web.database import reason
 from pyapp.web.queries import active_ids, follow_workflows
 from pyapp.web.types import Row
 from pyapp.web.wire import event
 
-CHANNEL = "agent_progress"
 HEARTBEAT = 15.0
 _GATHER = 0.1  # seconds to gather notifications and newcomers in, so that they do not set the pace
 _RESYNC = 10.0  # seconds after which all is read again although no notification came
@@ -194,11 +194,7 @@ class Source:
     async def _listen(self, conn: psycopg.AsyncConnection[Any]) -> bool:
         """Listen where notifications are on; return whether they are."""
         self._count_query()
-        cursor = await conn.execute(
-            "select not pg_is_in_recovery() and exists (select from pg_catalog.pg_trigger"
-            " where tgname = 'workflow_notify' and tgrelid = to_regclass('public.workflow')"
-            " and tgenabled in ('O', 'A'))"
-        )
+        cursor = await conn.execute(NOTIFIES)
         listens = await cursor.fetchone() == (True,)
         if listens:
             await conn.execute(f"listen {CHANNEL}")
