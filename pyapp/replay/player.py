@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -133,7 +134,7 @@ class Player:
             for workflow_id in unfinished:
                 # Somebody else may have ended or deleted it meanwhile.
                 with suppress(WorkflowNotFound, TransitionNotAllowed):
-                    persist(lambda workflow=workflow_id: transition(conn, workflow, "cancelled"))  # type: ignore[misc]
+                    persist(partial(transition, conn, workflow_id, "cancelled"))
 
     def _schedule_additions(self, run: _Run) -> None:
         """Let the orchestrator add the tasks: those that become ready together in one statement."""
@@ -141,9 +142,9 @@ class Player:
         for task in run.trace.tasks:
             ready.setdefault(0.0 if self._upfront else task.attempts[0].submitted, []).append(task)
         for at, tasks in ready.items():
-            self._schedule(at, lambda conn, tasks=tasks: self._add(conn, run, tasks))  # type: ignore[misc]
+            self._schedule(at, partial(self._add, run, tasks))
 
-    def _add(self, conn: Agent, run: _Run, tasks: list[TraceTask]) -> None:
+    def _add(self, run: _Run, tasks: list[TraceTask], conn: Agent) -> None:
         new = [NewTask(task.agent_type, external_id=task.key, stage=task.stage) for task in tasks]
         added = persist(lambda: add_tasks(conn, run.workflow_id, new))
         for task, row in zip(tasks, added, strict=True):
