@@ -18,14 +18,14 @@ declare
     changes refcursor;
     change record;
 begin
-    -- Statements that change a single task are by far the most; the plain cases among them need no aggregation.
-    -- Settled statuses come last in task_status: `< 'completed'` means open.
+    -- Read what the statement changed. A single task is by far the most frequent, and its plain cases need no
+    -- aggregation. Settled statuses come last in task_status: `< 'completed'` means open.
     if tg_op = 'UPDATE' then
         select o.workflow_id, n.workflow_id, o.status, n.status, exists (select from new_task offset 1)
         into old_workflow, new_workflow, old_status, new_status, several
         from old_task as o cross join new_task as n;
 
-        if several or old_workflow <> new_workflow or old_status >= 'completed' or new_status > 'completed' then
+        if several or old_workflow is distinct from new_workflow or old_status >= 'completed' or new_status > 'completed' then
             open changes for
                 select
                     t.workflow_id,
@@ -40,10 +40,7 @@ begin
                 ) as t
                 group by t.workflow_id
                 order by t.workflow_id;
-        else
-            if new_status = 'completed' then
-                update public.workflow set agents_completed = agents_completed + 1 where id = new_workflow;
-            end if;
+        elsif new_status is distinct from 'completed' then
             return null;
         end if;
     elsif tg_op = 'TRUNCATE' then
@@ -72,10 +69,21 @@ begin
                 from changed_task as c
                 group by c.workflow_id
                 order by c.workflow_id;
-        else
-            update public.workflow set agents_created = agents_created + sign where id = new_workflow;
-            return null;
         end if;
+    end if;
+
+    -- Write it.
+    if changes is null then
+        if tg_op = 'UPDATE' then
+            update public.workflow
+            set agents_completed = agents_completed + 1
+            where id = new_workflow;
+        else
+            update public.workflow
+            set agents_created = agents_created + sign
+            where id = new_workflow;
+        end if;
+        return null;
     end if;
 
     loop

@@ -53,20 +53,8 @@ begin
             hint = 'Leave it null as long as the number is unknown.';
     end if;
 
-    if tg_op = 'INSERT' then
-        if new.progress_frozen_at is not null then
-            return new;
-        end if;
-        -- A new workflow has no tasks, except where the foreign key is deferred, or where the same statement deleted it.
-        -- In an upsert the row may be there already: then nothing of this is used, and nothing is counted.
-        select
-            count(*),
-            count(*) filter (where a.status = 'completed'),
-            count(*) filter (where a.status = 'failed'),
-            count(*) filter (where a.status = 'cancelled')
-        into new.agents_created, new.agents_completed, new.agents_failed, new.agents_cancelled
-        from public.agent_task as a
-        where a.workflow_id = new.id and not exists (select from public.workflow as w where w.id = new.id);
+    if tg_op = 'INSERT' and new.progress_frozen_at is not null then
+        return new;
     elsif
         pg_trigger_depth() > 1
         and new.id = old.id
@@ -74,19 +62,32 @@ begin
         and new.progress_frozen_at is null
     then
         null; -- maintenance: the counters are as they should be
+    elsif
+        tg_op = 'INSERT'
+        or (old.progress_frozen_at is not null and new.progress_frozen_at is null and new.id = old.id)
+    then
+        -- Thawing recounts: this row is locked by now, and the query sees all that was committed until then. A new
+        -- workflow has no tasks, except where the foreign key is deferred, or where the same statement deleted it. In an
+        -- upsert its row may be there already: then nothing of this is used, and nothing is counted.
+        select
+            count(*),
+            count(*) filter (where a.status = 'completed'),
+            count(*) filter (where a.status = 'failed'),
+            count(*) filter (where a.status = 'cancelled')
+        into new.agents_created, new.agents_completed, new.agents_failed, new.agents_cancelled
+        from public.agent_task as a
+        where
+            a.workflow_id = new.id
+            and (tg_op = 'UPDATE' or not exists (select from public.workflow where id = new.id));
+        if tg_op = 'UPDATE' then
+            new.progress_updated_at := old.progress_updated_at;
+        end if;
     elsif new.id <> old.id and new.progress_frozen_at is null then
         -- Where keys cascade on update, the tasks follow and count themselves again.
         new.agents_created := 0;
         new.agents_completed := 0;
         new.agents_failed := 0;
         new.agents_cancelled := 0;
-        new.progress_updated_at := old.progress_updated_at;
-    elsif old.progress_frozen_at is not null and new.progress_frozen_at is null then
-        -- Thawing recounts: this row is locked by now, and the query sees all that was committed until then.
-        select c.agents_created, c.agents_completed, c.agents_failed, c.agents_cancelled
-        into new.agents_created, new.agents_completed, new.agents_failed, new.agents_cancelled
-        from public.workflow_progress_calculated as c
-        where c.workflow_id = old.id;
         new.progress_updated_at := old.progress_updated_at;
     else
         new.agents_created := old.agents_created;
@@ -107,7 +108,7 @@ begin
         tg_op = 'INSERT'
         or new.progress <> old.progress
         or new.agents_total <> old.agents_total
-        or new.agents_created <> old.agents_created
+        or new.agents_created is distinct from old.agents_created -- null: not counted yet
         or new.agents_completed <> old.agents_completed
         or new.agents_failed <> old.agents_failed
         or new.agents_cancelled <> old.agents_cancelled

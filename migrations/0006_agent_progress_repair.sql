@@ -18,11 +18,11 @@ begin
         where repair_progress.workflow is null or d.workflow_id = repair_progress.workflow
         order by d.workflow_id
     loop
-        perform from public.workflow as w where w.id = candidate for no key update;
+        perform from public.workflow where id = candidate for no key update;
         select d.* into stale from public.workflow_progress_drift as d where d.workflow_id = candidate;
         continue when not found; -- somebody else mended, froze or deleted it
-        update public.workflow as w set progress_frozen_at = now() where w.id = candidate;
-        update public.workflow as w set progress_frozen_at = null where w.id = candidate;
+        update public.workflow set progress_frozen_at = now() where id = candidate;
+        update public.workflow set progress_frozen_at = null where id = candidate;
         return next stale;
     end loop;
 end
