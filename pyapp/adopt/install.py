@@ -1,0 +1,151 @@
+"""Installing what an adoption consists of, and taking it back: short locks, all or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import Connection, sql
+from psycopg.rows import tuple_row
+
+from pyapp.adopt.catalog import Findings, partitions
+from pyapp.adopt.pair import AdoptError, Pair, literal, quote
+from pyapp.adopt.render import removal, script
+
+OnStep = Callable[[str], None]
+
+# Writers queue up behind us while we wait for a lock: so we wait a moment only, and again.
+_LOCK_TIMEOUT = "100ms"
+_PATIENCE = 60.0
+_MARK = "agent-progress: the pair of tables whose progress is kept here; one row."
+
+
+@dataclass(frozen=True)
+class Adoption:
+    """A pair that was adopted: what the table ``adoption`` of its schema says."""
+
+    pair: Pair
+    script_hash: str
+    counted: bool
+    position: str | None
+
+
+def list_adoptions(conn: Connection[Any]) -> list[Adoption]:
+    """List what was adopted in this database, by name.
+
+    Only schemas of a role are believed that owns the database or the tables, of a superuser, or of one whose rights the
+    caller has anyway: their functions will be called.
+    """
+    cursor = conn.cursor(row_factory=tuple_row)
+    schemas = cursor.execute(
+        "select n.nspname from pg_class as c join pg_namespace as n on n.oid = c.relnamespace"
+        " join pg_roles as r on r.oid = c.relowner"
+        " where c.relname = 'adoption' and c.relkind = 'r' and obj_description(c.oid, 'pg_class') = %s"
+        " and (r.rolsuper or pg_has_role(c.relowner, 'member')"
+        "  or c.relowner = (select datdba from pg_database where datname = current_database()))"
+        " and has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select')"
+        " order by n.nspname",
+        [_MARK],
+    ).fetchall()
+    found = []
+    for (schema,) in schemas:
+        query = sql.SQL("select definition, script_hash, counted_at is not null, position from {}.adoption")
+        for row in cursor.execute(query.format(sql.Identifier(schema))).fetchall():
+            found.append(Adoption(Pair.from_json(row[0]), *row[1:]))
+    return sorted(found, key=lambda adoption: adoption.pair.name)
+
+
+def get_adoption(conn: Connection[Any], name: str) -> Adoption:
+    """Get what was adopted under a name. Raises AdoptError."""
+    adoptions = list_adoptions(conn)
+    named = [adoption for adoption in adoptions if adoption.pair.name == name]
+    if len(named) > 1:
+        schemas = ", ".join(adoption.pair.schema for adoption in named)
+        raise AdoptError(f"{name} was adopted more than once, in the schemas {schemas}")
+    if not named:
+        known = ", ".join(adoption.pair.name for adoption in adoptions)
+        raise AdoptError(f"nothing was adopted as {name}" + (f"; there are: {known}" if known else " in this database"))
+    return named[0]
+
+
+def full_script(conn: Connection[Any], findings: Findings) -> str:
+    """Render the SQL that adopts a pair, the record of it included."""
+    pair = findings.pair
+    text = script(pair, findings.partitions)
+    record = f"""
+insert into {quote(pair.schema)}.adoption (name, definition, script_hash)
+values (
+    {literal(pair.name)},
+    {literal(pair.to_json())},
+    {literal(_hash(text))}
+)
+on conflict (name) do update
+set
+    definition = excluded.definition,
+    script_hash = excluded.script_hash;
+"""
+    # The record before the triggers: locks of the application's tables come last.
+    head, mark, tail = text.partition("\ncreate or replace trigger ")
+    return f"{head}{record}{mark}{tail}"
+
+
+def install(conn: Connection[Any], findings: Findings, on_step: OnStep = lambda _: None) -> None:
+    """Install what adopts a pair, or what of it is missing or old, in one transaction. Raises AdoptError."""
+    _patiently(conn, full_script(conn, findings), on_step)
+
+
+def is_current(conn: Connection[Any], adoption: Adoption) -> bool:
+    """Tell whether what was installed is what this version would install for the tables as they are."""
+    return adoption.script_hash == _hash(script(adoption.pair, partitions(conn, adoption.pair)))
+
+
+def remove_script(conn: Connection[Any], pair: Pair, *, drop_columns: bool) -> str:
+    """Render the SQL that takes an adoption back."""
+    return removal(pair, partitions(conn, pair), drop_columns=drop_columns)
+
+
+def remove(conn: Connection[Any], pair: Pair, *, drop_columns: bool, on_step: OnStep = lambda _: None) -> None:
+    """Take an adoption back, in one transaction; tables that are gone by now are passed over. Raises AdoptError."""
+    there = {
+        table
+        for table in (pair.tasks, pair.workflows)
+        if conn.execute("select to_regclass(%s) is not null", [quote(*table)]).fetchone() == (True,)
+    }
+    lines = remove_script(conn, pair, drop_columns=drop_columns).splitlines()
+    gone = [f" on {quote(*table)};" for table in (pair.tasks, pair.workflows) if table not in there]
+    gone += [f"alter table {quote(*pair.workflows)} "] if pair.workflows not in there else []
+    lines = [line for line in lines if not any(text in line for text in gone)]
+    try:
+        _patiently(conn, "\n".join(lines), on_step)
+    except psycopg.errors.DependentObjectsStillExist as error:
+        raise AdoptError(f"nothing changed: {error.diag.message_primary}: {error.diag.message_detail}") from error
+
+
+def _hash(text: str) -> str:
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+
+def _patiently(conn: Connection[Any], text: str, on_step: OnStep) -> None:
+    """Run a script in one transaction, again and again while others hold the locks that it needs."""
+    give_up = time.monotonic() + _PATIENCE
+    waiting = False
+    while True:
+        try:
+            with conn.transaction():
+                conn.execute(f"set local lock_timeout = '{_LOCK_TIMEOUT}'")
+                conn.execute("set local client_min_messages = warning")
+                conn.execute(text.encode())
+            return
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
+            if time.monotonic() > give_up:
+                raise AdoptError(
+                    f"nothing changed: other transactions held the tables for {_PATIENCE:.0f} s; run it again later"
+                ) from error
+            if not waiting:
+                on_step("waiting for other transactions")
+            waiting = True
+            time.sleep(0.1)

@@ -1,0 +1,409 @@
+"""The SQL of an adoption: the files of sql/ with other names, and those of sql/adopt/.
+
+The logic is written once. What depends on the tables occurs in sql/ as a closed list of tokens (``_TOKEN``); each stands for
+a value of the pair, and for itself where the tables are ours.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from pyapp.adopt.pair import COUNTERS, SHADOW_COLUMN, SHOWN, Pair, literal, quote
+from pyapp.schema import resource
+
+SHARED = (
+    "02_progress_formula.sql",
+    "03_progress_trigger.sql",
+    "04_progress_guard.sql",
+    "05_progress_views.sql",
+    "06_repair.sql",
+)
+"""Files of sql/ that an adoption has as well."""
+# One pass over all of them: nothing that was put in is looked at again.
+_TOKEN = re.compile(
+    r"""
+    public\.workflow_progress_drift\ as\ d
+    | public\.workflow\ as\ w
+    | public\.agent_task\ as\ a
+    | (?:old_task\ as\ o|new_task\ as\ n|changed_task\ as\ c|new_workflow\ as\ w|old_workflow\ as\ w)
+    | public\.workflow\b
+    | public\.agent_task\b
+    | \bpublic\.
+    | \buuid\b
+    | \bwhere\ id\ =
+    | \b(?:new|old)\.(?:id|progress|status|their_key|their_progress|their_meaning|their_plan)\b
+    | \bprogress_total\(w\.status,
+    | \bcreate\ (?:function|view|trigger)\b
+    | \$\$
+    | \btheir_\w+
+    """,
+    re.VERBOSE,
+)
+_COUNT = re.compile(
+    r"left join \(\n(    select\n        a\.workflow_id,.*?\n    group by a\.workflow_id)\n\) as g", re.DOTALL
+)
+_SELECT = re.compile(r"create view public\.(\w+)\nwith \(security_invoker = true\)\nas\n(.*?);\n", re.DOTALL)
+_UPDATE = re.compile(r"^( +)update public\.workflow\n.*?where id = (\S+);\n", re.DOTALL | re.MULTILINE)
+_READ = re.compile(r"^begin\n(    -- Read .*?)\n\n    -- Write it\.\n", re.DOTALL | re.MULTILINE)
+_BODY = re.compile(r"^begin\n(.*?\n)end\n\$\$;", re.DOTALL | re.MULTILINE)
+_ON_TABLE = re.compile(r"^(?:create (?:or replace )?trigger|comment on trigger) .*?;\n", re.DOTALL | re.MULTILINE)
+# Two that miss the row at once: one inserts it, and the other adds to it after that one's commit.
+_AGAIN = (
+    "exit when found;",
+    "exit when KEY is null or (tg_op = 'DELETE' and not exists (select from their_workflow as u where u.their_key = KEY));",
+    "insert into public.workflow_counter (id, progress_frozen_at) values (KEY, 'epoch') on conflict (id) do nothing;",
+)
+_MISSING = "when syntax_error_or_access_rule_violation or invalid_schema_name then"
+
+
+@dataclass(frozen=True)
+class Partitions:
+    """The partitions of the two tables: statements on one fire its own statement triggers only."""
+
+    workflows: Sequence[tuple[str, str]] = ()
+    tasks: Sequence[tuple[str, str]] = ()
+
+
+_NO_PARTITIONS = Partitions()
+
+
+def own(text: str) -> str:
+    """Render a file of sql/ for our own tables, where each token stands for itself."""
+    return _TOKEN.sub(lambda token: token[0], text)
+
+
+def script(pair: Pair, partitions: Partitions = _NO_PARTITIONS) -> str:
+    """Render all that an adoption installs; the statements that lock the application's tables for it come last."""
+    templates = [_read("adopt/01_schema.sql"), _read(f"adopt/{_storage(pair)}"), *_functions_and_views(pair)]
+    triggers = "".join(statement for text in templates for statement in _ON_TABLE.findall(text))
+    text = "\n".join(
+        [
+            f"create schema if not exists {quote(pair.schema)};\n",
+            *(_render(pair, _ON_TABLE.sub("", template)) for template in templates),
+            # Tasks first: the order in which everybody locks.
+            *(
+                _render(replace(pair, tasks=table), _on(triggers, "agent_task"))
+                for table in (pair.tasks, *partitions.tasks)
+            ),
+            _render(pair, _on(triggers, "workflow", "their_workflow", "workflow_counter")),
+            *(
+                # Row triggers are passed on to partitions, statement triggers are not.
+                _render(replace(pair, workflows=table), _on(triggers, "their_workflow", but="_follow_update|zz_"))
+                for table in partitions.workflows
+            ),
+        ]
+    )
+    tag = "$agent_progress$"
+    while tag in text:
+        tag = f"{tag[:-1]}_$"
+    return re.sub(r"\n{3,}", "\n\n", text).replace(_QUOTE, tag)
+
+
+def _on(triggers: str, *tables: str, but: str = r"\Z.") -> str:
+    """Choose the statements on triggers of these tables."""
+    chosen = re.compile(rf"\bon (?:public\.)?(?:{'|'.join(tables)})(?=\s)")
+    return "\n".join(s for s in _ON_TABLE.findall(triggers) if chosen.search(s) and not re.search(but, s))
+
+
+def removal(pair: Pair, partitions: Partitions = _NO_PARTITIONS, *, drop_columns: bool = False) -> str:
+    """Render what takes an adoption back: triggers first, then what they call."""
+    events = ("insert", "update", "delete", "truncate")
+    on_workflows = ["zz_workflow_progress_guard", *(f"workflow_progress_follow_{event}" for event in events)]
+    schema = quote(pair.schema)
+    lines = [
+        *(
+            f"drop trigger if exists agent_task_progress_{event} on {quote(*table)};"
+            for table in (pair.tasks, *partitions.tasks)
+            for event in events
+        ),
+        *(
+            f"drop trigger if exists {trigger} on {quote(*table)};"
+            for table in (pair.workflows, *partitions.workflows)
+            for trigger in on_workflows
+        ),
+        f"drop function if exists {schema}.repair_progress({pair.key_type});",
+        *(f"drop view if exists {schema}.{view};" for view in reversed(list(_views()))),
+        f"drop table if exists {schema}.workflow_counter;",
+        f"drop table if exists {schema}.adoption;",
+        *(
+            f"drop function if exists {schema}.{function};"
+            for function in (
+                "maintain_progress()",
+                "follow_workflow()",
+                "publish_progress()",
+                "guard_published_progress()",
+                "guard_progress()",
+                f"count_tasks({pair.key_type})",
+                f"describe_workflow({pair.key_type})",
+                f"progress_total({schema}.workflow_status, bigint, bigint)",
+                "progress_percentage(bigint, bigint)",
+            )
+        ),
+        f"drop type if exists {schema}.workflow_status;",
+        f"drop type if exists {schema}.task_status;",
+        f"drop schema if exists {schema};",
+    ]
+    if pair.columns and (drop_columns or not pair.live):
+        dropped = [*(COUNTERS if drop_columns else ()), *(() if pair.live else (SHADOW_COLUMN,))]
+        columns = ", ".join(f"drop column if exists {quote(name)}" for name in dropped)
+        lines.append(f"alter table {quote(*pair.workflows)} {columns};")
+    return "\n".join(lines) + "\n"
+
+
+def progress_relation(pair: Pair, existing: frozenset[str]) -> str:
+    """Write the view workflow_progress as a subquery that reads the application's columns directly.
+
+    For queries that are made when they are needed: the planner sees the application's own indexes. ``existing`` are the
+    columns that its table has now.
+    """
+    return f"({_inline(pair, 'workflow_progress', existing)})"
+
+
+def drift_relation(pair: Pair, existing: frozenset[str]) -> str:
+    """Write the view workflow_progress_drift as such a subquery."""
+    return f"({_inline(pair, 'workflow_progress_drift', existing)})"
+
+
+def tasks_relation(pair: Pair) -> str:
+    """Write the tasks as (workflow_id, status) with the statuses of task_status."""
+    return _tasks(pair, quote(*pair.tasks))
+
+
+def meaning_and_plan(pair: Pair, row: str) -> tuple[str, str]:
+    """Write the meaning of the status of a workflow, and its plan."""
+    return _meaning(pair, row), _plan(pair, row)
+
+
+def _read(name: str) -> str:
+    return (resource("sql") / name).read_text("utf-8")
+
+
+def _storage(pair: Pair) -> str:
+    return "02_columns.sql" if pair.columns else "02_counter.sql"
+
+
+def _functions_and_views(pair: Pair) -> Iterator[str]:
+    formula, trigger, guard, views, repair = map(_read, SHARED)
+    yield formula
+    yield _conflicts(_read("adopt/03_reading.sql"), "use_column")
+    yield _conflicts(_fail_open(pair, trigger), "use_variable")
+    yield _conflicts(_BODY.sub(_guarded, guard), "use_variable")
+    if not pair.columns:
+        yield _conflicts(_read("adopt/04_follow.sql"), "use_column")
+    if pair.publishes:
+        yield _conflicts(_read("adopt/05_publish.sql"), "use_column")
+    yield _COUNT.sub("left join public.count_tasks() as g", views)
+    yield _conflicts(repair, "use_variable")
+
+
+def _conflicts(text: str, rule: str) -> str:
+    """Say what a name means that is a variable and a column of the application's as well."""
+    return re.sub(r"^as \$\$\n(?=declare|begin)", f"as $$\n#variable_conflict {rule}\n", text, flags=re.MULTILINE)
+
+
+def _fail_open(pair: Pair, trigger: str) -> str:
+    """Let a statement through that cannot be counted since a column is gone, and wait for rows that are not there yet."""
+
+    def read_apart(match: re.Match[str]) -> str:
+        block = re.sub(r"^(?=.)", "    ", match[1], flags=re.MULTILINE)
+        counted = " + ".join(f"w.agents_{name}" for name in ("created", "completed", "failed", "cancelled"))
+        return (
+            f"begin\n    -- What is missing is found out here, where nothing has been written yet.\n    begin\n{block}\n\n"
+            f"        perform {counted} from their_counters as w where false;\n"
+            f"    exception\n        {_MISSING}\n            raise warning using\n"
+            "                message = format('agent-progress: not counted: %s', sqlerrm),\n"
+            "                hint = 'agent-progress check says what is missing.';\n"
+            "            return null;\n    end;\n\n    -- Write it.\n"
+        )
+
+    def again(match: re.Match[str]) -> str:
+        indent, key = match[1], match[2]
+        update = re.sub(r"^(?=.)", "    ", match[0], flags=re.MULTILINE)
+        lines = [f"{indent}loop", update.rstrip("\n"), *(f"{indent}    {line}" for line in _AGAIN), f"{indent}end loop;"]
+        return "\n".join(lines).replace("KEY", key) + "\n"
+
+    text = _READ.sub(read_apart, trigger)
+    return text if pair.columns else _UPDATE.sub(again, text)
+
+
+def _guarded(match: re.Match[str]) -> str:
+    """Let a workflow through whose columns of ours are gone."""
+    return f"begin\n{match[1]}exception\n    {_MISSING}\n        return new;\nend\n$$;"
+
+
+def _render(pair: Pair, text: str) -> str:
+    if _BODY.search(text) is None:  # views
+        return _TOKEN.sub(lambda token: _value(pair, token[0], late=True), text)
+    return _TOKEN.sub(lambda token: _value(pair, token[0], late=False), text)
+
+
+_QUOTE = "\0"  # in no name and no text: where a dollar quote begins or ends
+
+
+def _value(pair: Pair, token: str, *, late: bool, existing: frozenset[str] | None = None) -> str:
+    """Say what a token stands for; ``late``: without naming a column of the application's but the key."""
+    schema = quote(pair.schema)
+    workflows, key = quote(*pair.workflows), quote(pair.key)
+    if token == "$$":
+        return _QUOTE
+    if token == "public.workflow as w":
+        if late:
+            return f"{workflows} as u\ncross join lateral {schema}.describe_workflow(u.{key}) as w"
+        return f"{_workflows(pair, existing)} as w"
+    if token == "public.workflow_progress_drift as d":
+        return f"({_inline(pair, 'workflow_progress_drift', existing)}) as d"
+    if token == "public.agent_task as a":
+        return f"{_tasks(pair, quote(*pair.tasks))} as a"
+    if token.endswith((" as o", " as n", " as c")):
+        return f"{_tasks(pair, token[:-5])}{token[-5:]}"
+    if token == "new_workflow as w":
+        values = f"u.{key} as id, {_meaning(pair, 'u')} as status, {_plan(pair, 'u')} as agents_planned"
+        return f"(select {values} from new_workflow as u) as w"
+    if token == "old_workflow as w":
+        return f"(select u.{key} as id from old_workflow as u) as w"
+    if token.startswith("create "):
+        return token.replace("create ", "create or replace ")
+    if token.startswith(("new.", "old.")):
+        row, _, column = token.partition(".")
+        return _column(pair, row, column)
+    fixed = {
+        "public.workflow": pair.counters,
+        "public.agent_task": quote(*pair.tasks),
+        "public.": f"{schema}.",
+        "uuid": pair.key_type,
+        "where id =": f"where {key} =" if pair.columns else token,
+        "progress_total(w.status,": "progress_total(w.meaning,",
+        "their_workflow": workflows,
+        "their_key": key,
+        "their_workflow_name": literal(workflows),
+        "their_task_name": literal(quote(*pair.tasks)),
+        "their_progress": quote(pair.progress_column or ""),
+        "their_counters": pair.counters,
+        "their_reading": ", ".join(f"{name} {type_}" for name, type_ in _reading(pair).items()),
+        "their_workflow_now": _workflows(pair, None),
+        "their_workflow_by_name": _workflows(pair, frozenset()),
+        "their_count": f"(\n{_count(pair)}\n)",
+    }
+    return fixed[token]
+
+
+def _column(pair: Pair, row: str, column: str) -> str:
+    """Write a column of a row in a trigger."""
+    if column == "their_meaning" or (column == "status" and pair.columns):
+        return _meaning(pair, row)
+    if column == "their_plan":
+        return _plan(pair, row)
+    if column == "their_key" or (column == "id" and pair.columns):
+        return f"{row}.{quote(pair.key)}"
+    if column == "their_progress" or (column == "progress" and pair.columns):
+        return f"{row}.{quote(pair.progress_column or '')}"
+    return f"{row}.{column}"
+
+
+def _tasks(pair: Pair, relation: str) -> str:
+    """Write a subquery for tasks with our names; the planner makes it one with the query around it."""
+    cases = "".join(
+        f" when {test} then {literal(outcome)}"
+        for outcome in ("completed", "failed", "cancelled")
+        if (test := pair.outcome(outcome))
+    )
+    status = f"(case{cases} else 'pending' end)::{quote(pair.schema)}.task_status"
+    return f"(select task.{quote(pair.task_workflow)} as workflow_id, {status} as status from {relation} as task)"
+
+
+def _meaning(pair: Pair, row: str) -> str:
+    """Write what the status of a workflow means for the total."""
+    completed = pair.workflow_completed(row)
+    return f"(case when {completed} then 'completed' else 'initiated' end)::{quote(pair.schema)}.workflow_status"
+
+
+def _plan(pair: Pair, row: str) -> str:
+    """Write the plan that a workflow of the application's has; a negative one is none."""
+    return f"nullif(greatest({row}.{quote(pair.planned)}::integer, -1), -1)" if pair.planned else "null::integer"
+
+
+def _reading(pair: Pair) -> dict[str, str]:
+    """List the columns of a workflow as the views see it, with their types."""
+    numbers = ("progress", *(name for name in COUNTERS if name.startswith("agents_")))
+    return {
+        "id": pair.key_type,
+        **SHOWN,
+        "meaning": f"{quote(pair.schema)}.workflow_status",
+        **dict.fromkeys(numbers, "integer"),
+        "progress_updated_at": "timestamptz",
+        "progress_frozen_at": "timestamptz",
+    }
+
+
+def _workflows(pair: Pair, existing: frozenset[str] | None) -> str:
+    """Write a subquery for workflows with our names.
+
+    It reads the columns of the application's that are in ``existing`` by their names, and all of them for None; others by
+    way of JSON, which does not mind if they are gone.
+    """
+
+    def theirs(column: str | None, type_: str) -> str:
+        if column is None:
+            return f"null::{type_}"
+        if existing is None or column in existing:
+            if type_ == "timestamptz" and column in pair.utc:
+                return f"(u.{quote(column)} at time zone 'UTC')"
+            return f"u.{quote(column)}::{type_}"
+        return f"(to_jsonb(u) ->> {literal(column)})::{type_}"
+
+    def counter(name: str, type_: str) -> str:
+        return theirs(name, type_) if pair.columns else f"s.{name}"
+
+    status = pair.workflow_status
+    if not pair.columns:
+        meaning = f"coalesce(s.status, 'initiated'::{quote(pair.schema)}.workflow_status)"
+    elif status is None or existing is None or status.column in existing:
+        meaning = _meaning(pair, "u")
+    else:
+        by_name = f"(to_jsonb(u) ->> {literal(status.column)})"
+        meaning = _meaning(pair, "u").replace(f"u.{quote(status.column)}::text", by_name)
+    own_progress = theirs(pair.progress, "integer")
+    stored = theirs(pair.progress_column, "integer") if pair.columns else "s.progress"
+    values = {
+        "id": f"u.{quote(pair.key)}",
+        **{name: theirs(pair.shown.get(name), type_) for name, type_ in SHOWN.items()},
+        "meaning": meaning,
+        "progress": f"coalesce({stored}, {own_progress}, 0)",
+        **{
+            name: f"coalesce({counter(name, 'integer')}, 0)"
+            for name in ("agents_completed", "agents_total", "agents_created", "agents_failed", "agents_cancelled")
+        },
+        "agents_planned": counter("agents_planned", "integer"),
+        "progress_updated_at": counter("progress_updated_at", "timestamptz"),
+        "progress_frozen_at": counter("progress_frozen_at", "timestamptz")
+        if pair.columns
+        else "case when s.id is null then 'epoch'::timestamptz else s.progress_frozen_at end",
+    }
+    listed = ",\n        ".join(f"{values[name]} as {name}" for name in _reading(pair))
+    beside = "" if pair.columns else f"\n    left join {pair.counters} as s on s.id = u.{quote(pair.key)}"
+    return f"(\n    select\n        {listed}\n    from {quote(*pair.workflows)} as u{beside}\n)"
+
+
+def _views() -> Mapping[str, str]:
+    """Map the views of sql/05 to their queries."""
+    return dict(_SELECT.findall(_read("05_progress_views.sql")))
+
+
+def _count(pair: Pair) -> str:
+    """Write the query that counts all tasks by workflow."""
+    found = _COUNT.search(_read("05_progress_views.sql"))
+    assert found is not None, "sql/05 counts in a way that is not known here"
+    return _TOKEN.sub(lambda token: _value(pair, token[0], late=False), found[1])
+
+
+def _inline(pair: Pair, view: str, existing: frozenset[str] | None) -> str:
+    """Write the query of a view, with the views that it reads in place of their names."""
+    queries = _views()
+    text = queries[view]
+    calculated = "public.workflow_progress_calculated as c"
+    parts = text.split(calculated)
+    rendered = [_TOKEN.sub(lambda token: _value(pair, token[0], late=False, existing=existing), part) for part in parts]
+    inner = "" if len(parts) == 1 else f"({_inline(pair, 'workflow_progress_calculated', existing)}) as c"
+    return inner.join(rendered)

@@ -1,0 +1,87 @@
+-- The application's own column of progress is written when the percentage moves, and by nobody else: whatever is written
+-- there is put back to what the counters say, at any trigger depth, and `returning` shows it. What was not counted, or is
+-- frozen, keeps the number that it has.
+
+create or replace function public.publish_progress()
+returns trigger
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set row_security = off
+as $$
+begin
+    if
+        new.progress is null
+        or (tg_op = 'INSERT' and new.progress = 0)
+        or (tg_op = 'UPDATE' and new.progress is not distinct from old.progress and old.progress_frozen_at is null)
+    then
+        return null;
+    end if;
+
+    -- A column that is gone, or of another type by now, is found out here, where nothing has been written: a write inside
+    -- of this block would take a transaction id of its own each time.
+    begin
+        perform from their_workflow as u where false and u.their_key = new.id and coalesce(u.their_progress, 0) = 0;
+    exception
+        when syntax_error_or_access_rule_violation or invalid_schema_name then
+            raise warning using
+                message = format('agent-progress: progress is not published: %s', sqlerrm),
+                hint = 'agent-progress check says what is missing.';
+            return null;
+    end;
+
+    update their_workflow as u
+    set their_progress = new.progress
+    where u.their_key = new.id and u.their_progress is distinct from new.progress;
+    return null;
+end
+$$;
+
+comment on function public.publish_progress() is 'Writes the percentage to the application''s own column when it moves.';
+
+revoke execute on function public.publish_progress() from public;
+
+create or replace trigger workflow_counter_publish
+    after insert or update on public.workflow_counter
+    for each row
+    execute function public.publish_progress();
+
+comment on trigger workflow_counter_publish on public.workflow_counter is
+    'Tells the application''s own table when the percentage moves.';
+
+create or replace function public.guard_published_progress()
+returns trigger
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set row_security = off
+as $$
+declare
+    counted integer;
+begin
+    if tg_op = 'INSERT' then
+        new.their_progress := 0;
+    elsif new.their_progress is distinct from old.their_progress then
+        select s.progress into counted from public.workflow_counter as s where s.id = new.their_key;
+        new.their_progress := coalesce(counted, old.their_progress);
+    end if;
+    return new;
+exception
+    when syntax_error_or_access_rule_violation or invalid_schema_name then
+        return new;
+end
+$$;
+
+comment on function public.guard_published_progress() is
+    'Puts the application''s column of progress back to what the counters say.';
+
+revoke execute on function public.guard_published_progress() from public;
+
+-- BEFORE triggers fire in the order of their names; this one has the last word.
+create or replace trigger zz_workflow_progress_guard
+    before insert or update on their_workflow
+    for each row
+    execute function public.guard_published_progress();
+
+comment on trigger zz_workflow_progress_guard on their_workflow is
+    'agent-progress: keeps progress from being written by anybody else; fires after all other BEFORE triggers.';
