@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 from typing import Any
-from uuid import UUID
 
 from psycopg import Connection, sql
 from psycopg.rows import class_row
 
-from pyapp.models import BurnupPoint, Forecast, Moment
+from pyapp.models import BurnupPoint, Forecast, Key, Moment
 from pyapp.progress import columns, get_workflow
 
 
-def get_forecasts(conn: Connection[Any], workflow_ids: Sequence[UUID | str]) -> dict[UUID, Forecast]:
+def get_forecasts(conn: Connection[Any], workflow_ids: Sequence[Key]) -> dict[Key, Forecast]:
     """Get the forecasts of workflows, by id, of those that exist.
 
     Reads the last 100 completions and the tasks at work of each, however many tasks there are.
@@ -22,7 +21,7 @@ def get_forecasts(conn: Connection[Any], workflow_ids: Sequence[UUID | str]) -> 
         return {forecast.workflow_id: forecast for forecast in rows}
 
 
-def list_timeline(conn: Connection[Any], workflow_id: UUID | str, *, limit: int | None = 1000) -> list[Moment]:
+def list_timeline(conn: Connection[Any], workflow_id: Key, *, limit: int | None = 1000) -> list[Moment]:
     """List what happened to a workflow, in time order: its events, stages and tasks.
 
     Returns the first ``limit`` moments of it, None for all. Raises WorkflowNotFound.
@@ -35,7 +34,7 @@ def list_timeline(conn: Connection[Any], workflow_id: UUID | str, *, limit: int 
     return moments
 
 
-def list_burnup(conn: Connection[Any], workflow_id: UUID | str) -> list[BurnupPoint]:
+def list_burnup(conn: Connection[Any], workflow_id: Key) -> list[BurnupPoint]:
     """List the numbers of tasks completed and created over time, for plotting. Raises WorkflowNotFound."""
     query = sql.SQL("select {} from public.workflow_burnup where workflow_id = %s order by at")
     with conn.cursor(row_factory=class_row(BurnupPoint)) as cursor:

@@ -3,17 +3,19 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
 SETTLED = frozenset({"completed", "failed", "cancelled"})
 """Final statuses, of a task as of a workflow."""
+Key: TypeAlias = UUID | str | int
+"""The key of a workflow: a UUID in our own tables, whatever it is in adopted ones."""
 
 
 class WorkflowNotFound(LookupError):
     """There is no workflow with this id."""
 
-    def __init__(self, workflow_id: UUID | str) -> None:
+    def __init__(self, workflow_id: Key) -> None:
         """Name the workflow that was looked for."""
         super().__init__(f"workflow {workflow_id} not found")
 
@@ -21,7 +23,7 @@ class WorkflowNotFound(LookupError):
 class TaskNotFound(LookupError):
     """A workflow has no task with one of these ids."""
 
-    def __init__(self, workflow_id: UUID | str, task_ids: list[UUID]) -> None:
+    def __init__(self, workflow_id: Key, task_ids: list[UUID]) -> None:
         """Name the tasks that were looked for."""
         listed = ", ".join(map(str, task_ids[:3])) + (" …" if len(task_ids) > 3 else "")
         super().__init__(f"task {listed} not found in workflow {workflow_id}")
@@ -39,7 +41,7 @@ class TransitionNotAllowed(Exception):
 class Workflow:
     """A workflow and its progress: one row of the view ``workflow_progress``, whose comments give meaning and unit."""
 
-    workflow_id: UUID
+    workflow_id: Key
     name: str
     description: str | None
     type: str
@@ -68,8 +70,8 @@ class Workflow:
 class Task:
     """A task: one row of the table ``agent_task``, whose comments give meaning and unit."""
 
-    id: UUID
-    workflow_id: UUID
+    id: Key
+    workflow_id: Key
     external_id: str | None
     agent_type: str
     stage: str | None
@@ -110,7 +112,7 @@ class NewTask:
 class TaskReport:
     """What an agent says of its task: the status it is in now and, if it has one, its result (JSON)."""
 
-    task_id: UUID | str
+    task_id: Key
     status: str
     result: Any = None
     reopen: bool = False
@@ -120,7 +122,7 @@ class TaskReport:
 class Drift:
     """A workflow whose stored progress is wrong: one row of the view ``workflow_progress_drift``."""
 
-    workflow_id: UUID
+    workflow_id: Key
     name: str
     stored_progress: int
     calculated_progress: int
@@ -217,7 +219,7 @@ class BurnupPoint:
 class ProgressMetrics:
     """Progress of one workflow, how long it took to read (milliseconds), and whether it is wrong."""
 
-    workflow_id: UUID
+    workflow_id: Key
     progress_percentage: int
     agents_completed: int
     agents_total: int

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
-from uuid import UUID
 
-from pyapp.models import Forecast, Stage, Workflow
+from pyapp.models import Forecast, Key, Stage, Workflow
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
@@ -18,9 +17,9 @@ if TYPE_CHECKING:
 BAR_WIDTH = 24
 
 
-def clean(text: str) -> str:
+def clean(text: str | None) -> str:
     """Make text from the database fit for a terminal: one line, and nothing in it that a terminal would obey."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text or "")
 
 
 def cells(part: int, whole: int, width: int = BAR_WIDTH) -> int:
@@ -90,10 +89,10 @@ def plain_line(workflow: Workflow, forecast: Forecast | None = None) -> str:
         parts.append(f"{workflow.agents_failed} failed")
     if workflow.agents_cancelled:
         parts.append(f"{workflow.agents_cancelled} cancelled")
-    parts += [workflow.status, clean(workflow.current_stage)]
+    parts += [clean(workflow.status), clean(workflow.current_stage)]
     if left := remaining(forecast):
         parts.append(left if left == "stalled" else f"ETA {left}")
-    return "  ".join([clean(workflow.name), *parts])
+    return "  ".join([clean(workflow.name or str(workflow.workflow_id)), *(part for part in parts if part)])
 
 
 def as_columns(rows: Iterable[Iterable[object]], header: Iterable[str]) -> str:
@@ -106,7 +105,7 @@ def as_columns(rows: Iterable[Iterable[object]], header: Iterable[str]) -> str:
     )
 
 
-def live_table(workflows: Iterable[Workflow], forecasts: Mapping[UUID, Forecast]) -> Table:
+def live_table(workflows: Iterable[Workflow], forecasts: Mapping[Key, Forecast]) -> Table:
     """Draw workflows as a table of bars for a rich display: completed, failed, cancelled and open agents."""
     from rich.table import Table
     from rich.text import Text
@@ -123,12 +122,12 @@ def live_table(workflows: Iterable[Workflow], forecasts: Mapping[UUID, Forecast]
     table.add_column("ETA", no_wrap=True, justify="right")
     for workflow in workflows:
         table.add_row(
-            Text(clean(workflow.name), no_wrap=True, overflow="ellipsis"),
+            Text(clean(workflow.name or str(workflow.workflow_id)), no_wrap=True, overflow="ellipsis"),
             _StackedBar(workflow),
             Text(f"{workflow.progress} %", style="bold"),
             Text(agents(workflow)),
             Text(str(workflow.agents_failed or ""), style="red"),
-            Text(workflow.status, style=_STATUS_STYLE.get(workflow.status, "")),
+            Text(clean(workflow.status), style=_STATUS_STYLE.get(workflow.status, "")),
             Text(clean(workflow.current_stage), style="dim", no_wrap=True, overflow="ellipsis"),
             Text(remaining(forecasts.get(workflow.workflow_id))),
         )

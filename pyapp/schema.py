@@ -8,7 +8,10 @@ from psycopg import Connection
 from psycopg.rows import tuple_row
 
 # Every object has its comment (a test holds that), so the comments list the objects.
-_COMMENT = re.compile(r"^comment on (type|table|view|function|trigger) ([^\s(]+(?:\([^)]*\))?)(?: on (\S+))? is", re.M)
+_NAME = r'(?:"(?:[^"]|"")*"|[^\s("]+)+'
+_COMMENT = re.compile(
+    rf"^comment on (type|table|view|function|trigger) ({_NAME}(?:\([^)]*\))?)(?: on ({_NAME}))? is", re.MULTILINE
+)
 
 _MISSING = """
     select
@@ -39,16 +42,13 @@ def resource(name: str) -> Path:
     return inside if inside.is_dir() else package.parent / name
 
 
-def missing_objects(conn: Connection[Any]) -> list[str]:
+def missing_objects(conn: Connection[Any], script: str | None = None) -> list[str]:
     """List the objects of ours that the database lacks, and the triggers of ours that are disabled there.
 
-    Returns an empty list where the schema is whole.
+    They are those of sql/, or of another script. Returns an empty list where the schema is whole.
     """
-    objects = [
-        (kind, name, relation)
-        for file in sorted(resource("sql").glob("*.sql"))
-        for kind, name, relation in _COMMENT.findall(file.read_text("utf-8"))
-    ]
+    texts = [script] if script else [file.read_text("utf-8") for file in sorted(resource("sql").glob("*.sql"))]
+    objects = [found for text in texts for found in _COMMENT.findall(text)]
     kinds, names, relations = (list(column) for column in zip(*objects, strict=True))
     cursor = conn.cursor(row_factory=tuple_row)
     return [row[0] for row in cursor.execute(_MISSING, [kinds, names, relations])]

@@ -1,19 +1,26 @@
 """Moving a workflow along: status and stage, in one round trip, for callers who compare and swap."""
 
 from typing import Any, NoReturn
-from uuid import UUID
 
 import psycopg
 from psycopg import Connection, sql
 from psycopg.rows import class_row
 
-from pyapp.models import Stage, StageProgress, TransitionNotAllowed, VersionConflict, WorkflowNotFound, WorkflowState
+from pyapp.models import (
+    Key,
+    Stage,
+    StageProgress,
+    TransitionNotAllowed,
+    VersionConflict,
+    WorkflowNotFound,
+    WorkflowState,
+)
 from pyapp.progress import columns, get_workflow
 
 _STATE = sql.SQL("w.id as workflow_id, w.status, w.current_stage, w.version, w.updated_at, w.completed_at")
 
 
-def get_state(conn: Connection[Any], workflow_id: UUID | str) -> WorkflowState:
+def get_state(conn: Connection[Any], workflow_id: Key) -> WorkflowState:
     """Get status, stage and version of a workflow. Raises WorkflowNotFound."""
     query = sql.SQL("select {} from public.workflow as w where w.id = %s").format(_STATE)
     with conn.cursor(row_factory=class_row(WorkflowState)) as cursor:
@@ -25,7 +32,7 @@ def get_state(conn: Connection[Any], workflow_id: UUID | str) -> WorkflowState:
 
 def transition(
     conn: Connection[Any],
-    workflow_id: UUID | str,
+    workflow_id: Key,
     status: str,
     *,
     stage: str | None = None,
@@ -43,7 +50,7 @@ def transition(
     return _move(conn, query, workflow_id, [workflow_id, status, stage, expected_version])
 
 
-def advance(conn: Connection[Any], workflow_id: UUID | str, *, expected_version: int | None = None) -> WorkflowState:
+def advance(conn: Connection[Any], workflow_id: Key, *, expected_version: int | None = None) -> WorkflowState:
     """Move a workflow to the next stage of its plan; after the last one it is completed.
 
     From a stage that is not in the plan it goes to the first that was not begun yet. Returns and raises as transition
@@ -53,7 +60,7 @@ def advance(conn: Connection[Any], workflow_id: UUID | str, *, expected_version:
     return _move(conn, query, workflow_id, [workflow_id, expected_version])
 
 
-def list_stages(conn: Connection[Any], workflow_id: UUID | str) -> list[Stage]:
+def list_stages(conn: Connection[Any], workflow_id: Key) -> list[Stage]:
     """List the stages of a workflow in their order, with their agents. Raises WorkflowNotFound."""
     query = sql.SQL("select {} from public.workflow_stage_agents where workflow_id = %s order by position, name")
     with conn.cursor(row_factory=class_row(Stage)) as cursor:
@@ -63,7 +70,7 @@ def list_stages(conn: Connection[Any], workflow_id: UUID | str) -> list[Stage]:
     return stages
 
 
-def stage_progress(conn: Connection[Any], workflow_id: UUID | str) -> StageProgress:
+def stage_progress(conn: Connection[Any], workflow_id: Key) -> StageProgress:
     """Get the progress of a workflow by its stages. Raises WorkflowNotFound."""
     query = sql.SQL("select {} from public.workflow_stage_progress where workflow_id = %s")
     with conn.cursor(row_factory=class_row(StageProgress)) as cursor:
@@ -73,7 +80,7 @@ def stage_progress(conn: Connection[Any], workflow_id: UUID | str) -> StageProgr
     return row
 
 
-def _move(conn: Connection[Any], query: sql.Composed, workflow_id: UUID | str, values: list[Any]) -> WorkflowState:
+def _move(conn: Connection[Any], query: sql.Composed, workflow_id: Key, values: list[Any]) -> WorkflowState:
     try:
         with conn.cursor(row_factory=class_row(WorkflowState)) as cursor:
             state = cursor.execute(query, values).fetchone()
@@ -83,7 +90,7 @@ def _move(conn: Connection[Any], query: sql.Composed, workflow_id: UUID | str, v
     return state
 
 
-def _raise_ours(error: psycopg.Error, workflow_id: UUID | str) -> NoReturn:
+def _raise_ours(error: psycopg.Error, workflow_id: Key) -> NoReturn:
     message = error.diag.message_primary or str(error)
     if error.sqlstate == "WP001":
         raise VersionConflict(message) from error

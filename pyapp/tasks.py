@@ -9,8 +9,9 @@ from psycopg import Connection, sql
 from psycopg.rows import class_row, tuple_row
 from psycopg.types.json import Jsonb
 
-from pyapp.models import SETTLED, Drift, NewTask, Task, TaskNotFound, TaskReport, Workflow
+from pyapp.models import SETTLED, Drift, Key, NewTask, Task, TaskNotFound, TaskReport, Workflow
 from pyapp.progress import columns, get_workflow
+from pyapp.source import OWN, Source, verbatim
 
 
 def create_workflow(
@@ -67,7 +68,7 @@ def create_workflow(
 
 def add_tasks(
     conn: Connection[Any],
-    workflow_id: UUID | str,
+    workflow_id: Key,
     tasks: Iterable[NewTask | Mapping[str, Any] | str],
 ) -> list[Task]:
     """Add tasks to a workflow, in one statement.
@@ -112,8 +113,8 @@ def add_tasks(
 
 def report_task(
     conn: Connection[Any],
-    workflow_id: UUID | str,
-    task_id: UUID | str,
+    workflow_id: Key,
+    task_id: Key,
     status: str,
     result: Any = None,
     reopen: bool = False,
@@ -124,7 +125,7 @@ def report_task(
 
 def report_tasks(
     conn: Connection[Any],
-    workflow_id: UUID | str,
+    workflow_id: Key,
     reports: Iterable[TaskReport | Mapping[str, Any] | tuple[Any, ...]],
 ) -> list[Task]:
     """Report the status of many tasks of one workflow in one statement, which counts them at once.
@@ -139,7 +140,7 @@ def report_tasks(
     """
     given: dict[UUID, list[TaskReport]] = {}
     for report in map(_task_report, reports):
-        task_id = report.task_id if isinstance(report.task_id, UUID) else UUID(report.task_id)
+        task_id = report.task_id if isinstance(report.task_id, UUID) else UUID(str(report.task_id))
         given.setdefault(task_id, []).append(report)
     query = sql.SQL(
         """
@@ -209,18 +210,20 @@ def report_tasks(
     return [found[task_id] for task_id in given]
 
 
-def repair(conn: Connection[Any], workflow_id: UUID | str | None = None) -> list[Drift]:
+def repair(conn: Connection[Any], workflow_id: Key | None = None, *, source: Source = OWN) -> list[Drift]:
     """Recount one workflow, or all, and mend the numbers that are wrong, while others go on writing.
 
     Returns what was mended: the numbers that were stored, and the calculated ones that are stored now. The rows stay
     locked until the caller commits. Raises WorkflowNotFound, and ``psycopg.errors.InsufficientPrivilege`` for a role
     that was not granted the function.
     """
-    query = sql.SQL("select {} from public.repair_progress(%s)").format(columns(Drift))
+    query = sql.SQL("select {} from {}.repair_progress(%s::text::{})").format(
+        columns(Drift), sql.Identifier(source.schema), verbatim(source.key_type)
+    )
     with conn.cursor(row_factory=class_row(Drift)) as cursor:
-        mended = cursor.execute(query, [workflow_id]).fetchall()
+        mended = cursor.execute(query, [None if workflow_id is None else str(workflow_id)]).fetchall()
     if workflow_id is not None and not mended:
-        get_workflow(conn, workflow_id)
+        get_workflow(conn, workflow_id, source=source)
     return mended
 
 

@@ -4,16 +4,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import LiteralString
-from uuid import UUID
 
 import psycopg
 from psycopg.rows import TupleRow
 
 from pyapp.db import connect
-from pyapp.models import SETTLED, Workflow, WorkflowNotFound
+from pyapp.models import Key, Workflow, WorkflowNotFound
 from pyapp.progress import get_workflows, list_workflows
+from pyapp.source import OWN, Source
 
-ACTIVE = ("initiated", "running", "paused")
 CHANNEL = "agent_progress"
 """Where ``agent-progress notify on`` tells of changes."""
 NOTIFIES: LiteralString = (
@@ -26,7 +25,11 @@ _GATHER = 0.05  # seconds to gather notifications in, so that a busy database do
 
 
 def watch(
-    dsn: str | None = None, workflow_ids: Sequence[UUID | str] | None = None, interval: float = 0.5
+    dsn: str | None = None,
+    workflow_ids: Sequence[Key] | None = None,
+    interval: float = 0.5,
+    *,
+    source: Source = OWN,
 ) -> Iterator[Workflow]:
     """Follow workflows: yield each as it is now, and again whenever something of it changes.
 
@@ -36,15 +39,17 @@ def watch(
     50 newest active ones and does not end. Raises WorkflowNotFound, and ``psycopg.OperationalError`` if the database
     cannot be reached at first.
     """
-    for changes in watch_changes(dsn, workflow_ids, interval):
+    for changes in watch_changes(dsn, workflow_ids, interval, source=source):
         yield from changes
 
 
 def watch_changes(
     dsn: str | None,
-    workflow_ids: Sequence[UUID | str] | None,
+    workflow_ids: Sequence[Key] | None,
     interval: float,
     on_poll: Callable[[psycopg.Connection[TupleRow], list[Workflow]], None] = lambda _conn, _workflows: None,
+    *,
+    source: Source = OWN,
 ) -> Iterator[list[Workflow]]:
     """Follow workflows as watch does, but yield what each poll found changed, which may be nothing.
 
@@ -52,20 +57,19 @@ def watch_changes(
     """
     first = connect(dsn, autocommit=True)
     conn: psycopg.Connection[TupleRow] | None = first
-    listens = _listen(first)
-    seen: dict[UUID, Workflow] = {}
+    listens = _listen(first, source)
+    seen: dict[Key, Workflow] = {}
     try:
         if workflow_ids is not None:
-            found = {str(workflow.workflow_id) for workflow in get_workflows(first, workflow_ids)}
             for workflow_id in workflow_ids:
-                if str(UUID(str(workflow_id))) not in found:
+                if not get_workflows(first, [workflow_id], source=source):
                     raise WorkflowNotFound(workflow_id)
         while True:
             try:
                 if conn is None:
                     conn = connect(dsn, autocommit=True)
-                    listens = _listen(conn)
-                now = _poll(conn, workflow_ids, seen)
+                    listens = _listen(conn, source)
+                now = _poll(conn, workflow_ids, seen, source)
                 on_poll(conn, now)
             except psycopg.OperationalError:
                 # The server restarts, or a failover is under way: what changed meanwhile is seen after it.
@@ -78,7 +82,7 @@ def watch_changes(
             changes = [workflow for workflow in now if seen.get(workflow.workflow_id) != workflow]
             seen = {workflow.workflow_id: workflow for workflow in now}
             yield changes
-            if workflow_ids is not None and all(workflow.status in SETTLED for workflow in now):
+            if workflow_ids is not None and not any(_is_active(workflow, source) for workflow in now):
                 return
             if listens:
                 with suppress(psycopg.OperationalError):  # the next poll finds out
@@ -91,9 +95,9 @@ def watch_changes(
             conn.close()
 
 
-def _listen(conn: psycopg.Connection[TupleRow]) -> bool:
+def _listen(conn: psycopg.Connection[TupleRow], source: Source) -> bool:
     """Listen where notifications are on; return whether they are."""
-    listens = conn.execute(NOTIFIES).fetchone() == (True,)
+    listens = source is OWN and conn.execute(NOTIFIES).fetchone() == (True,)
     if listens:
         conn.execute(f"listen {CHANNEL}")
     return listens
@@ -101,13 +105,19 @@ def _listen(conn: psycopg.Connection[TupleRow]) -> bool:
 
 def _poll(
     conn: psycopg.Connection[TupleRow],
-    workflow_ids: Sequence[UUID | str] | None,
-    seen: dict[UUID, Workflow],
+    workflow_ids: Sequence[Key] | None,
+    seen: dict[Key, Workflow],
+    source: Source,
 ) -> list[Workflow]:
     if workflow_ids is not None:
-        return get_workflows(conn, workflow_ids)
-    active = list_workflows(conn, status=ACTIVE, limit=_MOST)
+        return get_workflows(conn, workflow_ids, source=source)
+    newest = list_workflows(conn, status=source.active, limit=_MOST, source=source)
+    active = [workflow for workflow in newest if _is_active(workflow, source)]
     ids = {workflow.workflow_id for workflow in active}
     # Those that were active a moment ago: their end is worth telling.
-    ended = [old.workflow_id for old in seen.values() if old.status in ACTIVE and old.workflow_id not in ids]
-    return active + (get_workflows(conn, ended) if ended else [])
+    ended = [old.workflow_id for old in seen.values() if _is_active(old, source) and old.workflow_id not in ids]
+    return active + (get_workflows(conn, ended, source=source) if ended else [])
+
+
+def _is_active(workflow: Workflow, source: Source) -> bool:
+    return (workflow.status or "").lower() not in source.settled

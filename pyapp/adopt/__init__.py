@@ -1,7 +1,7 @@
 """Adopting the tables that an application has already: exact progress, with no change to the application."""
 
 from pyapp.adopt.backfill import backfill, publish_all, uncounted
-from pyapp.adopt.catalog import Findings, Wanted, look
+from pyapp.adopt.findings import Findings, Wanted, look
 from pyapp.adopt.install import Adoption, get_adoption, install, list_adoptions, remove
 from pyapp.adopt.pair import AdoptError, Labels, Pair
 

@@ -1,7 +1,7 @@
 """Counting what was there before: in batches, while everybody goes on writing, exact from the commit of each.
 
-Workflows that have not been counted are frozen at 'epoch': what is added to their counters is passed over. Thawing counts
-a workflow while its row is locked, as repair does.
+Workflows that have not been counted are frozen at 'epoch': what is added to their counters is passed over. Thawing
+counts a workflow while its row is locked, as repair does.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def uncounted(conn: Connection[Any], pair: Pair) -> int:
     return int(
         _value(
             conn,
-            f"select count(*) from {quote(*pair.workflows)} as u left join {pair.counters} as s on s.id = u.{quote(pair.key)}"
+            f"select count(*) from {quote(*pair.workflows)} as u"
+            f" left join {pair.counters} as s on s.id = u.{quote(pair.key)}"
             " where s.id is null or s.progress_frozen_at = 'epoch'",
         )
     )
@@ -62,9 +63,9 @@ def uncounted(conn: Connection[Any], pair: Pair) -> int:
 def backfill(conn: Connection[Any], pair: Pair, on_batch: OnBatch = lambda _: None) -> Counted:
     """Count all workflows that have not been counted, in batches, each in a transaction of its own.
 
-    ``conn`` must be in autocommit mode. A run that is broken off is taken up where it was. ``on_batch`` is told the number
-    of workflows of each batch. Finished workflows none of whose tasks was ever reported, and whose stored progress is 100,
-    are frozen as they are. Returns what was done.
+    ``conn`` must be in autocommit mode. A run that is broken off is taken up where it was. ``on_batch`` is told the
+    number of workflows of each batch. Finished workflows none of whose tasks was ever reported, and whose stored
+    progress is 100, are frozen as they are. Returns what was done.
     """
     steps, record = _Steps(pair), f"{quote(pair.schema)}.adoption"
     position = _value(conn, f"select position from {record}")
@@ -131,7 +132,8 @@ class _Steps:
             meaning, plan = meaning_and_plan(pair, "u")
             conn.execute(
                 f"insert into {pair.counters} as s (id, status, agents_planned, progress_frozen_at)"
-                f" select {self._key}, {meaning}, {plan}, 'epoch' from {self._workflows} as u where {self._key} = {self._keys}"
+                f" select {self._key}, {meaning}, {plan}, 'epoch'"
+                f" from {self._workflows} as u where {self._key} = {self._keys}"
                 f" order by {self._key} on conflict (id) do update set status = excluded.status,"
                 " agents_planned = coalesce(excluded.agents_planned, s.agents_planned)"
                 " where s.progress_frozen_at = 'epoch'".encode(),
@@ -139,7 +141,8 @@ class _Steps:
             )
         # In the order in which everybody locks them.
         conn.execute(
-            f"select from {pair.counters} where {self._id} = {self._keys} order by {self._id} for no key update".encode(),
+            f"select from {pair.counters} where {self._id} = {self._keys}"
+            f" order by {self._id} for no key update".encode(),
             given,
         )
         if pair.columns and pair.recount:

@@ -12,7 +12,8 @@ import psycopg
 from psycopg import Connection, sql
 from psycopg.rows import tuple_row
 
-from pyapp.adopt.catalog import Findings, partitions
+from pyapp.adopt.catalog import partitions
+from pyapp.adopt.findings import Findings
 from pyapp.adopt.pair import AdoptError, Pair, literal, quote
 from pyapp.adopt.render import removal, script
 
@@ -72,7 +73,7 @@ def get_adoption(conn: Connection[Any], name: str) -> Adoption:
     return named[0]
 
 
-def full_script(conn: Connection[Any], findings: Findings) -> str:
+def full_script(findings: Findings) -> str:
     """Render the SQL that adopts a pair, the record of it included."""
     pair = findings.pair
     text = script(pair, findings.partitions)
@@ -95,7 +96,7 @@ set
 
 def install(conn: Connection[Any], findings: Findings, on_step: OnStep = lambda _: None) -> None:
     """Install what adopts a pair, or what of it is missing or old, in one transaction. Raises AdoptError."""
-    _patiently(conn, full_script(conn, findings), on_step)
+    _patiently(conn, full_script(findings), on_step)
 
 
 def is_current(conn: Connection[Any], adoption: Adoption) -> bool:

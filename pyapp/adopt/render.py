@@ -1,7 +1,7 @@
 """The SQL of an adoption: the files of sql/ with other names, and those of sql/adopt/.
 
-The logic is written once. What depends on the tables occurs in sql/ as a closed list of tokens (``_TOKEN``); each stands for
-a value of the pair, and for itself where the tables are ours.
+The logic is written once. What depends on the tables occurs in sql/ as a closed list of tokens (``_TOKEN``); each
+stands for a value of the pair, and for itself where the tables are ours.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ _ON_TABLE = re.compile(r"^(?:create (?:or replace )?trigger|comment on trigger) 
 # Two that miss the row at once: one inserts it, and the other adds to it after that one's commit.
 _AGAIN = (
     "exit when found;",
-    "exit when KEY is null or (tg_op = 'DELETE' and not exists (select from their_workflow as u where u.their_key = KEY));",
+    "exit when KEY is null",
+    "    or (tg_op = 'DELETE' and not exists (select from their_workflow as u where u.their_key = KEY));",
     "insert into public.workflow_counter (id, progress_frozen_at) values (KEY, 'epoch') on conflict (id) do nothing;",
 )
 _MISSING = "when syntax_error_or_access_rule_violation or invalid_schema_name then"
@@ -171,6 +172,12 @@ def tasks_relation(pair: Pair) -> str:
     return _tasks(pair, quote(*pair.tasks))
 
 
+def formula(pair: Pair) -> str:
+    """Render the types and the formula alone."""
+    types = _render(pair, _read("adopt/01_schema.sql").partition("create table")[0])
+    return (types + _render(pair, _read(SHARED[0]))).replace(_QUOTE, "$agent_progress$")
+
+
 def meaning_and_plan(pair: Pair, row: str) -> tuple[str, str]:
     """Write the meaning of the status of a workflow, and its plan."""
     return _meaning(pair, row), _plan(pair, row)
@@ -204,13 +211,14 @@ def _conflicts(text: str, rule: str) -> str:
 
 
 def _fail_open(pair: Pair, trigger: str) -> str:
-    """Let a statement through that cannot be counted since a column is gone, and wait for rows that are not there yet."""
+    """Let a statement through that cannot be counted since a column is gone, and add to rows that are not there yet."""
 
     def read_apart(match: re.Match[str]) -> str:
         block = re.sub(r"^(?=.)", "    ", match[1], flags=re.MULTILINE)
         counted = " + ".join(f"w.agents_{name}" for name in ("created", "completed", "failed", "cancelled"))
         return (
-            f"begin\n    -- What is missing is found out here, where nothing has been written yet.\n    begin\n{block}\n\n"
+            "begin\n    -- What is missing is found out here, where nothing has been written yet.\n"
+            f"    begin\n{block}\n\n"
             f"        perform {counted} from their_counters as w where false;\n"
             f"    exception\n        {_MISSING}\n            raise warning using\n"
             "                message = format('agent-progress: not counted: %s', sqlerrm),\n"
@@ -221,7 +229,12 @@ def _fail_open(pair: Pair, trigger: str) -> str:
     def again(match: re.Match[str]) -> str:
         indent, key = match[1], match[2]
         update = re.sub(r"^(?=.)", "    ", match[0], flags=re.MULTILINE)
-        lines = [f"{indent}loop", update.rstrip("\n"), *(f"{indent}    {line}" for line in _AGAIN), f"{indent}end loop;"]
+        lines = [
+            f"{indent}loop",
+            update.rstrip("\n"),
+            *(f"{indent}    {line}" for line in _AGAIN),
+            f"{indent}end loop;",
+        ]
         return "\n".join(lines).replace("KEY", key) + "\n"
 
     text = _READ.sub(read_apart, trigger)
@@ -340,7 +353,7 @@ def _reading(pair: Pair) -> dict[str, str]:
 def _workflows(pair: Pair, existing: frozenset[str] | None) -> str:
     """Write a subquery for workflows with our names.
 
-    It reads the columns of the application's that are in ``existing`` by their names, and all of them for None; others by
+    It reads the columns of the application's that are in ``existing`` by their names, all of them for None; others by
     way of JSON, which does not mind if they are gone.
     """
 

@@ -4,19 +4,20 @@ import argparse
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
-from uuid import UUID
 
 import psycopg
+from psycopg import sql
 
-from pyapp.cli.common import database, print_json, say, workflow_id
+from pyapp.cli.common import add_name, database, find_source, print_json, say, workflow_key
 from pyapp.db import connect
-from pyapp.models import Drift
+from pyapp.models import Drift, Key
 from pyapp.progress import find_drift, get_workflow
 from pyapp.render import as_columns
 from pyapp.schema import missing_objects
+from pyapp.source import OWN, Source, verbatim
 from pyapp.tasks import repair
 
 # Seconds between two lines that say how far it is, where there is no terminal.
@@ -32,7 +33,8 @@ def add_commands(commands: Any, shared: argparse.ArgumentParser) -> None:
         description="Count every task and compare with what is stored; see that all triggers are there and enabled."
         " Exits 1 where anything is wrong.",
     )
-    command.add_argument("ids", type=workflow_id, nargs="*", metavar="ID", help="check these workflows only")
+    add_name(command)
+    command.add_argument("ids", nargs="*", metavar="ID", help="check these workflows only")
     command.add_argument("--json", action="store_true", help="print the result as JSON")
     command.set_defaults(run=_check)
 
@@ -43,18 +45,25 @@ def add_commands(commands: Any, shared: argparse.ArgumentParser) -> None:
         description="Recount the workflows whose stored progress is wrong, and mend them, each in a transaction of its"
         " own, while others go on writing. Says what it changed.",
     )
-    command.add_argument("ids", type=workflow_id, nargs="*", metavar="ID", help="repair these workflows only")
+    add_name(command)
+    command.add_argument("ids", nargs="*", metavar="ID", help="repair these workflows only")
     command.add_argument("--json", action="store_true", help="print what was changed as JSON")
     command.set_defaults(run=_repair)
 
 
 def _check(args: argparse.Namespace) -> int:
+    keys = [workflow_key(text, args) for text in args.ids] or None
     with database(args) as dsn, connect(dsn, autocommit=True) as conn:
-        missing = missing_objects(conn)
-        checked, drift = check(conn, args.ids or None)
+        source = find_source(conn, args)
+        missing, notes = _missing(conn, source)
+        checked, drift = check(conn, keys, source)
     if args.json:
-        print_json({"workflows": checked, "drift": drift, "missing": missing})
+        print_json(
+            {"workflows": checked, "drift": drift, "missing": missing, **({"notes": notes} if args.name else {})}
+        )
     else:
+        for note in notes:
+            print(note)
         for name in missing:
             print(f"missing: {name}")
         if drift:
@@ -63,16 +72,19 @@ def _check(args: argparse.Namespace) -> int:
         verdict = f"{len(drift)} wrong: agent-progress repair mends them" if drift else "stored equals counted"
         print(f"{checked} {noun} checked, {verdict}")
         if missing:
-            say("the schema is not whole: run agent-progress migrate, or enable the triggers, and check again")
+            mend = f"adopt --name {args.name}" if args.name else "migrate"
+            say(f"the schema is not whole: run agent-progress {mend}, or enable the triggers, and check again")
     return 1 if drift or missing else 0
 
 
 def _repair(args: argparse.Namespace) -> int:
     mended: list[Drift] = []
+    keys = [workflow_key(text, args) for text in args.ids] or None
     with database(args) as dsn, connect(dsn, autocommit=True) as conn:
-        _, drift = check(conn, args.ids or None)
+        source = find_source(conn, args)
+        _, drift = check(conn, keys, source)
         for wrong in drift:
-            mended += _repair_one(conn, wrong.workflow_id)
+            mended += _repair_one(conn, wrong.workflow_id, source)
     if args.json:
         print_json(mended)
     else:
@@ -80,27 +92,39 @@ def _repair(args: argparse.Namespace) -> int:
     return 0
 
 
-def _repair_one(conn: psycopg.Connection[Any], workflow: UUID) -> list[Drift]:
+def _missing(conn: psycopg.Connection[Any], source: Source) -> tuple[list[str], list[str]]:
+    """List what is missing, and what else is to be said of adopted tables."""
+    if source.name is None:
+        return missing_objects(conn), []
+    from pyapp.adopt.health import examine
+
+    return examine(conn, source.name)
+
+
+def _repair_one(conn: psycopg.Connection[Any], workflow: Key, source: Source) -> list[Drift]:
     while True:
         try:
-            return repair(conn, workflow)
+            return repair(conn, workflow, source=source)
         except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
             continue  # the other one went first; now it is our turn
         except LookupError:
             return []  # deleted meanwhile
 
 
-def check(conn: psycopg.Connection[Any], ids: list[UUID] | None) -> tuple[int, list[Drift]]:
+def check(conn: psycopg.Connection[Any], ids: Sequence[Key] | None, source: Source = OWN) -> tuple[int, list[Drift]]:
     """Compare all workflows, or those given, showing that it is at work.
 
     Returns how many were compared and those that are wrong. Raises WorkflowNotFound for an unknown id.
     """
     for workflow in ids or ():
-        get_workflow(conn, workflow)
-    row = conn.execute("select count(*), coalesce(sum(agents_created), 0) from public.workflow").fetchone()
+        get_workflow(conn, workflow, source=source)
+    query = sql.SQL("select count(*), coalesce(sum(p.agents_created), 0) from {} as p").format(
+        verbatim(source.progress)
+    )
+    row = conn.execute(query, []).fetchone()
     workflows, tasks = row or (0, 0)
     with _heartbeat(f"counting {tasks} tasks of {workflows} workflows" if ids is None else "counting tasks"):
-        drift = find_drift(conn, ids)
+        drift = find_drift(conn, ids, source=source)
     return workflows if ids is None else len(ids), drift
 
 

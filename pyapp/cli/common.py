@@ -11,7 +11,11 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from psycopg import Connection
+
 from pyapp.db import find_dsn
+from pyapp.models import Key
+from pyapp.source import OWN, Source
 
 STATUSES = ("initiated", "running", "paused", "completed", "failed", "cancelled")
 
@@ -45,6 +49,30 @@ def workflow_id(text: str) -> UUID:
         return UUID(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a workflow id (a UUID)") from None
+
+
+def add_name(command: argparse.ArgumentParser) -> None:
+    """Let a command work on an adopted pair as well."""
+    command.add_argument("--name", metavar="NAME", help="the adopted tables of this name, instead of our own")
+
+
+def find_source(conn: Connection[Any], args: argparse.Namespace) -> Source:
+    """Find the tables that the user means."""
+    if args.name is None:
+        return OWN
+    from pyapp.adopt import source
+
+    return source.find_source(conn, args.name)
+
+
+def workflow_key(text: str, args: argparse.Namespace) -> Key:
+    """Read the key of a workflow, which in adopted tables can be anything. Raises UsageError."""
+    if args.name is not None:
+        return text
+    try:
+        return UUID(text)
+    except ValueError:
+        raise UsageError(f"{text!r} is not a workflow id (a UUID)") from None
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from importlib.metadata import version
 
 import psycopg
 
+from pyapp.adopt import command as adopt
+from pyapp.adopt.pair import AdoptError
 from pyapp.cli import checks, common, moves, schema, workflows
 from pyapp.embedded import EmbeddedError
 from pyapp.migrate import MigrationError
@@ -73,6 +75,7 @@ def _explain(error: Exception) -> str | None:
         common.UsageError,
         MigrationError,
         EmbeddedError,
+        AdoptError,
         TraceError,
         TransitionNotAllowed,
         VersionConflict,
@@ -102,6 +105,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"agent-progress {version('agent-progress')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (schema, workflows, moves, checks, replay, web):
+    for module in (schema, workflows, moves, checks, adopt, replay, web):
         module.add_commands(commands, shared)
     return parser

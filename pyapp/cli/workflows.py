@@ -5,14 +5,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
-from uuid import UUID
 
 from psycopg import Connection
 
-from pyapp.cli.common import STATUSES, database, print_json, workflow_id
+from pyapp.cli.common import STATUSES, UsageError, add_name, database, find_source, print_json, say, workflow_key
 from pyapp.db import connect
 from pyapp.history import get_forecasts, list_timeline
-from pyapp.models import Forecast, Workflow
+from pyapp.models import Forecast, Key, ProgressMetrics, Task, Workflow
 from pyapp.progress import get_workflow, list_tasks, list_workflows, progress_metrics
 from pyapp.render import agents, as_columns, clean, live_table, outlook, plain_bar, plain_line, stage_line
 from pyapp.stages import get_state, list_stages, stage_progress
@@ -24,18 +23,18 @@ _PRIORITIES = ("low", "medium", "high", "critical")
 def add_commands(commands: Any, shared: argparse.ArgumentParser) -> None:
     """Add the commands of this module to the parser."""
     command = commands.add_parser("list", parents=[shared], help="list workflows, newest first")
-    command.add_argument("--status", choices=STATUSES, help="only those with this status")
+    add_name(command)
+    command.add_argument("--status", help=f"only those with this status ({', '.join(STATUSES)})")
     command.add_argument("--type", help="only those of this type")
-    command.add_argument("--priority", choices=_PRIORITIES, help="only those with this priority")
+    command.add_argument("--priority", help=f"only those with this priority ({', '.join(_PRIORITIES)})")
     command.add_argument("--limit", type=_positive, default=50, metavar="N", help="at most N of them (default 50)")
-    command.add_argument(
-        "--after", type=workflow_id, metavar="ID", help="the next page: those after this one in the list"
-    )
+    command.add_argument("--after", metavar="ID", help="the next page: those after this one in the list")
     command.add_argument("--json", action="store_true", help="print them as JSON")
     command.set_defaults(run=_list)
 
     command = commands.add_parser("show", parents=[shared], help="show one workflow")
-    command.add_argument("id", type=workflow_id, metavar="ID", help="the workflow's id")
+    add_name(command)
+    command.add_argument("id", metavar="ID", help="the workflow's id")
     command.add_argument("--tasks", action="store_true", help="list its tasks as well")
     command.add_argument("--timeline", action="store_true", help="list what happened to it: events, stages and tasks")
     command.add_argument("--metrics", action="store_true", help="say how long reading took, and whether it is stale")
@@ -49,7 +48,8 @@ def add_commands(commands: Any, shared: argparse.ArgumentParser) -> None:
         description="Follow workflows live: bars in a terminal, a line for each change in a pipe. Ends when all those"
         " given have ended; without an id it follows the active ones until Ctrl-C.",
     )
-    command.add_argument("ids", type=workflow_id, nargs="*", metavar="ID", help="workflows to follow")
+    add_name(command)
+    command.add_argument("ids", nargs="*", metavar="ID", help="workflows to follow")
     command.add_argument(
         "--interval",
         type=_seconds,
@@ -62,14 +62,17 @@ def add_commands(commands: Any, shared: argparse.ArgumentParser) -> None:
 
 
 def _list(args: argparse.Namespace) -> int:
+    _require_known(args)
     with database(args) as dsn, connect(dsn) as conn:
+        source = find_source(conn, args)
         workflows = list_workflows(
             conn,
             status=args.status,
             type=args.type,
             priority=args.priority,
             limit=args.limit,
-            after=get_workflow(conn, args.after) if args.after else None,
+            after=get_workflow(conn, workflow_key(args.after, args), source=source) if args.after else None,
+            source=source,
         )
     if args.json:
         print_json(workflows)
@@ -93,14 +96,17 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
+    key = workflow_key(args.id, args)
+    if args.name is not None:
+        return _show_adopted(args, key)
     with database(args) as dsn, connect(dsn) as conn:
-        workflow = get_workflow(conn, args.id)
-        tasks = list_tasks(conn, args.id) if args.tasks else None
-        metrics = progress_metrics(conn, args.id) if args.metrics else None
-        state = get_state(conn, args.id)
-        stages, by_stages = list_stages(conn, args.id), stage_progress(conn, args.id)
-        forecast = get_forecasts(conn, [args.id]).get(args.id)
-        timeline = list_timeline(conn, args.id, limit=None) if args.timeline else None
+        workflow = get_workflow(conn, key)
+        tasks = list_tasks(conn, key) if args.tasks else None
+        metrics = progress_metrics(conn, key) if args.metrics else None
+        state = get_state(conn, key)
+        stages, by_stages = list_stages(conn, key), stage_progress(conn, key)
+        forecast = get_forecasts(conn, [key]).get(key)
+        timeline = list_timeline(conn, key, limit=None) if args.timeline else None
     if args.json:
         parts = asdict(workflow) | {"version": state.version, "stages": stages, "stage_progress": by_stages}
         parts |= {"forecast": forecast} | ({} if timeline is None else {"timeline": timeline})
@@ -115,18 +121,55 @@ def _show(args: argparse.Namespace) -> int:
     if forecast is not None and (told := outlook(forecast)):
         print(f"forecast   {told}")
     if metrics is not None:
-        print(f"read in    {metrics.calculation_time_ms:.2f} ms, {'STALE' if metrics.stale_data else 'not stale'}")
+        print(_measured(metrics))
     if timeline is not None:
         moments = [(f"{m.at:%Y-%m-%d %H:%M:%S.%f}"[:-3], m.kind, m.name, m.what) for m in timeline]
         print("\n" + as_columns(moments, ("AT", "KIND", "NAME", "WHAT")))
     if tasks is not None:
-        header = ("TASK", "KEY", "AGENT", "STAGE", "STATUS", "RETRIES", "COMPLETED")
-        rows = [
-            (t.id, t.external_id, t.agent_type, t.stage, t.status, t.retry_count or "", _time(t.completed_at))
-            for t in tasks
-        ]
-        print("\n" + as_columns(rows, header))
+        print("\n" + _task_table(tasks))
     return 0
+
+
+def _show_adopted(args: argparse.Namespace, key: Key) -> int:
+    """Show what adopted tables have: no stages and no history of ours."""
+    with database(args) as dsn, connect(dsn) as conn:
+        source = find_source(conn, args)
+        workflow = get_workflow(conn, key, source=source)
+        tasks = list_tasks(conn, key, source=source) if args.tasks else None
+        metrics = progress_metrics(conn, key, source=source) if args.metrics else None
+    if args.timeline:
+        say("adopted tables have no timeline")
+    if args.json:
+        parts = asdict(workflow) | ({} if tasks is None else {"tasks": tasks})
+        print_json(parts | ({} if metrics is None else {"metrics": metrics}))
+        return 0
+    print(_description(workflow))
+    if metrics is not None:
+        print(_measured(metrics))
+    if tasks is not None:
+        print("\n" + _task_table(tasks))
+    return 0
+
+
+def _measured(metrics: ProgressMetrics) -> str:
+    return f"read in    {metrics.calculation_time_ms:.2f} ms, {'STALE' if metrics.stale_data else 'not stale'}"
+
+
+def _task_table(tasks: list[Task]) -> str:
+    header = ("TASK", "KEY", "AGENT", "STAGE", "STATUS", "RETRIES", "COMPLETED")
+    rows = [
+        (t.id, t.external_id, t.agent_type, t.stage, t.status, t.retry_count or "", _time(t.completed_at))
+        for t in tasks
+    ]
+    return as_columns(rows, header)
+
+
+def _require_known(args: argparse.Namespace) -> None:
+    """Refuse statuses and priorities that our own tables cannot have."""
+    for option, known in (("status", STATUSES), ("priority", _PRIORITIES)):
+        given = getattr(args, option)
+        if args.name is None and given is not None and given not in known:
+            raise UsageError(f"--{option} {given}: choose from {', '.join(known)}")
 
 
 def _description(w: Workflow) -> str:
@@ -139,14 +182,14 @@ def _description(w: Workflow) -> str:
         "not created yet": uncreated,
     }
     lines = {
-        "workflow": f"{clean(w.name)}  ({w.workflow_id})",
+        "workflow": f"{clean(w.name)}  ({clean(str(w.workflow_id))})".strip(),
         "about": clean(w.description) if w.description else None,
         "progress": f"{plain_bar(w.progress)} {w.progress} %  ({agents(w)})",
         "agents": ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none yet",
         "settled": f"{w.settled_percentage} %",
-        "status": w.status,
+        "status": clean(w.status),
         "stage": clean(w.current_stage),
-        "type": f"{clean(w.type)}, priority {w.priority}",
+        "type": ", ".join(filter(None, (clean(w.type), f"priority {clean(w.priority)}" if w.priority else ""))),
         "trace": clean(w.trace_id) if w.trace_id else None,
         "created": _time(w.created_at),
         "updated": _time(w.updated_at),
@@ -157,19 +200,24 @@ def _description(w: Workflow) -> str:
 
 
 def _watch(args: argparse.Namespace) -> int:
-    forecasts: dict[UUID, Forecast] = {}
+    forecasts: dict[Key, Forecast] = {}
+    keys = [workflow_key(text, args) for text in args.ids] or None
 
     def read_forecasts(conn: Connection[Any], workflows: list[Workflow]) -> None:
         forecasts.clear()
+        if args.name is not None:
+            return  # adopted tables have none
         forecasts.update(get_forecasts(conn, [w.workflow_id for w in workflows if w.status == "running"]))
 
     with database(args) as dsn:
+        with connect(dsn) as conn:
+            source = find_source(conn, args)
         if args.json:
-            for workflows in watch_changes(dsn, args.ids or None, args.interval):
+            for workflows in watch_changes(dsn, keys, args.interval, source=source):
                 for workflow in workflows:
                     print_json(workflow)
             return 0
-        changes = watch_changes(dsn, args.ids or None, args.interval, read_forecasts)
+        changes = watch_changes(dsn, keys, args.interval, read_forecasts, source=source)
         if sys.stdout.isatty() and _has_rich():
             _watch_live(changes, forecasts)
             return 0
@@ -179,14 +227,14 @@ def _watch(args: argparse.Namespace) -> int:
     return 0
 
 
-def _watch_live(changes: Iterator[list[Workflow]], forecasts: dict[UUID, Forecast]) -> None:
+def _watch_live(changes: Iterator[list[Workflow]], forecasts: dict[Key, Forecast]) -> None:
     from rich.live import Live
 
-    seen: dict[UUID, Workflow] = {}
+    seen: dict[Key, Workflow] = {}
     with Live(auto_refresh=False) as display:
         for workflows in changes:
             seen |= {workflow.workflow_id: workflow for workflow in workflows}
-            rows = sorted(seen.values(), key=lambda w: (w.created_at, w.workflow_id), reverse=True)
+            rows = sorted(seen.values(), key=lambda w: (str(w.created_at), str(w.workflow_id)), reverse=True)
             waiting = "no active workflows; waiting (Ctrl-C ends)"
             display.update(live_table(rows, forecasts) if rows else waiting, refresh=True)
 

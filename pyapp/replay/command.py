@@ -10,7 +10,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 from psycopg.conninfo import conninfo_to_dict
 
@@ -18,7 +17,7 @@ from pyapp.cli.checks import check
 from pyapp.cli.common import database, say
 from pyapp.db import connect
 from pyapp.history import get_forecasts
-from pyapp.models import Forecast, Workflow
+from pyapp.models import Forecast, Key, Workflow
 from pyapp.progress import get_workflows
 from pyapp.render import agents, as_columns, live_table, plain_line
 from pyapp.replay.player import Player
@@ -172,7 +171,7 @@ def _display() -> Iterator[Any]:
     except ImportError:
         told: dict[Any, Any] = {}
 
-        def tell(workflows: Sequence[Workflow], forecasts: Mapping[UUID, Forecast]) -> None:
+        def tell(workflows: Sequence[Workflow], forecasts: Mapping[Key, Forecast]) -> None:
             for workflow in workflows:
                 news = (workflow.progress // 10, workflow.status)
                 if told.get(workflow.workflow_id) != news:

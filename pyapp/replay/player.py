@@ -13,12 +13,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
-from uuid import UUID
 
 import psycopg
 
 from pyapp.db import connect
-from pyapp.models import NewTask, TransitionNotAllowed, WorkflowNotFound
+from pyapp.models import Key, NewTask, TransitionNotAllowed, WorkflowNotFound
 from pyapp.replay.trace import Trace, TraceTask
 from pyapp.stages import transition
 from pyapp.tasks import add_tasks, create_workflow, report_task
@@ -32,7 +31,7 @@ class _Run:
     """A trace that is being played: its workflow, and how many of its events are still to come."""
 
     trace: Trace
-    workflow_id: UUID
+    workflow_id: Key
     stages: list[str]
     reached: int = -1
     open_tasks: int = 0
@@ -78,7 +77,7 @@ class Player:
         self.runs: list[_Run] = []
 
     @property
-    def workflow_ids(self) -> list[UUID]:
+    def workflow_ids(self) -> list[Key]:
         """The workflows, in the order of their traces."""
         return [run.workflow_id for run in self.runs]
 
@@ -150,7 +149,7 @@ class Player:
         for task, row in zip(tasks, added, strict=True):
             self._schedule_reports(run, task, row.id)
 
-    def _schedule_reports(self, run: _Run, task: TraceTask, task_id: UUID) -> None:
+    def _schedule_reports(self, run: _Run, task: TraceTask, task_id: Key) -> None:
         reports: list[tuple[float, str]] = []
         for attempt in task.attempts:
             if attempt is not task.attempts[0]:
