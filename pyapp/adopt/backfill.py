@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import psycopg
 from psycopg import Connection
+from psycopg.rows import TupleRow, tuple_row
 
 from pyapp.adopt.pair import Pair, quote
 from pyapp.adopt.render import meaning_and_plan, tasks_relation
@@ -118,49 +119,54 @@ class _Steps:
         self._pair = pair
         self._workflows, self._key = quote(*pair.workflows), f"u.{quote(pair.key)}"
         self._id = quote(pair.key) if pair.columns else "id"
-        self._keys = f"any (%(keys)s::text[]::{pair.key_type}[])"
+        self._keys = f"any ($1::text[]::{pair.key_type}[])"
 
     def next_keys(self, conn: Connection[Any], after: str | None, limit: int) -> list[str]:
-        where = "" if after is None else f" where {self._key} > %(after)s::text::{self._pair.key_type}"
-        query = f"select {self._key}::text from {self._workflows} as u{where} order by {self._key} limit %(limit)s"
-        return [row[0] for row in conn.execute(query.encode(), {"after": after, "limit": limit})]
+        where = "" if after is None else f" where {self._key} > $2::text::{self._pair.key_type}"
+        query = f"select {self._key}::text from {self._workflows} as u{where} order by {self._key} limit $1"
+        return [row[0] for row in _run(conn, query, limit, *([] if after is None else [after]))]
 
     def count(self, conn: Connection[Any], keys: Sequence[str]) -> list[str]:
         """Count these workflows; return those that were frozen instead."""
-        pair, given = self._pair, {"keys": list(keys)}
+        pair, given = self._pair, list(keys)
         if not pair.columns:
             meaning, plan = meaning_and_plan(pair, "u")
-            conn.execute(
+            _run(
+                conn,
                 f"insert into {pair.counters} as s (id, status, agents_planned, progress_frozen_at)"
                 f" select {self._key}, {meaning}, {plan}, 'epoch'"
                 f" from {self._workflows} as u where {self._key} = {self._keys}"
                 f" order by {self._key} on conflict (id) do update set status = excluded.status,"
                 " agents_planned = coalesce(excluded.agents_planned, s.agents_planned)"
-                " where s.progress_frozen_at = 'epoch'".encode(),
+                " where s.progress_frozen_at = 'epoch'",
                 given,
             )
         # In the order in which everybody locks them.
-        conn.execute(
+        _run(
+            conn,
             f"select from {pair.counters} where {self._id} = {self._keys}"
-            f" order by {self._id} for no key update".encode(),
+            f" order by {self._id} for no key update",
             given,
         )
         if pair.columns and pair.recount:
             # Counters of an earlier adoption: nobody kept them since.
-            conn.execute(
+            _run(
+                conn,
                 f"update {pair.counters} set progress_frozen_at = 'epoch'"
-                f" where {self._id} = {self._keys} and progress_frozen_at is null".encode(),
+                f" where {self._id} = {self._keys} and progress_frozen_at is null",
                 given,
             )
         untold = self._never_reported(conn, keys)
         if untold:
-            conn.execute(
-                f"update {pair.counters} set progress_frozen_at = now() where {self._id} = {self._keys}".encode(),
-                {"keys": untold},
+            _run(
+                conn,
+                f"update {pair.counters} set progress_frozen_at = now() where {self._id} = {self._keys}",
+                untold,
             )
-        conn.execute(
+        _run(
+            conn,
             f"update {pair.counters} set progress_frozen_at = null"
-            f" where {self._id} = {self._keys} and progress_frozen_at = 'epoch'".encode(),
+            f" where {self._id} = {self._keys} and progress_frozen_at = 'epoch'",
             given,
         )
         return untold
@@ -176,7 +182,7 @@ class _Steps:
             f" and not exists (select from {tasks_relation(pair)} as a"
             f" where a.workflow_id = {self._key} and a.status <> 'pending')"
         )
-        return [row[0] for row in conn.execute(query.encode(), {"keys": list(keys)})]
+        return [row[0] for row in _run(conn, query, list(keys))]
 
     def publish(self, conn: Connection[Any], keys: Sequence[str]) -> int:
         """Write the percentage of these workflows; return how many it was new to."""
@@ -195,7 +201,12 @@ class _Steps:
                 f" where s.id = {self._key} and {self._key} = {self._keys} and s.progress_frozen_at is null"
                 f" and u.{progress} is distinct from s.progress"
             )
-        return conn.execute(query.encode(), {"keys": list(keys)}).rowcount
+        return _run(conn, query, list(keys)).rowcount
+
+
+def _run(conn: Connection[Any], query: str, *values: Any) -> psycopg.RawCursor[TupleRow]:
+    """Execute with parameters $1, $2: a percent sign in a name of the application's is no placeholder."""
+    return psycopg.RawCursor(conn, row_factory=tuple_row).execute(query.encode(), values)
 
 
 def _retry(conn: Connection[Any], act: Callable[[], T]) -> T:

@@ -1,6 +1,7 @@
 """adopt and unadopt: exact progress for tables that an application has already."""
 
 import argparse
+import csv
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -301,7 +302,8 @@ def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def _values(text: str) -> tuple[str, ...]:
-    return tuple(value.strip() for value in text.split(",") if value.strip())
+    rows = csv.reader([text], skipinitialspace=True)  # a value with a comma in it stands in double quotes
+    return tuple(value.strip() for row in rows for value in row if value.strip())
 
 
 def _mapping(text: str) -> tuple[str, str]:

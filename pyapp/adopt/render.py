@@ -281,6 +281,7 @@ def _value(pair: Pair, token: str, *, late: bool, existing: frozenset[str] | Non
     if token.startswith(("new.", "old.")):
         row, _, column = token.partition(".")
         return _column(pair, row, column)
+    reading = _reading(pair)
     fixed = {
         "public.workflow": pair.counters,
         "public.agent_task": quote(*pair.tasks),
@@ -294,7 +295,9 @@ def _value(pair: Pair, token: str, *, late: bool, existing: frozenset[str] | Non
         "their_task_name": literal(quote(*pair.tasks)),
         "their_progress": quote(pair.progress_column or ""),
         "their_counters": pair.counters,
-        "their_reading": ", ".join(f"{name} {type_}" for name, type_ in _reading(pair).items()),
+        "their_reading": ", ".join(f"{name} {type_}" for name, type_ in reading.items()),
+        # The key as it is compared, as varchar or integer by its index; and as it is shown, text or bigint.
+        "their_values": ", ".join(f"w.{name}" + (f"::{type_}" if name == "id" else "") for name, type_ in reading.items()),
         "their_workflow_now": _workflows(pair, None),
         "their_workflow_by_name": _workflows(pair, frozenset()),
         "their_count": f"(\n{_count(pair)}\n)",
