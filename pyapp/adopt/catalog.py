@@ -29,7 +29,8 @@ _TABLE = """
             when c.relkind not in ('r', 'p') then 'is a view, an index or a foreign table: only tables can be adopted'
             when c.relpersistence = 't' then 'is a temporary table'
             when c.relispartition then 'is a partition: adopt the partitioned table that it belongs to'
-            when c.relhassubclass and c.relkind = 'r' then 'has heirs, whose writes could not be counted'
+            when c.relkind = 'r' and exists (select from pg_inherits as i where i.inhparent = c.oid)
+                then 'has heirs, whose writes could not be counted'
             when not pg_has_role(c.relowner, 'usage') then 'belongs to another role: only its owner can adopt it'
         end as refusal
     from pg_class as c

@@ -35,6 +35,10 @@ _KNOWN_AS = {
 _VARIABLES = frozenset(
     ("old_workflow", "new_workflow", "old_status", "new_status", "several", "sign", "changes", "change", "candidate")
 ) | {"stale", "workflow", "found", "new", "old", "tg_op", "tg_name", "sqlstate", "sqlerrm", "meaning"}
+_MOVING = (
+    r"\b((?:now|random|(?:clock|statement|transaction)_timestamp)(?=\s*\()|current_(?:date|time|timestamp)"
+    r"|local(?:time|timestamp))\b"
+)
 _INTEGERS = frozenset({"smallint", "integer", "bigint"})
 _STRINGS = frozenset({"text", "character varying", "character"})
 
@@ -148,7 +152,7 @@ def _keys(conn: Connection[Any], workflows: Table, tasks: Table, wanted: Wanted)
     if any(len(found[0]) > 1 for found in keys):
         raise AdoptError(f"the foreign key from {tasks.quoted} has several columns: composite keys cannot be adopted")
     if len(keys) > 1:
-        names = ", ".join(found[0][0] for found in keys)
+        names = ", ".join(sorted(found[0][0] for found in keys))
         raise AdoptError(
             f"{tasks.quoted} refers to {workflows.quoted} by several columns ({names}): say --task-workflow"
         )
@@ -343,18 +347,25 @@ def _shown(workflows: Table, wanted: Wanted, status: Labels | None) -> dict[str,
 
 
 def _try_condition(conn: Connection[Any], tasks: Table, option: str, condition: str) -> None:
-    names = re.findall(r"(?<![\w.\"])(\"?)([a-z_]\w*)\1", re.sub(r"'(?:[^']|'')*'", "''", condition.lower()))
+    text = re.sub(r"'(?:[^']|'')*'", "''", condition.lower())
+    names = re.findall(r"(?<![\w.\"])(\"?)([a-z_]\w*)\1", text)
     if clash := sorted({name for _, name in names if name in tasks.columns} & _VARIABLES):
         raise AdoptError(f"{option}: write task.{clash[0]} for the column {clash[0]}, which could mean something else")
-    query = sql.SQL("select 1 from {} as task where ({}) is true limit 1").format(
-        sql.Identifier(tasks.schema, tasks.name), sql.SQL(condition)
-    )
+    if moving := re.search(_MOVING, text):
+        raise AdoptError(
+            f"{option} {condition}: what changes by time alone ({moving[1]}) cannot be counted by triggers"
+        )
+    table = sql.Identifier(tasks.schema, tasks.name)
+    query = sql.SQL("select 1 from {} as task where ({}) is true limit 1").format(table, sql.SQL(condition))
+    # Of its own row alone: a check constraint allows no subquery.
+    check = sql.SQL("create temporary table task (like {}, check ({}))").format(table, sql.SQL(condition))
     try:
         with conn.transaction(force_rollback=True):
             conn.execute("set local search_path = pg_catalog, pg_temp")
             conn.execute("set local statement_timeout = '30s'")
             # One statement, by way of the extended protocol: a condition with a semicolon is refused.
             conn.execute(query, prepare=True)
+            conn.execute(check, prepare=True)
     except Error as error:
         raise AdoptError(f"{option} {condition}: {first_line(error)}") from error
 
