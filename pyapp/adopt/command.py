@@ -187,6 +187,11 @@ def _find(conn: Connection[Any], args: argparse.Namespace, before: Adoption | No
     found = look(conn, _wanted(args, schema))
     if before is not None and _storage(before.pair) != _storage(found.pair):
         raise UsageError(f"{args.name} was adopted in another way: unadopt it first, or give another --name")
+    if before is not None:
+        # The column of progress that --columns added is not the application's own.
+        ours = before.pair.columns and before.pair.progress is None and args.progress_column is None
+        pair = replace(found.pair, recount=before.pair.recount, progress=None if ours else found.pair.progress)
+        found = replace(found, pair=pair)
     return _with_leftovers(conn, found)
 
 

@@ -156,6 +156,8 @@ def removal(pair: Pair, triggers: Sequence[Trigger], *, drop_columns: bool = Fal
     ]
     if table and pair.columns and (drop_columns or not pair.live):
         dropped = [*(COUNTERS if drop_columns else ()), *(() if pair.live else (SHADOW_COLUMN,))]
+        if drop_columns and pair.live and pair.progress is None:
+            dropped.append("progress")
         columns = ", ".join(f"drop column if exists {quote(name)}" for name in dropped)
         statements.append(f"alter table {quote(*pair.workflows)} {columns};")
     return statements

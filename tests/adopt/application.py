@@ -179,6 +179,10 @@ class App:
             assert self.said() == {key: numbers[0] for key, numbers in stored.items()}
         assert self.drift() == []
 
+    def check_nothing_there(self) -> None:
+        """See that nothing of ours is there."""
+        assert self.run("select to_regnamespace('agent_progress')").fetchall() == [(None,)]
+
     def check(self) -> None:
         """See that check finds nothing wrong."""
         assert cli(self.dsn, "check", "--name", "default").code == 0

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import psycopg
 import pytest
@@ -13,15 +14,22 @@ from .application import App
 from .schemas import Shape
 
 
-@pytest.fixture
-def dsn(server: TestServer) -> Iterator[str]:
-    """An empty database, gone after the test."""
-    name = f"adopted_{os.environ.get('PYTEST_XDIST_WORKER', 'gw')}"
+@contextmanager
+def database(server: TestServer, name: str) -> Iterator[str]:
+    """Make an empty database, and drop it at the end."""
+    name = f"{name}_{os.environ.get('PYTEST_XDIST_WORKER', 'gw')}"
     with psycopg.connect(server.dsn("postgres"), autocommit=True) as admin:
         admin.execute(f"drop database if exists {name} with (force)")
         admin.execute(f"create database {name} template template0")
         yield server.dsn(name)
         admin.execute(f"drop database {name} with (force)")
+
+
+@pytest.fixture
+def dsn(server: TestServer) -> Iterator[str]:
+    """An empty database, gone after the test."""
+    with database(server, "adopted") as dsn:
+        yield dsn
 
 
 @pytest.fixture(autouse=True)

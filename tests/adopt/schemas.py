@@ -233,10 +233,10 @@ PARTITIONED = Shape(
         <t_status> text not null default <=pending>,
         <region> text not null default 'eu'
     ) partition by list (<region>);
-    create table <eu> partition of <tasks> for values in ('eu') partition by hash (<n>);
-    create table <eu_even> partition of <eu> for values with (modulus 2, remainder 0);
-    create table <eu_odd> partition of <eu> for values with (modulus 2, remainder 1);
-    create table <us> partition of <tasks> for values in ('us');
+    create table <schema>.<eu> partition of <tasks> for values in ('eu') partition by hash (<n>);
+    create table <schema>.<eu_even> partition of <schema>.<eu> for values with (modulus 2, remainder 0);
+    create table <schema>.<eu_odd> partition of <schema>.<eu> for values with (modulus 2, remainder 1);
+    create table <schema>.<us> partition of <tasks> for values in ('us');
     create index on <tasks> (<t_workflow>);
     """,
     key=lambda n: uuid.UUID(int=n),
@@ -338,8 +338,8 @@ SHARDED = Shape(
         <version> integer not null default 1,
         <touched> timestamptz not null default '2020-01-01'
     ) partition by hash (<w_id>);
-    create table <first> partition of <workflows> for values with (modulus 2, remainder 0);
-    create table <second> partition of <workflows> for values with (modulus 2, remainder 1);
+    create table <schema>.<first> partition of <workflows> for values with (modulus 2, remainder 0);
+    create table <schema>.<second> partition of <workflows> for values with (modulus 2, remainder 1);
     create table <tasks> (
         <t_id> bigint generated always as identity primary key,
         <t_workflow> varchar(40) references <workflows> (<w_id>) on delete cascade,

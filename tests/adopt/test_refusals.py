@@ -1,11 +1,14 @@
 """What cannot be adopted is refused, before anything is changed, in one line that says why."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
 
+from ..conftest import TestServer
 from .application import cli, succeed
+from .conftest import database
 
 TABLES = """
 create type task_state as enum ('todo', 'done', 'broken');
@@ -47,6 +50,14 @@ create schema busy;
 create table busy.thing (id integer);
 create schema idle;
 """
+
+
+@pytest.fixture(scope="module")
+def refusing(server: TestServer) -> Iterator[psycopg.Connection[Any]]:
+    """Tables for all tests that change nothing."""
+    with database(server, "refusing") as dsn, psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute(TABLES.encode())
+        yield conn
 
 
 @pytest.fixture
@@ -124,15 +135,15 @@ REFUSED = [
 
 @pytest.mark.parametrize(("workflows", "tasks", "options", "reason"), REFUSED)
 def test_what_cannot_work_is_refused_in_one_line(
-    tables: psycopg.Connection[Any], workflows: str, tasks: str, options: tuple[str, ...], reason: str
+    refusing: psycopg.Connection[Any], workflows: str, tasks: str, options: tuple[str, ...], reason: str
 ) -> None:
-    before = catalog(tables)
-    ran = cli(tables.info.dsn, "adopt", "--workflows", workflows, "--tasks", tasks, *options)
+    before = catalog(refusing)
+    ran = cli(refusing.info.dsn, "adopt", "--workflows", workflows, "--tasks", tasks, *options)
     assert (ran.code, ran.out) == (2, "")
     last = ran.err.strip().splitlines()
     assert reason in last[-1]
     assert len(last) == 1 or "usage:" in ran.err
-    assert catalog(tables) == before
+    assert catalog(refusing) == before
 
 
 def test_a_temporary_table_is_refused(tables: psycopg.Connection[Any]) -> None:

@@ -17,15 +17,10 @@ every_shape = pytest.mark.parametrize(("shape", "columns"), EVERY)
 
 
 @every_shape
-def test_what_was_there_before_is_counted(make: Make, shape: Shape, columns: bool) -> None:
+def test_what_was_there_and_every_statement_on_tasks_is_counted(make: Make, shape: Shape, columns: bool) -> None:
     app = make(shape, columns=columns)
     app.assert_exact()
     app.check()
-
-
-@every_shape
-def test_every_statement_on_tasks_is_counted(make: Make, shape: Shape, columns: bool) -> None:
-    app = make(shape, columns=columns)
     one, two, three = app.key(1), app.key(2), app.key(3)
     for _ in statements_on_tasks(app, one, two, three):
         app.assert_exact()
