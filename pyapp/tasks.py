@@ -216,7 +216,7 @@ def repair(conn: Connection[Any], workflow_id: UUID | str | None = None) -> list
     locked until the caller commits. Raises WorkflowNotFound, and ``psycopg.errors.InsufficientPrivilege`` for a role
     that was not granted the function.
     """
-    query = sql.SQL("select {} from public.repair_progress(%s)").format(columns(Drift))
+    query = sql.SQL("select {} from public.repair_progress(%s::uuid)").format(columns(Drift))
     with conn.cursor(row_factory=class_row(Drift)) as cursor:
         mended = cursor.execute(query, [workflow_id]).fetchall()
     if workflow_id is not None and not mended:
