@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 import psycopg
 
-from pyapp.cli import checks, common, moves, schema, workflows
+from pyapp.cli import checks, common, moves, roles, schema, workflows
 from pyapp.embedded import EmbeddedError
 from pyapp.migrate import MigrationError
 from pyapp.models import TaskNotFound, TransitionNotAllowed, VersionConflict, WorkflowNotFound
@@ -102,6 +102,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"agent-progress {version('agent-progress')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (schema, workflows, moves, checks, replay, web):
+    for module in (schema, workflows, moves, checks, roles, replay, web):
         module.add_commands(commands, shared)
     return parser
