@@ -68,6 +68,8 @@ def _explain(error: Exception) -> str | None:
         if re.search("host '[^']*@", str(error)):  # what follows a bare @ in a password
             return "the connection string cannot be read (not shown): in the password of a URL, @ is written %40"
         return f"no connection to the database: {_one_line(error)}"
+    if isinstance(error, psycopg.errors.InsufficientPrivilege) and error.diag.message_hint:
+        return f"{_one_line(error)} ({error.diag.message_hint})"
     expected = (
         psycopg.Error,
         common.UsageError,
