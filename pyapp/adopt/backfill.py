@@ -127,8 +127,8 @@ class _Steps:
         self._stored = inside(f"u.{quote(pair.progress)}") if pair.progress else "null"
         self._meaning, self._plan, self._completed = inside(meaning), inside(plan), inside(pair.workflow_completed("u"))
         self._tasks = inside(tasks_relation(pair))
-        # In SQL that is ours; the condition comes after the doubling.
-        self._count = inside(count_relation(pair)).replace("group by", f"where a.workflow_id = {self._keys} group by")
+        # What stands for the condition occurs in no name.
+        self._count = f" where a.workflow_id = {self._keys}".join(inside(count_relation(pair, "\0")).split("\0"))
         self._formula = f"{quote(pair.schema)}.progress_percentage"
 
     def next_keys(self, conn: Connection[Any], after: str | None, limit: int) -> list[str]:

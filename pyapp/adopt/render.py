@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pyapp.adopt.pair import COUNTERS, SHADOW_COLUMN, SHOWN, Pair, literal, quote
+from pyapp.adopt.pair import COUNTERS, OUTCOMES, SHADOW_COLUMN, SHOWN, Pair, literal, quote
 from pyapp.schema import resource
 
 SHARED = (
@@ -180,9 +180,9 @@ def tasks_relation(pair: Pair) -> str:
     return _tasks(pair, quote(*pair.tasks))
 
 
-def count_relation(pair: Pair) -> str:
-    """Write the query that counts tasks by workflow; a condition on ``a`` may go before its ``group by``."""
-    return _count(pair)
+def count_relation(pair: Pair, where: str = "") -> str:
+    """Write the query that counts tasks by workflow; ``where`` is a condition on a task, called ``a``."""
+    return _count(pair, where)
 
 
 def formula(pair: Pair) -> str:
@@ -318,7 +318,7 @@ def _value(pair: Pair, token: str, *, late: bool, existing: frozenset[str] | Non
         "their_reading": ", ".join(f"{name} {type_}" for name, type_ in _reading(pair).items()),
         "their_workflow_now": _workflows(pair, None),
         "their_workflow_by_name": _workflows(pair, frozenset()),
-        "their_count": f"(\n{_count(pair)}\n)",
+        "their_count": f"({_count(pair)})",
     }
     return fixed[token]
 
@@ -338,19 +338,19 @@ def _column(pair: Pair, row: str, column: str) -> str:
 
 def _tasks(pair: Pair, relation: str) -> str:
     """Write a subquery for tasks with our names; the planner makes it one with the query around it."""
+    type_ = f"{quote(pair.schema)}.task_status"
     cases = "".join(
-        f" when {test} then {literal(outcome)}"
-        for outcome in ("completed", "failed", "cancelled")
-        if (test := pair.outcome(outcome))
+        f" when {test} then {literal(outcome)}::{type_}" for outcome in OUTCOMES if (test := pair.outcome(outcome))
     )
-    status = f"(case{cases} else 'pending' end)::{quote(pair.schema)}.task_status"
+    status = f"(case{cases} else 'pending'::{type_} end)"
     return f"(select task.{quote(pair.task_workflow)} as workflow_id, {status} as status from {relation} as task)"
 
 
 def _meaning(pair: Pair, row: str) -> str:
     """Write what the status of a workflow means for the total."""
     completed = pair.workflow_completed(row)
-    return f"(case when {completed} then 'completed' else 'initiated' end)::{quote(pair.schema)}.workflow_status"
+    type_ = f"{quote(pair.schema)}.workflow_status"
+    return f"(case when {completed} then 'completed'::{type_} else 'initiated'::{type_} end)"
 
 
 def _plan(pair: Pair, row: str) -> str:
@@ -425,17 +425,29 @@ def _views() -> Mapping[str, str]:
     return dict(_SELECT.findall(_read("05_progress_views.sql")))
 
 
-def _count(pair: Pair) -> str:
-    """Write the query that counts all tasks by workflow."""
-    found = _COUNT.search(_read("05_progress_views.sql"))
-    assert found is not None, "sql/05 counts in a way that is not known here"
-    return _TOKEN.sub(lambda token: _value(pair, token[0], late=False), found[1])
+def _count(pair: Pair, where: str = "") -> str:
+    """Write the query that counts tasks by workflow, as sql/05 does, but asks what a status means only once each."""
+    tasks, meaning = _tasks(pair, quote(*pair.tasks)), {outcome: f"t.status = '{outcome}'" for outcome in OUTCOMES}
+    if pair.task_status is not None and not pair.task_conditions:
+        values = (
+            f"task.{quote(pair.task_workflow)} as workflow_id, task.{quote(pair.task_status.column)}::text as status"
+        )
+        tasks = f"(select {values} from {quote(*pair.tasks)} as task)"
+        meaning = {outcome: pair.task_status.means("t.status", outcome) or "false" for outcome in OUTCOMES}
+    kinds = ", ".join(
+        f"coalesce(sum(t.tasks) filter (where {test}), 0)::bigint as {outcome}" for outcome, test in meaning.items()
+    )
+    return (
+        f"select t.workflow_id, sum(t.tasks)::bigint as created, {kinds}"
+        f" from (select a.workflow_id, a.status, count(*) as tasks from {tasks} as a{where}"
+        " group by a.workflow_id, a.status) as t group by t.workflow_id"
+    )
 
 
 def _inline(pair: Pair, view: str, existing: frozenset[str] | None) -> str:
     """Write the query of a view, with the views that it reads in place of their names."""
     queries = _views()
-    text = queries[view]
+    text = _COUNT.sub("left join their_count as g", queries[view])
     calculated = "public.workflow_progress_calculated as c"
     parts = text.split(calculated)
     rendered = [_TOKEN.sub(lambda token: _value(pair, token[0], late=False, existing=existing), part) for part in parts]

@@ -63,7 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _explain(error: Exception) -> str | None:
     """Say in one line what went wrong; None for what is a fault of ours."""
     if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedFunction):
-        return "the database has no agent-progress schema, or an old one: run agent-progress migrate"
+        return (
+            "the database has no agent-progress schema, or an old one: run agent-progress migrate,"
+            " or say --name where tables were adopted"
+        )
     if isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None:
         return "the connection string cannot be read (not shown: it may hold a password)"
     if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
