@@ -49,7 +49,13 @@ def count_workflows(conn: Connection[Any], pair: Pair) -> int:
 def uncounted(conn: Connection[Any], pair: Pair) -> int:
     """Count the workflows that have not been counted yet."""
     if pair.columns:
-        return int(_value(conn, f"select count(*) from {pair.counters} where progress_frozen_at = 'epoch'"))
+        return int(
+            _value(
+                conn,
+                f"select count(*) from {pair.counters}"
+                " where progress_frozen_at = 'epoch' or (agents_created is null and progress_frozen_at is null)",
+            )
+        )
     return int(
         _value(
             conn,
@@ -75,7 +81,10 @@ def backfill(conn: Connection[Any], pair: Pair, on_batch: OnBatch = lambda _: No
     def batch() -> tuple[list[str], list[str]]:
         keys = steps.next_keys(conn, position, size)
         if not keys:
-            conn.execute(f"update {record} set position = null, counted_at = now()".encode())
+            conn.execute(
+                f"update {record} set position = null, counted_at = now(),"
+                """ definition = definition || '{"recount": false}'""".encode()
+            )
             return [], []
         untold = steps.count(conn, keys)
         conn.execute(f"update {record} set position = %s".encode(), [keys[-1]])

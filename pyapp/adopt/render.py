@@ -56,13 +56,21 @@ _AGAIN = (
     "    or (tg_op = 'DELETE' and not exists (select from their_workflow as u where u.their_key = KEY));",
     "insert into public.workflow_counter (id, progress_frozen_at) values (KEY, 'epoch') on conflict (id) do nothing;",
 )
+# Our own table of counters takes those with which a row is inserted: nobody else may insert there.
 _COUNTED = (
-    (
-        "    elsif\n        tg_op = 'INSERT'\n        or (old.",
-        "    elsif tg_op = 'INSERT' and new.agents_created is not null then\n"
-        "        null; -- counted already, many at a time\n"
-        "    elsif\n        tg_op = 'INSERT'\n        or (old.",
-    ),
+    "    elsif\n        tg_op = 'INSERT'\n        or (old.",
+    "    elsif tg_op = 'INSERT' and new.agents_created is not null then\n"
+    "        null; -- counted already, many at a time\n"
+    "    elsif\n        tg_op = 'INSERT'\n        or (old.",
+)
+# In the application's table a column of ours may have been there before, without a value.
+_NOT_COUNTED = (
+    "    new.agents_total := public.progress_total(",
+    "    if new.agents_created is null then\n"
+    "        new.progress := old.progress;\n"
+    "        return new;\n"
+    "    end if;\n\n"
+    "    new.agents_total := public.progress_total(",
 )
 _MISSING = "when syntax_error_or_access_rule_violation or invalid_schema_name then"
 
@@ -209,7 +217,7 @@ def _functions_and_views(pair: Pair) -> Iterator[str]:
     yield formula
     yield _conflicts(_read("adopt/03_reading.sql"), "use_column")
     yield _conflicts(_fail_open(pair, trigger), "use_variable")
-    yield _conflicts(_BODY.sub(_guarded, guard if pair.columns else _counted(guard)), "use_variable")
+    yield _conflicts(_BODY.sub(_guarded, _with_uncounted(pair, guard)), "use_variable")
     if not pair.columns:
         yield _conflicts(_read("adopt/04_follow.sql"), "use_column")
     if pair.publishes:
@@ -254,12 +262,11 @@ def _fail_open(pair: Pair, trigger: str) -> str:
     return text if pair.columns else _UPDATE.sub(again, text)
 
 
-def _counted(guard: str) -> str:
-    """Keep the counters with which a row is inserted, where the table is ours: nobody else may insert there."""
-    for before, after in _COUNTED:
-        assert before in guard, "sql/04 is not what it was when this was written"
-        guard = guard.replace(before, after)
-    return guard
+def _with_uncounted(pair: Pair, guard: str) -> str:
+    """Let the guard know of workflows that have not been counted, and of those that are inserted with their count."""
+    before, after = _NOT_COUNTED if pair.columns else _COUNTED
+    assert before in guard, "sql/04 is not what it was when this was written"
+    return guard.replace(before, after)
 
 
 def _guarded(match: re.Match[str]) -> str:
@@ -411,9 +418,9 @@ def _workflows(pair: Pair, existing: frozenset[str] | None) -> str:
         },
         "agents_planned": counter("agents_planned", "integer"),
         "progress_updated_at": counter("progress_updated_at", "timestamptz"),
-        "progress_frozen_at": counter("progress_frozen_at", "timestamptz")
-        if pair.columns
-        else "case when s.id is null then 'epoch'::timestamptz else s.progress_frozen_at end",
+        "progress_frozen_at": f"case when {counter('agents_created', 'integer')} is null"
+        f" then coalesce({counter('progress_frozen_at', 'timestamptz')}, 'epoch')"
+        f" else {counter('progress_frozen_at', 'timestamptz')} end",
     }
     listed = ",\n        ".join(f"{values[name]} as {name}" for name in _reading(pair))
     beside = "" if pair.columns else f"\n    left join {pair.counters} as s on s.id = u.{quote(pair.key)}"

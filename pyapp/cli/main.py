@@ -64,8 +64,8 @@ def _explain(error: Exception) -> str | None:
     """Say in one line what went wrong; None for what is a fault of ours."""
     if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedFunction):
         return (
-            "the database has no agent-progress schema, or an old one: run agent-progress migrate,"
-            " or say --name where tables were adopted"
+            "the database has no agent-progress schema, or an old one (adopted tables are meant with --name):"
+            " run agent-progress migrate"
         )
     if isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None:
         return "the connection string cannot be read (not shown: it may hold a password)"

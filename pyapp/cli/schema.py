@@ -17,8 +17,8 @@ def add_commands(commands: Any, shared: argparse.ArgumentParser) -> None:
         "migrate",
         parents=[shared],
         help="install or upgrade the schema",
-        description="Apply the migrations that are not applied yet. Safe at any time; rows that are there are counted. What"
-        " was adopted is renewed as well.",
+        description="Apply the migrations that are not applied yet. Safe at any time; rows that are there are counted."
+        " What was adopted is renewed as well.",
     )
     command.add_argument(
         "--mark",
