@@ -72,6 +72,11 @@ _NOT_COUNTED = (
     "    end if;\n\n"
     "    new.agents_total := public.progress_total(",
 )
+_RECOUNT = re.compile(
+    r"        select\n            count\(\*\),.*?\n        into (.*?)\n"
+    r"        from public\.agent_task as a\n(        where.*?);\n",
+    re.DOTALL,
+)
 _MISSING = "when syntax_error_or_access_rule_violation or invalid_schema_name then"
 
 
@@ -266,6 +271,12 @@ def _with_uncounted(pair: Pair, guard: str) -> str:
     """Let the guard know of workflows that have not been counted, and of those that are inserted with their count."""
     before, after = _NOT_COUNTED if pair.columns else _COUNTED
     assert before in guard, "sql/04 is not what it was when this was written"
+    counts = ", ".join(f"coalesce(sum(g.{name}), 0)" for name in ("created", *OUTCOMES))
+    guard, found = _RECOUNT.subn(
+        rf"        select {counts}\n        into \1\n        from their_count_where\n\2\n        their_count_end as g;\n",
+        guard,
+    )
+    assert found == 1, "sql/04 counts in a way that is not known here"
     return guard.replace(before, after)
 
 
@@ -326,6 +337,8 @@ def _value(pair: Pair, token: str, *, late: bool, existing: frozenset[str] | Non
         "their_workflow_now": _workflows(pair, None),
         "their_workflow_by_name": _workflows(pair, frozenset()),
         "their_count": f"({_count(pair)})",
+        "their_count_where": f"({_count(pair, _QUOTE).partition(_QUOTE)[0]}",
+        "their_count_end": f"{_count(pair, _QUOTE).partition(_QUOTE)[2]})",
     }
     return fixed[token]
 
