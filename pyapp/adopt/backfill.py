@@ -21,6 +21,7 @@ from pyapp.adopt.render import meaning_and_plan, tasks_relation
 _BATCH_SECONDS = 0.1  # how long the rows of a batch stay locked, about
 _MOST = 5000
 _EXAMPLES = 20
+_UNCOUNTED = "(progress_frozen_at = 'epoch' or (progress_frozen_at is null and agents_created is null))"
 # In turn with a writer who locks in another order, we are the one to step back.
 _LOCK_TIMEOUT = "500ms"
 _RETRIED = (
@@ -47,16 +48,31 @@ def count_workflows(conn: Connection[Any], pair: Pair) -> int:
     return int(_value(conn, f"select count(*) from {quote(*pair.workflows)}"))
 
 
+def unfollowed(conn: Connection[Any], pair: Pair) -> int:
+    """Count the workflows whose status or plan the counters beside do not have."""
+    if pair.columns:
+        return 0
+    meaning, plan = meaning_and_plan(pair, "u")
+    return int(
+        _value(
+            conn,
+            f"select count(*) from {pair.counters} as s"
+            f" join {quote(*pair.workflows)} as u on u.{quote(pair.key)} = s.id"
+            f" where (s.status, s.agents_planned) is distinct from ({meaning}, coalesce({plan}, s.agents_planned))",
+        )
+    )
+
+
 def uncounted(conn: Connection[Any], pair: Pair) -> int:
     """Count the workflows that have not been counted yet."""
     if pair.columns:
-        return int(_value(conn, f"select count(*) from {pair.counters} where progress_frozen_at = 'epoch'"))
+        return int(_value(conn, f"select count(*) from {pair.counters} where {_UNCOUNTED}"))
     return int(
         _value(
             conn,
             f"select count(*) from {quote(*pair.workflows)} as u"
             f" left join {pair.counters} as s on s.id = u.{quote(pair.key)}"
-            " where s.id is null or s.progress_frozen_at = 'epoch'",
+            f" where s.id is null or {_UNCOUNTED}",
         )
     )
 
@@ -98,11 +114,25 @@ def publish_all(conn: Connection[Any], pair: Pair, on_batch: OnBatch = lambda _:
 
     In batches, as backfill; frozen workflows keep what they have. Returns how many were changed.
     """
+    return _everywhere(conn, pair, _Steps(pair).publish, on_batch)
+
+
+def follow_all(conn: Connection[Any], pair: Pair, on_batch: OnBatch = lambda _: None) -> int:
+    """Take status and plan of each workflow over to the counters beside it, where no trigger did.
+
+    In batches, as backfill. Returns how many were changed.
+    """
+    return 0 if pair.columns else _everywhere(conn, pair, _Steps(pair).follow, on_batch)
+
+
+def _everywhere(
+    conn: Connection[Any], pair: Pair, act: Callable[[Connection[Any], Sequence[str]], int], on_batch: OnBatch
+) -> int:
     steps, position, changed = _Steps(pair), None, 0
 
     def batch() -> tuple[list[str], int]:
         keys = steps.next_keys(conn, position, 500)
-        return keys, steps.publish(conn, keys) if keys else 0
+        return keys, act(conn, keys) if keys else 0
 
     while True:
         keys, moved = _retry(conn, batch)
@@ -144,18 +174,17 @@ class _Steps:
         # In the order in which everybody locks them.
         _run(
             conn,
-            f"select from {pair.counters} where {self._id} = {self._keys}"
-            f" order by {self._id} for no key update",
+            f"select from {pair.counters} where {self._id} = {self._keys} order by {self._id} for no key update",
             given,
         )
-        if pair.columns and pair.recount:
-            # Counters of an earlier adoption: nobody kept them since.
-            _run(
-                conn,
-                f"update {pair.counters} set progress_frozen_at = 'epoch'"
-                f" where {self._id} = {self._keys} and progress_frozen_at is null",
-                given,
-            )
+        # Those that could not be counted when they came; and counters of an earlier adoption, which nobody kept since.
+        _run(
+            conn,
+            f"update {pair.counters} set progress_frozen_at = 'epoch'"
+            f" where {self._id} = {self._keys} and progress_frozen_at is null"
+            + ("" if pair.columns and pair.recount else " and agents_created is null"),
+            given,
+        )
         untold = self._never_reported(conn, keys)
         if untold:
             _run(
@@ -201,6 +230,17 @@ class _Steps:
                 f" where s.id = {self._key} and {self._key} = {self._keys} and s.progress_frozen_at is null"
                 f" and u.{progress} is distinct from s.progress"
             )
+        return _run(conn, query, list(keys)).rowcount
+
+    def follow(self, conn: Connection[Any], keys: Sequence[str]) -> int:
+        """Take over status and plan of these workflows; return how many were new."""
+        meaning, plan = meaning_and_plan(self._pair, "u")
+        query = (
+            f"update {self._pair.counters} as s"
+            f" set status = {meaning}, agents_planned = coalesce({plan}, s.agents_planned)"
+            f" from {self._workflows} as u where s.id = {self._key} and {self._key} = {self._keys}"
+            f" and (s.status, s.agents_planned) is distinct from ({meaning}, coalesce({plan}, s.agents_planned))"
+        )
         return _run(conn, query, list(keys)).rowcount
 
 

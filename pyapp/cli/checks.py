@@ -56,7 +56,13 @@ def _check(args: argparse.Namespace) -> int:
     with database(args) as dsn, connect(dsn, autocommit=True) as conn:
         source = find_source(conn, args)
         missing, notes = _missing(conn, source)
-        checked, drift = check(conn, keys, source)
+        try:
+            checked, drift = check(conn, keys, source)
+        except psycopg.ProgrammingError as error:
+            if not missing or not args.name:
+                raise
+            notes.append(f"nothing could be counted: {error.diag.message_primary}")
+            checked, drift = 0, []
     if args.json:
         print_json(
             {"workflows": checked, "drift": drift, "missing": missing, **({"notes": notes} if args.name else {})}
@@ -172,5 +178,5 @@ def _as_text(drift: list[Drift], verbs: tuple[str, str]) -> str:
         rest = f", {created} created, {failed} failed, {cancelled} cancelled"
         return f"{getattr(d, f'{side}_progress')} % ({completed} of {total}{rest})"
 
-    rows = [(d.workflow_id, d.name[:40], numbers(True, d), numbers(False, d)) for d in drift]
+    rows = [(d.workflow_id, (d.name or "")[:40], numbers(True, d), numbers(False, d)) for d in drift]
     return as_columns(rows, ("ID", "NAME", *verbs))

@@ -1,4 +1,4 @@
-"""An application that has tables of some shape, and knows nothing of us; and how to count what it does, independently."""
+"""An application with tables of some shape, which knows nothing of us; and an independent count of what it does."""
 
 import io
 from collections import Counter, defaultdict
@@ -56,7 +56,7 @@ def percent(completed: int, total: int) -> int:
 
 @dataclass
 class App:
-    """Writes as an application does; ``frozen`` are workflows that the test knows to be so, ``plans`` what it planned."""
+    """Writes as an application does. The test says which workflows are ``frozen``, and what their ``plans`` are."""
 
     conn: psycopg.Connection[Any]
     shape: Shape

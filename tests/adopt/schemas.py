@@ -405,7 +405,7 @@ _HOSTILE_LABELS = ("it's", 'a "b"', "100%s {}", "b\\c, $$", "完了 \U0001f680")
 def hostile(shape: Shape, turn: int) -> Shape:
     """Give everything in a shape a name that is hard to quote; ``turn`` shifts which gets which."""
     names = {
-        name: "my \"own\" schema's $$ %s"
+        name: 'my "own" schema\'s $$ %s'
         if name == "schema" and turn % 2
         else actual
         if name == "schema"

@@ -51,7 +51,8 @@ def statements_on_tasks(app: App, one: object, two: object, three: object) -> It
         " when not matched then insert (<t_workflow>, <n>, <state>) values (%(w)s, v.n, <=failed>)",
         w=one,
     )
-    with app.conn.cursor().copy(app.shape.render("copy <tasks> (<t_workflow>, <n>) from stdin").encode(), []) as copy:
+    load = app.shape.render("copy <tasks> (<t_workflow>, <n>) from stdin", parameters=False)
+    with app.conn.cursor().copy(load.encode()) as copy:
         for n in range(20):
             copy.write_row([two if n % 2 else three, n])
     yield
@@ -70,13 +71,11 @@ def statements_on_workflows(app: App) -> Iterator[None]:
     shape = app.shape
     yield app.workflow(20)
     yield app.workflow(21, "completed", "completed", "running")
-    yield app.run("insert into <workflows> (<w_id>) select unnest(%(keys)s)", keys=[app.key(22), app.key(23)])
+    yield app.run("insert into <workflows> (<w_id>) values (%(one)s), (%(two)s)", one=app.key(22), two=app.key(23))
     key = app.key(21)
     counters = "<workflows>" if app.columns else "agent_progress.workflow_counter"
     app.plans[str(key)] = 10
-    yield app.run(
-        f"update {counters} set agents_planned = 10 where {'<w_id>' if app.columns else 'id'} = %(w)s", w=key
-    )
+    yield app.run(f"update {counters} set agents_planned = 10 where {'<w_id>' if app.columns else 'id'} = %(w)s", w=key)
     if shape.w_done:
         yield app.finish(key)
     yield app.run(
