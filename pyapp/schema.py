@@ -42,13 +42,18 @@ def resource(name: str) -> Path:
     return inside if inside.is_dir() else package.parent / name
 
 
+def listed_objects(script: str) -> list[tuple[str, str, str]]:
+    """List the objects that a script defines: kind, name, and the table of a trigger."""
+    return _COMMENT.findall(script)
+
+
 def missing_objects(conn: Connection[Any], script: str | None = None) -> list[str]:
     """List the objects of ours that the database lacks, and the triggers of ours that are disabled there.
 
     They are those of sql/, or of another script. Returns an empty list where the schema is whole.
     """
     texts = [script] if script else [file.read_text("utf-8") for file in sorted(resource("sql").glob("*.sql"))]
-    objects = [found for text in texts for found in _COMMENT.findall(text)]
+    objects = [found for text in texts for found in listed_objects(text)]
     kinds, names, relations = (list(column) for column in zip(*objects, strict=True))
     cursor = conn.cursor(row_factory=tuple_row)
     return [row[0] for row in cursor.execute(_MISSING, [kinds, names, relations])]

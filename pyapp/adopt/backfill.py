@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg import Connection, Cursor
+from psycopg import Connection
+from psycopg.rows import TupleRow, tuple_row
 
 from pyapp.adopt.pair import Pair, quote
 from pyapp.adopt.render import count_relation, meaning_and_plan, tasks_relation
@@ -20,6 +21,7 @@ from pyapp.adopt.render import count_relation, meaning_and_plan, tasks_relation
 _BATCH_SECONDS = 0.1  # how long the rows of a batch stay locked, about
 _MOST = 5000
 _EXAMPLES = 20
+_UNCOUNTED = "(progress_frozen_at = 'epoch' or (progress_frozen_at is null and agents_created is null))"
 # In turn with a writer who locks in another order, we are the one to step back.
 _LOCK_TIMEOUT = "500ms"
 _RETRIED = (
@@ -46,22 +48,31 @@ def count_workflows(conn: Connection[Any], pair: Pair) -> int:
     return int(_value(conn, f"select count(*) from {quote(*pair.workflows)}"))
 
 
+def unfollowed(conn: Connection[Any], pair: Pair) -> int:
+    """Count the workflows whose status or plan the counters beside do not have."""
+    if pair.columns:
+        return 0
+    meaning, plan = meaning_and_plan(pair, "u")
+    return int(
+        _value(
+            conn,
+            f"select count(*) from {pair.counters} as s"
+            f" join {quote(*pair.workflows)} as u on u.{quote(pair.key)} = s.id"
+            f" where (s.status, s.agents_planned) is distinct from ({meaning}, coalesce({plan}, s.agents_planned))",
+        )
+    )
+
+
 def uncounted(conn: Connection[Any], pair: Pair) -> int:
     """Count the workflows that have not been counted yet."""
     if pair.columns:
-        return int(
-            _value(
-                conn,
-                f"select count(*) from {pair.counters}"
-                " where progress_frozen_at = 'epoch' or (agents_created is null and progress_frozen_at is null)",
-            )
-        )
+        return int(_value(conn, f"select count(*) from {pair.counters} where {_UNCOUNTED}"))
     return int(
         _value(
             conn,
             f"select count(*) from {quote(*pair.workflows)} as u"
             f" left join {pair.counters} as s on s.id = u.{quote(pair.key)}"
-            " where s.id is null or s.progress_frozen_at = 'epoch'",
+            f" where s.id is null or {_UNCOUNTED}",
         )
     )
 
@@ -106,11 +117,25 @@ def publish_all(conn: Connection[Any], pair: Pair, on_batch: OnBatch = lambda _:
 
     In batches, as backfill; frozen workflows keep what they have. Returns how many were changed.
     """
+    return _everywhere(conn, pair, _Steps(pair).publish, on_batch)
+
+
+def follow_all(conn: Connection[Any], pair: Pair, on_batch: OnBatch = lambda _: None) -> int:
+    """Take status and plan of each workflow over to the counters beside it, where no trigger did.
+
+    In batches, as backfill. Returns how many were changed.
+    """
+    return 0 if pair.columns else _everywhere(conn, pair, _Steps(pair).follow, on_batch)
+
+
+def _everywhere(
+    conn: Connection[Any], pair: Pair, act: Callable[[Connection[Any], Sequence[str]], int], on_batch: OnBatch
+) -> int:
     steps, position, changed = _Steps(pair), None, 0
 
     def batch() -> tuple[list[str], int]:
         keys = steps.next_keys(conn, position, 500)
-        return keys, steps.publish(conn, keys) if keys else 0
+        return keys, act(conn, keys) if keys else 0
 
     while True:
         keys, moved = _retry(conn, batch)
@@ -121,50 +146,40 @@ def publish_all(conn: Connection[Any], pair: Pair, on_batch: OnBatch = lambda _:
 
 
 class _Steps:
-    """The statements of a batch."""
+    """The statements of a batch; their first parameter is the keys."""
 
     def __init__(self, pair: Pair) -> None:
-        def inside(text: str) -> str:
-            return text.replace("%", "%%")  # the statements have parameters
-
-        meaning, plan = meaning_and_plan(pair, "u")
         self._pair = pair
-        self._keys = f"any (%(keys)s::text[]::{pair.key_type}[])"
-        self._workflows, self._counters = inside(quote(*pair.workflows)), inside(pair.counters)
-        self._key, self._id = inside(f"u.{quote(pair.key)}"), inside(quote(pair.key)) if pair.columns else "id"
-        self._progress = inside(f"{quote(pair.progress_column)}") if pair.progress_column else ""
-        self._stored = inside(f"u.{quote(pair.progress)}") if pair.progress else "null"
-        self._meaning, self._plan, self._completed = inside(meaning), inside(plan), inside(pair.workflow_completed("u"))
-        self._tasks = inside(tasks_relation(pair))
-        # What stands for the condition occurs in no name.
-        self._count = f" where a.workflow_id = {self._keys}".join(inside(count_relation(pair, "\0")).split("\0"))
-        self._formula = f"{quote(pair.schema)}.progress_percentage"
+        self._workflows, self._key = quote(*pair.workflows), f"u.{quote(pair.key)}"
+        self._id = quote(pair.key) if pair.columns else "id"
+        self._keys = f"any ($1::text[]::{pair.key_type}[])"
+        self._meaning, self._plan = meaning_and_plan(pair, "u")
 
     def next_keys(self, conn: Connection[Any], after: str | None, limit: int) -> list[str]:
-        where = "" if after is None else f" where {self._key} > %(after)s::text::{self._pair.key_type}"
-        query = f"select {self._key}::text from {self._workflows} as u{where} order by {self._key} limit %(limit)s"
-        return [row[0] for row in conn.execute(query.encode(), {"after": after, "limit": limit})]
+        where = "" if after is None else f" where {self._key} > $2::text::{self._pair.key_type}"
+        query = f"select {self._key}::text from {self._workflows} as u{where} order by {self._key} limit $1"
+        return [row[0] for row in _run(conn, query, limit, *([] if after is None else [after]))]
 
     def count(self, conn: Connection[Any], keys: Sequence[str]) -> list[str]:
         """Count these workflows; return those that were frozen instead."""
-        pair = self._pair
-        if pair.recount:
-            # Counters of an earlier adoption: nobody kept them since.
-            self._run(
-                conn,
-                f"update {self._counters} set progress_frozen_at = 'epoch'"
-                f" where {self._id} = {self._keys} and progress_frozen_at is null",
-                keys,
-            )
+        pair, given = self._pair, list(keys)
+        # Those that could not be counted when they came; and counters of an earlier adoption, which nobody kept since.
+        _run(
+            conn,
+            f"update {pair.counters} set progress_frozen_at = 'epoch'"
+            f" where {self._id} = {self._keys} and progress_frozen_at is null"
+            + ("" if pair.columns and pair.recount else " and agents_created is null"),
+            given,
+        )
         untold = self._never_reported(conn, keys)
         if not pair.columns:
-            self._insert(conn, keys, untold)
+            self._insert(conn, given, untold)
         # Those that have counters already: locked in the order in which everybody does, and counted once they are.
-        waiting = self._run(
+        waiting = _run(
             conn,
-            f"select {self._id}::text from {self._counters} where {self._id} = {self._keys}"
+            f"select {self._id}::text from {pair.counters} where {self._id} = {self._keys}"
             f" and progress_frozen_at = 'epoch' order by {self._id} for no key update",
-            keys,
+            given,
         ).fetchall()
         if waiting:
             frozen = set(untold)
@@ -176,79 +191,91 @@ class _Steps:
 
     def publish(self, conn: Connection[Any], keys: Sequence[str]) -> int:
         """Write the percentage of these workflows; return how many it was new to."""
-        if self._pair.columns:
+        pair, progress = self._pair, quote(self._pair.progress_column or "")
+        if pair.columns:
             # The guard derives the number, whatever is written.
             query = (
-                f"update {self._workflows} as u set {self._progress} = u.{self._progress}"
-                f" where {self._key} = {self._keys}"
-                f" and u.progress_frozen_at is null and u.{self._progress} is distinct from"
-                f" {self._formula}(u.agents_completed, u.agents_total)"
+                f"update {self._workflows} as u set {progress} = u.{progress} where {self._key} = {self._keys}"
+                f" and u.progress_frozen_at is null and u.{progress} is distinct from"
+                f" {quote(pair.schema)}.progress_percentage(u.agents_completed, u.agents_total)"
             )
         else:
             query = (
-                f"update {self._workflows} as u set {self._progress} = s.progress from {self._counters} as s"
+                f"update {self._workflows} as u set {progress} = s.progress from {pair.counters} as s"
                 f" where s.id = {self._key} and {self._key} = {self._keys} and s.progress_frozen_at is null"
-                f" and u.{self._progress} is distinct from s.progress"
+                f" and u.{progress} is distinct from s.progress"
             )
-        return self._run(conn, query, keys).rowcount
+        return _run(conn, query, list(keys)).rowcount
 
-    def _run(self, conn: Connection[Any], query: str, keys: Sequence[str]) -> Cursor[Any]:
-        return conn.execute(query.encode(), {"keys": list(keys)})
+    def follow(self, conn: Connection[Any], keys: Sequence[str]) -> int:
+        """Take over status and plan of these workflows; return how many were new."""
+        meaning, plan = self._meaning, f"coalesce({self._plan}, s.agents_planned)"
+        query = (
+            f"update {self._pair.counters} as s set status = {meaning}, agents_planned = {plan}"
+            f" from {self._workflows} as u where s.id = {self._key} and {self._key} = {self._keys}"
+            f" and (s.status, s.agents_planned) is distinct from ({meaning}, {plan})"
+        )
+        return _run(conn, query, list(keys)).rowcount
 
     def _never_reported(self, conn: Connection[Any], keys: Sequence[str]) -> list[str]:
         pair = self._pair
         if pair.progress is None or pair.workflow_status is None or not pair.workflow_status.completed:
             return []
-        rows = self._run(
-            conn,
+        query = (
             f"select {self._key}::text from {self._workflows} as u"
-            f" left join {self._counters} as s on s.{self._id} = {self._key}"
-            f" where {self._key} = {self._keys} and {self._completed} and {self._stored} >= 100"
+            f" left join {pair.counters} as s on s.{self._id} = {self._key}"
+            f" where {self._key} = {self._keys} and {pair.workflow_completed('u')} and u.{quote(pair.progress)} >= 100"
             f" and (s.{self._id} is null or s.progress_frozen_at = 'epoch')"
-            f" and not exists (select from {self._tasks} as a"
-            f" where a.workflow_id = {self._key} and a.status <> 'pending')",
-            keys,
+            f" and not exists (select from {tasks_relation(pair)} as a"
+            f" where a.workflow_id = {self._key} and a.status <> 'pending')"
         )
-        return [row[0] for row in rows]
+        return [row[0] for row in _run(conn, query, list(keys))]
 
-    def _insert(self, conn: Connection[Any], keys: Sequence[str], untold: Sequence[str]) -> None:
+    def _insert(self, conn: Connection[Any], keys: list[str], untold: list[str]) -> None:
         """Insert the counters of those that have none, counted in the same statement.
 
         Exact while others write: who has changed a task of one of these workflows either found no counters and inserted
         them, and then ours give way; or finds ours, which cannot have seen the change, waits for them and adds it.
         """
-        into = f"insert into {self._counters} (id, status, agents_planned"
+        into = f"insert into {self._pair.counters} (id, status, agents_planned"
         values = f"select {self._key}, {self._meaning}, {self._plan}"
         if untold:
-            self._run(
+            _run(
                 conn,
                 f"{into}, progress_frozen_at) {values}, now() from {self._workflows} as u"
                 f" where {self._key} = {self._keys} order by {self._key} on conflict (id) do nothing",
                 untold,
             )
         names = ("created", "completed", "failed", "cancelled")
-        self._run(
+        counted = count_relation(self._pair, f" where a.workflow_id = {self._keys}")
+        _run(
             conn,
             f"{into}, {', '.join(f'agents_{name}' for name in names)})"
             f" {values}, {', '.join(f'coalesce(g.{name}, 0)' for name in names)} from {self._workflows} as u"
-            f" left join ({self._count}) as g on g.workflow_id = {self._key}"
+            f" left join ({counted}) as g on g.workflow_id = {self._key}"
             f" where {self._key} = {self._keys} order by {self._key} on conflict (id) do nothing",
             keys,
         )
 
-    def _freeze(self, conn: Connection[Any], keys: Sequence[str]) -> None:
-        self._run(conn, f"update {self._counters} set progress_frozen_at = now() where {self._id} = {self._keys}", keys)
+    def _freeze(self, conn: Connection[Any], keys: list[str]) -> None:
+        query = f"update {self._pair.counters} set progress_frozen_at = now() where {self._id} = {self._keys}"
+        _run(conn, query, keys)
 
-    def _thaw(self, conn: Connection[Any], keys: Sequence[str]) -> None:
+    def _thaw(self, conn: Connection[Any], keys: list[str]) -> None:
         if self._pair.columns:
-            query = f"update {self._counters} set progress_frozen_at = null where {self._id} = {self._keys}"
+            query = f"update {self._pair.counters} set progress_frozen_at = null where {self._id} = {self._keys}"
         else:
             query = (
-                f"update {self._counters} as s set progress_frozen_at = null, status = {self._meaning},"
+                f"update {self._pair.counters} as s set progress_frozen_at = null, status = {self._meaning},"
                 f" agents_planned = coalesce({self._plan}, s.agents_planned)"
                 f" from {self._workflows} as u where {self._key} = s.id and s.id = {self._keys}"
             )
-        self._run(conn, query, keys)
+        _run(conn, query, keys)
+
+
+def _run(conn: Connection[Any], query: str, *values: Any) -> psycopg.RawCursor[TupleRow]:
+    """Execute with parameters $1, $2: a percent sign in a name of the application's is no placeholder."""
+    return psycopg.RawCursor(conn, row_factory=tuple_row).execute(query.encode(), values)
 
 
 def _retry(conn: Connection[Any], act: Callable[[], T]) -> T:

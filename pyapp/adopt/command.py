@@ -1,10 +1,12 @@
 """adopt and unadopt: exact progress for tables that an application has already."""
 
 import argparse
+import csv
 import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from psycopg import Connection
@@ -12,17 +14,23 @@ from psycopg import Connection
 from pyapp.adopt.backfill import Counted, backfill, count_workflows, publish_all, uncounted
 from pyapp.adopt.catalog import partitions
 from pyapp.adopt.findings import Findings, Wanted, look
+from pyapp.adopt.health import lost_columns
 from pyapp.adopt.install import (
     Adoption,
+    drop_shadow,
     full_script,
     get_adoption,
     install,
+    leftovers,
     list_adoptions,
+    refuse_other_things,
     remove,
     remove_script,
 )
+from pyapp.adopt.mend import mend
 from pyapp.adopt.pair import OUTCOMES, SHOWN, Pair
 from pyapp.adopt.preview import Preview, preview
+from pyapp.adopt.render import script
 from pyapp.cli.common import UsageError, database, print_json, say
 from pyapp.db import connect
 from pyapp.render import as_columns, clean
@@ -128,9 +136,10 @@ def _adopt(args: argparse.Namespace) -> int:
     with database(args) as dsn, connect(dsn, autocommit=True) as conn:
         known = {adoption.pair.name: adoption for adoption in list_adoptions(conn)}
         if args.go_on:
-            return _report(args, _count(conn, get_adoption(conn, args.name).pair))
+            return _report(args, _count(conn, args.name))
         before = known.get(args.name)
         findings = _find(conn, args, before, {adoption.pair.schema for adoption in known.values()})
+        remains = before is None and refuse_other_things(conn, findings.pair.schema)
         if args.print:
             print(full_script(findings), end="")
             return 0
@@ -141,11 +150,15 @@ def _adopt(args: argparse.Namespace) -> int:
         install(conn, findings, on_step=say)
         if not args.json:
             print(f"adopted as {args.name}; from now on every change of a task is counted")
-        counted = _count(conn, findings.pair)
+        counted = _count(conn, args.name)
+        if before is not None or remains:
+            _mend(args, conn, findings.pair)
         if args.live or (before is not None and findings.pair.live):
             changed = _publish(conn, findings.pair)
             if changed and not args.json:
                 print(f"{changed} {'workflow' if changed == 1 else 'workflows'} now say what was counted")
+        if before is not None and before.pair.columns and not before.pair.live and findings.pair.live:
+            drop_shadow(conn, findings.pair, on_step=say)
         return _report(args, counted)
 
 
@@ -157,7 +170,11 @@ def _find(conn: Connection[Any], args: argparse.Namespace, before: Adoption | No
         if before is None:
             raise UsageError("which tables? Give --workflows and --tasks (agent-progress adopt --help shows how)")
         pair = before.pair.with_live() if args.live else before.pair
-        return Findings(pair, partitions(conn, pair), [], [])
+        if lost := lost_columns(conn, pair):
+            raise UsageError(
+                f"{lost[0]} is gone: put it back, or say how to read the tables now (--workflows, --tasks, ...)"
+            )
+        return _with_leftovers(conn, Findings(pair, partitions(conn, pair), [], []))
     if before is not None and before.pair.live and args.shadow:
         raise UsageError(f"{args.name} is live already: take it back with unadopt first")
     schema = args.schema or (before.pair.schema if before else _free_schema(args.name, taken))
@@ -167,15 +184,25 @@ def _find(conn: Connection[Any], args: argparse.Namespace, before: Adoption | No
     if schema in ("public", "information_schema") or (before is None and schema in taken):
         raise UsageError(f"schema {schema} is taken: give another one, --schema")
     found = look(conn, _wanted(args, schema))
-    if before is not None and (before.pair.columns, before.pair.key_type) != (found.pair.columns, found.pair.key_type):
-        raise UsageError(f"{args.name} was adopted in another way: take it back with unadopt first")
-    return found
+    if before is not None and _storage(before.pair) != _storage(found.pair):
+        raise UsageError(f"{args.name} was adopted in another way: unadopt it first, or give another --name")
+    return _with_leftovers(conn, found)
+
+
+def _storage(pair: Pair) -> tuple[object, ...]:
+    return pair.schema, pair.workflows, pair.tasks, pair.key, pair.key_type, pair.columns
+
+
+def _with_leftovers(conn: Connection[Any], found: Findings) -> Findings:
+    return replace(found, leftovers=leftovers(conn, found.pair, script(found.pair, found.partitions)))
 
 
 def _wanted(args: argparse.Namespace, schema: str) -> Wanted:
     given = vars(args)
     conditions = {name: given[f"{name}_when"] for name in OUTCOMES if given[f"{name}_when"]}
     labels = {name: given[name] for name in OUTCOMES if given[name]}
+    if args.columns and args.no_progress_column:
+        raise UsageError("--columns keeps progress in a column of the table: --no-progress-column does not go with it")
     if both := sorted(conditions.keys() & labels.keys()):
         raise UsageError(f"--{both[0]} and --{both[0]}-when: only one of them")
     return Wanted(
@@ -231,11 +258,22 @@ def _preview(args: argparse.Namespace, found: Preview) -> int:
     return 0
 
 
-def _count(conn: Connection[Any], pair: Pair) -> Counted:
+def _count(conn: Connection[Any], name: str) -> Counted:
+    adoption = get_adoption(conn, name)
+    # Counters of an earlier adoption are counted anew once.
+    pair = replace(adoption.pair, recount=adoption.pair.recount and not adoption.counted)
     if not uncounted(conn, pair) and not pair.recount:
         return Counted(0, 0, [])
     with _bar("counting", count_workflows(conn, pair)) as advance:
         return backfill(conn, pair, advance)
+
+
+def _mend(args: argparse.Namespace, conn: Connection[Any], pair: Pair) -> None:
+    """Recount what is wrong: something may have been missing for a while."""
+    with _bar("looking", count_workflows(conn, pair)) as advance:
+        mended = mend(conn, pair, advance)
+    if mended and not args.json:
+        print(f"{mended} {'workflow was' if mended == 1 else 'workflows were'} wrong, and mended")
 
 
 def _publish(conn: Connection[Any], pair: Pair) -> int:
@@ -300,7 +338,8 @@ def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def _values(text: str) -> tuple[str, ...]:
-    return tuple(value.strip() for value in text.split(",") if value.strip())
+    rows = csv.reader([text], skipinitialspace=True)  # a value with a comma in it stands in double quotes
+    return tuple(value.strip() for row in rows for value in row if value.strip())
 
 
 def _mapping(text: str) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from psycopg.errors import Error
 
 from pyapp.adopt.catalog import Table, first_line, partitions, read_table, snake
 from pyapp.adopt.pair import COUNTERS, SHOWN, AdoptError, Labels, Pair, quote
-from pyapp.adopt.render import Partitions
+from pyapp.adopt.render import Partitions, Trigger
 
 WORDS = {
     "completed": ("completed", "complete", "done", "succeeded", "success", "successful", "finished"),
@@ -34,7 +34,7 @@ _KNOWN_AS = {
 # What functions of ours call things, in whose bodies a condition of the user's will stand.
 _VARIABLES = frozenset(
     ("old_workflow", "new_workflow", "old_status", "new_status", "several", "sign", "changes", "change", "candidate")
-) | {"stale", "workflow"}
+) | {"stale", "workflow", "found", "new", "old", "tg_op", "tg_name", "sqlstate", "sqlerrm", "meaning"}
 _INTEGERS = frozenset({"smallint", "integer", "bigint"})
 _STRINGS = frozenset({"text", "character varying", "character"})
 
@@ -93,6 +93,7 @@ class Findings:
     partitions: Partitions
     notes: Sequence[str]
     warnings: Sequence[str]
+    leftovers: Sequence[Trigger] = ()
 
 
 def look(conn: Connection[Any], wanted: Wanted) -> Findings:
@@ -100,8 +101,7 @@ def look(conn: Connection[Any], wanted: Wanted) -> Findings:
     workflows, tasks = read_table(conn, wanted.workflows, "workflows"), read_table(conn, wanted.tasks, "tasks")
     if workflows.oid == tasks.oid:
         raise AdoptError("workflows and tasks are the same table")
-    if wanted.live and wanted.publish:
-        _refuse_other_progress(conn, workflows, wanted)
+    _refuse_others(conn, workflows, tasks, wanted)
     key, task_workflow, link = _keys(conn, workflows, tasks, wanted)
     key_type = _key_type(workflows, key, tasks, task_workflow)
     task_status, conditions = _task_status(conn, tasks, wanted)
@@ -296,15 +296,19 @@ def _progress(conn: Connection[Any], workflows: Table, wanted: Wanted) -> str | 
     return name
 
 
-def _refuse_other_progress(conn: Connection[Any], workflows: Table, wanted: Wanted) -> None:
+def _refuse_others(conn: Connection[Any], workflows: Table, tasks: Table, wanted: Wanted) -> None:
+    """Refuse tables that are counted already: there, our triggers would take the place of the others."""
     row = conn.execute(
-        "select n.nspname from pg_trigger as t join pg_proc as p on p.oid = t.tgfoid join pg_namespace as n"
-        " on n.oid = p.pronamespace"
-        " where t.tgrelid = %s and t.tgname = 'zz_workflow_progress_guard' and n.nspname <> %s",
-        [workflows.oid, wanted.schema],
+        "select c.oid::bigint, n.nspname from pg_trigger as t join pg_class as c on c.oid = t.tgrelid"
+        " join pg_proc as p on p.oid = t.tgfoid join pg_namespace as n on n.oid = p.pronamespace"
+        " where t.tgrelid in (%s, %s) and n.nspname <> %s and t.tgname in ('agent_task_progress_insert',"
+        " 'agent_task_progress_update', 'workflow_progress_follow_insert', 'zz_workflow_progress_guard')"
+        " order by c.oid limit 1",
+        [workflows.oid, tasks.oid, wanted.schema],
     ).fetchone()
     if row is not None:
-        raise AdoptError(f"progress of {workflows.quoted} is kept already, by schema {row[0]}")
+        table = workflows if row[0] == workflows.oid else tasks
+        raise AdoptError(f"{table.quoted} is adopted already, by schema {row[1]}: unadopt that one first")
 
 
 def _refuse_odd_counters(workflows: Table) -> None:
@@ -339,8 +343,8 @@ def _shown(workflows: Table, wanted: Wanted, status: Labels | None) -> dict[str,
 
 
 def _try_condition(conn: Connection[Any], tasks: Table, option: str, condition: str) -> None:
-    used = {name for name in re.findall(r"(?<![\w.\"'])([a-z_]\w*)", condition.lower()) if name in tasks.columns}
-    if clash := sorted(used & _VARIABLES):
+    names = re.findall(r"(?<![\w.\"])(\"?)([a-z_]\w*)\1", re.sub(r"'(?:[^']|'')*'", "''", condition.lower()))
+    if clash := sorted({name for _, name in names if name in tasks.columns} & _VARIABLES):
         raise AdoptError(f"{option}: write task.{clash[0]} for the column {clash[0]}, which could mean something else")
     query = sql.SQL("select 1 from {} as task where ({}) is true limit 1").format(
         sql.Identifier(tasks.schema, tasks.name), sql.SQL(condition)

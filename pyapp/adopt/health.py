@@ -5,7 +5,7 @@ from typing import Any
 
 from psycopg import Connection, sql
 
-from pyapp.adopt.backfill import uncounted
+from pyapp.adopt.backfill import uncounted, unfollowed
 from pyapp.adopt.catalog import columns_of, partitions
 from pyapp.adopt.install import get_adoption, is_current
 from pyapp.adopt.pair import COUNTERS, Pair, quote
@@ -20,10 +20,16 @@ def examine(conn: Connection[Any], name: str) -> tuple[list[str], list[str]]:
     """
     adoption = get_adoption(conn, name)
     pair = adoption.pair
-    missing = list(_missing_columns(conn, pair))
-    missing += missing_objects(conn, script(pair, partitions(conn, pair)))
+    missing = [
+        *lost_columns(conn, pair),
+        *_lost_counters(conn, pair),
+        *missing_objects(conn, script(pair, partitions(conn, pair))),
+    ]
     if missing:
         return missing, []
+    if behind := unfollowed(conn, pair):
+        noun = "workflow" if behind == 1 else "workflows"
+        missing.append(f"status or plan of {behind} {noun}, changed while nothing followed it")
     notes = []
     if not is_current(conn, adoption):
         notes.append(f"made by another version, or for other partitions: agent-progress adopt --name {name} renews it")
@@ -34,10 +40,12 @@ def examine(conn: Connection[Any], name: str) -> tuple[list[str], list[str]]:
         noun = "workflow says" if different == 1 else "workflows say"
         end = "adopt --live makes it ours" if not pair.live else f"agent-progress adopt --name {name} publishes ours"
         notes.append(f"{different} {noun} something else in {quote(pair.progress)} than what was counted; {end}")
-    return [], notes
+    return missing, notes
 
 
-def _missing_columns(conn: Connection[Any], pair: Pair) -> Iterator[str]:
+def lost_columns(conn: Connection[Any], pair: Pair) -> list[str]:
+    """List the tables and columns of the application's that an adoption reads and that are gone."""
+    lost = []
     for table, wanted in (
         (pair.tasks, [pair.task_workflow, pair.task_status and pair.task_status.column]),
         (
@@ -45,15 +53,22 @@ def _missing_columns(conn: Connection[Any], pair: Pair) -> Iterator[str]:
             [
                 pair.key,
                 pair.workflow_status and pair.workflow_status.column,
-                pair.progress_column,
-                *(COUNTERS if pair.columns else ()),
+                pair.planned,
+                None if pair.columns else pair.progress,
             ],
         ),
     ):
         there = columns_of(conn, table)
         if not there:
-            yield f"table {quote(*table)}"
-        yield from (f"column {quote(*table, name)}" for name in wanted if there and name and name not in there)
+            lost.append(f"table {quote(*table)}")
+        lost += [f"column {quote(*table, name)}" for name in wanted if there and name and name not in there]
+    return lost
+
+
+def _lost_counters(conn: Connection[Any], pair: Pair) -> Iterator[str]:
+    there = columns_of(conn, pair.workflows) if pair.columns else frozenset()
+    wanted = [name for name in (pair.progress_column, *COUNTERS) if name]
+    yield from (f"column {quote(*pair.workflows, name)}" for name in wanted if there and name not in there)
 
 
 def _different(conn: Connection[Any], pair: Pair) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,9 +15,10 @@ from psycopg.rows import tuple_row
 
 from pyapp.adopt.catalog import partitions
 from pyapp.adopt.findings import Findings
-from pyapp.adopt.pair import AdoptError, Pair, literal, quote
-from pyapp.adopt.render import removal, script
+from pyapp.adopt.pair import SHADOW_COLUMN, AdoptError, Pair, literal, quote
+from pyapp.adopt.render import Trigger, drop_trigger, removal, script
 from pyapp.db import connect
+from pyapp.schema import listed_objects
 
 OnStep = Callable[[str], None]
 
@@ -92,7 +94,8 @@ set
 """
     # The record before the triggers: locks of the application's tables come last.
     head, mark, tail = text.partition("\ncreate or replace trigger ")
-    return f"{head}{record}{mark}{tail}"
+    dropped = "".join(f"\n{drop_trigger(trigger)}" for trigger in findings.leftovers)
+    return f"{head}{record}{dropped}{mark}{tail}"
 
 
 def install(conn: Connection[Any], findings: Findings, on_step: OnStep = lambda _: None) -> None:
@@ -102,7 +105,41 @@ def install(conn: Connection[Any], findings: Findings, on_step: OnStep = lambda 
 
 def is_current(conn: Connection[Any], adoption: Adoption) -> bool:
     """Tell whether what was installed is what this version would install for the tables as they are."""
-    return adoption.script_hash == _hash(script(adoption.pair, partitions(conn, adoption.pair)))
+    text = script(adoption.pair, partitions(conn, adoption.pair))
+    return adoption.script_hash == _hash(text) and not leftovers(conn, adoption.pair, text)
+
+
+def triggers(conn: Connection[Any], pair: Pair) -> list[Trigger]:
+    """List the triggers of an adoption, wherever they are: on partitions that were detached, too. Tasks come first."""
+    rows = conn.execute(
+        "select t.tgname, n.nspname, c.relname from pg_trigger as t join pg_proc as p on p.oid = t.tgfoid"
+        " join pg_namespace as f on f.oid = p.pronamespace join pg_class as c on c.oid = t.tgrelid"
+        " join pg_namespace as n on n.oid = c.relnamespace"
+        " where f.nspname = %s and n.nspname <> f.nspname and t.tgparentid = 0"
+        " order by t.tgname not like 'agent_task%%', c.oid, t.tgname",
+        [pair.schema],
+    ).fetchall()
+    return [(row[0], (row[1], row[2])) for row in rows]
+
+
+def leftovers(conn: Connection[Any], pair: Pair, text: str) -> list[Trigger]:
+    """List the triggers of an adoption that its script does not make: of a partition that was detached, for one."""
+    made = {(name, relation) for kind, name, relation in listed_objects(text) if kind == "trigger"}
+    return [trigger for trigger in triggers(conn, pair) if (trigger[0], quote(*trigger[1])) not in made]
+
+
+def refuse_other_things(conn: Connection[Any], schema: str) -> bool:
+    """See that a schema is free for us. Returns whether things of ours are there. Raises AdoptError."""
+    rows = conn.execute(
+        "select relname, 'workflow|adoption' from pg_class where relnamespace = to_regnamespace(%(schema)s)"
+        " and relkind not in ('i', 'c') union all"
+        " select proname, 'progress|workflow|count_tasks' from pg_proc"
+        " where pronamespace = to_regnamespace(%(schema)s)",
+        {"schema": quote(schema)},
+    ).fetchall()
+    if others := sorted(name for name, ours in rows if not re.search(ours, name)):
+        raise AdoptError(f"schema {schema} has other things in it ({others[0]}): give another one, --schema")
+    return bool(rows)
 
 
 def renew_adoptions(dsn: str, on_step: OnStep = lambda _: None) -> list[str]:
@@ -117,24 +154,21 @@ def renew_adoptions(dsn: str, on_step: OnStep = lambda _: None) -> list[str]:
 
 def remove_script(conn: Connection[Any], pair: Pair, *, drop_columns: bool) -> str:
     """Render the SQL that takes an adoption back."""
-    return removal(pair, partitions(conn, pair), drop_columns=drop_columns)
+    there = conn.execute("select to_regclass(%s) is not null", [quote(*pair.workflows)]).fetchone() == (True,)
+    return "\n".join([*removal(pair, triggers(conn, pair), drop_columns=drop_columns, table=there), ""])
 
 
 def remove(conn: Connection[Any], pair: Pair, *, drop_columns: bool, on_step: OnStep = lambda _: None) -> None:
     """Take an adoption back, in one transaction; tables that are gone by now are passed over. Raises AdoptError."""
-    there = {
-        table
-        for table in (pair.tasks, pair.workflows)
-        if conn.execute("select to_regclass(%s) is not null", [quote(*table)]).fetchone() == (True,)
-    }
-    lines = remove_script(conn, pair, drop_columns=drop_columns).splitlines()
-    gone = [f" on {quote(*table)};" for table in (pair.tasks, pair.workflows) if table not in there]
-    gone += [f"alter table {quote(*pair.workflows)} "] if pair.workflows not in there else []
-    lines = [line for line in lines if not any(text in line for text in gone)]
     try:
-        _patiently(conn, "\n".join(lines), on_step)
+        _patiently(conn, remove_script(conn, pair, drop_columns=drop_columns), on_step)
     except psycopg.errors.DependentObjectsStillExist as error:
         raise AdoptError(f"nothing changed: {error.diag.message_primary}: {error.diag.message_detail}") from error
+
+
+def drop_shadow(conn: Connection[Any], pair: Pair, on_step: OnStep = lambda _: None) -> None:
+    """Drop the column that kept the percentage until a pair went live."""
+    _patiently(conn, f"alter table {quote(*pair.workflows)} drop column if exists {quote(SHADOW_COLUMN)};", on_step)
 
 
 def _hash(text: str) -> str:

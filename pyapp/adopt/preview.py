@@ -6,8 +6,9 @@ from typing import Any
 
 from psycopg import Connection
 
+from pyapp.adopt.catalog import columns_of
 from pyapp.adopt.pair import Pair, quote
-from pyapp.adopt.render import formula, tasks_relation
+from pyapp.adopt.render import formula, meaning_and_plan, tasks_relation
 
 _EXAMPLES = 20
 
@@ -38,7 +39,9 @@ def preview(conn: Connection[Any], pair: Pair) -> Preview:
 
     The formula is created as a temporary function for it, and gone afterwards.
     """
-    temporary = replace(pair, schema="pg_temp")
+    there = "agents_planned" in columns_of(conn, pair.workflows)
+    temporary = replace(pair, schema="pg_temp", planned="agents_planned" if there else None)
+    meaning, plan = meaning_and_plan(temporary, "u")
     stored = f"u.{quote(pair.progress)}::integer" if pair.progress else "null::integer"
     completed = pair.workflow_completed("u")
     query = f"""
@@ -46,7 +49,9 @@ def preview(conn: Connection[Any], pair: Pair) -> Preview:
             select
                 u.{quote(pair.key)}::text as workflow,
                 {stored} as stored,
-                pg_temp.progress_percentage(coalesce(g.completed, 0), coalesce(g.created, 0)) as counted,
+                pg_temp.progress_percentage(
+                    coalesce(g.completed, 0), pg_temp.progress_total({meaning}, coalesce(g.created, 0), {plan})
+                ) as counted,
                 {completed} and {stored} >= 100 and coalesce(g.settled, 0) = 0 as frozen
             from {quote(*pair.workflows)} as u
             left join (

@@ -33,7 +33,7 @@ _TOKEN = re.compile(
     | \bpublic\.
     | \buuid\b
     | \bwhere\ id\ =
-    | \b(?:new|old)\.(?:id|progress|status|their_key|their_progress|their_meaning|their_plan)\b
+    | \b(?:new|old)\.(?:id|progress|status|their_key|their_\w+)\b
     | \bprogress_total\(w\.status,
     | \bcreate\ (?:function|view|trigger)\b
     | \$\$
@@ -47,6 +47,8 @@ _COUNT = re.compile(
 _SELECT = re.compile(r"create view public\.(\w+)\nwith \(security_invoker = true\)\nas\n(.*?);\n", re.DOTALL)
 _UPDATE = re.compile(r"^( +)update public\.workflow\n.*?where id = (\S+);\n", re.DOTALL | re.MULTILINE)
 _READ = re.compile(r"^begin\n(    -- Read .*?)\n\n    -- Write it\.\n", re.DOTALL | re.MULTILINE)
+_NEGATIVE = re.compile(r"^    if new\.agents_planned < 0 then\n.*?^    end if;\n\n", re.DOTALL | re.MULTILINE)
+_PERCENTAGE = re.compile(r"(new\.progress := )(public\.progress_percentage\([^)]*\))")
 _BODY = re.compile(r"^begin\n(.*?\n)end\n\$\$;", re.DOTALL | re.MULTILINE)
 _ON_TABLE = re.compile(r"^(?:create (?:or replace )?trigger|comment on trigger) .*?;\n", re.DOTALL | re.MULTILINE)
 # Two that miss the row at once: one inserts it, and the other adds to it after that one's commit.
@@ -63,21 +65,27 @@ _COUNTED = (
     "        null; -- counted already, many at a time\n"
     "    elsif\n        tg_op = 'INSERT'\n        or (old.",
 )
-# In the application's table a column of ours may have been there before, without a value.
-_NOT_COUNTED = (
-    "    new.agents_total := public.progress_total(",
-    "    if new.agents_created is null then\n"
-    "        new.progress := old.progress;\n"
-    "        return new;\n"
-    "    end if;\n\n"
-    "    new.agents_total := public.progress_total(",
-)
 _RECOUNT = re.compile(
     r"        select\n            count\(\*\),.*?\n        into (.*?)\n"
     r"        from public\.agent_task as a\n(        where.*?);\n",
     re.DOTALL,
 )
-_MISSING = "when syntax_error_or_access_rule_violation or invalid_schema_name then"
+# An internal error is what a plan ends in that was made before a type was dropped.
+_MISSING = "when syntax_error_or_access_rule_violation or invalid_schema_name or internal_error or data_exception then"
+
+# A session that came here before a column was retyped cannot read it in its plan.
+_MEANING = f"""\
+declare
+    meaning public.workflow_status;
+begin
+    begin
+        meaning := new.status;
+    exception
+        {_MISSING}
+            meaning := new.their_meaning_by_name;
+    end;
+
+"""
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,8 @@ class Partitions:
 
 
 _NO_PARTITIONS = Partitions()
+Trigger = tuple[str, tuple[str, str]]
+"""A trigger and the table that it is on."""
 
 
 def own(text: str) -> str:
@@ -129,22 +139,11 @@ def _on(triggers: str, *tables: str, but: str = r"\Z.") -> str:
     return "\n".join(s for s in _ON_TABLE.findall(triggers) if chosen.search(s) and not re.search(but, s))
 
 
-def removal(pair: Pair, partitions: Partitions = _NO_PARTITIONS, *, drop_columns: bool = False) -> str:
-    """Render what takes an adoption back: triggers first, then what they call."""
-    events = ("insert", "update", "delete", "truncate")
-    on_workflows = ["zz_workflow_progress_guard", *(f"workflow_progress_follow_{event}" for event in events)]
+def removal(pair: Pair, triggers: Sequence[Trigger], *, drop_columns: bool = False, table: bool = True) -> list[str]:
+    """Render what takes an adoption back, triggers first; ``table``: that of the workflows is still there."""
     schema = quote(pair.schema)
-    lines = [
-        *(
-            f"drop trigger if exists agent_task_progress_{event} on {quote(*table)};"
-            for table in (pair.tasks, *partitions.tasks)
-            for event in events
-        ),
-        *(
-            f"drop trigger if exists {trigger} on {quote(*table)};"
-            for table in (pair.workflows, *partitions.workflows)
-            for trigger in on_workflows
-        ),
+    statements = [
+        *(drop_trigger(trigger) for trigger in triggers),
         f"drop function if exists {schema}.repair_progress({pair.key_type});",
         *(f"drop view if exists {schema}.{view};" for view in reversed(list(_views()))),
         f"drop table if exists {schema}.workflow_counter;",
@@ -167,11 +166,17 @@ def removal(pair: Pair, partitions: Partitions = _NO_PARTITIONS, *, drop_columns
         f"drop type if exists {schema}.task_status;",
         f"drop schema if exists {schema};",
     ]
-    if pair.columns and (drop_columns or not pair.live):
+    if table and pair.columns and (drop_columns or not pair.live):
         dropped = [*(COUNTERS if drop_columns else ()), *(() if pair.live else (SHADOW_COLUMN,))]
         columns = ", ".join(f"drop column if exists {quote(name)}" for name in dropped)
-        lines.append(f"alter table {quote(*pair.workflows)} {columns};")
-    return "\n".join(lines) + "\n"
+        statements.append(f"alter table {quote(*pair.workflows)} {columns};")
+    return statements
+
+
+def drop_trigger(trigger: Trigger) -> str:
+    """Render what drops a trigger of ours."""
+    name, table = trigger
+    return f"drop trigger if exists {quote(name)} on {quote(*table)};"
 
 
 def progress_relation(pair: Pair, existing: frozenset[str]) -> str:
@@ -222,7 +227,7 @@ def _functions_and_views(pair: Pair) -> Iterator[str]:
     yield formula
     yield _conflicts(_read("adopt/03_reading.sql"), "use_column")
     yield _conflicts(_fail_open(pair, trigger), "use_variable")
-    yield _conflicts(_BODY.sub(_guarded, _with_uncounted(pair, guard)), "use_variable")
+    yield _conflicts(_guarded(pair, guard), "use_variable")
     if not pair.columns:
         yield _conflicts(_read("adopt/04_follow.sql"), "use_column")
     if pair.publishes:
@@ -267,22 +272,28 @@ def _fail_open(pair: Pair, trigger: str) -> str:
     return text if pair.columns else _UPDATE.sub(again, text)
 
 
-def _with_uncounted(pair: Pair, guard: str) -> str:
-    """Let the guard know of workflows that have not been counted, and of those that are inserted with their count."""
-    before, after = _NOT_COUNTED if pair.columns else _COUNTED
-    assert before in guard, "sql/04 is not what it was when this was written"
+def _recounting(guard: str) -> str:
+    """Count a workflow as all are counted: by the values of the status, whose meaning is asked for once each."""
     counts = ", ".join(f"coalesce(sum(g.{name}), 0)" for name in ("created", *OUTCOMES))
-    guard, found = _RECOUNT.subn(
-        rf"        select {counts}\n        into \1\n        from their_count_where\n\2\n        their_count_end as g;\n",
-        guard,
-    )
+    recount = rf"        select {counts}\n        into \1\n        from their_count_where\n\2\n        their_count_end as g;\n"
+    guard, found = _RECOUNT.subn(recount, guard)
     assert found == 1, "sql/04 counts in a way that is not known here"
-    return guard.replace(before, after)
+    return guard
 
 
-def _guarded(match: re.Match[str]) -> str:
-    """Let a workflow through whose columns of ours are gone."""
-    return f"begin\n{match[1]}exception\n    {_MISSING}\n        return new;\nend\n$$;"
+def _guarded(pair: Pair, guard: str) -> str:
+    """Let a workflow through whose columns of ours are gone; and one with a plan below zero, which is none."""
+    text = _NEGATIVE.sub("", _recounting(guard))
+    # Where the counters are null, not counted, the application's column keeps its number: it may allow no null.
+    text = _PERCENTAGE.sub(r"\1coalesce(\2, old.progress)", text)
+    if pair.columns:
+        text = text.replace("progress_total(new.status,", "progress_total(meaning,")
+        text = text.replace("as $$\nbegin\n", f"as $$\n{_MEANING}", 1)
+    else:
+        before, after = _COUNTED
+        assert before in text, "sql/04 is not what it was when this was written"
+        text = text.replace(before, after)
+    return text.replace("\nend\n$$;", f"\nexception\n    {_MISSING}\n        return new;\nend\n$$;", 1)
 
 
 def _render(pair: Pair, text: str) -> str:
@@ -320,12 +331,14 @@ def _value(pair: Pair, token: str, *, late: bool, existing: frozenset[str] | Non
     if token.startswith(("new.", "old.")):
         row, _, column = token.partition(".")
         return _column(pair, row, column)
+    reading = _reading(pair)
     fixed = {
         "public.workflow": pair.counters,
         "public.agent_task": quote(*pair.tasks),
         "public.": f"{schema}.",
         "uuid": pair.key_type,
-        "where id =": f"where {key} =" if pair.columns else token,
+        # Qualified: a key can be called as a variable of ours is.
+        "where id =": f"where {workflows}.{key} =" if pair.columns else token,
         "progress_total(w.status,": "progress_total(w.meaning,",
         "their_workflow": workflows,
         "their_key": key,
@@ -333,7 +346,9 @@ def _value(pair: Pair, token: str, *, late: bool, existing: frozenset[str] | Non
         "their_task_name": literal(quote(*pair.tasks)),
         "their_progress": quote(pair.progress_column or ""),
         "their_counters": pair.counters,
-        "their_reading": ", ".join(f"{name} {type_}" for name, type_ in _reading(pair).items()),
+        "their_reading": ", ".join(f"{name} {type_}" for name, type_ in reading.items()),
+        # The key as it is compared, as varchar or integer by its index; and as it is shown, text or bigint.
+        "their_values": ", ".join(f"w.id::{pair.key_type}" if name == "id" else f"w.{name}" for name in reading),
         "their_workflow_now": _workflows(pair, None),
         "their_workflow_by_name": _workflows(pair, frozenset()),
         "their_count": f"({_count(pair)})",
@@ -347,8 +362,16 @@ def _column(pair: Pair, row: str, column: str) -> str:
     """Write a column of a row in a trigger."""
     if column == "their_meaning" or (column == "status" and pair.columns):
         return _meaning(pair, row)
+    if column == "their_meaning_by_name":
+        return _meaning_by_name(pair, row)
     if column == "their_plan":
         return _plan(pair, row)
+    if column == "their_plan_by_name":
+        return (
+            _plan(pair, row).replace(f"{row}.{quote(pair.planned)}", _by_name(row, pair.planned))
+            if pair.planned
+            else "null"
+        )
     if column == "their_key" or (column == "id" and pair.columns):
         return f"{row}.{quote(pair.key)}"
     if column == "their_progress" or (column == "progress" and pair.columns):
@@ -371,6 +394,18 @@ def _meaning(pair: Pair, row: str) -> str:
     completed = pair.workflow_completed(row)
     type_ = f"{quote(pair.schema)}.workflow_status"
     return f"(case when {completed} then 'completed'::{type_} else 'initiated'::{type_} end)"
+
+
+def _meaning_by_name(pair: Pair, row: str) -> str:
+    """Write the same, by way of JSON: of a column that is gone, or of another type than the plan of a session says."""
+    if pair.workflow_status is None:
+        return _meaning(pair, row)
+    column = pair.workflow_status.column
+    return _meaning(pair, row).replace(f"{row}.{quote(column)}::text", _by_name(row, column))
+
+
+def _by_name(row: str, column: str) -> str:
+    return f"(to_jsonb({row}) ->> {literal(column)})"
 
 
 def _plan(pair: Pair, row: str) -> str:
@@ -405,7 +440,7 @@ def _workflows(pair: Pair, existing: frozenset[str] | None) -> str:
             if type_ == "timestamptz" and column in pair.utc:
                 return f"(u.{quote(column)} at time zone 'UTC')"
             return f"u.{quote(column)}::{type_}"
-        return f"(to_jsonb(u) ->> {literal(column)})::{type_}"
+        return f"{_by_name('u', column)}::{type_}"
 
     def counter(name: str, type_: str) -> str:
         return theirs(name, type_) if pair.columns else f"s.{name}"
@@ -416,8 +451,7 @@ def _workflows(pair: Pair, existing: frozenset[str] | None) -> str:
     elif status is None or existing is None or status.column in existing:
         meaning = _meaning(pair, "u")
     else:
-        by_name = f"(to_jsonb(u) ->> {literal(status.column)})"
-        meaning = _meaning(pair, "u").replace(f"u.{quote(status.column)}::text", by_name)
+        meaning = _meaning_by_name(pair, "u")
     own_progress = theirs(pair.progress, "integer")
     stored = theirs(pair.progress_column, "integer") if pair.columns else "s.progress"
     values = {

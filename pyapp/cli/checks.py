@@ -57,7 +57,13 @@ def _check(args: argparse.Namespace) -> int:
     with database(args) as dsn, connect(dsn, autocommit=True) as conn:
         source = find_source(conn, args)
         missing, notes = _missing(conn, source)
-        checked, drift = check(conn, keys, source)
+        try:
+            checked, drift = check(conn, keys, source)
+        except psycopg.ProgrammingError as error:
+            if not missing or not args.name:
+                raise
+            notes.append(f"nothing could be counted: {error.diag.message_primary}")
+            checked, drift = 0, []
         if source is OWN and conn.execute(_PARTIAL).fetchone() == (True,):
             say("row-level security applies to this role: only what it may see was checked")
     if args.json:
@@ -175,5 +181,5 @@ def _as_text(drift: list[Drift], verbs: tuple[str, str]) -> str:
         rest = f", {created} created, {failed} failed, {cancelled} cancelled"
         return f"{getattr(d, f'{side}_progress')} % ({completed} of {total}{rest})"
 
-    rows = [(d.workflow_id, d.name[:40], numbers(True, d), numbers(False, d)) for d in drift]
+    rows = [(d.workflow_id, (d.name or "")[:40], numbers(True, d), numbers(False, d)) for d in drift]
     return as_columns(rows, ("ID", "NAME", *verbs))

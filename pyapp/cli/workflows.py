@@ -81,13 +81,13 @@ def _list(args: argparse.Namespace) -> int:
     rows = [
         (
             w.workflow_id,
-            w.name[:40],
+            (w.name or "")[:40],
             f"{plain_bar(w.progress, 10)} {w.progress:3d} %",
             agents(w),
             w.agents_failed or None,
             w.status,
             w.current_stage,
-            f"{w.created_at:%Y-%m-%d %H:%M}",
+            f"{w.created_at:%Y-%m-%d %H:%M}" if w.created_at else None,
         )
         for w in workflows
     ]

@@ -10,10 +10,10 @@ rows 1
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return query select w.* from their_workflow_now as w where w.id = describe_workflow.workflow;
+    return query select their_values from their_workflow_now as w where w.id = describe_workflow.workflow;
 exception
     when undefined_column or undefined_function or datatype_mismatch or cannot_coerce then
-        return query select w.* from their_workflow_by_name as w where w.id = describe_workflow.workflow;
+        return query select their_values from their_workflow_by_name as w where w.id = describe_workflow.workflow;
 end
 $$;
 
@@ -29,9 +29,14 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     if workflow is null then
-        return query select g.* from their_count as g;
+        return query
+        select g.workflow_id::uuid, g.created, g.completed, g.failed, g.cancelled
+        from their_count as g;
     else
-        return query select g.* from their_count as g where g.workflow_id = count_tasks.workflow;
+        return query
+        select g.workflow_id::uuid, g.created, g.completed, g.failed, g.cancelled
+        from their_count as g
+        where g.workflow_id = count_tasks.workflow;
     end if;
 end
 $$;

@@ -9,7 +9,28 @@ security definer
 set search_path = pg_catalog, pg_temp
 set row_security = off
 as $$
+declare
+    old_meaning public.workflow_status;
+    new_meaning public.workflow_status;
+    old_plan integer;
+    new_plan integer;
 begin
+    if tg_op = 'UPDATE' then
+        begin
+            old_meaning := old.their_meaning;
+            new_meaning := new.their_meaning;
+            old_plan := old.their_plan;
+            new_plan := new.their_plan;
+        exception
+            -- A session that came here before a column was retyped cannot read it in its plan.
+            when syntax_error_or_access_rule_violation or internal_error then
+                old_meaning := old.their_meaning_by_name;
+                new_meaning := new.their_meaning_by_name;
+                old_plan := old.their_plan_by_name;
+                new_plan := new.their_plan_by_name;
+        end;
+    end if;
+
     if tg_op = 'INSERT' then
         insert into public.workflow_counter (id, status, agents_planned)
         select w.id, w.status, w.agents_planned
@@ -33,8 +54,8 @@ begin
             update public.workflow_counter
             set
                 id = new.their_key,
-                status = new.their_meaning,
-                agents_planned = coalesce(new.their_plan, agents_planned)
+                status = new_meaning,
+                agents_planned = coalesce(new_plan, agents_planned)
             where id = old.their_key;
 
             if not exists (
@@ -54,14 +75,11 @@ begin
                 set progress_frozen_at = null
                 where id = new.their_key and progress_frozen_at = 'epoch';
             end if;
-        elsif new.their_meaning <> old.their_meaning or new.their_plan is distinct from old.their_plan then
+        elsif new_meaning <> old_meaning or new_plan is distinct from old_plan then
             update public.workflow_counter
             set
-                status = new.their_meaning,
-                agents_planned = case
-                    when new.their_plan is distinct from old.their_plan then new.their_plan
-                    else agents_planned
-                end
+                status = new_meaning,
+                agents_planned = case when new_plan is distinct from old_plan then new_plan else agents_planned end
             where id = new.their_key;
         end if;
     else
@@ -72,7 +90,7 @@ begin
     end if;
     return null;
 exception
-    when syntax_error_or_access_rule_violation or invalid_schema_name then
+    when syntax_error_or_access_rule_violation or invalid_schema_name or internal_error or data_exception then
         raise warning using
             message = format('agent-progress: %s: %s', tg_name, sqlerrm),
             hint = 'agent-progress check says what is missing.';

@@ -24,7 +24,7 @@ begin
     begin
         perform from their_workflow as u where false and u.their_key = new.id and coalesce(u.their_progress, 0) = 0;
     exception
-        when syntax_error_or_access_rule_violation or invalid_schema_name then
+        when syntax_error_or_access_rule_violation or invalid_schema_name or internal_error or data_exception then
             raise warning using
                 message = format('agent-progress: progress is not published: %s', sqlerrm),
                 hint = 'agent-progress check says what is missing.';
@@ -68,7 +68,7 @@ begin
     end if;
     return new;
 exception
-    when syntax_error_or_access_rule_violation or invalid_schema_name then
+    when syntax_error_or_access_rule_violation or invalid_schema_name or internal_error or data_exception then
         return new;
 end
 $$;

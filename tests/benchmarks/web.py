@@ -21,7 +21,8 @@ from typing import Any
 import psycopg
 
 from pyapp import embedded, migrate
-from pyapp.web import queries
+from pyapp.source import OWN, Source
+from pyapp.web import paging, queries
 from pyapp.web.database import Database
 
 SETTINGS = {"fsync": "off", "shared_buffers": "512MB", "max_wal_size": "8GB", "synchronous_commit": "off"}
@@ -128,7 +129,10 @@ def measure_others(dsn: str, database: Database) -> None:
         print(f"{label:40} {database.run(measure):8.2f}", flush=True)
 
     with psycopg.connect(dsn) as conn:
-        ids = [row[0] for row in conn.execute("select id::text from workflow order by created_at desc limit 200").fetchall()]
+        ids = [
+            row[0]
+            for row in conn.execute("select id::text from workflow order by created_at desc limit 200").fetchall()
+        ]
     timed("overview, counted", queries.read_overview)
     timed("active ones that need attention", queries.read_attention)
     timed("one workflow by id", lambda conn: queries.read_workflows(conn, OWN, ids[:1]))
@@ -163,9 +167,13 @@ def measure_requests(dsn: str, database: Database, seconds: float = 5.0, clients
             print(f"{label:40} {sum(one.result() for one in running) / seconds:8.0f}", flush=True)
 
     rate(
-        "bare select 1 through the pool", lambda: lambda: database.run(lambda conn, _: conn.execute("select 1").fetchone())
+        "bare select 1 through the pool",
+        lambda: lambda: database.run(lambda conn, _: conn.execute("select 1").fetchone()),
     )
-    rate("one workflow through the pool", lambda: lambda: database.run(lambda c, _: queries.read_workflows(c, OWN, [row[0]])))
+    rate(
+        "one workflow through the pool",
+        lambda: lambda: database.run(lambda c, _: queries.read_workflows(c, OWN, [row[0]])),
+    )
     rate("list page of 50 through the pool", lambda: lambda: database.run(paging.list_page))
     line = [sys.executable, "-m", "pyapp", "serve", "--port", "0", "--dsn", dsn]
     with tempfile.TemporaryFile("w+") as said, subprocess.Popen(line, stderr=said) as service:

@@ -1,0 +1,53 @@
+"""Databases of applications: empty, without our own tables."""
+
+import os
+from collections.abc import Callable, Iterator
+
+import psycopg
+import pytest
+
+from pyapp.adopt import list_adoptions
+
+from ..conftest import TestServer
+from .application import App
+from .schemas import Shape
+
+
+@pytest.fixture
+def dsn(server: TestServer) -> Iterator[str]:
+    """An empty database, gone after the test."""
+    name = f"adopted_{os.environ.get('PYTEST_XDIST_WORKER', 'gw')}"
+    with psycopg.connect(server.dsn("postgres"), autocommit=True) as admin:
+        admin.execute(f"drop database if exists {name} with (force)")
+        admin.execute(f"create database {name} template template0")
+        yield server.dsn(name)
+        admin.execute(f"drop database {name} with (force)")
+
+
+@pytest.fixture(autouse=True)
+def no_drift(request: pytest.FixtureRequest) -> Iterator[None]:
+    """End each test by comparing what is stored with what is counted, in every adoption that there is by then."""
+    if "dsn" not in request.fixturenames:
+        yield
+        return
+    dsn = request.getfixturevalue("dsn")
+    yield
+    with psycopg.connect(dsn) as connection:
+        for adoption in list_adoptions(connection):
+            view = f"{adoption.pair.schema}.workflow_progress_drift"
+            assert connection.execute(f"select * from {view}").fetchall() == []
+
+
+@pytest.fixture
+def make(conn: psycopg.Connection) -> Callable[..., App]:
+    """Make the tables of a shape, with rows in all states; adopt them unless told otherwise."""
+
+    def make_app(shape: Shape, *, columns: bool = False, adopt: bool = True) -> App:
+        app = App(conn, shape, columns)
+        app.create()
+        app.fill()
+        if adopt:
+            app.adopt()
+        return app
+
+    return make_app
