@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,6 +64,22 @@ def pytest_configure() -> None:
     # What the developer's shell says must not lead a test to another database.
     for name in [name for name in os.environ if name.startswith("PG") or name == "DATABASE_URL"]:
         del os.environ[name]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the figures that tests recorded, added up: properties named "figures: …", counts by what was counted."""
+    figures: dict[str, Counter[str]] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            # A fixture may have recorded them after its test.
+            if getattr(report, "when", None) == "teardown":
+                for name, value in report.user_properties:
+                    if name.startswith("figures: "):
+                        figures.setdefault(name.removeprefix("figures: "), Counter()).update(value)
+    for name, counts in figures.items():
+        terminalreporter.section(name)
+        for what, count in sorted(counts.items()):
+            terminalreporter.line(f"{what}: {count:,}")
 
 
 @pytest.fixture(scope="session")
