@@ -16,6 +16,7 @@ from pyapp.db import connect
 from pyapp.models import Drift
 from pyapp.progress import find_drift, get_workflow
 from pyapp.render import as_columns
+from pyapp.retry import retry
 from pyapp.schema import missing_objects
 from pyapp.tasks import repair
 
@@ -81,13 +82,10 @@ def _repair(args: argparse.Namespace) -> int:
 
 
 def _repair_one(conn: psycopg.Connection[Any], workflow: UUID) -> list[Drift]:
-    while True:
-        try:
-            return repair(conn, workflow)
-        except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
-            continue  # the other one went first; now it is our turn
-        except LookupError:
-            return []  # deleted meanwhile
+    try:
+        return retry(lambda: repair(conn, workflow), tries=100)
+    except LookupError:
+        return []  # deleted meanwhile
 
 
 def check(conn: psycopg.Connection[Any], ids: list[UUID] | None) -> tuple[int, list[Drift]]:

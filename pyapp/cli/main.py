@@ -3,19 +3,15 @@
 import argparse
 import io
 import os
-import re
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-import psycopg
-
 from pyapp.cli import checks, common, moves, schema, workflows
-from pyapp.embedded import EmbeddedError
-from pyapp.migrate import MigrationError
-from pyapp.models import TaskNotFound, TransitionNotAllowed, VersionConflict, WorkflowNotFound
+from pyapp.cli.errors import explain
+from pyapp.models import TaskNotFound, WorkflowNotFound
+from pyapp.render import clean
 from pyapp.replay import command as replay
-from pyapp.replay.trace import TraceError
 from pyapp.web import command as web
 
 _EPILOG = """\
@@ -44,46 +40,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Whoever read our output went away, as head does; the interpreter shall not complain at its end either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()  # whoever read it went away, as head does
         return 141
     except (WorkflowNotFound, TaskNotFound) as error:
         common.say(f"agent-progress: {error}")
         return 1
     except Exception as error:
-        line = _explain(error)
+        line = explain(error)
         if line is None:
             raise
-        common.say(f"agent-progress: {line}")
+        common.say(clean(f"agent-progress: {line}"))  # names and values in it may be anybody's
+        if isinstance(error, OSError):
+            _give_up_output()
         return 2
 
 
-def _explain(error: Exception) -> str | None:
-    """Say in one line what went wrong; None for what is a fault of ours."""
-    if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedFunction):
-        return "the database has no agent-progress schema, or an old one: run agent-progress migrate"
-    if isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None:
-        return "the connection string cannot be read (not shown: it may hold a password)"
-    if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
-        if re.search("host '[^']*@", str(error)):  # what follows a bare @ in a password
-            return "the connection string cannot be read (not shown): in the password of a URL, @ is written %40"
-        return f"no connection to the database: {_one_line(error)}"
-    expected = (
-        psycopg.Error,
-        common.UsageError,
-        MigrationError,
-        EmbeddedError,
-        TraceError,
-        TransitionNotAllowed,
-        VersionConflict,
-    )
-    return _one_line(error) if isinstance(error, expected) else None
-
-
-def _one_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    unreachable = isinstance(error, psycopg.OperationalError) and error.sqlstate is None
-    return "; ".join(lines[:3]) if unreachable else (lines or [type(error).__name__])[0]
+def _give_up_output() -> None:
+    """Throw away output that cannot be written, lest the interpreter complain of it at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

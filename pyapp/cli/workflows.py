@@ -7,9 +7,11 @@ from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
+import psycopg
 from psycopg import Connection
 
-from pyapp.cli.common import STATUSES, database, print_json, workflow_id
+from pyapp.cli.common import STATUSES, database, print_json, say, workflow_id
+from pyapp.cli.errors import explain
 from pyapp.db import connect
 from pyapp.history import get_forecasts, list_timeline
 from pyapp.models import Forecast, Workflow
@@ -163,13 +165,16 @@ def _watch(args: argparse.Namespace) -> int:
         forecasts.clear()
         forecasts.update(get_forecasts(conn, [w.workflow_id for w in workflows if w.status == "running"]))
 
+    def tell(error: psycopg.Error | None) -> None:
+        say("the database is back" if error is None else f"the database is away, trying again: {explain(error)}")
+
     with database(args) as dsn:
         if args.json:
-            for workflows in watch_changes(dsn, args.ids or None, args.interval):
+            for workflows in watch_changes(dsn, args.ids or None, args.interval, on_loss=tell):
                 for workflow in workflows:
                     print_json(workflow)
             return 0
-        changes = watch_changes(dsn, args.ids or None, args.interval, read_forecasts)
+        changes = watch_changes(dsn, args.ids or None, args.interval, read_forecasts, tell)
         if sys.stdout.isatty() and _has_rich():
             _watch_live(changes, forecasts)
             return 0
