@@ -13,6 +13,7 @@ T = TypeVar("T")
 PATIENCE = 60.0
 """How long to go on trying to connect, in seconds."""
 _PAUSE = 0.2  # seconds between attempts to connect
+_MOST_LOSSES = 100  # of the connection in one transaction: what the server ends each time will not succeed
 
 
 class Agent:
@@ -22,16 +23,17 @@ class Agent:
         self,
         dsn: str,
         *,
-        patience: float = PATIENCE,
+        patience: float | None = None,
         gives_up: Callable[[], bool] = lambda: False,
         on_loss: Callable[[psycopg.Error | None], None] = lambda _: None,
     ) -> None:
-        """Connect. ``gives_up`` is asked before each further attempt; ``on_loss`` is told why, and None when back.
+        """Connect. ``patience`` is in seconds, PATIENCE by default; ``gives_up`` is asked before each further attempt.
 
+        ``on_loss`` is told why the database is away, and None when it is back.
         Raises ``psycopg.OperationalError`` where the database cannot be reached at first.
         """
         self._dsn = dsn
-        self._patience = patience
+        self._patience = PATIENCE if patience is None else patience
         self._gives_up = gives_up
         self._on_loss = on_loss
         self._conn = connect(dsn, autocommit=True)
@@ -51,24 +53,33 @@ class Agent:
         or be such that doing it twice is doing it once. Raises the last error when the patience is at its end.
         """
         give_up: float | None = None
+        losses = 0
         while True:
+            was_open = False
             try:
                 if self._conn.closed:
                     self._conn = connect(self._dsn, autocommit=True)
-                result = retry(lambda: act(self._conn), tries=100)
+                    if give_up is not None:
+                        self._on_loss(None)
+                        give_up = None
+                was_open = True
+                return retry(lambda: act(self._conn), tries=100)
             except psycopg.OperationalError as error:
                 if not self._conn.closed:
                     raise  # a lock timeout, a full disk: not the connection
-                if give_up is None:
+                if was_open:
+                    losses += 1
+                    if losses > _MOST_LOSSES:
+                        raise
+                elif give_up is None:
                     give_up = time.monotonic() + self._patience
                     self._on_loss(error)
-                if time.monotonic() > give_up or self._gives_up():
+                elif time.monotonic() > give_up:
                     raise
-                time.sleep(_PAUSE)
-            else:
-                if give_up is not None:
-                    self._on_loss(None)
-                return result
+                if self._gives_up():
+                    raise
+                if losses != 1 or not was_open:  # one session that was ended is no outage
+                    time.sleep(_PAUSE)
 
 
 class Once:
