@@ -53,8 +53,8 @@ def migrate(dsn: str | None = None, *, on_step: OnStep = lambda _: None) -> list
         # Before yoyo makes its tables: a refusal leaves nothing behind.
         _refuse_newer(conn, _read_migrations())
         if not _applied(conn):
-            _refuse_foreign_tables(conn)
             _require_create(conn)
+            _refuse_foreign_tables(conn)
         with _yoyo(dsn) as (backend, migrations):
             outstanding = list(backend.to_apply(migrations))
             for migration in outstanding:
