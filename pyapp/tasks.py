@@ -139,7 +139,7 @@ def report_tasks(
     """
     given: dict[UUID, list[TaskReport]] = {}
     for report in map(_task_report, reports):
-        task_id = report.task_id if isinstance(report.task_id, UUID) else UUID(report.task_id)
+        task_id = report.task_id if isinstance(report.task_id, UUID) else UUID(str(report.task_id))
         given.setdefault(task_id, []).append(report)
     query = sql.SQL(
         """
