@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import NoReturn
 
 from pyapp.cli import checks, common, moves, schema, workflows
 from pyapp.cli.errors import explain
@@ -63,6 +64,14 @@ def _give_up_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser, as are those of the commands by it, that quotes arguments without what a terminal would obey."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with the complaint."""
+        super().error(clean(message))
+
+
 def _parser() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
     options = shared.add_argument_group("database")
@@ -70,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--embedded", action="store_true", default=argparse.SUPPRESS, help="use the private embedded server"
     )
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="agent-progress",
         description="Exact, live progress of agent workflows, kept by PostgreSQL itself.",
         epilog=_EPILOG,

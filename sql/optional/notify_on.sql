@@ -5,7 +5,7 @@
 create or replace function public.notify_progress()
 returns trigger
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform pg_notify('agent_progress', coalesce(new.id, old.id)::text);
