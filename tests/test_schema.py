@@ -358,7 +358,7 @@ def without_comments(file: Path) -> str:
 
 @pytest.mark.parametrize("file", SQL + OPTIONAL + MIGRATIONS, ids=lambda file: file.name)
 def test_no_statement_selects_a_star_not_even_inside_a_function(file: Path) -> None:
-    # Bodies in PL/pgSQL are text to the parser. A row read into a variable of the table's own type is whole by intention.
+    # Bodies in PL/pgSQL are text to the parser. A row read into a variable of its table's type is whole by intention.
     assert re.findall(r"\bselect\s+(?:\w+\.)?\*(?! into )|,\s*(?:\w+\.)?\*\s*(?:,|from)", without_comments(file)) == []
 
 
