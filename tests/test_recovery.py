@@ -289,8 +289,9 @@ def test_a_loss_does_not_make_watch_wait_for_its_whole_interval(dsn: str, conn: 
     changes = watch(dsn, [workflow], interval=3600)
     next(changes)
     following_it = in_background(lambda: next(changes))
-    listening = "select pg_terminate_backend(pid, 5000) from pg_stat_activity where query = 'listen agent_progress'"
-    wait_for(lambda: conn.execute(listening).fetchall())
+    watching = "from pg_stat_activity where datname = current_database() and application_name = 'agent-progress'"
+    wait_for(lambda: conn.execute(f"select {watching} and wait_event = 'ClientRead'").fetchone())
+    assert conn.execute(f"select pg_terminate_backend(pid, 5000) {watching}").fetchall() == [(True,)]
     set_status(conn, task, "completed")
     assert following_it.result(10).progress == 100
     changes.close()
