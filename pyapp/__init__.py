@@ -32,6 +32,7 @@ from pyapp.progress import (
     list_workflows,
     progress_metrics,
 )
+from pyapp.retry import retry
 from pyapp.roles import grant
 from pyapp.stages import advance, get_state, list_stages, stage_progress, transition
 from pyapp.tasks import add_tasks, create_workflow, repair, report_task, report_tasks
@@ -77,6 +78,7 @@ __all__ = [
     "repair",
     "report_task",
     "report_tasks",
+    "retry",
     "rollback",
     "stage_progress",
     "transition",

@@ -201,3 +201,21 @@ def empty(server: TestServer) -> Iterator[Callable[[], str]]:
         yield create
         for name in created:
             admin.execute(f"drop database if exists {name} with (force)")
+
+
+@pytest.fixture
+def own_server(bin_dir: Path) -> Iterator[Callable[[], Any]]:
+    """A server of the test's own: each call starts it, again where it was killed."""
+    memory = Path("/dev/shm")
+    parent = Path(tempfile.mkdtemp(prefix="ap-", dir=memory if os.access(memory, os.W_OK) else None))
+    parent.chmod(0o755)
+    contexts: list[Any] = []
+
+    def start() -> Any:
+        contexts.append(embedded.server(parent / "data", bin_dir=bin_dir, settings={"fsync": "off"}))
+        return contexts[-1].__enter__()
+
+    yield start
+    for context in reversed(contexts):
+        context.__exit__(None, None, None)
+    shutil.rmtree(parent, ignore_errors=True)

@@ -275,8 +275,10 @@ def _fail_open(pair: Pair, trigger: str) -> str:
 def _recounting(guard: str) -> str:
     """Count a workflow as all are counted: by the values of the status, whose meaning is asked for once each."""
     counts = ", ".join(f"coalesce(sum(g.{name}), 0)" for name in ("created", *OUTCOMES))
-    recount = rf"        select {counts}\n        into \1\n        from their_count_where\n\2\n        their_count_end as g;\n"
-    guard, found = _RECOUNT.subn(recount, guard)
+    text = (
+        "        select COUNTS\n        into \\1\n        from their_count_where\n\\2\n        their_count_end as g;\n"
+    )
+    guard, found = _RECOUNT.subn(text.replace("COUNTS", counts), guard)
     assert found == 1, "sql/04 counts in a way that is not known here"
     return guard
 

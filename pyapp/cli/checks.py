@@ -16,6 +16,7 @@ from pyapp.db import connect
 from pyapp.models import Drift, Key
 from pyapp.progress import find_drift, get_workflow
 from pyapp.render import as_columns
+from pyapp.retry import retry
 from pyapp.schema import missing_objects
 from pyapp.source import OWN, Source, verbatim
 from pyapp.tasks import repair
@@ -111,13 +112,10 @@ def _missing(conn: psycopg.Connection[Any], source: Source) -> tuple[list[str], 
 
 
 def _repair_one(conn: psycopg.Connection[Any], workflow: Key, source: Source) -> list[Drift]:
-    while True:
-        try:
-            return repair(conn, workflow, source=source)
-        except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
-            continue  # the other one went first; now it is our turn
-        except LookupError:
-            return []  # deleted meanwhile
+    try:
+        return retry(lambda: repair(conn, workflow, source=source), tries=100)
+    except LookupError:
+        return []  # deleted meanwhile
 
 
 def check(conn: psycopg.Connection[Any], ids: Sequence[Key] | None, source: Source = OWN) -> tuple[int, list[Drift]]:
