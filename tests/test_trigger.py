@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from psycopg import errors, sql
 
-from .helpers import counters, new_tasks, new_workflow, progress, row_version, set_status
+from .helpers import counters, keeper, new_tasks, new_workflow, progress, row_version, set_status
 
 Session = Callable[[], psycopg.Connection]
 
@@ -24,14 +24,22 @@ MERGE = """
 
 
 def new_frozen_workflow(conn: psycopg.Connection) -> Any:
-    return new_workflow(
-        conn,
-        progress_frozen_at="2024-01-01",
-        progress=70,
-        agents_completed=7,
-        agents_total=10,
-        agents_created=10,
-    )
+    frozen = {
+        "progress_frozen_at": "2024-01-01",
+        "progress": 70,
+        "agents_completed": 7,
+        "agents_total": 10,
+        "agents_created": 10,
+    }
+    if keeper(conn) == "workflow":
+        return new_workflow(conn, **frozen)
+    workflow = new_workflow(conn)
+    with conn.transaction():
+        conn.execute("set local session_replication_role = replica")
+        assignments = ", ".join(f"{name} = %({name})s" for name in frozen)
+        conn.execute(f"update workflow_counter set {assignments} where id = %(id)s", {"id": workflow, **frozen})
+        conn.execute("update workflow set progress = 70 where id = %s", [workflow])
+    return workflow
 
 
 # The number
@@ -402,24 +410,25 @@ def test_a_workflow_inserted_frozen_keeps_its_counters(conn: psycopg.Connection)
         "truncate agent_task",
         "update workflow set status = 'completed'",
         "update workflow set agents_planned = 100",
-        "update workflow set progress = 1, agents_completed = 1, agents_total = 1, agents_created = 1",
+        "update {counters} set progress = 1, agents_completed = 1, agents_total = 1, agents_created = 1",
         "select repair_progress()",
     ],
 )
 def test_a_frozen_workflow_keeps_its_counters(conn: psycopg.Connection, statement: str) -> None:
     workflow = new_frozen_workflow(conn)
     new_tasks(conn, workflow, "running", "failed")
-    before = conn.execute("select progress_updated_at from workflow").fetchone()
-    conn.execute(statement)
+    before = conn.execute(f"select progress_updated_at from {keeper(conn)}").fetchone()
+    conn.execute(statement.format(counters=keeper(conn)))
     assert progress(conn, workflow) == FROZEN_ROW
-    assert conn.execute("select progress_updated_at from workflow").fetchone() == before
+    assert conn.execute(f"select progress_updated_at from {keeper(conn)}").fetchone() == before
     assert conn.execute("select count(*) from workflow_progress_drift").fetchone() == (0,)
 
 
 def test_freezing_keeps_the_counters_as_they_are(conn: psycopg.Connection) -> None:
     workflow = new_workflow(conn)
     new_tasks(conn, workflow, "completed", "running")
-    conn.execute("update workflow set progress_frozen_at = now(), progress = 7, status = 'completed'")
+    conn.execute(f"update {keeper(conn)} set progress_frozen_at = now(), progress = 7, status = 'completed'")
+    conn.execute("update workflow set progress = 7, status = 'completed'")
     conn.execute("delete from agent_task")
     assert progress(conn, workflow) == (50, 1, 2)
 
@@ -427,7 +436,8 @@ def test_freezing_keeps_the_counters_as_they_are(conn: psycopg.Connection) -> No
 def test_thawing_recounts(conn: psycopg.Connection) -> None:
     workflow = new_frozen_workflow(conn)
     new_tasks(conn, workflow, "running", "failed", "completed", "cancelled")
-    conn.execute("update workflow set progress_frozen_at = null, agents_completed = 9, agents_planned = 5")
+    conn.execute("update workflow set agents_planned = 5")
+    conn.execute(f"update {keeper(conn)} set progress_frozen_at = null, agents_completed = 9")
     assert progress(conn, workflow) == (20, 1, 5)
     assert counters(conn, workflow) == (4, 1, 1, 1)
 
@@ -517,11 +527,11 @@ def test_changes_that_cancel_out_write_nothing(conn: psycopg.Connection) -> None
 def test_a_statement_writes_its_workflow_once_and_heap_only(conn: psycopg.Connection, statement: str) -> None:
     workflow = new_workflow(conn)
     task, *_ = new_tasks(conn, workflow, "running", "running", "running")
-    updates = "select n_tup_upd, n_tup_hot_upd from pg_stat_xact_user_tables where relid = 'workflow'::regclass"
+    updates = "select n_tup_upd, n_tup_hot_upd from pg_stat_xact_user_tables where relid = %s::regclass"
     with conn.transaction():
-        all_before, hot_before = conn.execute(updates).fetchone()
+        all_before, hot_before = conn.execute(updates, [keeper(conn)]).fetchone()
         conn.execute(statement, {"task": task, "workflow": workflow})
-        all_after, hot_after = conn.execute(updates).fetchone()
+        all_after, hot_after = conn.execute(updates, [keeper(conn)]).fetchone()
     assert (all_after - all_before, hot_after - hot_before) == (1, 1)
 
 
@@ -537,9 +547,9 @@ def test_a_statement_writes_its_workflow_once_and_heap_only(conn: psycopg.Connec
         ("update workflow set agents_planned = 9", True),
         ("update workflow set agents_planned = 2", False),
         ("update workflow set status = 'running', current_stage = 'build'", False),
-        ("update workflow set progress = 99, agents_failed = 9, progress_updated_at = '1999-01-01'", False),
-        ("update workflow set progress_frozen_at = now()", False),
-        ("update workflow set progress_frozen_at = null", False),
+        ("update {counters} set progress = 99, agents_failed = 9, progress_updated_at = '1999-01-01'", False),
+        ("update {counters} set progress_frozen_at = now()", False),
+        ("update {counters} set progress_frozen_at = null", False),
     ],
 )
 def test_progress_updated_at_moves_exactly_when_a_number_does(
@@ -547,9 +557,9 @@ def test_progress_updated_at_moves_exactly_when_a_number_does(
 ) -> None:
     workflow = new_workflow(conn)
     new_tasks(conn, workflow, "completed", "running", "pending", "cancelled")
-    [before] = conn.execute("select progress_updated_at from workflow").fetchone()
-    conn.execute(statement)
-    [after] = conn.execute("select progress_updated_at from workflow").fetchone()
+    [before] = conn.execute(f"select progress_updated_at from {keeper(conn)}").fetchone()
+    conn.execute(statement.format(counters=keeper(conn)))
+    [after] = conn.execute(f"select progress_updated_at from {keeper(conn)}").fetchone()
     assert after > before if moves else after == before
 
 
@@ -621,6 +631,13 @@ def agent_role(agent: psycopg.Connection) -> str:
     return agent.execute("select current_user").fetchone()[0]
 
 
+def tables(conn: psycopg.Connection) -> str:
+    """Name the schema of the tables."""
+    return conn.execute(
+        "select relnamespace::regnamespace::text from pg_class where oid = 'workflow'::regclass"
+    ).fetchone()[0]
+
+
 @pytest.mark.parametrize("name", ["uuid", "record", "refcursor", "task_status"])
 def test_a_temporary_type_of_the_writer_is_never_taken_for_a_built_in_one(
     conn: psycopg.Connection, agent: psycopg.Connection, name: str
@@ -628,30 +645,32 @@ def test_a_temporary_type_of_the_writer_is_never_taken_for_a_built_in_one(
     workflow = new_workflow(conn)
     heard: list[str | None] = []
     agent.add_notice_handler(lambda notice: heard.append(notice.message_primary))
-    base = "public.task_status" if name == "task_status" else "pg_catalog.uuid"
+    base = f"{tables(conn)}.task_status" if name == "task_status" else "pg_catalog.uuid"
     agent.execute(f"""
         create function pg_temp.spy(value {base}) returns boolean language plpgsql
         as $$ begin raise notice 'run as %', current_user; return true; end $$;
         create domain pg_temp.{name} as {base} check (pg_temp.spy(value))
     """)
-    new_tasks_of_a_session = "insert into public.agent_task (workflow_id, agent_type) select %s, 'agent'"
-    agent.execute(new_tasks_of_a_session, [workflow])
-    agent.execute("update public.agent_task set status = 'completed'")
-    agent.execute("update public.agent_task set status = 'failed'")
-    agent.execute("truncate public.agent_task")
+    tasks = f"{tables(conn)}.agent_task"
+    agent.execute(f"insert into {tasks} (workflow_id, agent_type) select %s, 'agent'", [workflow])
+    agent.execute(f"update {tasks} set status = 'completed'")
+    agent.execute(f"update {tasks} set status = 'failed'")
+    agent.execute(f"truncate {tasks}")
     assert heard == []
 
 
 def test_objects_of_the_writer_earlier_in_the_search_path_change_nothing(conn: psycopg.Connection) -> None:
     workflow = new_workflow(conn, agents_planned=4)
-    conn.execute("""
+    ours, [path] = tables(conn), conn.execute("show search_path").fetchone()
+    conn.execute(
+        """
         create schema hostile;
-        create table hostile.workflow (like public.workflow including all);
-        create table hostile.agent_task (like public.agent_task including all);
+        create table hostile.workflow (like {tables}.workflow including all);
+        create table hostile.agent_task (like {tables}.agent_task including all);
         create function hostile.sum(integer, integer) returns integer language sql as 'select 42';
         create function hostile.never(integer, integer) returns boolean language sql as 'select false';
         create function hostile.never(uuid, uuid) returns boolean language sql as 'select false';
-        create function hostile.never(public.task_status, public.task_status) returns boolean
+        create function hostile.never({tables}.task_status, {tables}.task_status) returns boolean
             language sql as 'select false';
         create operator hostile.+ (function = hostile.sum, leftarg = integer, rightarg = integer);
         create operator hostile.- (function = hostile.sum, leftarg = integer, rightarg = integer);
@@ -659,35 +678,38 @@ def test_objects_of_the_writer_earlier_in_the_search_path_change_nothing(conn: p
         create operator hostile.<> (function = hostile.never, leftarg = integer, rightarg = integer);
         create operator hostile.= (function = hostile.never, leftarg = uuid, rightarg = uuid);
         create operator hostile.= (
-            function = hostile.never, leftarg = public.task_status, rightarg = public.task_status
+            function = hostile.never, leftarg = {tables}.task_status, rightarg = {tables}.task_status
         );
         create operator hostile.>= (
-            function = hostile.never, leftarg = public.task_status, rightarg = public.task_status
+            function = hostile.never, leftarg = {tables}.task_status, rightarg = {tables}.task_status
         );
         create function hostile.progress_percentage(bigint, bigint) returns integer language sql as 'select 42';
         create function hostile.pg_trigger_depth() returns integer language sql as 'select 7';
         create function hostile.clock_timestamp() returns timestamptz language sql as $$select 'epoch'::timestamptz$$;
-        set search_path = hostile, pg_catalog, public;
-    """)
+        set search_path = hostile, pg_catalog, {tables};
+    """.replace("{tables}", ours)
+    )
     conn.execute(
-        "insert into public.agent_task (workflow_id, agent_type) select %s, 'agent' from generate_series(1, 3)",
+        f"insert into {ours}.agent_task (workflow_id, agent_type) select %s, 'agent' from generate_series(1, 3)",
         [workflow],
     )
-    conn.execute("update public.agent_task set status = 'completed'")
-    conn.execute("update public.workflow set progress = 3, agents_completed = 0")
-    conn.execute("set search_path = public")
+    conn.execute(f"update {ours}.agent_task set status = 'completed'")
+    conn.execute(f"update {ours}.workflow set progress = 3")
+    conn.execute(f"set search_path = {path}")
     assert progress(conn, workflow) == (75, 3, 4)
 
 
 def test_temporary_tables_of_the_writer_change_nothing(conn: psycopg.Connection) -> None:
     workflow = new_workflow(conn)
     tasks = new_tasks(conn, workflow, "running", "running")
-    conn.execute("create temp table workflow as select * from public.workflow")
-    conn.execute("create temp table agent_task as select * from public.agent_task")
-    conn.execute("create temp table workflow_progress_drift as select * from public.workflow_progress_drift")
-    conn.execute("update public.agent_task set status = 'completed' where id = %s", [tasks[0]])
-    row = conn.execute("select progress, agents_completed, agents_total from public.workflow").fetchone()
-    assert row == (50, 1, 2)
+    ours = tables(conn)
+    for name in ("workflow", "agent_task", "workflow_progress_drift", "workflow_counter"):
+        conn.execute(
+            f"do $$ begin create temp table {name} as table {name}; exception when undefined_table then end $$"
+        )
+    conn.execute(f"update {ours}.agent_task set status = 'completed' where id = %s", [tasks[0]])
+    conn.execute("discard temp")
+    assert progress(conn, workflow) == (50, 1, 2)
 
 
 def test_row_level_security_on_workflows_hides_none_from_counting(

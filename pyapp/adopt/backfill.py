@@ -127,7 +127,15 @@ class _Steps:
 
     def count(self, conn: Connection[Any], keys: Sequence[str]) -> list[str]:
         """Count these workflows; return those that were frozen instead."""
-        pair, given = self._pair, {"keys": list(keys)}
+        pair = self._pair
+        # In the order in which everybody locks: the workflow, whose status and plan stand still then, and its counters.
+        locked = conn.execute(
+            f"select {self._key}::text from {self._workflows} as u where {self._key} = {self._keys}"
+            f" order by {self._key} for no key update".encode(),
+            {"keys": list(keys)},
+        )
+        keys = [row[0] for row in locked]
+        given = {"keys": keys}
         if not pair.columns:
             meaning, plan = meaning_and_plan(pair, "u")
             conn.execute(
@@ -139,12 +147,6 @@ class _Steps:
                 " where s.progress_frozen_at = 'epoch'".encode(),
                 given,
             )
-        # In the order in which everybody locks them.
-        conn.execute(
-            f"select from {pair.counters} where {self._id} = {self._keys}"
-            f" order by {self._id} for no key update".encode(),
-            given,
-        )
         if pair.columns and pair.recount:
             # Counters of an earlier adoption: nobody kept them since.
             conn.execute(

@@ -47,15 +47,25 @@ _COUNT = re.compile(
 _SELECT = re.compile(r"create view public\.(\w+)\nwith \(security_invoker = true\)\nas\n(.*?);\n", re.DOTALL)
 _UPDATE = re.compile(r"^( +)update public\.workflow\n.*?where id = (\S+);\n", re.DOTALL | re.MULTILINE)
 _READ = re.compile(r"^begin\n(    -- Read .*?)\n\n    -- Write it\.\n", re.DOTALL | re.MULTILINE)
+_LOCK = re.compile(r"^( +)perform from public\.workflow where id = (\w+) for no key update;\n", re.MULTILINE)
+_THAWED = "            new.progress_updated_at := old.progress_updated_at;\n        end if;\n    elsif new.id"
 _BODY = re.compile(r"^begin\n(.*?\n)end\n\$\$;", re.DOTALL | re.MULTILINE)
 _ON_TABLE = re.compile(r"^(?:create (?:or replace )?trigger|comment on trigger) .*?;\n", re.DOTALL | re.MULTILINE)
 # Two that miss the row at once: one inserts it, and the other adds to it after that one's commit.
 _AGAIN = (
     "exit when found;",
     "exit when KEY is null",
-    "    or (tg_op = 'DELETE' and not exists (select from their_workflow as u where u.their_key = KEY));",
+    "    or (REMOVED and not exists (select from their_workflow as u where u.their_key = KEY));",
     "insert into public.workflow_counter (id, progress_frozen_at) values (KEY, 'epoch') on conflict (id) do nothing;",
 )
+# Whoever publishes locks the row that it will write to first: the order in which its own writers come by.
+_LOCK_FIRST = "{0}perform from their_workflow as u where u.their_key = {1} for no key update;\n"
+_REFRESH = """\
+            select their_status, their_planned
+            into new.status, new.agents_planned
+            from (select) as s
+            left join their_workflow as u on u.their_key = new.id;
+"""
 _MISSING = "when syntax_error_or_access_rule_violation or invalid_schema_name then"
 
 
@@ -111,7 +121,11 @@ def _on(triggers: str, *tables: str, but: str = r"\Z.") -> str:
 def removal(pair: Pair, partitions: Partitions = _NO_PARTITIONS, *, drop_columns: bool = False) -> str:
     """Render what takes an adoption back: triggers first, then what they call."""
     events = ("insert", "update", "delete", "truncate")
-    on_workflows = ["zz_workflow_progress_guard", *(f"workflow_progress_follow_{event}" for event in events)]
+    on_workflows = [
+        "zz_workflow_progress_guard",
+        "zz_workflow_progress_follow",
+        *(f"workflow_progress_follow_{event}" for event in events),
+    ]
     schema = quote(pair.schema)
     lines = [
         *(
@@ -196,13 +210,13 @@ def _functions_and_views(pair: Pair) -> Iterator[str]:
     yield formula
     yield _conflicts(_read("adopt/03_reading.sql"), "use_column")
     yield _conflicts(_fail_open(pair, trigger), "use_variable")
-    yield _conflicts(_BODY.sub(_guarded, guard), "use_variable")
+    yield _conflicts(_BODY.sub(_guarded, guard if pair.columns else _refresh(guard)), "use_variable")
     if not pair.columns:
-        yield _conflicts(_read("adopt/04_follow.sql"), "use_column")
+        yield _conflicts(_read("adopt/04_follow.sql"), "use_variable")
     if pair.publishes:
         yield _conflicts(_read("adopt/05_publish.sql"), "use_column")
     yield _COUNT.sub("left join public.count_tasks() as g", views)
-    yield _conflicts(repair, "use_variable")
+    yield _conflicts(_LOCK.sub(_lock_first, repair) if pair.publishes else repair, "use_variable")
 
 
 def _conflicts(text: str, rule: str) -> str:
@@ -219,7 +233,8 @@ def _fail_open(pair: Pair, trigger: str) -> str:
         return (
             "begin\n    -- What is missing is found out here, where nothing has been written yet.\n"
             f"    begin\n{block}\n\n"
-            f"        perform {counted} from their_counters as w where false;\n"
+            f"        perform {counted}\n"
+            "        from their_counters as w left join their_workflow as u on u.their_key = w.their_id where false;\n"
             f"    exception\n        {_MISSING}\n            raise warning using\n"
             "                message = format('agent-progress: not counted: %s', sqlerrm),\n"
             "                hint = 'agent-progress check says what is missing.';\n"
@@ -230,15 +245,28 @@ def _fail_open(pair: Pair, trigger: str) -> str:
         indent, key = match[1], match[2]
         update = re.sub(r"^(?=.)", "    ", match[0], flags=re.MULTILINE)
         lines = [
+            *(_LOCK_FIRST.format(indent, key).splitlines() if pair.publishes else ()),
             f"{indent}loop",
             update.rstrip("\n"),
             *(f"{indent}    {line}" for line in _AGAIN),
             f"{indent}end loop;",
         ]
-        return "\n".join(lines).replace("KEY", key) + "\n"
+        removed = "change.created < 0" if key.startswith("change.") else "tg_op = 'DELETE'"
+        return "\n".join(lines).replace("KEY", key).replace("REMOVED", removed) + "\n"
 
     text = _READ.sub(read_apart, trigger)
     return text if pair.columns else _UPDATE.sub(again, text)
+
+
+def _refresh(guard: str) -> str:
+    """Let thawing read status and plan again, which the counters keep a copy of."""
+    assert guard.count(_THAWED) == 1, "sql/04 thaws in a way that is not known here"
+    return guard.replace(_THAWED, _REFRESH + _THAWED)
+
+
+def _lock_first(match: re.Match[str]) -> str:
+    """Lock the application's row before that of the counters."""
+    return _LOCK_FIRST.format(match[1], match[2]) + match[0]
 
 
 def _guarded(match: re.Match[str]) -> str:
@@ -294,6 +322,9 @@ def _value(pair: Pair, token: str, *, late: bool, existing: frozenset[str] | Non
         "their_task_name": literal(quote(*pair.tasks)),
         "their_progress": quote(pair.progress_column or ""),
         "their_counters": pair.counters,
+        "their_id": key if pair.columns else "id",
+        "their_status": _meaning(pair, "u"),
+        "their_planned": _plan(pair, "u") if pair.planned else "new.agents_planned",
         "their_reading": ", ".join(f"{name} {type_}" for name, type_ in _reading(pair).items()),
         "their_workflow_now": _workflows(pair, None),
         "their_workflow_by_name": _workflows(pair, frozenset()),
@@ -370,9 +401,7 @@ def _workflows(pair: Pair, existing: frozenset[str] | None) -> str:
         return theirs(name, type_) if pair.columns else f"s.{name}"
 
     status = pair.workflow_status
-    if not pair.columns:
-        meaning = f"coalesce(s.status, 'initiated'::{quote(pair.schema)}.workflow_status)"
-    elif status is None or existing is None or status.column in existing:
+    if status is None or existing is None or status.column in existing:
         meaning = _meaning(pair, "u")
     else:
         by_name = f"(to_jsonb(u) ->> {literal(status.column)})"
@@ -388,7 +417,9 @@ def _workflows(pair: Pair, existing: frozenset[str] | None) -> str:
             name: f"coalesce({counter(name, 'integer')}, 0)"
             for name in ("agents_completed", "agents_total", "agents_created", "agents_failed", "agents_cancelled")
         },
-        "agents_planned": counter("agents_planned", "integer"),
+        "agents_planned": _plan(pair, "u")
+        if pair.planned and not pair.columns and (existing is None or pair.planned in existing)
+        else counter("agents_planned", "integer"),
         "progress_updated_at": counter("progress_updated_at", "timestamptz"),
         "progress_frozen_at": counter("progress_frozen_at", "timestamptz")
         if pair.columns

@@ -1,6 +1,7 @@
 -- The application's own column of progress is written when the percentage moves, and by nobody else: whatever is written
 -- there is put back to what the counters say, at any trigger depth, and `returning` shows it. What was not counted, or is
--- frozen, keeps the number that it has.
+-- frozen, keeps the number that it has. Who moves a counter has locked the row of the workflow before, as who changes
+-- that row: the other way round, two statements that complete a workflow and a task of it could wait for each other.
 
 create or replace function public.publish_progress()
 returns trigger
@@ -60,9 +61,29 @@ declare
     counted integer;
 begin
     if tg_op = 'INSERT' then
-        new.their_progress := 0;
-    elsif new.their_progress is distinct from old.their_progress then
         select s.progress into counted from public.workflow_counter as s where s.id = new.their_key;
+        new.their_progress := coalesce(counted, 0);
+    elsif
+        new.their_progress is distinct from old.their_progress
+        or new.their_meaning <> old.their_meaning
+        or new.their_plan is distinct from old.their_plan
+    then
+        -- As it will be once the counters have followed status and plan (04).
+        select
+            case
+                when s.progress_frozen_at is not null or new.their_key is distinct from old.their_key then s.progress
+                else public.progress_percentage(
+                    s.agents_completed,
+                    public.progress_total(
+                        new.their_meaning,
+                        s.agents_created,
+                        case when new.their_plan is distinct from old.their_plan then new.their_plan else s.agents_planned end
+                    )
+                )
+            end
+        into counted
+        from public.workflow_counter as s
+        where s.id = old.their_key;
         new.their_progress := coalesce(counted, old.their_progress);
     end if;
     return new;
