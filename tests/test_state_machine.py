@@ -268,6 +268,55 @@ class Tables(RuleBasedStateMachine):
             if again:
                 self.insert_workflow(key, "running", 3, False)
 
+    @rule(key=workflow, places=places, planned=planned)
+    def insert_workflow_with_tasks_at_once(self, key: uuid.UUID, places: list[Any], planned: int | None) -> None:
+        if key in self.workflows:
+            return
+        self.workflows[key] = ("initiated", planned)
+        made = self.fresh([(at, key, status) for at, _, status in places])
+        self.conn.execute(
+            "with w as (insert into workflow (id, name, type, agents_planned) values (%s, 'w', 'app', %s) returning id)"
+            " insert into agent_task (id, workflow_id, agent_type, status) select s.id, w.id, 'agent', s.status"
+            " from w, unnest(%s::uuid[], %s::task_status[]) as s (id, status)",
+            [key, planned, list(made), [status for _, status in made.values()]],
+        )
+        self.tasks |= made
+
+    @rule(key=workflow, planned=planned)
+    def delete_and_insert_workflow_at_once(self, key: uuid.UUID, planned: int | None) -> None:
+        if key not in self.workflows:
+            return
+        self.conn.execute(
+            "with gone as (delete from workflow where id = %s returning id)"
+            " insert into workflow (id, name, type, agents_planned) select id, 'w', 'app', %s from gone",
+            [key, planned],
+        )
+        self.workflows[key] = ("initiated", planned)
+        self.frozen.pop(key, None)
+        self.tasks = {task: value for task, value in self.tasks.items() if value[0] != key}
+
+    @rule(key=workflow, status=workflow_status, planned=planned)
+    def upsert_workflow(self, key: uuid.UUID, status: str, planned: int | None) -> None:
+        self.conn.execute(
+            "insert into workflow (id, name, type, status, agents_planned, progress)"
+            " values (%s, 'w', 'app', %s, %s, 55)"
+            " on conflict (id) do update"
+            " set status = excluded.status, agents_planned = excluded.agents_planned, progress = 66",
+            [key, status, planned],
+        )
+        self.workflows[key] = (status, planned)
+
+    @rule(key=workflow, new=workflow)
+    def change_key(self, key: uuid.UUID, new: uuid.UUID) -> None:
+        if key not in self.workflows or new in self.workflows:
+            return
+        if key in self.frozen:
+            return  # its counters go along
+        self.conn.execute("update workflow set id = %s, progress = 15 where id = %s", [new, key])
+        self.workflows[new] = self.workflows.pop(key)
+        moved = {task: (new, status) for task, (owner, status) in self.tasks.items() if owner == key}
+        self.tasks |= moved
+
     @rule(key=workflow, status=workflow_status)
     def set_status(self, key: uuid.UUID, status: str) -> None:
         if key in self.workflows:
@@ -358,6 +407,11 @@ class Tables(RuleBasedStateMachine):
 
 
 def test_stored_calculated_and_model_agree_after_any_statements(conn: psycopg.Connection) -> None:
+    conn.execute("""
+        alter table agent_task drop constraint agent_task_workflow_id_fkey;
+        alter table agent_task add constraint agent_task_workflow_id_fkey
+            foreign key (workflow_id) references workflow (id) on update cascade on delete cascade;
+    """)
     run_machine(
         lambda: Tables(conn),
         settings=settings(

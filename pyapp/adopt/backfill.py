@@ -1,7 +1,8 @@
 """Counting what was there before: in batches, while everybody goes on writing, exact from the commit of each.
 
 Workflows that have not been counted are frozen at 'epoch': what is added to their counters is passed over. Thawing
-counts a workflow while its row is locked, as repair does.
+counts a workflow while its row is locked, as repair does. One that somebody else has locked is passed over, and counted
+once all the others are: nobody waits behind us while we wait.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from pyapp.adopt.render import meaning_and_plan, tasks_relation
 _BATCH_SECONDS = 0.1  # how long the rows of a batch stay locked, about
 _MOST = 5000
 _EXAMPLES = 20
-# In turn with a writer who locks in another order, we are the one to step back.
-_LOCK_TIMEOUT = "500ms"
+# In turn with a writer who locks in another order, we are the one to step back; and the longer he holds it, the longer.
+_LOCK_TIMEOUT = "100ms"
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 _RETRIED = (
     psycopg.errors.LockNotAvailable,
     psycopg.errors.DeadlockDetected,
@@ -30,15 +32,21 @@ _RETRIED = (
 
 T = TypeVar("T")
 OnBatch = Callable[[int], None]
+OnStep = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Counted:
-    """What was done: workflows looked at, how many of them were frozen as they are, and the first keys of those."""
+    """What was done: workflows that had not been counted, how many of them were frozen as they are, and the first keys of those."""
 
     workflows: int
     frozen: int
     examples: Sequence[str]
+
+    def and_also(self, workflows: int, frozen: Sequence[str]) -> Counted:
+        """Add a batch."""
+        examples = [*self.examples, *frozen][:_EXAMPLES]
+        return Counted(self.workflows + workflows, self.frozen + len(frozen), examples)
 
 
 def count_workflows(conn: Connection[Any], pair: Pair) -> int:
@@ -60,36 +68,42 @@ def uncounted(conn: Connection[Any], pair: Pair) -> int:
     )
 
 
-def backfill(conn: Connection[Any], pair: Pair, on_batch: OnBatch = lambda _: None) -> Counted:
+def backfill(
+    conn: Connection[Any], pair: Pair, on_batch: OnBatch = lambda _: None, on_step: OnStep = lambda _: None
+) -> Counted:
     """Count all workflows that have not been counted, in batches, each in a transaction of its own.
 
     ``conn`` must be in autocommit mode. A run that is broken off is taken up where it was. ``on_batch`` is told the
-    number of workflows of each batch. Finished workflows none of whose tasks was ever reported, and whose stored
-    progress is 100, are frozen as they are. Returns what was done.
+    number of workflows of each batch, ``on_step`` what is waited for. Finished workflows none of whose tasks was ever
+    reported, and whose stored progress is 100, are frozen as they are. Returns what was done.
     """
     steps, record = _Steps(pair), f"{quote(pair.schema)}.adoption"
-    position = _value(conn, f"select position from {record}")
-    workflows, frozen, size = 0, list[str](), 50
-    total_frozen = 0
+    position, size, pause = _value(conn, f"select position from {record}"), 50, _FIRST_PAUSE
+    found, again, counted_before = Counted(0, 0, []), False, 0
 
-    def batch() -> tuple[list[str], list[str]]:
-        keys = steps.next_keys(conn, position, size)
-        if not keys:
-            conn.execute(f"update {record} set position = null, counted_at = now()".encode())
-            return [], []
-        untold = steps.count(conn, keys)
-        conn.execute(f"update {record} set position = %s".encode(), [keys[-1]])
-        return keys, untold
+    def batch() -> tuple[list[str], int, list[str]]:
+        keys = steps.next_keys(conn, position, size, only_uncounted=again)
+        counted, untold = steps.count(conn, keys) if keys else (0, [])
+        conn.execute(f"update {record} set position = %s".encode(), [keys[-1] if keys else None])
+        return keys, counted, untold
 
     while True:
         began = time.monotonic()
-        keys, untold = _retry(conn, batch)
-        if not keys:
-            return Counted(workflows, total_frozen, frozen)
-        position, workflows, total_frozen = keys[-1], workflows + len(keys), total_frozen + len(untold)
-        frozen += untold[: _EXAMPLES - len(frozen)]
-        on_batch(len(keys))
-        size = max(10, min(_MOST, int(len(keys) * _BATCH_SECONDS / max(time.monotonic() - began, 0.001))))
+        keys, counted, untold = _retry(conn, batch)
+        if keys:
+            position, found = keys[-1], found.and_also(counted, untold)
+            on_batch(0 if again else len(keys))
+            size = max(10, min(_MOST, int(len(keys) * _BATCH_SECONDS / max(time.monotonic() - began, 0.001))))
+            continue
+        waiting = uncounted(conn, pair)
+        if not waiting:
+            conn.execute(f"update {record} set counted_at = now()".encode())
+            return found
+        if again and found.workflows == counted_before:
+            on_step(f"waiting for {waiting} workflows that other transactions have locked")
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        position, again, counted_before = None, True, found.workflows
 
 
 def publish_all(conn: Connection[Any], pair: Pair, on_batch: OnBatch = lambda _: None) -> int:
@@ -120,18 +134,30 @@ class _Steps:
         self._id = quote(pair.key) if pair.columns else "id"
         self._keys = f"any (%(keys)s::text[]::{pair.key_type}[])"
 
-    def next_keys(self, conn: Connection[Any], after: str | None, limit: int) -> list[str]:
-        where = "" if after is None else f" where {self._key} > %(after)s::text::{self._pair.key_type}"
+    def next_keys(
+        self, conn: Connection[Any], after: str | None, limit: int, *, only_uncounted: bool = False
+    ) -> list[str]:
+        conditions = [f"{self._key} > %(after)s::text::{self._pair.key_type}"] if after is not None else []
+        if only_uncounted and self._pair.columns:
+            conditions.append("u.progress_frozen_at = 'epoch'")
+        elif only_uncounted:
+            counted = f"s.id = {self._key} and s.progress_frozen_at is distinct from 'epoch'"
+            conditions.append(f"not exists (select from {self._pair.counters} as s where {counted})")
+        where = " where " + " and ".join(conditions) if conditions else ""
         query = f"select {self._key}::text from {self._workflows} as u{where} order by {self._key} limit %(limit)s"
         return [row[0] for row in conn.execute(query.encode(), {"after": after, "limit": limit})]
 
-    def count(self, conn: Connection[Any], keys: Sequence[str]) -> list[str]:
-        """Count these workflows; return those that were frozen instead."""
+    def count(self, conn: Connection[Any], keys: Sequence[str]) -> tuple[int, list[str]]:
+        """Count these workflows, but for those that are locked.
+
+        Returns how many had not been counted, and those of them that were frozen instead.
+        """
         pair = self._pair
         # In the order in which everybody locks: the workflow, whose status and plan stand still then, and its counters.
+        # Where all are counted again, nothing tells afterwards which have been passed over.
         locked = conn.execute(
             f"select {self._key}::text from {self._workflows} as u where {self._key} = {self._keys}"
-            f" order by {self._key} for no key update".encode(),
+            f" order by {self._key} for no key update{'' if pair.recount else ' skip locked'}".encode(),
             {"keys": list(keys)},
         )
         keys = [row[0] for row in locked]
@@ -160,12 +186,12 @@ class _Steps:
                 f"update {pair.counters} set progress_frozen_at = now() where {self._id} = {self._keys}".encode(),
                 {"keys": untold},
             )
-        conn.execute(
+        thawed = conn.execute(
             f"update {pair.counters} set progress_frozen_at = null"
             f" where {self._id} = {self._keys} and progress_frozen_at = 'epoch'".encode(),
             given,
         )
-        return untold
+        return thawed.rowcount + len(untold), untold
 
     def _never_reported(self, conn: Connection[Any], keys: Sequence[str]) -> list[str]:
         pair = self._pair
@@ -202,13 +228,15 @@ class _Steps:
 
 def _retry(conn: Connection[Any], act: Callable[[], T]) -> T:
     """Act in a transaction, again where others had to go first."""
+    pause = _FIRST_PAUSE
     while True:
         try:
             with conn.transaction():
                 conn.execute(f"set local lock_timeout = '{_LOCK_TIMEOUT}'".encode())
                 return act()
         except _RETRIED:
-            time.sleep(0.05)
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 def _value(conn: Connection[Any], query: str) -> Any:

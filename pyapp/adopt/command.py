@@ -236,7 +236,7 @@ def _count(conn: Connection[Any], pair: Pair) -> Counted:
     if not uncounted(conn, pair) and not pair.recount:
         return Counted(0, 0, [])
     with _bar("counting", count_workflows(conn, pair)) as advance:
-        return backfill(conn, pair, advance)
+        return backfill(conn, pair, advance, say)
 
 
 def _publish(conn: Connection[Any], pair: Pair) -> int:

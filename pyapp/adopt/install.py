@@ -139,6 +139,8 @@ def _patiently(conn: Connection[Any], text: str, on_step: OnStep) -> None:
             with conn.transaction():
                 conn.execute(f"set local lock_timeout = '{_LOCK_TIMEOUT}'")
                 conn.execute("set local client_min_messages = warning")
+                # Two at once would meet each other's half-made objects.
+                conn.execute("select pg_advisory_xact_lock(hashtext('agent-progress adopt'))")
                 conn.execute(text.encode())
             return
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:

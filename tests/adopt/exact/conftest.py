@@ -13,28 +13,8 @@ from psycopg.conninfo import make_conninfo
 from pytest_postgresql import factories
 
 from pyapp.adopt import Wanted, backfill, install, look
-from pyapp.adopt.source import find_source
-from pyapp.progress import find_drift
+from tests.adopt.counted import APP, SEARCH_PATH, assert_exact
 from tests.conftest import TestServer
-from tests.helpers import stored
-
-APP = Path(__file__).with_name("app.sql")
-SEARCH_PATH = "app, agent_progress, public"
-# Counted by hand, from the application's tables alone.
-COUNTED = """
-    select
-        w.id,
-        count(t.id),
-        count(t.id) filter (where t.status = 'completed'),
-        count(t.id) filter (where t.status = 'failed'),
-        count(t.id) filter (where t.status = 'cancelled'),
-        greatest(count(t.id), case when w.status <> 'completed' then w.agents_planned end)
-    from workflow as w
-    left join agent_task as t on t.workflow_id = w.id
-    group by w.id
-    order by w.id
-"""
-STORED = "select id, agents_created, agents_completed, agents_failed, agents_cancelled, agents_total from"
 
 NO_COLUMNS = "counters are no columns of the workflow: they cannot be inserted with it"
 NO_PLAN = "a plan of the application's own is no plan if it is negative; its writes are not refused"
@@ -96,19 +76,7 @@ def no_drift(dsn: str) -> Iterator[None]:
     """End each test by comparing what is stored, and what the views say, with what is counted by hand."""
     yield
     with psycopg.connect(dsn) as conn:
-        assert conn.execute("select * from workflow_progress_drift").fetchall() == []
-        assert find_drift(conn, source=find_source(conn, "default")) == []
-        [beside] = conn.execute("select to_regclass('workflow_counter') is not null").fetchone()
-        frozen = f"select id from {'workflow_counter' if beside else 'workflow'} where progress_frozen_at is not null"
-        kept = f"{STORED} {stored(conn)} where id not in ({frozen}) order by id"
-        thawed = {row[0]: row for row in conn.execute(kept)}
-        counted = [row for row in conn.execute(COUNTED) if row[0] in thawed]
-        assert list(thawed.values()) == counted
-        if beside:
-            published = "select * from workflow_counter as s full join workflow as w on w.id = s.id"
-            wrong = "s.progress_frozen_at is null and s.progress is distinct from w.progress"
-            odd = f" where s.id is null or w.id is null or {wrong}"
-            assert conn.execute(published + odd).fetchall() == []
+        assert_exact(conn)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
