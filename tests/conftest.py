@@ -4,11 +4,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pytest_postgresql import factories
 
@@ -40,6 +43,20 @@ class TestServer:
         return make_conninfo(
             host=self.host, port=self.port, user=self.user, password=self.password or None, dbname=dbname
         )
+
+
+@dataclass
+class Role:
+    """A role of a test, which logs in."""
+
+    name: str
+    dsn: str
+    connections: list[psycopg.Connection] = field(default_factory=list)
+
+    def connect(self, **options: Any) -> psycopg.Connection:
+        """Open a session of this role, which commits each statement."""
+        self.connections.append(psycopg.connect(self.dsn, autocommit=True, **options))
+        return self.connections[-1]
 
 
 def pytest_configure() -> None:
@@ -113,6 +130,29 @@ def session(dsn: str) -> Iterator[Callable[[], psycopg.Connection]]:
     yield open_session
     for connection in opened:
         connection.close()
+
+
+@pytest.fixture
+def new_role(conn: psycopg.Connection, dsn: str) -> Iterator[Callable[..., Role]]:
+    """Create roles that log in and have no right yet; they are gone after the test, with all that they made."""
+    made: list[Role] = []
+
+    def create(options: str = "", name: str | None = None) -> Role:
+        name = name or f"role_{uuid4().hex[:12]}"
+        role = Role(name, make_conninfo(dsn, user=name, password="pw"))
+        conn.execute(sql.SQL("create role {} login password 'pw' " + options).format(sql.Identifier(name)))
+        made.append(role)
+        return role
+
+    yield create
+    for role in made:
+        for connection in role.connections:
+            connection.close()
+        # Its temporary objects go with its sessions, which end in their own time.
+        conn.execute("select pg_terminate_backend(pid, 10000) from pg_stat_activity where usename = %s", [role.name])
+        conn.execute(sql.SQL("reassign owned by {} to current_user").format(sql.Identifier(role.name)))
+        conn.execute(sql.SQL("drop owned by {} cascade").format(sql.Identifier(role.name)))
+        conn.execute(sql.SQL("drop role {}").format(sql.Identifier(role.name)))
 
 
 @pytest.fixture(autouse=True)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg import Connection
+from psycopg import Connection, Cursor
 
 from pyapp.adopt.pair import Pair, quote
-from pyapp.adopt.render import meaning_and_plan, tasks_relation
+from pyapp.adopt.render import count_relation, meaning_and_plan, tasks_relation
 
 _BATCH_SECONDS = 0.1  # how long the rows of a batch stay locked, about
 _MOST = 5000
@@ -37,7 +37,7 @@ OnStep = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Counted:
-    """What was done: workflows that had not been counted, how many of them were frozen as they are, and the first keys of those."""
+    """What was done: workflows that had not been counted, how many were frozen as they are, and first keys of those."""
 
     workflows: int
     frozen: int
@@ -57,7 +57,13 @@ def count_workflows(conn: Connection[Any], pair: Pair) -> int:
 def uncounted(conn: Connection[Any], pair: Pair) -> int:
     """Count the workflows that have not been counted yet."""
     if pair.columns:
-        return int(_value(conn, f"select count(*) from {pair.counters} where progress_frozen_at = 'epoch'"))
+        return int(
+            _value(
+                conn,
+                f"select count(*) from {pair.counters}"
+                " where progress_frozen_at = 'epoch' or (agents_created is null and progress_frozen_at is null)",
+            )
+        )
     return int(
         _value(
             conn,
@@ -97,7 +103,8 @@ def backfill(
             continue
         waiting = uncounted(conn, pair)
         if not waiting:
-            conn.execute(f"update {record} set counted_at = now()".encode())
+            done = """counted_at = now(), definition = definition || '{"recount": false}'"""
+            conn.execute(f"update {record} set {done}".encode())
             return found
         if again and found.workflows == counted_before:
             on_step(f"waiting for {waiting} workflows that other transactions have locked")
@@ -129,20 +136,32 @@ class _Steps:
     """The statements of a batch."""
 
     def __init__(self, pair: Pair) -> None:
+        def inside(text: str) -> str:
+            return text.replace("%", "%%")  # the statements have parameters
+
+        meaning, plan = meaning_and_plan(pair, "u")
         self._pair = pair
-        self._workflows, self._key = quote(*pair.workflows), f"u.{quote(pair.key)}"
-        self._id = quote(pair.key) if pair.columns else "id"
         self._keys = f"any (%(keys)s::text[]::{pair.key_type}[])"
+        self._workflows, self._counters = inside(quote(*pair.workflows)), inside(pair.counters)
+        self._key, self._id = inside(f"u.{quote(pair.key)}"), inside(quote(pair.key)) if pair.columns else "id"
+        self._progress = inside(f"{quote(pair.progress_column)}") if pair.progress_column else ""
+        self._stored = inside(f"u.{quote(pair.progress)}") if pair.progress else "null"
+        self._meaning, self._plan, self._completed = inside(meaning), inside(plan), inside(pair.workflow_completed("u"))
+        self._tasks = inside(tasks_relation(pair))
+        # What stands for the condition occurs in no name.
+        self._count = f" where a.workflow_id = {self._keys}".join(inside(count_relation(pair, "\0")).split("\0"))
+        self._formula = f"{quote(pair.schema)}.progress_percentage"
 
     def next_keys(
         self, conn: Connection[Any], after: str | None, limit: int, *, only_uncounted: bool = False
     ) -> list[str]:
         conditions = [f"{self._key} > %(after)s::text::{self._pair.key_type}"] if after is not None else []
         if only_uncounted and self._pair.columns:
-            conditions.append("u.progress_frozen_at = 'epoch'")
+            unkept = "u.agents_created is null and u.progress_frozen_at is null"
+            conditions.append(f"(u.progress_frozen_at = 'epoch' or {unkept})")
         elif only_uncounted:
             counted = f"s.id = {self._key} and s.progress_frozen_at is distinct from 'epoch'"
-            conditions.append(f"not exists (select from {self._pair.counters} as s where {counted})")
+            conditions.append(f"not exists (select from {self._counters} as s where {counted})")
         where = " where " + " and ".join(conditions) if conditions else ""
         query = f"select {self._key}::text from {self._workflows} as u{where} order by {self._key} limit %(limit)s"
         return [row[0] for row in conn.execute(query.encode(), {"after": after, "limit": limit})]
@@ -155,75 +174,111 @@ class _Steps:
         pair = self._pair
         # In the order in which everybody locks: the workflow, whose status and plan stand still then, and its counters.
         # Where all are counted again, nothing tells afterwards which have been passed over.
-        locked = conn.execute(
+        locked = self._run(
+            conn,
             f"select {self._key}::text from {self._workflows} as u where {self._key} = {self._keys}"
-            f" order by {self._key} for no key update{'' if pair.recount else ' skip locked'}".encode(),
-            {"keys": list(keys)},
+            f" order by {self._key} for no key update{'' if pair.recount else ' skip locked'}",
+            keys,
         )
-        keys = [row[0] for row in locked]
-        given = {"keys": keys}
-        if not pair.columns:
-            meaning, plan = meaning_and_plan(pair, "u")
-            conn.execute(
-                f"insert into {pair.counters} as s (id, status, agents_planned, progress_frozen_at)"
-                f" select {self._key}, {meaning}, {plan}, 'epoch'"
-                f" from {self._workflows} as u where {self._key} = {self._keys}"
-                f" order by {self._key} on conflict (id) do update set status = excluded.status,"
-                " agents_planned = coalesce(excluded.agents_planned, s.agents_planned)"
-                " where s.progress_frozen_at = 'epoch'".encode(),
-                given,
+        keys = [key for (key,) in locked]
+        if pair.columns:
+            # Columns that were there before, without a value, or counters of an earlier adoption, which nobody kept.
+            unkept = "" if pair.recount else " and agents_created is null"
+            self._run(
+                conn,
+                f"update {self._counters} set progress_frozen_at = 'epoch'"
+                f" where {self._id} = {self._keys} and progress_frozen_at is null{unkept}",
+                keys,
             )
-        if pair.columns and pair.recount:
-            # Counters of an earlier adoption: nobody kept them since.
-            conn.execute(
-                f"update {pair.counters} set progress_frozen_at = 'epoch'"
-                f" where {self._id} = {self._keys} and progress_frozen_at is null".encode(),
-                given,
-            )
-        untold = self._never_reported(conn, keys)
-        if untold:
-            conn.execute(
-                f"update {pair.counters} set progress_frozen_at = now() where {self._id} = {self._keys}".encode(),
-                {"keys": untold},
-            )
-        thawed = conn.execute(
-            f"update {pair.counters} set progress_frozen_at = null"
-            f" where {self._id} = {self._keys} and progress_frozen_at = 'epoch'".encode(),
-            given,
+        inserted, untold = (0, list[str]()) if pair.columns else self._insert(conn, keys)
+        # Those that have counters already: locked in the order in which everybody does, and counted once they are.
+        rows = self._run(
+            conn,
+            f"select {self._id}::text from {self._counters} where {self._id} = {self._keys}"
+            f" and progress_frozen_at = 'epoch' order by {self._id} for no key update",
+            keys,
         )
-        return thawed.rowcount + len(untold), untold
+        if waiting := [key for (key,) in rows]:
+            frozen = self._never_reported(conn, waiting)
+            self._freeze(conn, frozen)
+            self._thaw(conn, list(set(waiting).difference(frozen)))
+            untold += frozen
+        if pair.publishes:
+            self.publish(conn, keys)
+        return inserted + len(waiting), untold
+
+    def publish(self, conn: Connection[Any], keys: Sequence[str]) -> int:
+        """Write the percentage of these workflows; return how many it was new to."""
+        if self._pair.columns:
+            # The guard derives the number, whatever is written.
+            query = (
+                f"update {self._workflows} as u set {self._progress} = u.{self._progress}"
+                f" where {self._key} = {self._keys}"
+                f" and u.progress_frozen_at is null and u.{self._progress} is distinct from"
+                f" {self._formula}(u.agents_completed, u.agents_total)"
+            )
+        else:
+            query = (
+                f"update {self._workflows} as u set {self._progress} = s.progress from {self._counters} as s"
+                f" where s.id = {self._key} and {self._key} = {self._keys} and s.progress_frozen_at is null"
+                f" and u.{self._progress} is distinct from s.progress"
+            )
+        return self._run(conn, query, keys).rowcount
+
+    def _run(self, conn: Connection[Any], query: str, keys: Sequence[str]) -> Cursor[Any]:
+        return conn.execute(query.encode(), {"keys": list(keys)})
 
     def _never_reported(self, conn: Connection[Any], keys: Sequence[str]) -> list[str]:
         pair = self._pair
         if pair.progress is None or pair.workflow_status is None or not pair.workflow_status.completed:
             return []
-        query = (
+        rows = self._run(
+            conn,
             f"select {self._key}::text from {self._workflows} as u"
-            f" join {pair.counters} as s on s.{self._id} = {self._key} and s.progress_frozen_at = 'epoch'"
-            f" where {self._key} = {self._keys} and {pair.workflow_completed('u')} and u.{quote(pair.progress)} >= 100"
-            f" and not exists (select from {tasks_relation(pair)} as a"
-            f" where a.workflow_id = {self._key} and a.status <> 'pending')"
+            f" left join {self._counters} as s on s.{self._id} = {self._key}"
+            f" where {self._key} = {self._keys} and {self._completed} and {self._stored} >= 100"
+            f" and (s.{self._id} is null or s.progress_frozen_at = 'epoch')"
+            f" and not exists (select from {self._tasks} as a"
+            f" where a.workflow_id = {self._key} and a.status <> 'pending')",
+            keys,
         )
-        return [row[0] for row in conn.execute(query.encode(), {"keys": list(keys)})]
+        return [row[0] for row in rows]
 
-    def publish(self, conn: Connection[Any], keys: Sequence[str]) -> int:
-        """Write the percentage of these workflows; return how many it was new to."""
-        pair = self._pair
-        progress = quote(pair.progress_column or "")
-        if pair.columns:
-            # The guard derives the number, whatever is written.
-            query = (
-                f"update {self._workflows} as u set {progress} = u.{progress} where {self._key} = {self._keys}"
-                f" and u.progress_frozen_at is null and u.{progress} is distinct from"
-                f" {quote(pair.schema)}.progress_percentage(u.agents_completed, u.agents_total)"
+    def _insert(self, conn: Connection[Any], keys: Sequence[str]) -> tuple[int, list[str]]:
+        """Insert the counters of those that have none, counted in the same statement, or frozen.
+
+        Exact while others write: who has changed a task of one of these workflows either found no counters and inserted
+        them, and then ours give way; or finds ours, which cannot have seen the change, waits for them and adds it.
+        Returns how many were inserted, and those of them that were frozen.
+        """
+        into = f"insert into {self._counters} (id, status, agents_planned"
+        values = f"select {self._key}, {self._meaning}, {self._plan}"
+        untold = []
+        if never := self._never_reported(conn, keys):
+            frozen = self._run(
+                conn,
+                f"{into}, progress_frozen_at) {values}, now() from {self._workflows} as u"
+                f" where {self._key} = {self._keys} order by {self._key} on conflict (id) do nothing"
+                " returning id::text",
+                never,
             )
-        else:
-            query = (
-                f"update {self._workflows} as u set {progress} = s.progress from {pair.counters} as s"
-                f" where s.id = {self._key} and {self._key} = {self._keys} and s.progress_frozen_at is null"
-                f" and u.{progress} is distinct from s.progress"
-            )
-        return conn.execute(query.encode(), {"keys": list(keys)}).rowcount
+            untold = [key for (key,) in frozen]
+        names = ("created", "completed", "failed", "cancelled")
+        counted = self._run(
+            conn,
+            f"{into}, {', '.join(f'agents_{name}' for name in names)})"
+            f" {values}, {', '.join(f'coalesce(g.{name}, 0)' for name in names)} from {self._workflows} as u"
+            f" left join ({self._count}) as g on g.workflow_id = {self._key}"
+            f" where {self._key} = {self._keys} order by {self._key} on conflict (id) do nothing",
+            keys,
+        )
+        return counted.rowcount + len(untold), untold
+
+    def _freeze(self, conn: Connection[Any], keys: Sequence[str]) -> None:
+        self._run(conn, f"update {self._counters} set progress_frozen_at = now() where {self._id} = {self._keys}", keys)
+
+    def _thaw(self, conn: Connection[Any], keys: Sequence[str]) -> None:
+        self._run(conn, f"update {self._counters} set progress_frozen_at = null where {self._id} = {self._keys}", keys)
 
 
 def _retry(conn: Connection[Any], act: Callable[[], T]) -> T:
@@ -232,6 +287,8 @@ def _retry(conn: Connection[Any], act: Callable[[], T]) -> T:
     while True:
         try:
             with conn.transaction():
+                # A batch counts with a new snapshot what it has locked.
+                conn.execute("set transaction isolation level read committed")
                 conn.execute(f"set local lock_timeout = '{_LOCK_TIMEOUT}'".encode())
                 return act()
         except _RETRIED:

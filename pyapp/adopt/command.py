@@ -21,7 +21,7 @@ from pyapp.adopt.install import (
     remove,
     remove_script,
 )
-from pyapp.adopt.pair import SHOWN, Pair
+from pyapp.adopt.pair import OUTCOMES, SHOWN, Pair
 from pyapp.adopt.preview import Preview, preview
 from pyapp.cli.common import UsageError, database, print_json, say
 from pyapp.db import connect
@@ -44,7 +44,6 @@ in a migration of the application's own:
   agent-progress adopt --workflows runs --tasks steps --print > migration.sql
   agent-progress adopt --continue        (after it has been applied: counts what was there)
 """
-_OUTCOMES = ("completed", "failed", "cancelled")
 
 
 def add_commands(commands: Any, shared: argparse.ArgumentParser) -> None:
@@ -96,9 +95,9 @@ def _add_tables(command: argparse.ArgumentParser) -> None:
         "--task-workflow", metavar="COLUMN", help="column of a task that holds its workflow (its foreign key)"
     )
     tables.add_argument("--status", metavar="COLUMN", help="column that tells the state of a task (status)")
-    for outcome in _OUTCOMES:
+    for outcome in OUTCOMES:
         tables.add_argument(f"--{outcome}", type=_values, metavar="VALUE,…", help=f"values of it that mean {outcome}")
-    for outcome in _OUTCOMES:
+    for outcome in OUTCOMES:
         tables.add_argument(
             f"--{outcome}-when",
             metavar="SQL",
@@ -175,8 +174,8 @@ def _find(conn: Connection[Any], args: argparse.Namespace, before: Adoption | No
 
 def _wanted(args: argparse.Namespace, schema: str) -> Wanted:
     given = vars(args)
-    conditions = {name: given[f"{name}_when"] for name in _OUTCOMES if given[f"{name}_when"]}
-    labels = {name: given[name] for name in _OUTCOMES if given[name]}
+    conditions = {name: given[f"{name}_when"] for name in OUTCOMES if given[f"{name}_when"]}
+    labels = {name: given[name] for name in OUTCOMES if given[name]}
     if both := sorted(conditions.keys() & labels.keys()):
         raise UsageError(f"--{both[0]} and --{both[0]}-when: only one of them")
     return Wanted(

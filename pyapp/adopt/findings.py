@@ -382,8 +382,8 @@ def _index_warning(conn: Connection[Any], tasks: Table, column: str) -> list[str
     if row == (True,):
         return []
     return [
-        f"no index of {tasks.quoted} begins with {quote(column)}: counting what is there, and each repair, reads all tasks;"
-        f" better first: create index concurrently on {tasks.quoted} ({quote(column)})"
+        f"no index of {tasks.quoted} begins with {quote(column)}: counting what is there, and each repair, reads all"
+        f" tasks; better first: create index concurrently on {tasks.quoted} ({quote(column)})"
     ]
 
 

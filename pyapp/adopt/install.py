@@ -16,6 +16,7 @@ from pyapp.adopt.catalog import partitions
 from pyapp.adopt.findings import Findings
 from pyapp.adopt.pair import AdoptError, Pair, literal, quote
 from pyapp.adopt.render import removal, script
+from pyapp.db import connect
 
 OnStep = Callable[[str], None]
 
@@ -102,6 +103,16 @@ def install(conn: Connection[Any], findings: Findings, on_step: OnStep = lambda 
 def is_current(conn: Connection[Any], adoption: Adoption) -> bool:
     """Tell whether what was installed is what this version would install for the tables as they are."""
     return adoption.script_hash == _hash(script(adoption.pair, partitions(conn, adoption.pair)))
+
+
+def renew_adoptions(dsn: str, on_step: OnStep = lambda _: None) -> list[str]:
+    """Install anew what this version would install in another way. Returns the names of those pairs."""
+    with connect(dsn, autocommit=True) as conn:
+        old = [adoption.pair for adoption in list_adoptions(conn) if not is_current(conn, adoption)]
+        for pair in old:
+            on_step(f"renewing the adoption {pair.name}")
+            install(conn, Findings(pair, partitions(conn, pair), [], []), on_step)
+    return [pair.name for pair in old]
 
 
 def remove_script(conn: Connection[Any], pair: Pair, *, drop_columns: bool) -> str:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pyapp.adopt.pair import COUNTERS, SHADOW_COLUMN, SHOWN, Pair, literal, quote
+from pyapp.adopt.pair import COUNTERS, OUTCOMES, SHADOW_COLUMN, SHOWN, Pair, literal, quote
 from pyapp.schema import resource
 
 SHARED = (
@@ -66,6 +66,27 @@ _REFRESH = """\
             from (select) as s
             left join their_workflow as u on u.their_key = new.id;
 """
+# Our own table of counters takes those with which a row is inserted: nobody else may insert there.
+_COUNTED = (
+    "    elsif\n        tg_op = 'INSERT'\n        or (old.",
+    "    elsif tg_op = 'INSERT' and new.agents_created is not null then\n"
+    "        null; -- counted already, many at a time\n"
+    "    elsif\n        tg_op = 'INSERT'\n        or (old.",
+)
+# In the application's table a column of ours may have been there before, without a value.
+_NOT_COUNTED = (
+    "    new.agents_total := public.progress_total(",
+    "    if new.agents_created is null then\n"
+    "        new.progress := old.progress;\n"
+    "        return new;\n"
+    "    end if;\n\n"
+    "    new.agents_total := public.progress_total(",
+)
+_RECOUNT = re.compile(
+    r"        select\n            count\(\*\),.*?\n        into (.*?)\n"
+    r"        from public\.agent_task as a\n(        where.*?);\n",
+    re.DOTALL,
+)
 _MISSING = "when syntax_error_or_access_rule_violation or invalid_schema_name then"
 
 
@@ -186,6 +207,11 @@ def tasks_relation(pair: Pair) -> str:
     return _tasks(pair, quote(*pair.tasks))
 
 
+def count_relation(pair: Pair, where: str = "") -> str:
+    """Write the query that counts tasks by workflow; ``where`` is a condition on a task, called ``a``."""
+    return _count(pair, where)
+
+
 def formula(pair: Pair) -> str:
     """Render the types and the formula alone."""
     types = _render(pair, _read("adopt/01_schema.sql").partition("create table")[0])
@@ -210,7 +236,9 @@ def _functions_and_views(pair: Pair) -> Iterator[str]:
     yield formula
     yield _conflicts(_read("adopt/03_reading.sql"), "use_column")
     yield _conflicts(_fail_open(pair, trigger), "use_variable")
-    yield _conflicts(_BODY.sub(_guarded, guard if pair.columns else _refresh(guard)), "use_variable")
+    yield _conflicts(
+        _BODY.sub(_guarded, _with_uncounted(pair, guard if pair.columns else _refresh(guard))), "use_variable"
+    )
     if not pair.columns:
         yield _conflicts(_read("adopt/04_follow.sql"), "use_variable")
     if pair.publishes:
@@ -267,6 +295,20 @@ def _refresh(guard: str) -> str:
 def _lock_first(match: re.Match[str]) -> str:
     """Lock the application's row before that of the counters."""
     return _LOCK_FIRST.format(match[1], match[2]) + match[0]
+
+
+def _with_uncounted(pair: Pair, guard: str) -> str:
+    """Let the guard know of workflows that have not been counted, and of those that are inserted with their count."""
+    before, after = _NOT_COUNTED if pair.columns else _COUNTED
+    assert before in guard, "sql/04 is not what it was when this was written"
+    counts = ", ".join(f"coalesce(sum(g.{name}), 0)" for name in ("created", *OUTCOMES))
+    guard, found = _RECOUNT.subn(
+        rf"        select {counts}\n        into \1\n"
+        r"        from their_count_where\n\2\n        their_count_end as g;\n",
+        guard,
+    )
+    assert found == 1, "sql/04 counts in a way that is not known here"
+    return guard.replace(before, after)
 
 
 def _guarded(match: re.Match[str]) -> str:
@@ -328,7 +370,9 @@ def _value(pair: Pair, token: str, *, late: bool, existing: frozenset[str] | Non
         "their_reading": ", ".join(f"{name} {type_}" for name, type_ in _reading(pair).items()),
         "their_workflow_now": _workflows(pair, None),
         "their_workflow_by_name": _workflows(pair, frozenset()),
-        "their_count": f"(\n{_count(pair)}\n)",
+        "their_count": f"({_count(pair)})",
+        "their_count_where": f"({_count(pair, _QUOTE).partition(_QUOTE)[0]}",
+        "their_count_end": f"{_count(pair, _QUOTE).partition(_QUOTE)[2]})",
     }
     return fixed[token]
 
@@ -348,19 +392,19 @@ def _column(pair: Pair, row: str, column: str) -> str:
 
 def _tasks(pair: Pair, relation: str) -> str:
     """Write a subquery for tasks with our names; the planner makes it one with the query around it."""
+    type_ = f"{quote(pair.schema)}.task_status"
     cases = "".join(
-        f" when {test} then {literal(outcome)}"
-        for outcome in ("completed", "failed", "cancelled")
-        if (test := pair.outcome(outcome))
+        f" when {test} then {literal(outcome)}::{type_}" for outcome in OUTCOMES if (test := pair.outcome(outcome))
     )
-    status = f"(case{cases} else 'pending' end)::{quote(pair.schema)}.task_status"
+    status = f"(case{cases} else 'pending'::{type_} end)"
     return f"(select task.{quote(pair.task_workflow)} as workflow_id, {status} as status from {relation} as task)"
 
 
 def _meaning(pair: Pair, row: str) -> str:
     """Write what the status of a workflow means for the total."""
     completed = pair.workflow_completed(row)
-    return f"(case when {completed} then 'completed' else 'initiated' end)::{quote(pair.schema)}.workflow_status"
+    type_ = f"{quote(pair.schema)}.workflow_status"
+    return f"(case when {completed} then 'completed'::{type_} else 'initiated'::{type_} end)"
 
 
 def _plan(pair: Pair, row: str) -> str:
@@ -421,9 +465,9 @@ def _workflows(pair: Pair, existing: frozenset[str] | None) -> str:
         if pair.planned and not pair.columns and (existing is None or pair.planned in existing)
         else counter("agents_planned", "integer"),
         "progress_updated_at": counter("progress_updated_at", "timestamptz"),
-        "progress_frozen_at": counter("progress_frozen_at", "timestamptz")
-        if pair.columns
-        else "case when s.id is null then 'epoch'::timestamptz else s.progress_frozen_at end",
+        "progress_frozen_at": f"case when {counter('agents_created', 'integer')} is null"
+        f" then coalesce({counter('progress_frozen_at', 'timestamptz')}, 'epoch')"
+        f" else {counter('progress_frozen_at', 'timestamptz')} end",
     }
     listed = ",\n        ".join(f"{values[name]} as {name}" for name in _reading(pair))
     beside = "" if pair.columns else f"\n    left join {pair.counters} as s on s.id = u.{quote(pair.key)}"
@@ -435,17 +479,29 @@ def _views() -> Mapping[str, str]:
     return dict(_SELECT.findall(_read("05_progress_views.sql")))
 
 
-def _count(pair: Pair) -> str:
-    """Write the query that counts all tasks by workflow."""
-    found = _COUNT.search(_read("05_progress_views.sql"))
-    assert found is not None, "sql/05 counts in a way that is not known here"
-    return _TOKEN.sub(lambda token: _value(pair, token[0], late=False), found[1])
+def _count(pair: Pair, where: str = "") -> str:
+    """Write the query that counts tasks by workflow, as sql/05 does, but asks what a status means only once each."""
+    tasks, meaning = _tasks(pair, quote(*pair.tasks)), {outcome: f"t.status = '{outcome}'" for outcome in OUTCOMES}
+    if pair.task_status is not None and not pair.task_conditions:
+        values = (
+            f"task.{quote(pair.task_workflow)} as workflow_id, task.{quote(pair.task_status.column)}::text as status"
+        )
+        tasks = f"(select {values} from {quote(*pair.tasks)} as task)"
+        meaning = {outcome: pair.task_status.means("t.status", outcome) or "false" for outcome in OUTCOMES}
+    kinds = ", ".join(
+        f"coalesce(sum(t.tasks) filter (where {test}), 0)::bigint as {outcome}" for outcome, test in meaning.items()
+    )
+    return (
+        f"select t.workflow_id, sum(t.tasks)::bigint as created, {kinds}"
+        f" from (select a.workflow_id, a.status, count(*) as tasks from {tasks} as a{where}"
+        " group by a.workflow_id, a.status) as t group by t.workflow_id"
+    )
 
 
 def _inline(pair: Pair, view: str, existing: frozenset[str] | None) -> str:
     """Write the query of a view, with the views that it reads in place of their names."""
     queries = _views()
-    text = queries[view]
+    text = _COUNT.sub("left join their_count as g", queries[view])
     calculated = "public.workflow_progress_calculated as c"
     parts = text.split(calculated)
     rendered = [_TOKEN.sub(lambda token: _value(pair, token[0], late=False, existing=existing), part) for part in parts]

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
@@ -22,6 +22,7 @@ from pyapp.tasks import repair
 
 # Seconds between two lines that say how far it is, where there is no terminal.
 _PAUSE = 2.0
+_PARTIAL: LiteralString = "select row_security_active('public.workflow') or row_security_active('public.agent_task')"
 
 
 def add_commands(commands: Any, shared: argparse.ArgumentParser) -> None:
@@ -57,6 +58,8 @@ def _check(args: argparse.Namespace) -> int:
         source = find_source(conn, args)
         missing, notes = _missing(conn, source)
         checked, drift = check(conn, keys, source)
+        if source is OWN and conn.execute(_PARTIAL).fetchone() == (True,):
+            say("row-level security applies to this role: only what it may see was checked")
     if args.json:
         print_json(
             {"workflows": checked, "drift": drift, "missing": missing, **({"notes": notes} if args.name else {})}

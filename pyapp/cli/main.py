@@ -12,7 +12,7 @@ import psycopg
 
 from pyapp.adopt import command as adopt
 from pyapp.adopt.pair import AdoptError
-from pyapp.cli import checks, common, moves, schema, workflows
+from pyapp.cli import checks, common, moves, roles, schema, workflows
 from pyapp.embedded import EmbeddedError
 from pyapp.migrate import MigrationError
 from pyapp.models import TaskNotFound, TransitionNotAllowed, VersionConflict, WorkflowNotFound
@@ -63,13 +63,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _explain(error: Exception) -> str | None:
     """Say in one line what went wrong; None for what is a fault of ours."""
     if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedFunction):
-        return "the database has no agent-progress schema, or an old one: run agent-progress migrate"
+        return (
+            "the database has no agent-progress schema, or an old one (adopted tables are meant with --name):"
+            " run agent-progress migrate"
+        )
     if isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None:
         return "the connection string cannot be read (not shown: it may hold a password)"
     if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
         if re.search("host '[^']*@", str(error)):  # what follows a bare @ in a password
             return "the connection string cannot be read (not shown): in the password of a URL, @ is written %40"
         return f"no connection to the database: {_one_line(error)}"
+    if isinstance(error, psycopg.errors.InsufficientPrivilege) and error.diag.message_hint:
+        return f"{_one_line(error)} ({error.diag.message_hint})"
     expected = (
         psycopg.Error,
         common.UsageError,
@@ -105,6 +110,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"agent-progress {version('agent-progress')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (schema, workflows, moves, checks, adopt, replay, web):
+    for module in (schema, workflows, moves, checks, roles, adopt, replay, web):
         module.add_commands(commands, shared)
     return parser

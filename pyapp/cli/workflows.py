@@ -169,7 +169,7 @@ def _require_known(args: argparse.Namespace) -> None:
     for option, known in (("status", STATUSES), ("priority", _PRIORITIES)):
         given = getattr(args, option)
         if args.name is None and given is not None and given not in known:
-            raise UsageError(f"--{option} {given}: choose from {', '.join(known)}")
+            raise UsageError(f"argument --{option}: invalid choice: {given!r} (choose from {', '.join(known)})")
 
 
 def _description(w: Workflow) -> str:

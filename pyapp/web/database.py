@@ -29,7 +29,7 @@ _NETWORK = {
 }
 # What the DSN may say otherwise, and what not.
 _DEFAULTS = "-c statement_timeout=5s"
-_FIXED = "-c default_transaction_read_only=on -c TimeZone=UTC -c DateStyle=ISO"
+_FIXED = "-c default_transaction_read_only=on -c search_path=pg_catalog -c TimeZone=UTC -c DateStyle=ISO"
 
 log = logging.getLogger("agent_progress.database")
 

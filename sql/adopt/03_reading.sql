@@ -29,9 +29,9 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     if workflow is null then
-        return query their_count;
+        return query select g.* from their_count as g;
     else
-        return query select g.* from (their_count) as g where g.workflow_id = count_tasks.workflow;
+        return query select g.* from their_count as g where g.workflow_id = count_tasks.workflow;
     end if;
 end
 $$;
