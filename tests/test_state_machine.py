@@ -406,7 +406,8 @@ class Tables(RuleBasedStateMachine):
         self.tasks = before
 
 
-def test_stored_calculated_and_model_agree_after_any_statements(conn: psycopg.Connection) -> None:
+def compare(conn: psycopg.Connection, examples: int) -> None:
+    """Run the machine that many times."""
     conn.execute("""
         alter table agent_task drop constraint agent_task_workflow_id_fkey;
         alter table agent_task add constraint agent_task_workflow_id_fkey
@@ -415,9 +416,13 @@ def test_stored_calculated_and_model_agree_after_any_statements(conn: psycopg.Co
     run_machine(
         lambda: Tables(conn),
         settings=settings(
-            max_examples=EXAMPLES,
+            max_examples=examples,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+def test_stored_calculated_and_model_agree_after_any_statements(conn: psycopg.Connection) -> None:
+    compare(conn, EXAMPLES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from psycopg.rows import tuple_row
 from pyapp.adopt.catalog import partitions
 from pyapp.adopt.findings import Findings
 from pyapp.adopt.pair import AdoptError, Pair, literal, quote
-from pyapp.adopt.render import removal, script
+from pyapp.adopt.render import removal, script, steps
 from pyapp.db import connect
 
 OnStep = Callable[[str], None]
@@ -23,6 +23,8 @@ OnStep = Callable[[str], None]
 # Writers queue up behind us while we wait for a lock: so we wait a moment only, and again.
 _LOCK_TIMEOUT = "100ms"
 _PATIENCE = 60.0
+# If others always hold one table and wait for the other, no moment comes in which both can be locked.
+_PATIENCE_FOR_BOTH = 3.0
 _MARK = "agent-progress: the pair of tables whose progress is kept here; one row."
 
 
@@ -76,14 +78,18 @@ def get_adoption(conn: Connection[Any], name: str) -> Adoption:
 
 def full_script(findings: Findings) -> str:
     """Render the SQL that adopts a pair, the record of it included."""
+    return "\n".join(_with_record(findings))
+
+
+def _with_record(findings: Findings) -> list[str]:
     pair = findings.pair
-    text = script(pair, findings.partitions)
+    first, *others = steps(pair, findings.partitions)
     record = f"""
 insert into {quote(pair.schema)}.adoption (name, definition, script_hash)
 values (
     {literal(pair.name)},
     {literal(pair.to_json())},
-    {literal(_hash(text))}
+    {literal(_hash(script(pair, findings.partitions)))}
 )
 on conflict (name) do update
 set
@@ -91,13 +97,15 @@ set
     script_hash = excluded.script_hash;
 """
     # The record before the triggers: locks of the application's tables come last.
-    head, mark, tail = text.partition("\ncreate or replace trigger ")
-    return f"{head}{record}{mark}{tail}"
+    return [f"{first}{record}", *others]
 
 
 def install(conn: Connection[Any], findings: Findings, on_step: OnStep = lambda _: None) -> None:
-    """Install what adopts a pair, or what of it is missing or old, in one transaction. Raises AdoptError."""
-    _patiently(conn, full_script(findings), on_step)
+    """Install what adopts a pair, or what of it is missing or old. Raises AdoptError.
+
+    In one transaction, or, where busy writers leave no moment to lock both tables, in three.
+    """
+    _patiently(conn, _with_record(findings), on_step)
 
 
 def is_current(conn: Connection[Any], adoption: Adoption) -> bool:
@@ -121,7 +129,7 @@ def remove_script(conn: Connection[Any], pair: Pair, *, drop_columns: bool) -> s
 
 
 def remove(conn: Connection[Any], pair: Pair, *, drop_columns: bool, on_step: OnStep = lambda _: None) -> None:
-    """Take an adoption back, in one transaction; tables that are gone by now are passed over. Raises AdoptError."""
+    """Take an adoption back, in one transaction if that can be; a table may be gone by now. Raises AdoptError."""
     there = {
         table
         for table in (pair.tasks, pair.workflows)
@@ -132,7 +140,7 @@ def remove(conn: Connection[Any], pair: Pair, *, drop_columns: bool, on_step: On
     gone += [f"alter table {quote(*pair.workflows)} "] if pair.workflows not in there else []
     lines = [line for line in lines if not any(text in line for text in gone)]
     try:
-        _patiently(conn, "\n".join(lines), on_step)
+        _patiently(conn, lines, on_step)
     except psycopg.errors.DependentObjectsStillExist as error:
         raise AdoptError(f"nothing changed: {error.diag.message_primary}: {error.diag.message_detail}") from error
 
@@ -141,9 +149,20 @@ def _hash(text: str) -> str:
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
 
 
-def _patiently(conn: Connection[Any], text: str, on_step: OnStep) -> None:
-    """Run a script in one transaction, again and again while others hold the locks that it needs."""
-    give_up = time.monotonic() + _PATIENCE
+def _patiently(conn: Connection[Any], parts: Sequence[str], on_step: OnStep) -> None:
+    """Run a script in one transaction, again and again while others hold the locks that it needs; else part by part."""
+    if _repeatedly(conn, "\n".join(parts), _PATIENCE_FOR_BOTH, on_step):
+        return
+    on_step("still waiting: from now on for one table at a time")
+    for number, part in enumerate(parts):
+        if not _repeatedly(conn, part, _PATIENCE, on_step):
+            done = "not finished" if number else "nothing changed"
+            raise AdoptError(f"{done}: other transactions held a table for {_PATIENCE:.0f} s; run it again later")
+
+
+def _repeatedly(conn: Connection[Any], text: str, patience: float, on_step: OnStep) -> bool:
+    """Run a script in a transaction until it gets its locks; return whether it did."""
+    give_up = time.monotonic() + patience
     waiting = False
     while True:
         try:
@@ -153,12 +172,10 @@ def _patiently(conn: Connection[Any], text: str, on_step: OnStep) -> None:
                 # Two at once would meet each other's half-made objects.
                 conn.execute("select pg_advisory_xact_lock(hashtext('agent-progress adopt'))")
                 conn.execute(text.encode())
-            return
-        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
+            return True
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
             if time.monotonic() > give_up:
-                raise AdoptError(
-                    f"nothing changed: other transactions held the tables for {_PATIENCE:.0f} s; run it again later"
-                ) from error
+                return False
             if not waiting:
                 on_step("waiting for other transactions")
             waiting = True

@@ -50,7 +50,10 @@ _READ = re.compile(r"^begin\n(    -- Read .*?)\n\n    -- Write it\.\n", re.DOTAL
 _LOCK = re.compile(r"^( +)perform from public\.workflow where id = (\w+) for no key update;\n", re.MULTILINE)
 _THAWED = "            new.progress_updated_at := old.progress_updated_at;\n        end if;\n    elsif new.id"
 _BODY = re.compile(r"^begin\n(.*?\n)end\n\$\$;", re.DOTALL | re.MULTILINE)
-_ON_TABLE = re.compile(r"^(?:create (?:or replace )?trigger|comment on trigger) .*?;\n", re.DOTALL | re.MULTILINE)
+_ON_TABLE = re.compile(
+    r"^(?:create (?:or replace )?trigger|comment on trigger|alter table \S+\n    alter column) .*?;\n",
+    re.DOTALL | re.MULTILINE,
+)
 # Two that miss the row at once: one inserts it, and the other adds to it after that one's commit.
 _AGAIN = (
     "exit when found;",
@@ -108,34 +111,40 @@ def own(text: str) -> str:
 
 def script(pair: Pair, partitions: Partitions = _NO_PARTITIONS) -> str:
     """Render all that an adoption installs; the statements that lock the application's tables for it come last."""
+    return "\n".join(steps(pair, partitions))
+
+
+def steps(pair: Pair, partitions: Partitions = _NO_PARTITIONS) -> list[str]:
+    """Render the same in three parts, each of which locks one of the application's tables at most.
+
+    They may be transactions of their own: what comes between them is counted later, as what was there before.
+    """
     templates = [_read("adopt/01_schema.sql"), _read(f"adopt/{_storage(pair)}"), *_functions_and_views(pair)]
     triggers = "".join(statement for text in templates for statement in _ON_TABLE.findall(text))
-    text = "\n".join(
-        [
-            f"create schema if not exists {quote(pair.schema)};\n",
-            *(_render(pair, _ON_TABLE.sub("", template)) for template in templates),
-            # Tasks first: the order in which everybody locks.
-            *(
-                _render(replace(pair, tasks=table), _on(triggers, "agent_task"))
-                for table in (pair.tasks, *partitions.tasks)
-            ),
-            _render(pair, _on(triggers, "workflow", "their_workflow", "workflow_counter")),
-            *(
-                # Row triggers are passed on to partitions, statement triggers are not.
-                _render(replace(pair, workflows=table), _on(triggers, "their_workflow", but="_follow_update|zz_"))
-                for table in partitions.workflows
-            ),
-        ]
-    )
+    first = [_render(pair, _ON_TABLE.sub("", template)) for template in templates]
+    # Tasks first: the order in which everybody locks.
+    on_tasks = [
+        _render(replace(pair, tasks=table), _on(triggers, "agent_task")) for table in (pair.tasks, *partitions.tasks)
+    ]
+    on_workflows = [
+        _render(pair, _on(triggers, "workflow", "their_workflow", "workflow_counter")),
+        *(
+            # Row triggers are passed on to partitions, statement triggers are not.
+            _render(replace(pair, workflows=table), _on(triggers, "their_workflow", but="_follow_update|zz_"))
+            for table in partitions.workflows
+        ),
+    ]
+    parts = [f"create schema if not exists {quote(pair.schema)};\n", *first], on_tasks, on_workflows
+    texts = ["\n".join(part) for part in parts]
     tag = "$agent_progress$"
-    while tag in text:
+    while any(tag in text for text in texts):
         tag = f"{tag[:-1]}_$"
-    return re.sub(r"\n{3,}", "\n\n", text).replace(_QUOTE, tag)
+    return [re.sub(r"\n{3,}", "\n\n", text).replace(_QUOTE, tag) for text in texts]
 
 
 def _on(triggers: str, *tables: str, but: str = r"\Z.") -> str:
     """Choose the statements on triggers of these tables."""
-    chosen = re.compile(rf"\bon (?:public\.)?(?:{'|'.join(tables)})(?=\s)")
+    chosen = re.compile(rf"\b(?:on|alter table) (?:public\.)?(?:{'|'.join(tables)})(?=\s)")
     return "\n".join(s for s in _ON_TABLE.findall(triggers) if chosen.search(s) and not re.search(but, s))
 
 

@@ -1,5 +1,5 @@
 -- The counters in the application's own table, as nullable columns: added at once, whatever its size. Rows that are there
--- already are frozen at 'epoch', which means: not counted yet.
+-- already, or come before the triggers do, are frozen at 'epoch', which means: not counted yet.
 
 alter table public.workflow
     add column if not exists their_progress integer,

@@ -13,8 +13,8 @@ as $$
 declare
     old_workflow_id uuid;
     new_workflow_id uuid;
-    old_status public.workflow_status;
-    new_status public.workflow_status;
+    old_meaning public.workflow_status;
+    new_meaning public.workflow_status;
     old_plan integer;
     new_plan integer;
     moved boolean := false;
@@ -24,12 +24,12 @@ begin
             new_workflow_id := new.their_key;
             if tg_op = 'UPDATE' then
                 old_workflow_id := old.their_key;
-                old_status := old.their_meaning;
+                old_meaning := old.their_meaning;
                 old_plan := old.their_plan;
-                new_status := new.their_meaning;
+                new_meaning := new.their_meaning;
                 new_plan := new.their_plan;
                 moved := new_workflow_id is distinct from old_workflow_id;
-                if not moved and new_status = old_status and new_plan is not distinct from old_plan then
+                if not moved and new_meaning = old_meaning and new_plan is not distinct from old_plan then
                     return null;
                 end if;
             end if;
@@ -81,7 +81,7 @@ begin
         update public.workflow_counter
         set
             id = new_workflow_id,
-            status = new_status,
+            status = new_meaning,
             agents_planned = coalesce(new_plan, agents_planned)
         where id = old_workflow_id;
 
@@ -105,7 +105,7 @@ begin
     elsif tg_op = 'UPDATE' then
         update public.workflow_counter
         set
-            status = new_status,
+            status = new_meaning,
             agents_planned = case when new_plan is distinct from old_plan then new_plan else agents_planned end
         where id = new_workflow_id;
     elsif tg_op = 'DELETE' then

@@ -90,11 +90,12 @@ def count_all(conn: psycopg.Connection, **callbacks: Any) -> Counted:
 class Waited:
     """Is told what an adoption waits for; the test goes on once it does."""
 
-    def __init__(self) -> None:
-        self._told = threading.Event()
+    def __init__(self, what: str = "waiting for") -> None:
+        self._what, self._told = what, threading.Event()
 
     def __call__(self, what: str) -> None:
-        self._told.set()
+        if self._what in what:
+            self._told.set()
 
     def wait(self) -> None:
         assert self._told.wait(20), "nothing was waited for"
@@ -118,6 +119,48 @@ def test_installing_waits_for_a_transaction_that_changed_a_task_and_lets_others_
     installing.result(20)
     count_all(conn)
     assert progress(conn, workflow) == (50, 2, 4)
+
+
+def exists(conn: psycopg.Connection, query: str) -> bool:
+    return conn.execute(query).fetchone() is not None
+
+
+def wait_for(conn: psycopg.Connection, query: str) -> None:
+    give_up = time.monotonic() + 20
+    while not exists(conn, query):
+        assert time.monotonic() < give_up, f"nothing found: {query}"
+        time.sleep(0.005)
+
+
+def test_installing_takes_one_table_at_a_time_where_others_never_leave_both(
+    conn: psycopg.Connection,
+    other: psycopg.Connection,
+    session: Session,
+    columns: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys.modules["pyapp.adopt.install"], "_PATIENCE_FOR_BOTH", 0.2)
+    old = new_workflow(conn)
+    [task] = new_tasks(conn, old, "running")
+    on_tasks, on_workflows = session(), session()
+    set_status(on_tasks, task, "completed")
+    new_workflow(on_workflows)
+    waited = Waited("one table at a time")
+    installing = in_background(install, other, find(conn, columns), waited)
+    waited.wait()
+    on_workflows.commit()
+    wait_for(conn, "select from pg_class where relname = 'adoption'")
+    between = new_workflow(on_workflows)
+    on_tasks.commit()
+    wait_for(conn, "select from pg_trigger where tgname = 'agent_task_progress_truncate'")
+    new_tasks(on_workflows, between, "completed", "running")
+    assert not installing.done()
+    on_workflows.commit()
+    installing.result(20)
+    after = new_workflow(conn)
+    new_tasks(conn, after, "completed", "running", "running")
+    assert count_all(conn).workflows == 3
+    assert [progress(conn, workflow)[0] for workflow in (old, between, after)] == [100, 50, 33]
 
 
 @pytest.mark.parametrize("level", [IsolationLevel.READ_COMMITTED, IsolationLevel.REPEATABLE_READ])
@@ -449,6 +492,7 @@ def count(self, conn, keys, count=_Steps.count):
 
 batches = []
 _Steps.count = count
+sys.modules["pyapp.adopt.backfill"]._MOST = 100
 with psycopg.connect(sys.argv[1], autocommit=True) as conn:
     pair = get_adoption(conn, "default").pair
     backfill(conn, pair, lambda _: die() if len(batches) == 2 and sys.argv[2] == "between two" else None)
@@ -459,22 +503,22 @@ with psycopg.connect(sys.argv[1], autocommit=True) as conn:
 def test_a_back_fill_that_was_killed_is_taken_up_where_it_was(
     dsn: str, conn: psycopg.Connection, columns: bool, when: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    conn.execute("insert into workflow (name, type) select 'w', 'app' from generate_series(1, 20000)")
+    conn.execute("insert into workflow (name, type) select 'w', 'app' from generate_series(1, 1500)")
     conn.execute(
         "insert into agent_task (workflow_id, agent_type, status)"
         " select w.id, 'agent', s from workflow as w, unnest(array['completed', 'running']::task_status[]) as s"
     )
     install(conn, find(conn, columns))
     process = subprocess.run([sys.executable, "-c", DIE, dsn, when], check=False)
-    assert process.returncode == -signal.SIGKILL
+    assert process.returncode == -signal.SIGKILL, process.stderr
     [(position,)] = conn.execute("select position from adoption").fetchall()
     done = f"select id from {keeper(conn)} where progress_frozen_at is null order by id"
     counted = [row[0] for row in conn.execute(done)]
-    assert 0 < len(counted) < 20000
+    assert 0 < len(counted) < 1500
     assert str(counted[-1]) == position
     before = [row_version(conn, counted[0]), row_version(conn, counted[-1])]
     assert main(["adopt", "--continue", "--dsn", dsn]) == 0
-    assert f"counted {20000 - len(counted)} workflows" in capsys.readouterr().out
+    assert f"counted {1500 - len(counted)} workflows" in capsys.readouterr().out
     assert [row_version(conn, counted[0]), row_version(conn, counted[-1])] == before
 
 
