@@ -2,6 +2,7 @@
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -141,8 +142,11 @@ def _yoyo(dsn: str | None, *, drop_data: bool = False) -> Iterator[tuple[Any, An
     }
     # yoyo records who migrates, and fails for users without a passwd entry.
     os.environ.setdefault("LOGNAME", str(os.getuid()) if hasattr(os, "getuid") else "unknown")
-    backend = yoyo.get_backend("postgresql+psycopg:///?" + urlencode(parameters))
-    with backend, ExitStack() as stack:
+    with ExitStack() as stack:
+        # What yoyo has to say where the connection is lost; the error says it better.
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", "Nested transaction requested")
+        backend = stack.enter_context(yoyo.get_backend("postgresql+psycopg:///?" + urlencode(parameters)))
         try:
             stack.enter_context(backend.lock(timeout=_YOYO_PATIENCE))
         except LockTimeout:
