@@ -55,7 +55,7 @@ def migrate(dsn: str | None = None, *, on_step: OnStep = lambda _: None) -> list
         _refuse_newer(conn, _read_migrations())
         if not _applied(conn):
             _refuse_foreign_tables(conn)
-        with _yoyo(dsn) as (backend, migrations):
+        with _yoyo(conn, dsn) as (backend, migrations):
             outstanding = list(backend.to_apply(migrations))
             for migration in outstanding:
                 on_step(f"applying {migration.id}")
@@ -76,7 +76,7 @@ def rollback(
     would be lost and ``drop_data`` is not set.
     """
     with _alone(dsn) as conn:
-        with _yoyo(dsn, drop_data=drop_data) as (backend, migrations):
+        with _yoyo(conn, dsn, drop_data=drop_data) as (backend, migrations):
             _refuse_newer(conn, migrations)
             applied = list(backend.to_rollback(migrations))
             steps = applied if all else applied[:1]
@@ -111,7 +111,7 @@ def mark(dsn: str | None = None) -> list[str]:
         # Before yoyo makes its tables: a refusal leaves nothing behind.
         if missing := missing_objects(conn):
             raise MigrationError(f"nothing recorded: the schema is not whole, it lacks {_some(missing)}")
-        with _yoyo(dsn) as (backend, migrations):
+        with _yoyo(conn, dsn) as (backend, migrations):
             outstanding = backend.to_apply(migrations)
             backend.mark_migrations(outstanding)
             return [migration.id for migration in outstanding]
@@ -128,9 +128,10 @@ def _alone(dsn: str | None) -> Iterator[psycopg.Connection[Any]]:
 
 
 @contextmanager
-def _yoyo(dsn: str | None, *, drop_data: bool = False) -> Iterator[tuple[Any, Any]]:
+def _yoyo(conn: psycopg.Connection[Any], dsn: str | None, *, drop_data: bool = False) -> Iterator[tuple[Any, Any]]:
     """Open yoyo's backend, locked against plain ``yoyo apply``, and read the migrations."""
     migrations = _read_migrations()
+    _drop_empty_yoyo_tables(conn)
     parameters = conninfo_to_dict(find_dsn(dsn) or "")
     options = [str(parameters.get("options") or ""), f"-c lock_timeout={_LOCK_TIMEOUT}"]
     if drop_data:
@@ -154,6 +155,16 @@ def _yoyo(dsn: str | None, *, drop_data: bool = False) -> Iterator[tuple[Any, An
             backend.break_lock()
             stack.enter_context(backend.lock(timeout=_YOYO_PATIENCE))
         yield backend, migrations
+
+
+def _drop_empty_yoyo_tables(conn: psycopg.Connection[Any]) -> None:
+    """Let yoyo begin anew where its tables are there without a row, as after a schema-only restore: it would fail."""
+    if _one(conn, "select to_regclass('public._yoyo_version') is null"):
+        return
+    if _one(conn, "select exists (select from public._yoyo_version) or exists (select from public._yoyo_migration)"):
+        return
+    for table in _YOYO_TABLES:
+        conn.execute(f"drop table if exists public.{table}")
 
 
 def _read_migrations() -> Any:
