@@ -15,7 +15,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from pyapp import embedded
+from pyapp import embedded, migrate
 from pyapp.embedded.account import server_account
 
 # Transactions of several statements deadlock now and then, as they may; nobody waits a second for that.
@@ -33,6 +33,7 @@ class CrashableServer:
         self.settings = settings
         self._running = ExitStack()
         self._server: embedded.Server | None = None
+        self._has_template = False
 
     @property
     def pid(self) -> int:
@@ -65,6 +66,13 @@ class CrashableServer:
             admin.execute(sql.SQL("drop database if exists {} with (force)").format(name))
             admin.execute(sql.SQL("create database {} template {}").format(name, sql.Identifier(template)))
         return self.dsn(dbname)
+
+    def create_migrated(self, dbname: str) -> str:
+        """Create a database that is migrated, and return its DSN."""
+        if not self._has_template:
+            migrate(self.create("migrated"))
+            self._has_template = True
+        return self.create(dbname, "migrated")
 
     # --- Dying ----------------------------------------------------------------------------------------------
 

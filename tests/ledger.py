@@ -71,6 +71,12 @@ class Ledger:
         retried = sum(client.retried for client in self.clients)
         return f"{self.acknowledged} transactions acknowledged, {completed} completions among them, {retried} retried"
 
+    def fill(self, conn: psycopg.Connection, transactions: int = 40) -> None:
+        """Let each client make so many transactions, one after the other: no two runs with one seed differ."""
+        for client in self.clients:
+            for _ in range(transactions):
+                client.step(conn)
+
     @contextmanager
     def load(self, dsn: str) -> Iterator[None]:
         """Let all clients work while the block lasts, each until it loses its connection."""

@@ -55,7 +55,7 @@ BLOWS: list[Callable[[CrashableServer], None]] = [
 
 
 def test_nothing_acknowledged_is_lost_and_nothing_counted_twice(server: CrashableServer) -> None:
-    migrate(server.create("load"))
+    server.create_migrated("load")
     with server.connect("load") as conn:
         durable = "select current_setting(s) from unnest(array['fsync', 'synchronous_commit', 'full_page_writes']) as s"
         assert conn.execute(durable).fetchall() == [("on",)] * 3
@@ -87,8 +87,7 @@ def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def statements(crashing: CrashableServer) -> int:
     """Make a template with rows and the first two migrations only; return how many statements the others take."""
-    dsn = crashing.create(TEMPLATE)
-    migrate(dsn)
+    dsn = crashing.create_migrated(TEMPLATE)
     down_to(dsn, 2)
     with psycopg.connect(dsn, autocommit=True) as conn:
         for name in ("one", "other"):
@@ -139,7 +138,7 @@ def test_migrate_succeeds_after_the_server_was_killed_at_any_statement(
     server: CrashableServer, statements: int
 ) -> None:
     for place in places(statements):
-        dsn = server.create(f"server_{place}", TEMPLATE)
+        dsn = server.create("struck", TEMPLATE)
         with before_statement(place, server.kill_everything), pytest.raises(psycopg.OperationalError):
             migrate(dsn)
         server.start()
@@ -152,7 +151,7 @@ def test_migrate_succeeds_after_the_server_was_killed_at_any_statement(
 @pytest.fixture
 def drifted(server: CrashableServer) -> list[Any]:
     """A database of many workflows whose numbers are wrong; return them in the order in which they are repaired."""
-    migrate(server.create("repair"))
+    server.create_migrated("repair")
     with server.connect("repair") as conn, conn.transaction():
         conn.execute("set local session_replication_role = replica")
         conn.execute("insert into workflow (name, type) select 'w', 'app' from generate_series(1, 300)")
@@ -163,7 +162,8 @@ def drifted(server: CrashableServer) -> list[Any]:
         return [row[0] for row in conn.execute("select id from workflow order by id").fetchall()]
 
 
-@pytest.mark.parametrize("blow", BLOWS[:2], ids=["the postmaster", "its backend"])
+# Not the postmaster alone: the holder of the lock may notice first, and let the repair end.
+@pytest.mark.parametrize("blow", BLOWS[1:3], ids=["its backend", "all processes"])
 def test_a_repair_that_was_killed_has_changed_nothing_and_the_next_one_is_exact(
     server: CrashableServer, drifted: list[Any], blow: Callable[[CrashableServer], None]
 ) -> None:
@@ -192,7 +192,7 @@ def test_a_repair_from_the_command_line_that_was_killed_is_continued_by_the_next
         repairing = agent_progress("repair", "--dsn", dsn)
         blocked = "select from pg_stat_activity where %s = any (pg_blocking_pids(pid))"
         wait_for(lambda: watcher.execute(blocked, [holder.info.backend_pid]).fetchall())
-        server.kill()
+        server.kill_everything()
         out, err = repairing.communicate(timeout=60)
     assert (repairing.returncode, out, err.count("\n")) == (2, "", 1), err
     assert err.startswith("agent-progress: no connection to the database: ")
