@@ -48,6 +48,11 @@ OBJECTS_IN_PUBLIC = """
 """
 
 
+def source(file: Path) -> str:
+    """Read a file of SQL, with a name in place of the variable of psql that stands for a role."""
+    return file.read_text("utf-8").replace(':"role"', '"role"')
+
+
 def dump(dsn: str, bin_dir: Path) -> str:
     """Dump the schema without yoyo's tables and without what differs from run to run."""
     done = subprocess.run(
@@ -77,7 +82,7 @@ def objects(dsn: str) -> list[tuple[str, str]]:
 
 
 def statements(file: Path) -> list[str]:
-    return list(pglast.split(file.read_text("utf-8")))
+    return list(pglast.split(source(file)))
 
 
 # --- sql/ is what migrations/ arrive at ---------------------------------------------------------------------
@@ -347,7 +352,7 @@ class Inner(Visitor):
 @pytest.mark.parametrize("file", SQL + FORWARD, ids=lambda file: file.name)
 def test_no_view_selects_a_star(file: Path) -> None:
     stars = Stars()
-    stars(pglast.parse_sql(file.read_text("utf-8")))
+    stars(pglast.parse_sql(source(file)))
     assert stars.found == []
 
 
@@ -373,7 +378,7 @@ UNPINNED = {"fill_task_times"}
 
 @pytest.mark.parametrize("file", SQL + OPTIONAL + FORWARD, ids=lambda file: file.name)
 def test_functions_are_written_with_a_pinned_search_path_and_only_those_to_be_inlined_without(file: Path) -> None:
-    for raw in pglast.parse_sql(file.read_text("utf-8")):
+    for raw in pglast.parse_sql(source(file)):
         if not isinstance(raw.stmt, ast.CreateFunctionStmt):
             continue
         name = raw.stmt.funcname[-1].sval
@@ -388,8 +393,8 @@ def test_functions_are_written_with_a_pinned_search_path_and_only_those_to_be_in
 
 @pytest.mark.parametrize("file", SQL + FORWARD, ids=lambda file: file.name)
 def test_no_check_is_written_on_a_maintained_column(file: Path) -> None:
-    for raw in pglast.parse_sql(file.read_text("utf-8")):
-        text = pglast.prettify(file.read_text("utf-8")[raw.stmt_location :][: raw.stmt_len or None])
+    for raw in pglast.parse_sql(source(file)):
+        text = pglast.prettify(source(file)[raw.stmt_location :][: raw.stmt_len or None])
         if isinstance(raw.stmt, ast.CreateStmt | ast.AlterTableStmt) and "CHECK" in text:
             for check in re.findall(r"CHECK \(.*\)", text):
                 assert not set(MAINTAINED) & set(re.findall(r"\w+", check)), check
@@ -398,7 +403,7 @@ def test_no_check_is_written_on_a_maintained_column(file: Path) -> None:
 @pytest.mark.parametrize("file", SQL + OPTIONAL, ids=lambda file: file.name)
 def test_what_a_file_creates_it_comments_on(file: Path) -> None:
     created, commented = set(), set()
-    for raw in pglast.parse_sql(file.read_text("utf-8")):
+    for raw in pglast.parse_sql(source(file)):
         stmt = raw.stmt
         if isinstance(stmt, ast.CreateStmt):
             created.add(stmt.relation.relname)
@@ -418,7 +423,7 @@ def test_what_a_file_creates_it_comments_on(file: Path) -> None:
 
 @pytest.mark.parametrize("file", SQL, ids=lambda file: file.name)
 def test_objects_are_created_under_their_full_names(file: Path) -> None:
-    for raw in pglast.parse_sql(file.read_text("utf-8")):
+    for raw in pglast.parse_sql(source(file)):
         stmt = raw.stmt
         relation = getattr(stmt, "relation", None) or getattr(stmt, "view", None)
         if relation is not None:
