@@ -50,7 +50,7 @@ begin
                 message = 'agent_task cannot be truncated with an old snapshot: tasks of others would stay counted',
                 hint = 'Truncate in a transaction of isolation level READ COMMITTED.';
         end if;
-        perform from public.repair_progress();
+        perform from public.repair_progress(null::uuid);
         return null;
     else
         sign := case tg_op when 'INSERT' then 1 else -1 end;

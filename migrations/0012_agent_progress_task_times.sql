@@ -7,21 +7,21 @@ language plpgsql
 security invoker
 as $$
 begin
-    if new.status >= 'completed' then
-        new.completed_at := clock_timestamp();
+    if new.status operator(pg_catalog.>=) 'completed' then
+        new.completed_at := pg_catalog.clock_timestamp();
         return new;
     end if;
     -- What an update leaves as it was, its writer left out; an insert has no old row, so nothing equals it.
-    if old.status >= 'completed' or new.completed_at is not null then
+    if old.status operator(pg_catalog.>=) 'completed' or new.completed_at is not null then
         -- opened again
         new.completed_at := null;
-        if new.started_at = old.started_at then
+        if new.started_at operator(pg_catalog.=) old.started_at then
             new.started_at := null;
         end if;
     end if;
-    if new.status = 'running' then
+    if new.status operator(pg_catalog.=) 'running' then
         if new.started_at is null then
-            new.started_at := clock_timestamp();
+            new.started_at := pg_catalog.clock_timestamp();
         end if;
     elsif new.started_at is not null then
         new.started_at := null;

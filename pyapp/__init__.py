@@ -13,6 +13,7 @@ from pyapp.models import (
     Moment,
     NewTask,
     ProgressMetrics,
+    RoleNotFound,
     Stage,
     StageProgress,
     Task,
@@ -31,6 +32,8 @@ from pyapp.progress import (
     list_workflows,
     progress_metrics,
 )
+from pyapp.retry import retry
+from pyapp.roles import grant
 from pyapp.stages import advance, get_state, list_stages, stage_progress, transition
 from pyapp.tasks import add_tasks, create_workflow, repair, report_task, report_tasks
 from pyapp.watch import watch
@@ -43,6 +46,7 @@ __all__ = [
     "Moment",
     "NewTask",
     "ProgressMetrics",
+    "RoleNotFound",
     "Stage",
     "StageProgress",
     "Task",
@@ -61,6 +65,7 @@ __all__ = [
     "get_forecasts",
     "get_state",
     "get_workflow",
+    "grant",
     "list_burnup",
     "list_stages",
     "list_tasks",
@@ -73,6 +78,7 @@ __all__ = [
     "repair",
     "report_task",
     "report_tasks",
+    "retry",
     "rollback",
     "stage_progress",
     "transition",

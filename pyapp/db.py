@@ -4,9 +4,19 @@ import os
 from typing import Any
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 
 _LIBPQ_TARGET = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE")
+# A server that takes connections and says nothing, and a network that swallows packets, are noticed. In seconds, the
+# last in milliseconds; what the DSN says of these goes first.
+_NETWORK = {
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
 
 
 def find_dsn(dsn: str | None = None) -> str | None:
@@ -27,7 +37,26 @@ def connect(dsn: str | None = None, **options: Any) -> psycopg.Connection[TupleR
 
     The server is the one that ``dsn`` names, else ``DATABASE_URL``, else libpq's environment and defaults. ``options``
     go to ``psycopg.connect``. Returns an open connection; the caller commits and closes it. Raises
-    ``psycopg.OperationalError`` if the server cannot be reached.
+    ``psycopg.OperationalError`` if the server cannot be reached, also where it does not answer within 10 seconds
+    (``connect_timeout`` in the DSN, or ``PGCONNECT_TIMEOUT``, says otherwise).
     """
-    options.setdefault("application_name", "agent-progress")
-    return psycopg.connect(find_dsn(dsn) or "", **options)
+    conn = psycopg.connect(**(connection_parameters(dsn) | options))
+    # psycopg cannot read times in another style, which a role or a database may have as its default.
+    if not (conn.info.parameter_status("DateStyle") or "ISO").startswith("ISO"):
+        conn.execute("set datestyle = 'ISO'")
+        if not conn.autocommit:
+            conn.commit()
+    return conn
+
+
+def connection_parameters(dsn: str | None = None) -> dict[str, Any]:
+    """Say how to connect: what the DSN says, and where it says nothing, what suits us.
+
+    Raises ``psycopg.ProgrammingError`` where the DSN cannot be read.
+    """
+    given = conninfo_to_dict(find_dsn(dsn) or "")
+    network: dict[str, Any] = dict(_NETWORK)
+    if os.environ.get("PGCONNECT_TIMEOUT"):
+        del network["connect_timeout"]
+    # Text is Unicode in Python, whatever the environment, the role or the database prefers.
+    return {**network, "application_name": "agent-progress", **given, "client_encoding": "utf8"}

@@ -10,10 +10,9 @@ from urllib.parse import urlencode
 
 import psycopg
 import yoyo
-from psycopg.conninfo import conninfo_to_dict
 from yoyo.exceptions import LockTimeout
 
-from pyapp.db import connect, find_dsn
+from pyapp.db import connect, connection_parameters
 from pyapp.schema import missing_objects, resource
 
 # Ours among all advisory locks.
@@ -25,6 +24,7 @@ _LOCK_TIMEOUT = "100ms"
 _PATIENCE = 60.0
 # How long plain yoyo may keep its own lock, in seconds; after that it counts as left behind by a crash.
 _YOYO_PATIENCE = 5.0
+_OLDEST = 15  # major version of PostgreSQL
 _YOYO_TABLES = ("_yoyo_log", "_yoyo_migration", "_yoyo_version", "yoyo_lock")
 _OURS = "_agent_progress_"
 _COLUMNS_OF_OURS = {
@@ -53,13 +53,20 @@ def migrate(dsn: str | None = None, *, on_step: OnStep = lambda _: None) -> list
         # Before yoyo makes its tables: a refusal leaves nothing behind.
         _refuse_newer(conn, _read_migrations())
         if not _applied(conn):
+            _require_create(conn)
             _refuse_foreign_tables(conn)
         with _yoyo(dsn) as (backend, migrations):
             outstanding = list(backend.to_apply(migrations))
             for migration in outstanding:
                 on_step(f"applying {migration.id}")
                 _patiently(backend.apply_one, migration, on_step)
-            return [migration.id for migration in outstanding]
+        # A trigger that was disabled is somebody's intention; what is gone would be missed at the next statement.
+        if lost := [name for name in missing_objects(conn) if not name.endswith(" disabled")]:
+            raise MigrationError(
+                f"all migrations are applied, but the schema lacks {_some(lost)}, dropped since: restore what is"
+                f" missing from the files in {resource('sql')}"
+            )
+        return [migration.id for migration in outstanding]
 
 
 def rollback(
@@ -75,8 +82,10 @@ def rollback(
     would be lost and ``drop_data`` is not set.
     """
     with _alone(dsn) as conn:
+        _refuse_newer(conn, _read_migrations())
+        if not _one(conn, "select to_regclass('public._yoyo_migration') is not null"):
+            return []
         with _yoyo(dsn, drop_data=drop_data) as (backend, migrations):
-            _refuse_newer(conn, migrations)
             applied = list(backend.to_rollback(migrations))
             steps = applied if all else applied[:1]
             last = len(steps) == len(applied)
@@ -108,6 +117,7 @@ def mark(dsn: str | None = None) -> list[str]:
     """
     with _alone(dsn) as conn:
         # Before yoyo makes its tables: a refusal leaves nothing behind.
+        _refuse_newer(conn, _read_migrations())
         if missing := missing_objects(conn):
             raise MigrationError(f"nothing recorded: the schema is not whole, it lacks {_some(missing)}")
         with _yoyo(dsn) as (backend, migrations):
@@ -120,6 +130,12 @@ def mark(dsn: str | None = None) -> list[str]:
 def _alone(dsn: str | None) -> Iterator[psycopg.Connection[Any]]:
     """Keep other runs of ours out, on a connection of its own; a crash releases the lock."""
     with connect(dsn, autocommit=True) as conn:
+        require_version(conn.info.server_version)
+        if _one(conn, "select current_setting('transaction_read_only')::boolean"):
+            raise MigrationError(
+                "nothing changed: this is a hot standby, or a session that may only read"
+                " (default_transaction_read_only): name the primary"
+            )
         # Polled: a session that waits inside pg_advisory_lock holds a snapshot, which others' DDL may wait for.
         while not _one(conn, "select pg_try_advisory_lock(%s)", [_ADVISORY_LOCK]):
             time.sleep(0.1)
@@ -130,14 +146,15 @@ def _alone(dsn: str | None) -> Iterator[psycopg.Connection[Any]]:
 def _yoyo(dsn: str | None, *, drop_data: bool = False) -> Iterator[tuple[Any, Any]]:
     """Open yoyo's backend, locked against plain ``yoyo apply``, and read the migrations."""
     migrations = _read_migrations()
-    parameters = conninfo_to_dict(find_dsn(dsn) or "")
-    options = [str(parameters.get("options") or ""), f"-c lock_timeout={_LOCK_TIMEOUT}"]
+    parameters = connection_parameters(dsn)
+    # A role's limit for its statements is not meant for this; one in the DSN is.
+    given = str(parameters.get("options") or os.environ.get("PGOPTIONS") or "")
+    options = ["-c statement_timeout=0", given, f"-c lock_timeout={_LOCK_TIMEOUT}"]
     if drop_data:
         options.append("-c agent_progress.drop_data=on")
     parameters |= {
-        "options": " ".join(options).strip(),
+        "options": " ".join(filter(None, options)),
         "schema": "public",
-        "application_name": "agent-progress",
     }
     # yoyo records who migrates, and fails for users without a passwd entry.
     os.environ.setdefault("LOGNAME", str(os.getuid()) if hasattr(os, "getuid") else "unknown")
@@ -148,8 +165,31 @@ def _yoyo(dsn: str | None, *, drop_data: bool = False) -> Iterator[tuple[Any, An
         except LockTimeout:
             # Its lock is a row, which outlives a crash. No run of ours is under way: see _alone.
             backend.break_lock()
-            stack.enter_context(backend.lock(timeout=_YOYO_PATIENCE))
+            try:
+                stack.enter_context(backend.lock(timeout=_YOYO_PATIENCE))
+            except LockTimeout:
+                raise MigrationError("another program migrates with yoyo at this time: run it again later") from None
         yield backend, migrations
+
+
+def require_version(server_version: int) -> None:
+    """Raise MigrationError for a server that is too old; the number is as libpq gives it, 150004 for 15.4."""
+    if server_version < _OLDEST * 10_000:
+        # Before version 10 the first two numbers made the major version.
+        major, minor = divmod(server_version // 100, 100)
+        told = str(major) if major >= 10 else f"{major}.{minor}"
+        raise MigrationError(f"nothing changed: agent-progress needs PostgreSQL {_OLDEST} or newer, this is {told}")
+
+
+def _require_create(conn: psycopg.Connection[Any]) -> None:
+    """Refuse before yoyo does, which takes a table that it may not create for one that is there."""
+    if _one(conn, "select to_regnamespace('public') is null"):
+        raise MigrationError("nothing changed: the database has no schema public: create it first")
+    if not _one(conn, "select has_schema_privilege('public', 'create')"):
+        raise MigrationError(
+            f"nothing changed: role {conn.info.user} may not create tables: migrate as the owner of the database, or"
+            " grant it create on schema public"
+        )
 
 
 def _read_migrations() -> Any:

@@ -29,6 +29,14 @@ class TaskNotFound(LookupError):
         super().__init__(f"task {listed} not found in workflow {workflow_id}")
 
 
+class RoleNotFound(LookupError):
+    """The database server has no role of this name."""
+
+    def __init__(self, role: str) -> None:
+        """Name the role that was looked for."""
+        super().__init__(f'role "{role}" does not exist')
+
+
 class VersionConflict(Exception):
     """The workflow has moved on since the caller read it (SQLSTATE WP001): read it again and decide anew."""
 

@@ -1,6 +1,7 @@
 """Where progress is read from: our own tables, or a pair that was adopted."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from psycopg import sql
 
@@ -14,7 +15,8 @@ class Source:
     ``progress``, ``drift`` and ``tasks`` are SQL for a FROM clause, with the columns of the models Workflow, Drift and
     Task; for queries with parameters: a percent sign is doubled. Keys are of type ``key_type``. ``by_creation`` says
     whether they tell when a workflow was created. ``active`` are the statuses to look for among the newest
-    workflows, None for any; ``settled`` those of a workflow that has ended.
+    workflows, None for any. ``outcomes`` says which statuses of a workflow, in small letters, mean completed, failed or
+    cancelled, ``task_outcomes`` which of a task.
     """
 
     name: str | None = None
@@ -27,7 +29,13 @@ class Source:
     priority_type: str = "public.priority_level"
     by_creation: bool = True
     active: tuple[str, ...] | None = ("initiated", "running", "paused")
-    settled: frozenset[str] = SETTLED
+    outcomes: Mapping[str, str] = field(default_factory=lambda: {status: status for status in SETTLED})
+    task_outcomes: Mapping[str, str] = field(default_factory=lambda: {status: status for status in SETTLED})
+
+    @property
+    def settled(self) -> frozenset[str]:
+        """Statuses, in small letters, of a workflow that has ended."""
+        return frozenset(self.outcomes)
 
 
 OWN = Source()

@@ -45,7 +45,7 @@ def transition(
     the workflow has another one by now. After an error the transaction has to be rolled back.
     """
     query = sql.SQL(
-        "select {} from public.transition_workflow(%s, %s::public.workflow_status, %s, %s::integer) as w"
+        "select {} from public.transition_workflow(%s::uuid, %s::public.workflow_status, %s::text, %s::integer) as w"
     ).format(_STATE)
     return _move(conn, query, workflow_id, [workflow_id, status, stage, expected_version])
 
@@ -56,7 +56,7 @@ def advance(conn: Connection[Any], workflow_id: Key, *, expected_version: int | 
     From a stage that is not in the plan it goes to the first that was not begun yet. Returns and raises as transition
     does; also ``psycopg.errors.ObjectNotInPrerequisiteState`` if the workflow has no plan, or no such stage.
     """
-    query = sql.SQL("select {} from public.advance_workflow(%s, %s::integer) as w").format(_STATE)
+    query = sql.SQL("select {} from public.advance_workflow(%s::uuid, %s::integer) as w").format(_STATE)
     return _move(conn, query, workflow_id, [workflow_id, expected_version])
 
 

@@ -21,6 +21,7 @@ NOTIFIES: LiteralString = (
 )
 """Whether it does so here; a standby cannot listen."""
 _MOST = 50
+_RETRY = 0.5  # seconds between attempts to connect
 _GATHER = 0.05  # seconds to gather notifications in, so that a busy database does not set the pace
 
 
@@ -48,17 +49,20 @@ def watch_changes(
     workflow_ids: Sequence[Key] | None,
     interval: float,
     on_poll: Callable[[psycopg.Connection[TupleRow], list[Workflow]], None] = lambda _conn, _workflows: None,
+    on_loss: Callable[[psycopg.Error | None], None] = lambda _: None,
     *,
     source: Source = OWN,
 ) -> Iterator[list[Workflow]]:
     """Follow workflows as watch does, but yield what each poll found changed, which may be nothing.
 
     ``on_poll`` is called before that with the connection and all workflows that are followed, to read more of them.
+    ``on_loss`` is told why the database cannot be read, and None when it can be again.
     """
     first = connect(dsn, autocommit=True)
     conn: psycopg.Connection[TupleRow] | None = first
     listens = _listen(first, source)
     seen: dict[Key, Workflow] = {}
+    away = False
     try:
         if workflow_ids is not None:
             for workflow_id in workflow_ids:
@@ -71,14 +75,20 @@ def watch_changes(
                     listens = _listen(conn, source)
                 now = _poll(conn, workflow_ids, seen, source)
                 on_poll(conn, now)
-            except psycopg.OperationalError:
+            except psycopg.OperationalError as error:
                 # The server restarts, or a failover is under way: what changed meanwhile is seen after it.
                 if conn is not None:
                     conn.close()
                 conn = None
+                if not away:
+                    on_loss(error)
+                away = True
                 yield []
-                time.sleep(max(interval, 0.5))
+                time.sleep(_RETRY)
                 continue
+            if away:
+                on_loss(None)
+                away = False
             changes = [workflow for workflow in now if seen.get(workflow.workflow_id) != workflow]
             seen = {workflow.workflow_id: workflow for workflow in now}
             yield changes

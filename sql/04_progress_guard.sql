@@ -68,8 +68,8 @@ begin
         end if;
     end if;
 
-    new.agents_total := public.progress_total(new.status, new.agents_created, new.agents_planned);
-    new.progress := public.progress_percentage(new.agents_completed, new.agents_total);
+    new.agents_total := public.progress_total(new.status, new.agents_created::bigint, new.agents_planned::bigint);
+    new.progress := public.progress_percentage(new.agents_completed::bigint, new.agents_total::bigint);
     if
         tg_op = 'INSERT'
         or new.progress <> old.progress

@@ -120,7 +120,8 @@ begin
     return public.transition_workflow(
         current.id,
         case when next_stage is null then 'completed' else 'running' end::public.workflow_status,
-        next_stage
+        next_stage,
+        null::integer
     );
 end
 $$;

@@ -3,12 +3,16 @@
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pytest_postgresql import factories
 
@@ -42,10 +46,40 @@ class TestServer:
         )
 
 
+@dataclass
+class Role:
+    """A role of a test, which logs in."""
+
+    name: str
+    dsn: str
+    connections: list[psycopg.Connection] = field(default_factory=list)
+
+    def connect(self, **options: Any) -> psycopg.Connection:
+        """Open a session of this role, which commits each statement."""
+        self.connections.append(psycopg.connect(self.dsn, autocommit=True, **options))
+        return self.connections[-1]
+
+
 def pytest_configure() -> None:
     # What the developer's shell says must not lead a test to another database.
     for name in [name for name in os.environ if name.startswith("PG") or name == "DATABASE_URL"]:
         del os.environ[name]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the figures that tests recorded, added up: properties named "figures: …", counts by what was counted."""
+    figures: dict[str, Counter[str]] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            # A fixture may have recorded them after its test.
+            if getattr(report, "when", None) == "teardown":
+                for name, value in report.user_properties:
+                    if name.startswith("figures: "):
+                        figures.setdefault(name.removeprefix("figures: "), Counter()).update(value)
+    for name, counts in figures.items():
+        terminalreporter.section(name)
+        for what, count in sorted(counts.items()):
+            terminalreporter.line(f"{what}: {count:,}")
 
 
 @pytest.fixture(scope="session")
@@ -115,6 +149,29 @@ def session(dsn: str) -> Iterator[Callable[[], psycopg.Connection]]:
         connection.close()
 
 
+@pytest.fixture
+def new_role(conn: psycopg.Connection, dsn: str) -> Iterator[Callable[..., Role]]:
+    """Create roles that log in and have no right yet; they are gone after the test, with all that they made."""
+    made: list[Role] = []
+
+    def create(options: str = "", name: str | None = None) -> Role:
+        name = name or f"role_{uuid4().hex[:12]}"
+        role = Role(name, make_conninfo(dsn, user=name, password="pw"))
+        conn.execute(sql.SQL("create role {} login password 'pw' " + options).format(sql.Identifier(name)))
+        made.append(role)
+        return role
+
+    yield create
+    for role in made:
+        for connection in role.connections:
+            connection.close()
+        # Its temporary objects go with its sessions, which end in their own time.
+        conn.execute("select pg_terminate_backend(pid, 10000) from pg_stat_activity where usename = %s", [role.name])
+        conn.execute(sql.SQL("reassign owned by {} to current_user").format(sql.Identifier(role.name)))
+        conn.execute(sql.SQL("drop owned by {} cascade").format(sql.Identifier(role.name)))
+        conn.execute(sql.SQL("drop role {}").format(sql.Identifier(role.name)))
+
+
 @pytest.fixture(autouse=True)
 def no_drift(request: pytest.FixtureRequest) -> Iterator[None]:
     """End each test on a migrated database by comparing all that is stored with all that is counted."""
@@ -144,3 +201,21 @@ def empty(server: TestServer) -> Iterator[Callable[[], str]]:
         yield create
         for name in created:
             admin.execute(f"drop database if exists {name} with (force)")
+
+
+@pytest.fixture
+def own_server(bin_dir: Path) -> Iterator[Callable[[], Any]]:
+    """A server of the test's own: each call starts it, again where it was killed."""
+    memory = Path("/dev/shm")
+    parent = Path(tempfile.mkdtemp(prefix="ap-", dir=memory if os.access(memory, os.W_OK) else None))
+    parent.chmod(0o755)
+    contexts: list[Any] = []
+
+    def start() -> Any:
+        contexts.append(embedded.server(parent / "data", bin_dir=bin_dir, settings={"fsync": "off"}))
+        return contexts[-1].__enter__()
+
+    yield start
+    for context in reversed(contexts):
+        context.__exit__(None, None, None)
+    shutil.rmtree(parent, ignore_errors=True)

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import psycopg
+from psycopg import sql
 
 
 def new_workflow(conn: psycopg.Connection, **columns: Any) -> Any:
@@ -93,3 +94,19 @@ def wait_until_blocked_by(conn: psycopg.Connection, pid: int, holder: int, secon
             return
         time.sleep(0.005)
     raise AssertionError(f"backend {pid} was not blocked by {holder} within {seconds} s")
+
+
+def give_away(conn: psycopg.Connection, owner: str) -> None:
+    """Make a role the owner of our tables, views and functions."""
+    name = sql.Identifier(owner).as_string()
+    rows = conn.execute(
+        """
+        select 'alter table ' || oid::regclass from pg_class
+        where relnamespace = 'public'::regnamespace and relkind in ('r', 'v') and relname not like '%yoyo%'
+        union all
+        select 'alter function ' || oid::regprocedure from pg_proc where pronamespace = 'public'::regnamespace
+        """
+    ).fetchall()
+    conn.execute(f"grant usage, create on schema public to {name}")
+    for (alter,) in rows:
+        conn.execute(f"{alter} owner to {name}")

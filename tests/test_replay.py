@@ -293,20 +293,6 @@ def test_an_agent_that_waits_too_long_for_a_lock_ends_all_in_one_line(
     assert [w.status for w in list_workflows(conn)] in (["cancelled"], ["running"])
 
 
-def test_a_lost_connection_ends_all_in_one_line(dsn: str, conn: psycopg.Connection) -> None:
-    process = start("replay", SAMPLE_PATH, "--speed", "40", "--dsn", dsn)
-    while "1 of 24 agents" not in process.stdout.readline():
-        assert process.poll() is None
-    conn.execute(
-        "select pg_terminate_backend(pid) from pg_stat_activity"
-        " where datname = current_database() and application_name = 'agent-progress'"
-    )
-    status, _, err = outcome(process)
-    assert status == 2
-    assert re.fullmatch(r"agent-progress: [^\n]*terminating connection[^\n]*\n", err)
-    assert_cancelled(conn)
-
-
 def test_numbers_that_are_wrong_in_the_end_make_it_exit_1(conn: psycopg.Connection, run: Run) -> None:
     conn.execute("alter table agent_task disable trigger agent_task_progress_update")
     status, out, _ = run("replay", SAMPLE_PATH)

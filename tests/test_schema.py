@@ -18,6 +18,7 @@ from pyapp.schema import missing_objects
 
 ROOT = Path(__file__).resolve().parents[1]
 SQL = sorted((ROOT / "sql").glob("*.sql"))
+OPTIONAL = sorted((ROOT / "sql" / "optional").glob("*.sql"))
 MIGRATIONS = sorted((ROOT / "migrations").glob("*.sql"))
 FORWARD = [file for file in MIGRATIONS if not file.name.endswith(".rollback.sql")]
 
@@ -45,6 +46,11 @@ OBJECTS_IN_PUBLIC = """
     union all
     select 'extension', extname from pg_extension where extname <> 'plpgsql'
 """
+
+
+def source(file: Path) -> str:
+    """Read a file of SQL, with a name in place of the variable of psql that stands for a role."""
+    return file.read_text("utf-8").replace(':"role"', '"role"')
 
 
 def dump(dsn: str, bin_dir: Path) -> str:
@@ -76,7 +82,7 @@ def objects(dsn: str) -> list[tuple[str, str]]:
 
 
 def statements(file: Path) -> list[str]:
-    return list(pglast.split(file.read_text("utf-8")))
+    return list(pglast.split(source(file)))
 
 
 # --- sql/ is what migrations/ arrive at ---------------------------------------------------------------------
@@ -277,11 +283,9 @@ def test_every_plpgsql_function_pins_its_search_path_and_trigger_functions_are_c
         where p.pronamespace = 'public'::regnamespace and l.lanname = 'plpgsql'
         """
     ).fetchall()
-    # Runs with the rights of whoever writes a task, who may set those times himself: a pin would double its cost.
-    unpinned = {"fill_task_times"}
     callable_by_all = {"transition_workflow", "advance_workflow", "plan_stages"}
     for name, config, definer, _, public in rows:
-        assert name in unpinned or "search_path=pg_catalog, pg_temp" in config, name
+        assert name in UNPINNED or "search_path=pg_catalog, pg_temp" in config, name
         # What runs with its owner's rights sees every row, and nobody calls it unasked.
         assert not definer or "row_security=off" in config, name
         assert public == (name in callable_by_all), name
@@ -348,13 +352,78 @@ class Inner(Visitor):
 @pytest.mark.parametrize("file", SQL + FORWARD, ids=lambda file: file.name)
 def test_no_view_selects_a_star(file: Path) -> None:
     stars = Stars()
-    stars(pglast.parse_sql(file.read_text("utf-8")))
+    stars(pglast.parse_sql(source(file)))
     assert stars.found == []
+
+
+def without_comments(file: Path) -> str:
+    mark = "#" if file.suffix == ".py" else "--"
+    return re.sub(rf"{mark}.*", "", file.read_text("utf-8")).lower()
+
+
+@pytest.mark.parametrize("file", SQL + OPTIONAL + MIGRATIONS, ids=lambda file: file.name)
+def test_no_statement_selects_a_star_not_even_inside_a_function(file: Path) -> None:
+    # Bodies in PL/pgSQL are text to the parser. A row read into a variable of its table's type is whole by intention.
+    assert re.findall(r"\bselect\s+(?:\w+\.)?\*(?! into )|,\s*(?:\w+\.)?\*\s*(?:,|from)", without_comments(file)) == []
+
+
+def test_no_query_of_the_package_selects_a_star() -> None:
+    for file in (ROOT / "pyapp").rglob("*.py"):
+        assert not re.search(r"select \*", without_comments(file)), file
+
+
+# They run with the rights of whoever writes a task, who may set those times himself: a pin would double their cost.
+UNPINNED = {"fill_task_times"}
+
+
+@pytest.mark.parametrize("file", SQL + OPTIONAL + FORWARD, ids=lambda file: file.name)
+def test_functions_are_written_with_a_pinned_search_path_and_only_those_to_be_inlined_without(file: Path) -> None:
+    for raw in pglast.parse_sql(source(file)):
+        if not isinstance(raw.stmt, ast.CreateFunctionStmt):
+            continue
+        name = raw.stmt.funcname[-1].sval
+        options = {option.defname: option.arg for option in raw.stmt.options}
+        pins = [o.arg for o in raw.stmt.options if o.defname == "set" and o.arg.name == "search_path"]
+        if options["language"].sval == "sql":
+            assert pins == [], name
+            assert raw.stmt.sql_body is not None, name  # names in it are bound when it is made
+        elif name not in UNPINNED:
+            assert [[value.val.sval for value in pin.args] for pin in pins] == [["pg_catalog", "pg_temp"]], name
+
+
+@pytest.mark.parametrize("file", SQL + FORWARD, ids=lambda file: file.name)
+def test_no_check_is_written_on_a_maintained_column(file: Path) -> None:
+    for raw in pglast.parse_sql(source(file)):
+        text = pglast.prettify(source(file)[raw.stmt_location :][: raw.stmt_len or None])
+        if isinstance(raw.stmt, ast.CreateStmt | ast.AlterTableStmt) and "CHECK" in text:
+            for check in re.findall(r"CHECK \(.*\)", text):
+                assert not set(MAINTAINED) & set(re.findall(r"\w+", check)), check
+
+
+@pytest.mark.parametrize("file", SQL + OPTIONAL, ids=lambda file: file.name)
+def test_what_a_file_creates_it_comments_on(file: Path) -> None:
+    created, commented = set(), set()
+    for raw in pglast.parse_sql(source(file)):
+        stmt = raw.stmt
+        if isinstance(stmt, ast.CreateStmt):
+            created.add(stmt.relation.relname)
+        elif isinstance(stmt, ast.ViewStmt):
+            created.add(stmt.view.relname)
+        elif isinstance(stmt, ast.CreateFunctionStmt):
+            created.add(stmt.funcname[-1].sval)
+        elif isinstance(stmt, ast.CreateTrigStmt):
+            created.add(stmt.trigname)
+        elif isinstance(stmt, ast.CreateEnumStmt):
+            created.add(stmt.typeName[-1].sval)
+        elif isinstance(stmt, ast.CommentStmt):
+            names = getattr(stmt.object, "objname", None) or getattr(stmt.object, "names", None) or stmt.object
+            commented.add(names[-1].sval)
+    assert created <= commented
 
 
 @pytest.mark.parametrize("file", SQL, ids=lambda file: file.name)
 def test_objects_are_created_under_their_full_names(file: Path) -> None:
-    for raw in pglast.parse_sql(file.read_text("utf-8")):
+    for raw in pglast.parse_sql(source(file)):
         stmt = raw.stmt
         relation = getattr(stmt, "relation", None) or getattr(stmt, "view", None)
         if relation is not None:
@@ -390,19 +459,27 @@ def test_plpgsql_check_finds_nothing(conn: psycopg.Connection) -> None:
         pytest.skip("this server has no plpgsql_check (Debian: postgresql-NN-plpgsql-check)")
     conn.execute("create extension plpgsql_check")
     # One function serves triggers with different transition tables; here it finds them all, in the temporary schema.
-    for name in ("old_task", "new_task", "changed_task"):
-        conn.execute(f"create temporary table {name} (like public.agent_task)")
-    tables = {"maintain_progress": "public.agent_task", "guard_progress": "public.workflow", "repair_progress": "0"}
+    tables = {"agent_task": ("old_task", "new_task", "changed_task")}
+    for table, names in tables.items():
+        for name in names:
+            conn.execute(f"create temporary table {name} (like public.{table})")
+    # A trigger's function is checked once for each table that it serves, any other by itself.
     functions = conn.execute(
-        "select p.oid, p.proname::text from pg_proc as p join pg_language as l on l.oid = p.prolang"
-        " where p.pronamespace = 'public'::regnamespace and l.lanname = 'plpgsql' order by p.proname"
+        """
+        select distinct p.oid, p.proname::text, coalesce(t.tgrelid, 0)::oid
+        from pg_proc as p
+        join pg_language as l on l.oid = p.prolang
+        left join pg_trigger as t on t.tgfoid = p.oid and not t.tgisinternal
+        where p.pronamespace = 'public'::regnamespace and l.lanname = 'plpgsql'
+        order by 2
+        """
     ).fetchall()
     found = [
         (name, *row)
-        for oid, name in functions
+        for oid, name, table in functions
         for row in conn.execute(
-            "select lineno, level, message from plpgsql_check_function_tb(%s, %s::regclass)",
-            [oid, tables[name]],
+            "select lineno, level, message from plpgsql_check_function_tb(%s, %s::regclass)", [oid, table]
         ).fetchall()
     ]
+    assert len(functions) >= 9
     assert found == []

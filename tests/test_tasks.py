@@ -30,9 +30,9 @@ from pyapp import (
     repair,
     report_task,
     report_tasks,
+    retry,
 )
 from pyapp.models import SETTLED
-from pyapp.replay.player import persist
 
 from .helpers import (
     counters,
@@ -557,7 +557,7 @@ def test_helpers_work_where_statements_cannot_be_prepared(dsn: str) -> None:
         call_every_helper(conn)
 
 
-def test_persist_tries_again_what_the_server_broke_off(conn: psycopg.Connection) -> None:
+def test_retry_tries_again_what_the_server_broke_off(conn: psycopg.Connection) -> None:
     tries = []
 
     def write() -> str:
@@ -566,10 +566,10 @@ def test_persist_tries_again_what_the_server_broke_off(conn: psycopg.Connection)
             conn.execute("do $$ begin raise deadlock_detected; end $$")
         return "done"
 
-    assert persist(write) == "done"
+    assert retry(write) == "done"
     assert len(tries) == 3
     with pytest.raises(psycopg.errors.DivisionByZero):
-        persist(lambda: conn.execute("select 1 / 0"))
+        retry(lambda: conn.execute("select 1 / 0"))
 
 
 def test_the_times_of_reports_are_the_server_s(conn: psycopg.Connection) -> None:

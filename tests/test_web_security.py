@@ -17,7 +17,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from pyapp import migrate
+from pyapp import grant, migrate
 from pyapp.web import security
 from pyapp.web.database import Database
 from tests.helpers import new_workflow
@@ -304,10 +304,10 @@ def database(service_dsn: str) -> Iterator[Database]:
 
 def test_its_sessions_cannot_write_whatever_the_dsn_says(database, conn):
     for statement in (
-        "insert into workflow (name, type) values ('x', 'x')",
-        "create table x ()",
-        "delete from workflow",
-        "select nextval(pg_get_serial_sequence('workflow_event', 'id'))",
+        "insert into public.workflow (name, type) values ('x', 'x')",
+        "create table public.x ()",
+        "delete from public.workflow",
+        "select nextval(pg_get_serial_sequence('public.workflow_event', 'id'))",
     ):
         with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
             database.run(lambda session, statement=statement: session.execute(statement))
@@ -383,10 +383,10 @@ def test_a_role_without_rights_is_told_so(service_dsn, conn):
         conn.execute("drop role nobody_web")
 
 
-def test_a_dashboard_needs_to_read_the_tables_and_views_only(service_dsn, conn):
+def test_a_dashboard_needs_the_rights_of_a_reader_only(service_dsn, conn):
     conn.execute("drop role if exists reader_web")
     conn.execute("create role reader_web login")
-    conn.execute("grant select on all tables in schema public to reader_web")
+    grant(conn, readers=["reader_web"])
     workflow = new_workflow(conn)
     try:
         with serving(make_conninfo(service_dsn, user="reader_web")) as service, service.client() as client:

@@ -4,11 +4,9 @@ import asyncio
 import json
 import os
 import random
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +18,7 @@ import httpx
 import psycopg
 import pytest
 
-from pyapp import embedded, migrate
+from pyapp import migrate
 from pyapp.cli import main
 from tests.helpers import new_tasks, new_workflow, set_status
 from tests.service import Service, emptied, following, serving, wait_for
@@ -273,24 +271,6 @@ def test_queries_do_not_grow_with_clients(service, conn):
 
 
 # --- The database goes away -------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def own_server(bin_dir: Path) -> Iterator[Callable[[], Any]]:
-    """A server of the test's own: each call starts it, again where it was killed."""
-    memory = Path("/dev/shm")
-    parent = Path(tempfile.mkdtemp(prefix="ap-", dir=memory if os.access(memory, os.W_OK) else None))
-    parent.chmod(0o755)
-    contexts: list[Any] = []
-
-    def start() -> Any:
-        contexts.append(embedded.server(parent / "data", bin_dir=bin_dir, settings={"fsync": "off"}))
-        return contexts[-1].__enter__()
-
-    yield start
-    for context in reversed(contexts):
-        context.__exit__(None, None, None)
-    shutil.rmtree(parent, ignore_errors=True)
 
 
 def test_streams_outlive_a_crash_of_the_database(own_server):

@@ -16,7 +16,7 @@ from psycopg import Connection
 from psycopg.rows import TupleRow, tuple_row
 
 from pyapp.adopt.pair import Pair, quote
-from pyapp.adopt.render import meaning_and_plan, tasks_relation
+from pyapp.adopt.render import count_relation, meaning_and_plan, tasks_relation
 
 _BATCH_SECONDS = 0.1  # how long the rows of a batch stay locked, about
 _MOST = 5000
@@ -92,7 +92,10 @@ def backfill(conn: Connection[Any], pair: Pair, on_batch: OnBatch = lambda _: No
     def batch() -> tuple[list[str], list[str]]:
         keys = steps.next_keys(conn, position, size)
         if not keys:
-            conn.execute(f"update {record} set position = null, counted_at = now()".encode())
+            conn.execute(
+                f"update {record} set position = null, counted_at = now(),"
+                """ definition = definition || '{"recount": false}'""".encode()
+            )
             return [], []
         untold = steps.count(conn, keys)
         conn.execute(f"update {record} set position = %s".encode(), [keys[-1]])
@@ -143,13 +146,14 @@ def _everywhere(
 
 
 class _Steps:
-    """The statements of a batch."""
+    """The statements of a batch; their first parameter is the keys."""
 
     def __init__(self, pair: Pair) -> None:
         self._pair = pair
         self._workflows, self._key = quote(*pair.workflows), f"u.{quote(pair.key)}"
         self._id = quote(pair.key) if pair.columns else "id"
         self._keys = f"any ($1::text[]::{pair.key_type}[])"
+        self._meaning, self._plan = meaning_and_plan(pair, "u")
 
     def next_keys(self, conn: Connection[Any], after: str | None, limit: int) -> list[str]:
         where = "" if after is None else f" where {self._key} > $2::text::{self._pair.key_type}"
@@ -159,24 +163,6 @@ class _Steps:
     def count(self, conn: Connection[Any], keys: Sequence[str]) -> list[str]:
         """Count these workflows; return those that were frozen instead."""
         pair, given = self._pair, list(keys)
-        if not pair.columns:
-            meaning, plan = meaning_and_plan(pair, "u")
-            _run(
-                conn,
-                f"insert into {pair.counters} as s (id, status, agents_planned, progress_frozen_at)"
-                f" select {self._key}, {meaning}, {plan}, 'epoch'"
-                f" from {self._workflows} as u where {self._key} = {self._keys}"
-                f" order by {self._key} on conflict (id) do update set status = excluded.status,"
-                " agents_planned = coalesce(excluded.agents_planned, s.agents_planned)"
-                " where s.progress_frozen_at = 'epoch'",
-                given,
-            )
-        # In the order in which everybody locks them.
-        _run(
-            conn,
-            f"select from {pair.counters} where {self._id} = {self._keys} order by {self._id} for no key update",
-            given,
-        )
         # Those that could not be counted when they came; and counters of an earlier adoption, which nobody kept since.
         _run(
             conn,
@@ -186,37 +172,26 @@ class _Steps:
             given,
         )
         untold = self._never_reported(conn, keys)
-        if untold:
-            _run(
-                conn,
-                f"update {pair.counters} set progress_frozen_at = now() where {self._id} = {self._keys}",
-                untold,
-            )
-        _run(
+        if not pair.columns:
+            self._insert(conn, given, untold)
+        # Those that have counters already: locked in the order in which everybody does, and counted once they are.
+        waiting = _run(
             conn,
-            f"update {pair.counters} set progress_frozen_at = null"
-            f" where {self._id} = {self._keys} and progress_frozen_at = 'epoch'",
+            f"select {self._id}::text from {pair.counters} where {self._id} = {self._keys}"
+            f" and progress_frozen_at = 'epoch' order by {self._id} for no key update",
             given,
-        )
+        ).fetchall()
+        if waiting:
+            frozen = set(untold)
+            self._freeze(conn, [key for (key,) in waiting if key in frozen])
+            self._thaw(conn, [key for (key,) in waiting if key not in frozen])
+        if pair.publishes:
+            self.publish(conn, keys)
         return untold
-
-    def _never_reported(self, conn: Connection[Any], keys: Sequence[str]) -> list[str]:
-        pair = self._pair
-        if pair.progress is None or pair.workflow_status is None or not pair.workflow_status.completed:
-            return []
-        query = (
-            f"select {self._key}::text from {self._workflows} as u"
-            f" join {pair.counters} as s on s.{self._id} = {self._key} and s.progress_frozen_at = 'epoch'"
-            f" where {self._key} = {self._keys} and {pair.workflow_completed('u')} and u.{quote(pair.progress)} >= 100"
-            f" and not exists (select from {tasks_relation(pair)} as a"
-            f" where a.workflow_id = {self._key} and a.status <> 'pending')"
-        )
-        return [row[0] for row in _run(conn, query, list(keys))]
 
     def publish(self, conn: Connection[Any], keys: Sequence[str]) -> int:
         """Write the percentage of these workflows; return how many it was new to."""
-        pair = self._pair
-        progress = quote(pair.progress_column or "")
+        pair, progress = self._pair, quote(self._pair.progress_column or "")
         if pair.columns:
             # The guard derives the number, whatever is written.
             query = (
@@ -234,14 +209,68 @@ class _Steps:
 
     def follow(self, conn: Connection[Any], keys: Sequence[str]) -> int:
         """Take over status and plan of these workflows; return how many were new."""
-        meaning, plan = meaning_and_plan(self._pair, "u")
+        meaning, plan = self._meaning, f"coalesce({self._plan}, s.agents_planned)"
         query = (
-            f"update {self._pair.counters} as s"
-            f" set status = {meaning}, agents_planned = coalesce({plan}, s.agents_planned)"
+            f"update {self._pair.counters} as s set status = {meaning}, agents_planned = {plan}"
             f" from {self._workflows} as u where s.id = {self._key} and {self._key} = {self._keys}"
-            f" and (s.status, s.agents_planned) is distinct from ({meaning}, coalesce({plan}, s.agents_planned))"
+            f" and (s.status, s.agents_planned) is distinct from ({meaning}, {plan})"
         )
         return _run(conn, query, list(keys)).rowcount
+
+    def _never_reported(self, conn: Connection[Any], keys: Sequence[str]) -> list[str]:
+        pair = self._pair
+        if pair.progress is None or pair.workflow_status is None or not pair.workflow_status.completed:
+            return []
+        query = (
+            f"select {self._key}::text from {self._workflows} as u"
+            f" left join {pair.counters} as s on s.{self._id} = {self._key}"
+            f" where {self._key} = {self._keys} and {pair.workflow_completed('u')} and u.{quote(pair.progress)} >= 100"
+            f" and (s.{self._id} is null or s.progress_frozen_at = 'epoch')"
+            f" and not exists (select from {tasks_relation(pair)} as a"
+            f" where a.workflow_id = {self._key} and a.status <> 'pending')"
+        )
+        return [row[0] for row in _run(conn, query, list(keys))]
+
+    def _insert(self, conn: Connection[Any], keys: list[str], untold: list[str]) -> None:
+        """Insert the counters of those that have none, counted in the same statement.
+
+        Exact while others write: who has changed a task of one of these workflows either found no counters and inserted
+        them, and then ours give way; or finds ours, which cannot have seen the change, waits for them and adds it.
+        """
+        into = f"insert into {self._pair.counters} (id, status, agents_planned"
+        values = f"select {self._key}, {self._meaning}, {self._plan}"
+        if untold:
+            _run(
+                conn,
+                f"{into}, progress_frozen_at) {values}, now() from {self._workflows} as u"
+                f" where {self._key} = {self._keys} order by {self._key} on conflict (id) do nothing",
+                untold,
+            )
+        names = ("created", "completed", "failed", "cancelled")
+        counted = count_relation(self._pair, f" where a.workflow_id = {self._keys}")
+        _run(
+            conn,
+            f"{into}, {', '.join(f'agents_{name}' for name in names)})"
+            f" {values}, {', '.join(f'coalesce(g.{name}, 0)' for name in names)} from {self._workflows} as u"
+            f" left join ({counted}) as g on g.workflow_id = {self._key}"
+            f" where {self._key} = {self._keys} order by {self._key} on conflict (id) do nothing",
+            keys,
+        )
+
+    def _freeze(self, conn: Connection[Any], keys: list[str]) -> None:
+        query = f"update {self._pair.counters} set progress_frozen_at = now() where {self._id} = {self._keys}"
+        _run(conn, query, keys)
+
+    def _thaw(self, conn: Connection[Any], keys: list[str]) -> None:
+        if self._pair.columns:
+            query = f"update {self._pair.counters} set progress_frozen_at = null where {self._id} = {self._keys}"
+        else:
+            query = (
+                f"update {self._pair.counters} as s set progress_frozen_at = null, status = {self._meaning},"
+                f" agents_planned = coalesce({self._plan}, s.agents_planned)"
+                f" from {self._workflows} as u where {self._key} = s.id and s.id = {self._keys}"
+            )
+        _run(conn, query, keys)
 
 
 def _run(conn: Connection[Any], query: str, *values: Any) -> psycopg.RawCursor[TupleRow]:
@@ -254,6 +283,8 @@ def _retry(conn: Connection[Any], act: Callable[[], T]) -> T:
     while True:
         try:
             with conn.transaction():
+                # A batch counts with a new snapshot what it has locked.
+                conn.execute("set transaction isolation level read committed")
                 conn.execute(f"set local lock_timeout = '{_LOCK_TIMEOUT}'".encode())
                 return act()
         except _RETRIED:

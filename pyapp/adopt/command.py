@@ -28,7 +28,7 @@ from pyapp.adopt.install import (
     remove_script,
 )
 from pyapp.adopt.mend import mend
-from pyapp.adopt.pair import SHOWN, Pair
+from pyapp.adopt.pair import OUTCOMES, SHOWN, Pair
 from pyapp.adopt.preview import Preview, preview
 from pyapp.adopt.render import script
 from pyapp.cli.common import UsageError, database, print_json, say
@@ -52,7 +52,6 @@ in a migration of the application's own:
   agent-progress adopt --workflows runs --tasks steps --print > migration.sql
   agent-progress adopt --continue        (after it has been applied: counts what was there)
 """
-_OUTCOMES = ("completed", "failed", "cancelled")
 
 
 def add_commands(commands: Any, shared: argparse.ArgumentParser) -> None:
@@ -104,9 +103,9 @@ def _add_tables(command: argparse.ArgumentParser) -> None:
         "--task-workflow", metavar="COLUMN", help="column of a task that holds its workflow (its foreign key)"
     )
     tables.add_argument("--status", metavar="COLUMN", help="column that tells the state of a task (status)")
-    for outcome in _OUTCOMES:
+    for outcome in OUTCOMES:
         tables.add_argument(f"--{outcome}", type=_values, metavar="VALUE,…", help=f"values of it that mean {outcome}")
-    for outcome in _OUTCOMES:
+    for outcome in OUTCOMES:
         tables.add_argument(
             f"--{outcome}-when",
             metavar="SQL",
@@ -205,8 +204,8 @@ def _with_leftovers(conn: Connection[Any], found: Findings) -> Findings:
 
 def _wanted(args: argparse.Namespace, schema: str) -> Wanted:
     given = vars(args)
-    conditions = {name: given[f"{name}_when"] for name in _OUTCOMES if given[f"{name}_when"]}
-    labels = {name: given[name] for name in _OUTCOMES if given[name]}
+    conditions = {name: given[f"{name}_when"] for name in OUTCOMES if given[f"{name}_when"]}
+    labels = {name: given[name] for name in OUTCOMES if given[name]}
     if args.columns and args.no_progress_column:
         raise UsageError("--columns keeps progress in a column of the table: --no-progress-column does not go with it")
     if both := sorted(conditions.keys() & labels.keys()):

@@ -397,8 +397,8 @@ def _index_warning(conn: Connection[Any], tasks: Table, column: str) -> list[str
     if row == (True,):
         return []
     return [
-        f"no index of {tasks.quoted} begins with {quote(column)}: counting what is there, and each repair,"
-        f" reads all tasks; better first: create index concurrently on {tasks.quoted} ({quote(column)})"
+        f"no index of {tasks.quoted} begins with {quote(column)}: counting what is there, and each repair, reads all"
+        f" tasks; better first: create index concurrently on {tasks.quoted} ({quote(column)})"
     ]
 
 

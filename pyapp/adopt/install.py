@@ -17,6 +17,7 @@ from pyapp.adopt.catalog import partitions
 from pyapp.adopt.findings import Findings
 from pyapp.adopt.pair import SHADOW_COLUMN, AdoptError, Pair, literal, quote
 from pyapp.adopt.render import Trigger, drop_trigger, removal, script
+from pyapp.db import connect
 from pyapp.schema import listed_objects
 
 OnStep = Callable[[str], None]
@@ -139,6 +140,16 @@ def refuse_other_things(conn: Connection[Any], schema: str) -> bool:
     if others := sorted(name for name, ours in rows if not re.search(ours, name)):
         raise AdoptError(f"schema {schema} has other things in it ({others[0]}): give another one, --schema")
     return bool(rows)
+
+
+def renew_adoptions(dsn: str, on_step: OnStep = lambda _: None) -> list[str]:
+    """Install anew what this version would install in another way. Returns the names of those pairs."""
+    with connect(dsn, autocommit=True) as conn:
+        old = [adoption.pair for adoption in list_adoptions(conn) if not is_current(conn, adoption)]
+        for pair in old:
+            on_step(f"renewing the adoption {pair.name}")
+            install(conn, Findings(pair, partitions(conn, pair), [], []), on_step)
+    return [pair.name for pair in old]
 
 
 def remove_script(conn: Connection[Any], pair: Pair, *, drop_columns: bool) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from psycopg import sql
 
+OUTCOMES = ("completed", "failed", "cancelled")
 COUNTERS = (
     "agents_completed",
     "agents_total",
@@ -62,10 +63,12 @@ class Labels:
 
     def test(self, row: str, outcome: str) -> str | None:
         """Write the condition under which a row had this outcome; None if none is known."""
+        return self.means(f"{row}.{quote(self.column)}::text", outcome)
+
+    def means(self, value: str, outcome: str) -> str | None:
+        """Write the condition under which a value of the column, as text, means this outcome."""
         values = getattr(self, outcome)
-        if not values:
-            return None
-        return f"{row}.{quote(self.column)}::text in ({', '.join(map(literal, values))})"
+        return f"{value} in ({', '.join(map(literal, values))})" if values else None
 
 
 @dataclass(frozen=True)

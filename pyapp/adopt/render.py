@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pyapp.adopt.pair import COUNTERS, SHADOW_COLUMN, SHOWN, Pair, literal, quote
+from pyapp.adopt.pair import COUNTERS, OUTCOMES, SHADOW_COLUMN, SHOWN, Pair, literal, quote
 from pyapp.schema import resource
 
 SHARED = (
@@ -57,6 +57,18 @@ _AGAIN = (
     "exit when KEY is null",
     "    or (tg_op = 'DELETE' and not exists (select from their_workflow as u where u.their_key = KEY));",
     "insert into public.workflow_counter (id, progress_frozen_at) values (KEY, 'epoch') on conflict (id) do nothing;",
+)
+# Our own table of counters takes those with which a row is inserted: nobody else may insert there.
+_COUNTED = (
+    "    elsif\n        tg_op = 'INSERT'\n        or (old.",
+    "    elsif tg_op = 'INSERT' and new.agents_created is not null then\n"
+    "        null; -- counted already, many at a time\n"
+    "    elsif\n        tg_op = 'INSERT'\n        or (old.",
+)
+_RECOUNT = re.compile(
+    r"        select\n            count\(\*\),.*?\n        into (.*?)\n"
+    r"        from public\.agent_task as a\n(        where.*?);\n",
+    re.DOTALL,
 )
 # An internal error is what a plan ends in that was made before a type was dropped.
 _MISSING = "when syntax_error_or_access_rule_violation or invalid_schema_name or internal_error or data_exception then"
@@ -188,6 +200,11 @@ def tasks_relation(pair: Pair) -> str:
     return _tasks(pair, quote(*pair.tasks))
 
 
+def count_relation(pair: Pair, where: str = "") -> str:
+    """Write the query that counts tasks by workflow; ``where`` is a condition on a task, called ``a``."""
+    return _count(pair, where)
+
+
 def formula(pair: Pair) -> str:
     """Render the types and the formula alone."""
     types = _render(pair, _read("adopt/01_schema.sql").partition("create table")[0])
@@ -257,14 +274,29 @@ def _fail_open(pair: Pair, trigger: str) -> str:
     return text if pair.columns else _UPDATE.sub(again, text)
 
 
+def _recounting(guard: str) -> str:
+    """Count a workflow as all are counted: by the values of the status, whose meaning is asked for once each."""
+    counts = ", ".join(f"coalesce(sum(g.{name}), 0)" for name in ("created", *OUTCOMES))
+    text = (
+        "        select COUNTS\n        into \\1\n        from their_count_where\n\\2\n        their_count_end as g;\n"
+    )
+    guard, found = _RECOUNT.subn(text.replace("COUNTS", counts), guard)
+    assert found == 1, "sql/04 counts in a way that is not known here"
+    return guard
+
+
 def _guarded(pair: Pair, guard: str) -> str:
     """Let a workflow through whose columns of ours are gone; and one with a plan below zero, which is none."""
-    text = _NEGATIVE.sub("", guard)
+    text = _NEGATIVE.sub("", _recounting(guard))
     # Where the counters are null, not counted, the application's column keeps its number: it may allow no null.
     text = _PERCENTAGE.sub(r"\1coalesce(\2, old.progress)", text)
     if pair.columns:
         text = text.replace("progress_total(new.status,", "progress_total(meaning,")
         text = text.replace("as $$\nbegin\n", f"as $$\n{_MEANING}", 1)
+    else:
+        before, after = _COUNTED
+        assert before in text, "sql/04 is not what it was when this was written"
+        text = text.replace(before, after)
     return text.replace("\nend\n$$;", f"\nexception\n    {_MISSING}\n        return new;\nend\n$$;", 1)
 
 
@@ -323,7 +355,9 @@ def _value(pair: Pair, token: str, *, late: bool, existing: frozenset[str] | Non
         "their_values": ", ".join(f"w.id::{pair.key_type}" if name == "id" else f"w.{name}" for name in reading),
         "their_workflow_now": _workflows(pair, None),
         "their_workflow_by_name": _workflows(pair, frozenset()),
-        "their_count": f"(\n{_count(pair)}\n)",
+        "their_count": f"({_count(pair)})",
+        "their_count_where": f"({_count(pair, _QUOTE).partition(_QUOTE)[0]}",
+        "their_count_end": f"{_count(pair, _QUOTE).partition(_QUOTE)[2]})",
     }
     return fixed[token]
 
@@ -351,19 +385,19 @@ def _column(pair: Pair, row: str, column: str) -> str:
 
 def _tasks(pair: Pair, relation: str) -> str:
     """Write a subquery for tasks with our names; the planner makes it one with the query around it."""
+    type_ = f"{quote(pair.schema)}.task_status"
     cases = "".join(
-        f" when {test} then {literal(outcome)}"
-        for outcome in ("completed", "failed", "cancelled")
-        if (test := pair.outcome(outcome))
+        f" when {test} then {literal(outcome)}::{type_}" for outcome in OUTCOMES if (test := pair.outcome(outcome))
     )
-    status = f"(case{cases} else 'pending' end)::{quote(pair.schema)}.task_status"
+    status = f"(case{cases} else 'pending'::{type_} end)"
     return f"(select task.{quote(pair.task_workflow)} as workflow_id, {status} as status from {relation} as task)"
 
 
 def _meaning(pair: Pair, row: str) -> str:
     """Write what the status of a workflow means for the total."""
     completed = pair.workflow_completed(row)
-    return f"(case when {completed} then 'completed' else 'initiated' end)::{quote(pair.schema)}.workflow_status"
+    type_ = f"{quote(pair.schema)}.workflow_status"
+    return f"(case when {completed} then 'completed'::{type_} else 'initiated'::{type_} end)"
 
 
 def _meaning_by_name(pair: Pair, row: str) -> str:
@@ -435,9 +469,9 @@ def _workflows(pair: Pair, existing: frozenset[str] | None) -> str:
         },
         "agents_planned": counter("agents_planned", "integer"),
         "progress_updated_at": counter("progress_updated_at", "timestamptz"),
-        "progress_frozen_at": counter("progress_frozen_at", "timestamptz")
-        if pair.columns
-        else "case when s.id is null then 'epoch'::timestamptz else s.progress_frozen_at end",
+        "progress_frozen_at": f"case when {counter('agents_created', 'integer')} is null"
+        f" then coalesce({counter('progress_frozen_at', 'timestamptz')}, 'epoch')"
+        f" else {counter('progress_frozen_at', 'timestamptz')} end",
     }
     listed = ",\n        ".join(f"{values[name]} as {name}" for name in _reading(pair))
     beside = "" if pair.columns else f"\n    left join {pair.counters} as s on s.id = u.{quote(pair.key)}"
@@ -449,17 +483,29 @@ def _views() -> Mapping[str, str]:
     return dict(_SELECT.findall(_read("05_progress_views.sql")))
 
 
-def _count(pair: Pair) -> str:
-    """Write the query that counts all tasks by workflow."""
-    found = _COUNT.search(_read("05_progress_views.sql"))
-    assert found is not None, "sql/05 counts in a way that is not known here"
-    return _TOKEN.sub(lambda token: _value(pair, token[0], late=False), found[1])
+def _count(pair: Pair, where: str = "") -> str:
+    """Write the query that counts tasks by workflow, as sql/05 does, but asks what a status means only once each."""
+    tasks, meaning = _tasks(pair, quote(*pair.tasks)), {outcome: f"t.status = '{outcome}'" for outcome in OUTCOMES}
+    if pair.task_status is not None and not pair.task_conditions:
+        values = (
+            f"task.{quote(pair.task_workflow)} as workflow_id, task.{quote(pair.task_status.column)}::text as status"
+        )
+        tasks = f"(select {values} from {quote(*pair.tasks)} as task)"
+        meaning = {outcome: pair.task_status.means("t.status", outcome) or "false" for outcome in OUTCOMES}
+    kinds = ", ".join(
+        f"coalesce(sum(t.tasks) filter (where {test}), 0)::bigint as {outcome}" for outcome, test in meaning.items()
+    )
+    return (
+        f"select t.workflow_id, sum(t.tasks)::bigint as created, {kinds}"
+        f" from (select a.workflow_id, a.status, count(*) as tasks from {tasks} as a{where}"
+        " group by a.workflow_id, a.status) as t group by t.workflow_id"
+    )
 
 
 def _inline(pair: Pair, view: str, existing: frozenset[str] | None) -> str:
     """Write the query of a view, with the views that it reads in place of their names."""
     queries = _views()
-    text = queries[view]
+    text = _COUNT.sub("left join their_count as g", queries[view])
     calculated = "public.workflow_progress_calculated as c"
     parts = text.split(calculated)
     rendered = [_TOKEN.sub(lambda token: _value(pair, token[0], late=False, existing=existing), part) for part in parts]

@@ -1,13 +1,14 @@
 """Reading an adopted pair as our own tables are read."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from psycopg import Connection
+from psycopg import Connection, ProgrammingError
 
 from pyapp.adopt.catalog import columns_of, snake
 from pyapp.adopt.findings import WORDS
 from pyapp.adopt.install import get_adoption
-from pyapp.adopt.pair import Pair, literal, quote
+from pyapp.adopt.pair import Labels, Pair, literal, quote
 from pyapp.adopt.render import drift_relation, progress_relation
 from pyapp.source import Source
 
@@ -28,6 +29,7 @@ _TASK = {
     "max_retries": ("integer", ("max_retries", "max_attempts")),
     "timeout_ms": ("integer", ("timeout_ms",)),
 }
+_INTEGERS = ("smallint", "integer", "bigint")
 _TIMES = ("timestamp with time zone", "timestamp without time zone", "date")
 
 
@@ -49,8 +51,16 @@ def find_source(conn: Connection[Any], name: str) -> Source:
         priority_type="text",
         by_creation=pair.shown.get("created_at") in existing,
         active=None,
-        settled=frozenset(word for words in WORDS.values() for word in words),
+        outcomes=_outcomes(pair.workflow_status),
+        task_outcomes=_outcomes(pair.task_status),
     )
+
+
+def _outcomes(labels: Labels | None) -> dict[str, str]:
+    """Map statuses to what they mean: the usual words, and what the adoption says."""
+    known = {word: outcome for outcome, words in WORDS.items() for word in words}
+    said = {} if labels is None else {word.lower(): outcome for outcome in WORDS for word in getattr(labels, outcome)}
+    return known | said
 
 
 def _relation(text: str) -> str:
@@ -73,7 +83,8 @@ def _tasks(conn: Connection[Any], pair: Pair) -> str:
 
     def theirs(type_: str, candidates: tuple[str, ...]) -> str:
         column = next((known[name] for name in candidates if name in known), None)
-        if column is None or (type_ == "timestamptz") != (types[column] in _TIMES):
+        fits = {"timestamptz": _TIMES, "integer": _INTEGERS}.get(type_)
+        if column is None or (types[column] not in fits if fits else types[column] in _TIMES):
             return f"null::{type_}"
         if types[column] == "timestamp without time zone":
             return f"(task.{quote(column)} at time zone 'UTC')"
@@ -83,19 +94,30 @@ def _tasks(conn: Connection[Any], pair: Pair) -> str:
             else f"task.{quote(column)}::{type_}"
         )
 
-    status = pair.task_status.column if pair.task_status and pair.task_status.column in types else None
-    cases = "".join(
-        f" when {test} then {literal(outcome)}"
-        for outcome in ("completed", "failed", "cancelled")
-        if (test := pair.outcome(outcome))
-    )
+    link = quote(pair.task_workflow)
     values = {
         "id": f"task.{quote(key)}" if key else "task.ctid::text",
-        "workflow_id": f"task.{quote(pair.task_workflow)}",
-        "status": f"task.{quote(status)}::text" if status else f"case{cases} else 'open' end",
+        "workflow_id": f"task.{link}" if pair.task_workflow in types else f"null::{pair.key_type}",
+        "status": _status(conn, pair, types),
         "payload": "null::jsonb",
         "result": "null::jsonb",
         **{ours: theirs(*found) for ours, found in _TASK.items()},
     }
     listed = ", ".join(f"{value} as {name}" for name, value in values.items())
     return f"(select {listed} from {quote(*pair.tasks)} as task)"
+
+
+def _status(conn: Connection[Any], pair: Pair, types: Mapping[str, str]) -> str:
+    """Write the status of a task: what the application says, or the outcome where it is known by a condition."""
+    if pair.task_status is not None:
+        there = pair.task_status.column in types
+        return f"task.{quote(pair.task_status.column)}::text" if there else "null::text"
+    cases = "".join(f" when {test} then {literal(o)}" for o in WORDS if (test := pair.outcome(o)))
+    status = f"case{cases} else 'open' end"
+    try:
+        # Nobody but the server knows which columns a condition names.
+        with conn.transaction():
+            conn.execute(f"select {status} from {quote(*pair.tasks)} as task limit 0".encode())
+    except ProgrammingError:
+        return "null::text"
+    return status

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
@@ -16,12 +16,14 @@ from pyapp.db import connect
 from pyapp.models import Drift, Key
 from pyapp.progress import find_drift, get_workflow
 from pyapp.render import as_columns
+from pyapp.retry import retry
 from pyapp.schema import missing_objects
 from pyapp.source import OWN, Source, verbatim
 from pyapp.tasks import repair
 
 # Seconds between two lines that say how far it is, where there is no terminal.
 _PAUSE = 2.0
+_PARTIAL: LiteralString = "select row_security_active('public.workflow') or row_security_active('public.agent_task')"
 
 
 def add_commands(commands: Any, shared: argparse.ArgumentParser) -> None:
@@ -63,6 +65,8 @@ def _check(args: argparse.Namespace) -> int:
                 raise
             notes.append(f"nothing could be counted: {error.diag.message_primary}")
             checked, drift = 0, []
+        if source is OWN and conn.execute(_PARTIAL).fetchone() == (True,):
+            say("row-level security applies to this role: only what it may see was checked")
     if args.json:
         print_json(
             {"workflows": checked, "drift": drift, "missing": missing, **({"notes": notes} if args.name else {})}
@@ -108,13 +112,10 @@ def _missing(conn: psycopg.Connection[Any], source: Source) -> tuple[list[str], 
 
 
 def _repair_one(conn: psycopg.Connection[Any], workflow: Key, source: Source) -> list[Drift]:
-    while True:
-        try:
-            return repair(conn, workflow, source=source)
-        except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
-            continue  # the other one went first; now it is our turn
-        except LookupError:
-            return []  # deleted meanwhile
+    try:
+        return retry(lambda: repair(conn, workflow, source=source), tries=100)
+    except LookupError:
+        return []  # deleted meanwhile
 
 
 def check(conn: psycopg.Connection[Any], ids: Sequence[Key] | None, source: Source = OWN) -> tuple[int, list[Drift]]:

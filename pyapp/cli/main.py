@@ -3,21 +3,17 @@
 import argparse
 import io
 import os
-import re
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-
-import psycopg
+from typing import NoReturn
 
 from pyapp.adopt import command as adopt
-from pyapp.adopt.pair import AdoptError
-from pyapp.cli import checks, common, moves, schema, workflows
-from pyapp.embedded import EmbeddedError
-from pyapp.migrate import MigrationError
-from pyapp.models import TaskNotFound, TransitionNotAllowed, VersionConflict, WorkflowNotFound
+from pyapp.cli import checks, common, moves, roles, schema, workflows
+from pyapp.cli.errors import explain
+from pyapp.models import TaskNotFound, WorkflowNotFound
+from pyapp.render import clean
 from pyapp.replay import command as replay
-from pyapp.replay.trace import TraceError
 from pyapp.web import command as web
 
 _EPILOG = """\
@@ -46,47 +42,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Whoever read our output went away, as head does; the interpreter shall not complain at its end either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()  # whoever read it went away, as head does
         return 141
     except (WorkflowNotFound, TaskNotFound) as error:
         common.say(f"agent-progress: {error}")
         return 1
     except Exception as error:
-        line = _explain(error)
+        line = explain(error)
         if line is None:
             raise
-        common.say(f"agent-progress: {line}")
+        common.say(clean(f"agent-progress: {line}"))  # names and values in it may be anybody's
+        if isinstance(error, OSError):
+            _give_up_output()
         return 2
 
 
-def _explain(error: Exception) -> str | None:
-    """Say in one line what went wrong; None for what is a fault of ours."""
-    if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedFunction):
-        return "the database has no agent-progress schema, or an old one: run agent-progress migrate"
-    if isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None:
-        return "the connection string cannot be read (not shown: it may hold a password)"
-    if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
-        if re.search("host '[^']*@", str(error)):  # what follows a bare @ in a password
-            return "the connection string cannot be read (not shown): in the password of a URL, @ is written %40"
-        return f"no connection to the database: {_one_line(error)}"
-    expected = (
-        psycopg.Error,
-        common.UsageError,
-        MigrationError,
-        EmbeddedError,
-        AdoptError,
-        TraceError,
-        TransitionNotAllowed,
-        VersionConflict,
-    )
-    return _one_line(error) if isinstance(error, expected) else None
+def _give_up_output() -> None:
+    """Throw away output that cannot be written, lest the interpreter complain of it at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _one_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    unreachable = isinstance(error, psycopg.OperationalError) and error.sqlstate is None
-    return "; ".join(lines[:3]) if unreachable else (lines or [type(error).__name__])[0]
+class _Parser(argparse.ArgumentParser):
+    """A parser, as are those of the commands by it, that quotes arguments without what a terminal would obey."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with the complaint."""
+        super().error(clean(message))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -96,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--embedded", action="store_true", default=argparse.SUPPRESS, help="use the private embedded server"
     )
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="agent-progress",
         description="Exact, live progress of agent workflows, kept by PostgreSQL itself.",
         epilog=_EPILOG,
@@ -105,6 +89,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"agent-progress {version('agent-progress')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (schema, workflows, moves, checks, adopt, replay, web):
+    for module in (schema, workflows, moves, checks, roles, adopt, replay, web):
         module.add_commands(commands, shared)
     return parser

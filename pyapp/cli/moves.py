@@ -7,6 +7,7 @@ from pyapp.cli.common import STATUSES, database, print_json, workflow_id
 from pyapp.db import connect
 from pyapp.models import WorkflowState
 from pyapp.render import clean
+from pyapp.retry import retry
 from pyapp.stages import advance, transition
 
 
@@ -44,14 +45,14 @@ def _add_options(command: argparse.ArgumentParser) -> None:
 
 
 def _transition(args: argparse.Namespace) -> int:
-    with database(args) as dsn, connect(dsn) as conn:
-        state = transition(conn, args.id, args.status, stage=args.stage, expected_version=args.version)
+    with database(args) as dsn, connect(dsn, autocommit=True) as conn:
+        state = retry(lambda: transition(conn, args.id, args.status, stage=args.stage, expected_version=args.version))
     return _report(state, args.json)
 
 
 def _advance(args: argparse.Namespace) -> int:
-    with database(args) as dsn, connect(dsn) as conn:
-        state = advance(conn, args.id, expected_version=args.version)
+    with database(args) as dsn, connect(dsn, autocommit=True) as conn:
+        state = retry(lambda: advance(conn, args.id, expected_version=args.version))
     return _report(state, args.json)
 
 

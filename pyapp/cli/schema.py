@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from pyapp.adopt.install import renew_adoptions
 from pyapp.cli.common import UsageError, database, print_json, say
 from pyapp.migrate import mark, migrate, pending, rollback
 
@@ -16,7 +17,8 @@ def add_commands(commands: Any, shared: argparse.ArgumentParser) -> None:
         "migrate",
         parents=[shared],
         help="install or upgrade the schema",
-        description="Apply the migrations that are not applied yet. Safe at any time; rows that are there are counted.",
+        description="Apply the migrations that are not applied yet. Safe at any time; rows that are there are counted."
+        " What was adopted is renewed as well.",
     )
     command.add_argument(
         "--mark",
@@ -54,6 +56,7 @@ def add_commands(commands: Any, shared: argparse.ArgumentParser) -> None:
 def _migrate(args: argparse.Namespace) -> int:
     with database(args) as dsn:
         done = mark(dsn) if args.mark else migrate(dsn, on_step=say)
+        renew_adoptions(dsn, on_step=say)
     return _report(done, args.json, "recorded" if args.mark else "applied", "nothing to do: the schema is up to date")
 
 

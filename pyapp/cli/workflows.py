@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+import psycopg
 from psycopg import Connection
 
 from pyapp.cli.common import STATUSES, UsageError, add_name, database, find_source, print_json, say, workflow_key
+from pyapp.cli.errors import explain
 from pyapp.db import connect
 from pyapp.history import get_forecasts, list_timeline
 from pyapp.models import Forecast, Key, ProgressMetrics, Task, Workflow
@@ -169,7 +171,7 @@ def _require_known(args: argparse.Namespace) -> None:
     for option, known in (("status", STATUSES), ("priority", _PRIORITIES)):
         given = getattr(args, option)
         if args.name is None and given is not None and given not in known:
-            raise UsageError(f"--{option} {given}: choose from {', '.join(known)}")
+            raise UsageError(f"argument --{option}: invalid choice: {given!r} (choose from {', '.join(known)})")
 
 
 def _description(w: Workflow) -> str:
@@ -209,15 +211,18 @@ def _watch(args: argparse.Namespace) -> int:
             return  # adopted tables have none
         forecasts.update(get_forecasts(conn, [w.workflow_id for w in workflows if w.status == "running"]))
 
+    def tell(error: psycopg.Error | None) -> None:
+        say("the database is back" if error is None else f"the database is away, trying again: {explain(error)}")
+
     with database(args) as dsn:
         with connect(dsn) as conn:
             source = find_source(conn, args)
         if args.json:
-            for workflows in watch_changes(dsn, keys, args.interval, source=source):
+            for workflows in watch_changes(dsn, keys, args.interval, on_loss=tell, source=source):
                 for workflow in workflows:
                     print_json(workflow)
             return 0
-        changes = watch_changes(dsn, keys, args.interval, read_forecasts, source=source)
+        changes = watch_changes(dsn, keys, args.interval, read_forecasts, tell, source=source)
         if sys.stdout.isatty() and _has_rich():
             _watch_live(changes, forecasts)
             return 0

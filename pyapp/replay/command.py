@@ -11,15 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from pyapp.cli.checks import check
 from pyapp.cli.common import database, say
-from pyapp.db import connect
+from pyapp.cli.errors import explain
 from pyapp.history import get_forecasts
 from pyapp.models import Forecast, Key, Workflow
 from pyapp.progress import get_workflows
 from pyapp.render import agents, as_columns, live_table, plain_line
+from pyapp.replay.agent import PATIENCE, Agent
 from pyapp.replay.player import Player
 from pyapp.replay.trace import SAMPLE_PATH, Attempt, Trace, TraceTask, read_trace
 from pyapp.web.command import in_background, port
@@ -121,16 +123,29 @@ def _demo(args: argparse.Namespace) -> int:
 
 def _play(dsn: str, player: Player) -> int:
     """Play to the end with a live display, then compare what is stored with what is counted."""
+
+    def read(conn: psycopg.Connection[Any]) -> tuple[dict[Key, Workflow], dict[Key, Forecast]]:
+        by_id = {workflow.workflow_id: workflow for workflow in get_workflows(conn, player.workflow_ids)}
+        running = [workflow.workflow_id for workflow in by_id.values() if workflow.status == "running"]
+        return by_id, get_forecasts(conn, running)
+
+    def tell(error: psycopg.Error | None) -> None:
+        why = None if error is None else explain(error)
+        say(f"the database is away, trying again for {PATIENCE:.0f} s: {why}" if error else "the database is back")
+
     began = time.monotonic()
     try:
         player.start()
-        with connect(dsn, autocommit=True) as conn, _display() as show:
-            ended = False
-            while not ended:
-                ended = player.join(0.1)
-                by_id = {workflow.workflow_id: workflow for workflow in get_workflows(conn, player.workflow_ids)}
-                running = [workflow.workflow_id for workflow in by_id.values() if workflow.status == "running"]
-                show([by_id[found] for found in player.workflow_ids if found in by_id], get_forecasts(conn, running))
+        with Agent(dsn, on_loss=tell) as reader:
+            with _display() as show:
+                ended = False
+                while not ended:
+                    ended = player.join(0.1)
+                    by_id, forecasts = reader.persist(read)
+                    show([by_id[found] for found in player.workflow_ids if found in by_id], forecasts)
+            elapsed = time.monotonic() - began
+            workflows = reader.persist(lambda conn: get_workflows(conn, player.workflow_ids))
+            drift = reader.persist(lambda conn: check(conn, player.workflow_ids)[1])
     except KeyboardInterrupt:
         say("stopping: open tasks and their workflows are cancelled")
         player.stop()
@@ -138,10 +153,6 @@ def _play(dsn: str, player: Player) -> int:
     except BaseException:
         player.stop()
         raise
-    elapsed = time.monotonic() - began
-    with connect(dsn, autocommit=True) as conn:
-        workflows = get_workflows(conn, player.workflow_ids)
-        _, drift = check(conn, player.workflow_ids)
     rows = [
         (
             w.name,

@@ -100,7 +100,8 @@ def parse(data: bytes, path: Path) -> Trace:
 
 def _rows(data: bytes, path: Path, warnings: list[tuple[int, str]]) -> Iterable[_Row]:
     # Stray bytes matter only in the columns used, so they are let through here and refused there.
-    lines = enumerate(io.StringIO(data.decode("utf-8", "surrogateescape"), newline="\n"), 1)
+    # Line by line: text as a whole would take several times the memory of its bytes.
+    lines = enumerate(io.TextIOWrapper(io.BytesIO(data), "utf-8", "surrogateescape", newline="\n"), 1)
     number, head = next(((number, line) for number, line in lines if line.strip()), (1, ""))
     head = head[:_MAX_LINE]
     separator = max("\t;,", key=head.count)

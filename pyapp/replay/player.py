@@ -12,18 +12,18 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import psycopg
 
-from pyapp.db import connect
-from pyapp.models import Key, NewTask, TransitionNotAllowed, WorkflowNotFound
+from pyapp.models import Key, NewTask, Task, TransitionNotAllowed, WorkflowNotFound
+from pyapp.progress import list_tasks
+from pyapp.replay.agent import Agent, Once
 from pyapp.replay.trace import Trace, TraceTask
 from pyapp.stages import transition
 from pyapp.tasks import add_tasks, create_workflow, report_task
 
-T = TypeVar("T")
-Agent = psycopg.Connection[Any]
+_LAST_PATIENCE = 5.0  # seconds to wait for a lost database when all that is left is to cancel
 
 
 @dataclass
@@ -83,27 +83,9 @@ class Player:
 
     def start(self) -> None:
         """Create the workflows and set the agents to work."""
-        with connect(self._dsn, autocommit=True) as conn:
+        with Agent(self._dsn) as agent:
             for trace in self._traces:
-                workflow = create_workflow(
-                    conn,
-                    trace.name,
-                    trace.system,
-                    description=trace.description,
-                    agents_planned=len(trace.tasks),
-                    created_by="replay",
-                )
-                stages = list(dict.fromkeys(task.stage for task in trace.tasks if task.stage is not None))
-                run = _Run(trace, workflow.workflow_id, stages, open_tasks=len(trace.tasks))
-                self.runs.append(run)
-                # The plan of the stages is the order in which the trace comes to them.
-                conn.execute(
-                    "insert into public.workflow_stage (workflow_id, name, position)"
-                    " select %s, s.name, s.place - 1 from unnest(%s::text[]) with ordinality as s (name, place)"
-                    " on conflict do nothing",
-                    [run.workflow_id, stages],
-                )
-                transition(conn, run.workflow_id, "running")
+                self.runs.append(agent.persist(Once(partial(_begin, trace))))
         for run in self.runs:
             self._schedule_additions(run)
         self._started = time.monotonic()
@@ -129,11 +111,11 @@ class Player:
             if thread.ident is not None:
                 thread.join()
         unfinished = [run.workflow_id for run in self.runs if run.open_tasks]
-        with suppress(psycopg.Error), connect(self._dsn, autocommit=True) as conn:
+        with suppress(psycopg.Error), Agent(self._dsn, patience=_LAST_PATIENCE) as agent:
             for workflow_id in unfinished:
                 # Somebody else may have ended or deleted it meanwhile.
                 with suppress(WorkflowNotFound, TransitionNotAllowed):
-                    persist(partial(transition, conn, workflow_id, "cancelled"))
+                    agent.persist(partial(transition, workflow_id=workflow_id, status="cancelled"))
 
     def _schedule_additions(self, run: _Run) -> None:
         """Let the orchestrator add the tasks: those that become ready together in one statement."""
@@ -143,9 +125,9 @@ class Player:
         for at, tasks in ready.items():
             self._schedule(at, partial(self._add, run, tasks))
 
-    def _add(self, run: _Run, tasks: list[TraceTask], conn: Agent) -> None:
+    def _add(self, run: _Run, tasks: list[TraceTask], agent: Agent) -> None:
         new = [NewTask(task.agent_type, external_id=task.key, stage=task.stage) for task in tasks]
-        added = persist(lambda: add_tasks(conn, run.workflow_id, new))
+        added = agent.persist(partial(_add_once, workflow_id=run.workflow_id, tasks=new))
         for task, row in zip(tasks, added, strict=True):
             self._schedule_reports(run, task, row.id)
 
@@ -161,21 +143,22 @@ class Player:
         def report_next(place: int) -> None:
             at, status = reports[place]
 
-            def act(conn: Agent) -> None:
+            def act(agent: Agent) -> None:
                 if status == "running":
-                    self._enter_stage(conn, run, task.stage)
+                    self._enter_stage(agent, run, task.stage)
                 reopen = status == "pending"
-                persist(lambda: report_task(conn, run.workflow_id, task_id, status, reopen=reopen))
+                # The same report again changes nothing, should the answer to the first be lost.
+                agent.persist(lambda conn: report_task(conn, run.workflow_id, task_id, status, reopen=reopen))
                 if place + 1 < len(reports):
                     report_next(place + 1)
                 else:
-                    self._finish_task(conn, run)
+                    self._finish_task(agent, run)
 
             self._schedule(at, act)
 
         report_next(0)
 
-    def _enter_stage(self, conn: Agent, run: _Run, stage: str | None) -> None:
+    def _enter_stage(self, agent: Agent, run: _Run, stage: str | None) -> None:
         """Go on to the stage of a task that starts, never back: in real runs the stages overlap."""
         with run.lock:
             place = -1 if stage is None else run.stages.index(stage)
@@ -183,16 +166,16 @@ class Player:
                 return
             run.reached = place
             # Under the lock, so that the stages come to the database in this order.
-            persist(lambda: transition(conn, run.workflow_id, "running", stage=stage))
+            agent.persist(lambda conn: transition(conn, run.workflow_id, "running", stage=stage))
 
-    def _finish_task(self, conn: Agent, run: _Run) -> None:
+    def _finish_task(self, agent: Agent, run: _Run) -> None:
         with run.lock:
             run.open_tasks -= 1
             if run.open_tasks:
                 return
         # A run that was broken off has failed; one that went on after a task failed had that failure ignored.
         aborted = any(task.attempts[-1].status == "cancelled" for task in run.trace.tasks)
-        persist(lambda: transition(conn, run.workflow_id, "failed" if aborted else "completed"))
+        agent.persist(lambda conn: transition(conn, run.workflow_id, "failed" if aborted else "completed"))
 
     def _schedule(self, at: float, act: Callable[[Agent], None]) -> None:
         with self._changed:
@@ -203,9 +186,9 @@ class Player:
     def _work(self) -> None:
         """Be an agent: do one event after the other until there are none."""
         try:
-            with connect(self._dsn, autocommit=True) as conn:
+            with Agent(self._dsn, gives_up=lambda: self._stopped) as agent:
                 while (event := self._take()) is not None:
-                    event.act(conn)
+                    event.act(agent)
                     with self._changed:
                         self._under_way -= 1
                         self._changed.notify_all()
@@ -236,10 +219,32 @@ class Player:
         return 0.0 if self._speed is None else self._started + at / self._speed - time.monotonic()
 
 
-def persist(write: Callable[[], T]) -> T:
-    """Do a write that is a transaction of its own, again if the server broke it off in favour of another."""
-    while True:
-        try:
-            return write()
-        except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
-            continue
+def _begin(trace: Trace, conn: psycopg.Connection[Any]) -> _Run:
+    """Create the workflow of a trace, and set it to work."""
+    workflow = create_workflow(
+        conn,
+        trace.name,
+        trace.system,
+        description=trace.description,
+        agents_planned=len(trace.tasks),
+        created_by="replay",
+    )
+    stages = list(dict.fromkeys(task.stage for task in trace.tasks if task.stage is not None))
+    # The plan of the stages is the order in which the trace comes to them.
+    conn.execute(
+        "insert into public.workflow_stage (workflow_id, name, position)"
+        " select %s, s.name, s.place - 1 from unnest(%s::text[]) with ordinality as s (name, place)"
+        " on conflict do nothing",
+        [workflow.workflow_id, stages],
+    )
+    transition(conn, workflow.workflow_id, "running")
+    return _Run(trace, workflow.workflow_id, stages, open_tasks=len(trace.tasks))
+
+
+def _add_once(conn: psycopg.Connection[Any], workflow_id: Key, tasks: list[NewTask]) -> list[Task]:
+    """Add tasks, or find those that were added when the connection was lost: one statement adds all or none."""
+    try:
+        return add_tasks(conn, workflow_id, tasks)
+    except psycopg.errors.UniqueViolation:
+        there = {task.external_id: task for task in list_tasks(conn, workflow_id)}
+        return [there[task.external_id] for task in tasks]

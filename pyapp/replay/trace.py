@@ -17,9 +17,9 @@ Status = Literal["completed", "failed", "cancelled"]
 
 SAMPLE_PATH = Path(__file__).with_name("sample.trace.txt")
 
-# The largest public traces are some tens of MiB. What a file unpacks to is held in memory, so a gzip bomb has
-# to stop well before the memory does.
-MAX_BYTES = 256 * 1024 * 1024
+# The largest public traces are some tens of MiB. What a file unpacks to is held in memory, as text up to four times
+# and parsed up to ten times its size, so a gzip bomb has to stop well before the memory does.
+MAX_BYTES = 128 * 1024 * 1024
 MAX_TASKS = 1_000_000
 # No run lasts a year; a time further off is a damaged digit, and one of them would stretch the whole replay.
 MAX_SECONDS = 366 * 24 * 3600

@@ -26,8 +26,8 @@ from pyapp.replay.trace import (
 )
 
 # Parsed values take far more memory than their text ("[]," is 3 bytes, its list 64); real files of the size
-# limit have some 8 million.
-_MAX_VALUES = 16_000_000
+# limit have some 4 million.
+_MAX_VALUES = 5_000_000
 # A long chain has as many levels as tasks, and then they are no longer stages.
 _MAX_STAGES = 40
 # Pegasus names each task like its id, "mProject_ID0000001"; the type is what comes before the number.

@@ -2,17 +2,15 @@
 
 from typing import Annotated, Any, LiteralString
 from urllib.parse import urlencode
-from uuid import UUID
 
 from fastapi import APIRouter, HTTPException, Query
-from pydantic import AfterValidator, Field
-from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from pyapp.progress import progress_metrics
-from pyapp.web import queries
+from pyapp.source import OWN, Source
+from pyapp.web import paging, parts, queries
 from pyapp.web.database import Database
 from pyapp.web.models import (
     BurnupPoint,
@@ -26,26 +24,12 @@ from pyapp.web.models import (
     Task,
     Workflow,
 )
-from pyapp.web.stream import Source, Subscriber
+from pyapp.web.parameters import AnyPriority, AnyStatuses, Cursor, Key, Keys, Limit, Offset, Text, known
+from pyapp.web.stream import Feed, Subscriber
 from pyapp.web.types import Priority, Row, Sort, Status
 from pyapp.web.wire import respond
 
 router = APIRouter(prefix="/api/v1")
-
-Limit = Annotated[int, Query(ge=1, le=1000, description="At most so many.")]
-Offset = Annotated[int, Query(ge=0, le=10_000_000, description="Leave out so many at the beginning.")]
-Cursor = Annotated[str | None, Query(max_length=8000, description="From the Link header of a page.")]
-
-
-def _without_nul(text: str) -> str:
-    if "\0" in text:
-        raise PydanticCustomError("text", "Should not contain the character NUL")
-    return text
-
-
-Text = Annotated[
-    str, Field(max_length=500, json_schema_extra={"pattern": r"^[^\u0000]*$"}), AfterValidator(_without_nul)
-]
 
 
 def _responses(*codes: int) -> dict[int | str, dict[str, Any]]:
@@ -70,16 +54,16 @@ def _found(row: Row | None) -> Row:
     return row
 
 
-def _one(request: Request, workflow_id: UUID) -> Row:
-    rows = _database(request).run(lambda conn: queries.read_workflows(conn, [workflow_id]))
+def _one(request: Request, workflow_id: str) -> Row:
+    rows = _database(request).run(lambda conn, source: queries.read_workflows(conn, source, [workflow_id]))
     return _found(rows[0] if rows else None)
 
 
-def _rows(request: Request, workflow_id: UUID, query: LiteralString, limit: int, offset: int = 0) -> Response:
-    def read(conn: Any) -> list[Row]:
-        rows = queries.list_rows(conn, query, workflow_id, limit=limit, offset=offset, raw_json=True)
+def _rows(request: Request, workflow_id: str, query: LiteralString, limit: int, offset: int = 0) -> Response:
+    def read(conn: Any, source: Source) -> list[Row]:
+        rows = parts.list_rows(conn, source, query, workflow_id, limit=limit, offset=offset, raw_json=True)
         if not rows:
-            _found(next(iter(queries.read_workflows(conn, [workflow_id])), None))
+            _found(next(iter(queries.read_workflows(conn, source, [workflow_id])), None))
         return rows
 
     return respond(request, _database(request).run(read))
@@ -88,20 +72,23 @@ def _rows(request: Request, workflow_id: UUID, query: LiteralString, limit: int,
 @router.get("/workflows", tags=["workflows"], response_model=list[Workflow], responses=_responses(304, 400))
 def list_workflows(
     request: Request,
-    status: Annotated[list[Status] | None, Query(description="Any of these statuses.")] = None,
+    status: AnyStatuses = None,
     type: Annotated[Text | None, Query()] = None,
-    priority: Annotated[Priority | None, Query()] = None,
+    priority: AnyPriority = None,
     name: Annotated[Text | None, Query(description="Beginning of the name.")] = None,
     sort: Annotated[Sort, Query(description="With - in front: descending.")] = "-created",
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Response:
     """List workflows, newest first; the Link header leads to the next page."""
+    statuses = known(request, "status", list[Status], status or [])
+    priority = known(request, "priority", Priority, priority)
     try:
         page, following = _database(request).run(
-            lambda conn: queries.list_page(
+            lambda conn, source: paging.list_page(
                 conn,
-                status=status or (),
+                source,
+                status=statuses,
                 type=type,
                 priority=priority,
                 name=name,
@@ -110,7 +97,7 @@ def list_workflows(
                 cursor=cursor,
             )
         )
-    except queries.BadCursor as problem:
+    except paging.BadCursor as problem:
         raise HTTPException(400, str(problem)) from None
     if following is None:
         return respond(request, page)
@@ -120,7 +107,7 @@ def list_workflows(
 
 
 @router.get("/workflows/{workflow_id}", tags=["workflows"], response_model=Workflow, responses=_responses(304, 404))
-def get_workflow(request: Request, workflow_id: UUID) -> Response:
+def get_workflow(request: Request, workflow_id: Key) -> Response:
     """Get one workflow."""
     return respond(request, _one(request, workflow_id))
 
@@ -128,33 +115,33 @@ def get_workflow(request: Request, workflow_id: UUID) -> Response:
 @router.get(
     "/workflows/{workflow_id}/tasks", tags=["workflows"], response_model=list[Task], responses=_responses(304, 404)
 )
-def list_tasks(request: Request, workflow_id: UUID, limit: Limit = 200, offset: Offset = 0) -> Response:
+def list_tasks(request: Request, workflow_id: Key, limit: Limit = 200, offset: Offset = 0) -> Response:
     """List the tasks of a workflow in the order in which they were created."""
-    return _rows(request, workflow_id, queries.TASKS, limit, offset)
+    return _rows(request, workflow_id, parts.TASKS, limit, offset)
 
 
 @router.get(
     "/workflows/{workflow_id}/events", tags=["workflows"], response_model=list[Event], responses=_responses(304, 404)
 )
-def list_events(request: Request, workflow_id: UUID, limit: Limit = 200, offset: Offset = 0) -> Response:
+def list_events(request: Request, workflow_id: Key, limit: Limit = 200, offset: Offset = 0) -> Response:
     """List the changes of status and stage, the newest first."""
-    return _rows(request, workflow_id, queries.EVENTS, limit, offset)
+    return _rows(request, workflow_id, parts.EVENTS, limit, offset)
 
 
 @router.get(
     "/workflows/{workflow_id}/timeline", tags=["workflows"], response_model=list[Moment], responses=_responses(304, 404)
 )
-def list_timeline(request: Request, workflow_id: UUID, limit: Limit = 500, offset: Offset = 0) -> Response:
+def list_timeline(request: Request, workflow_id: Key, limit: Limit = 500, offset: Offset = 0) -> Response:
     """List what happened to a workflow, in time order: events, stages and tasks."""
-    return _rows(request, workflow_id, queries.TIMELINE, limit, offset)
+    return _rows(request, workflow_id, parts.TIMELINE, limit, offset)
 
 
 @router.get(
     "/workflows/{workflow_id}/stages", tags=["workflows"], response_model=list[Stage], responses=_responses(304, 404)
 )
-def list_stages(request: Request, workflow_id: UUID) -> Response:
+def list_stages(request: Request, workflow_id: Key) -> Response:
     """List the stages of a workflow with their agents."""
-    return _rows(request, workflow_id, queries.STAGES, 1000)
+    return _rows(request, workflow_id, parts.STAGES, 1000)
 
 
 @router.get(
@@ -163,28 +150,34 @@ def list_stages(request: Request, workflow_id: UUID) -> Response:
     response_model=list[BurnupPoint],
     responses=_responses(304, 404),
 )
-def list_burnup(request: Request, workflow_id: UUID) -> Response:
+def list_burnup(request: Request, workflow_id: Key) -> Response:
     """List tasks completed and created over time, in at most about 800 points."""
-    return _rows(request, workflow_id, queries.BURNUP, 1000)
+    return _rows(request, workflow_id, parts.BURNUP, 1000)
 
 
 @router.get("/workflows/{workflow_id}/forecast", tags=["workflows"], response_model=Forecast, responses=_responses(404))
-def get_forecast(request: Request, workflow_id: UUID) -> Response:
+def get_forecast(request: Request, workflow_id: Key) -> Response:
     """Say when a workflow will be done, and whether it has come to a halt."""
-    rows = _database(request).run(lambda conn: queries.list_rows(conn, queries.FORECAST, workflow_id, limit=1))
-    return respond(request, _found(rows[0] if rows else None))
+
+    def read(conn: Any, source: Source) -> Row | None:
+        rows = parts.list_rows(conn, source, parts.FORECAST, workflow_id, limit=1)
+        if not rows and source is not OWN and queries.read_workflows(conn, source, [workflow_id]):
+            return dict.fromkeys(Forecast.model_fields) | {"workflow_id": workflow_id}
+        return next(iter(rows), None)
+
+    return respond(request, _found(_database(request).run(read)))
 
 
 @router.get("/workflows/{workflow_id}/metrics", tags=["workflows"], response_model=Metrics, responses=_responses(404))
-def get_metrics(request: Request, workflow_id: UUID) -> Response:
+def get_metrics(request: Request, workflow_id: Key) -> Response:
     """Measure the progress of a workflow, and count its tasks to see whether it is stale."""
 
-    def read(conn: Any) -> Row:
+    def read(conn: Any, source: Source) -> Row:
         try:
-            measured = progress_metrics(conn, workflow_id)
+            measured = progress_metrics(conn, workflow_id, source=source)
         except LookupError:
             raise HTTPException(404, "Workflow not found") from None
-        return {name: getattr(measured, name) for name in Metrics.model_fields}
+        return {name: getattr(measured, name) for name in Metrics.model_fields} | {"workflow_id": workflow_id}
 
     return respond(request, _database(request).run(read))
 
@@ -203,24 +196,21 @@ class EventStream(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, source: Source, subscriber: Subscriber) -> None:
+    def __init__(self, feed: Feed, subscriber: Subscriber) -> None:
         """Take over a subscriber."""
         super().__init__(subscriber.frames(), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-        self._source, self._subscriber = source, subscriber
+        self._feed, self._subscriber = feed, subscriber
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send, and stop following even where the client left before the first byte."""
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._source.unsubscribe(self._subscriber)
+            self._feed.unsubscribe(self._subscriber)
 
 
 @router.get("/stream", tags=["live"], response_class=StreamingResponse, responses=_responses() | _STREAM)
-async def stream(
-    request: Request,
-    id: Annotated[list[UUID] | None, Query(max_length=500, description="These; without, the active ones.")] = None,
-) -> Response:
+async def stream(request: Request, id: Keys) -> Response:
     """Follow workflows live, as server-sent events.
 
     `snapshot` is an array of all that is followed and comes first, and again after a loss of the database, which `away`
@@ -235,19 +225,19 @@ async def stream(
     response_class=StreamingResponse,
     responses=_responses(404) | _STREAM,
 )
-async def stream_workflow(request: Request, workflow_id: UUID) -> Response:
+async def stream_workflow(request: Request, workflow_id: Key) -> Response:
     """Follow one workflow live, as server-sent events."""
     return await _follow(request, [workflow_id], must_exist=True)
 
 
-async def _follow(request: Request, ids: list[UUID] | None, *, must_exist: bool = False) -> Response:
-    source: Source = request.app.state.source
-    subscriber = source.subscribe(ids)
+async def _follow(request: Request, ids: list[str] | None, *, must_exist: bool = False) -> Response:
+    feed: Feed = request.app.state.feed
+    subscriber = feed.subscribe(ids)
     try:
         # The answer says at once what is wrong: no such workflow, or no database.
         if await subscriber.found == 0 and must_exist:
             raise HTTPException(404, "Workflow not found")
-        return EventStream(source, subscriber)
+        return EventStream(feed, subscriber)
     except BaseException:
-        source.unsubscribe(subscriber)
+        feed.unsubscribe(subscriber)
         raise

@@ -16,13 +16,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
+from pyapp.adopt.pair import AdoptError
 from pyapp.web import api, pages
 from pyapp.web.database import Database
-from pyapp.web.models import Problem
+from pyapp.web.models import Problem, loosened
 from pyapp.web.observe import DatabaseCollector, Metrics, Observed
+from pyapp.web.parameters import WholeAddresses
+from pyapp.web.queries import readable
 from pyapp.web.security import KnownHosts, LimitBody, RequireToken, SecurityHeaders
-from pyapp.web.settings import Settings
-from pyapp.web.stream import Source
+from pyapp.web.settings import Settings, incomplete
+from pyapp.web.stream import Feed
 
 _UNMIGRATED = "The database has no agent-progress schema, or an old one: run agent-progress migrate"
 _STATIC = Path(__file__).parent / "static"
@@ -31,16 +34,16 @@ _STATIC = Path(__file__).parent / "static"
 def create_app(settings: Settings) -> FastAPI:
     """Put the service together: API, dashboard, streams, metrics and what guards them."""
     metrics = Metrics()
-    database = Database(settings.dsn, metrics.query_seconds.observe)
-    source = Source(database.connect_async, settings.interval, metrics.stream_queries.inc)
-    metrics.registry.register(DatabaseCollector(database.run, lambda: source.clients))
+    database = Database(settings.dsn, metrics.query_seconds.observe, settings.name)
+    feed = Feed(database.connect_async, database.source, settings.interval, metrics.stream_queries.inc)
+    metrics.registry.register(DatabaseCollector(database.run, lambda: feed.clients))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         database.open()
-        source.start()
+        feed.start()
         yield
-        await source.stop()
+        await feed.stop()
         database.close()
 
     app = FastAPI(
@@ -52,13 +55,15 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    app.state.settings, app.state.database, app.state.source = settings, database, source
+    app.state.settings, app.state.database, app.state.feed = settings, database, feed
     app.include_router(api.router)
     app.include_router(pages.router)
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
     _add_probes(app, database, metrics)
     _add_errors(app)
 
+    if settings.name is not None:
+        _adopted(app, settings.name)
     # The last one added comes first.
     app.add_middleware(LimitBody)
     if settings.token is not None:
@@ -88,13 +93,30 @@ def _add_probes(app: FastAPI, database: Database, metrics: Metrics) -> None:
     @app.get("/readyz", tags=["probes"], response_model=dict[str, str], responses={503: {"model": Problem}})
     def readyz() -> dict[str, str]:
         """Say whether the database answers and has the schema."""
-        database.run(lambda conn: conn.execute("select from public.workflow_progress limit 0"))
+        database.run(readable)
         return {"status": "ready"}
 
     @app.get("/metrics", tags=["probes"], response_class=Response)
     def prometheus() -> Response:
         """Give the metrics in the format of Prometheus."""
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _adopted(app: FastAPI, name: str) -> None:
+    """Take what adopted tables may have, and say what is wrong with them."""
+    app.add_middleware(WholeAddresses)
+    describe = app.openapi
+    app.openapi = lambda: loosened(describe())  # type: ignore[method-assign]
+
+    @app.exception_handler(AdoptError)
+    async def gone(request: Request, problem: Exception) -> Response:
+        return pages.failure(request, 503, str(problem), {"Retry-After": "30"})
+
+    @app.exception_handler(psycopg.errors.UndefinedTable)
+    @app.exception_handler(psycopg.errors.UndefinedColumn)
+    @app.exception_handler(psycopg.ProgrammingError)
+    async def lacking(request: Request, _: Exception) -> Response:
+        return pages.failure(request, 503, incomplete(name), {"Retry-After": "30"})
 
 
 def _add_errors(app: FastAPI) -> None:

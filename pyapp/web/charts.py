@@ -47,11 +47,14 @@ def bar(counts: dict[str, int], least: float = 2.5) -> list[Segment]:
     return segments
 
 
-def state(workflow: Row) -> str:
-    """Say how a bar looks: done only where the workflow is completed with all its agents, else active or ended."""
-    if workflow["status"] == "completed" and workflow["progress_percentage"] == 100:
+def state(workflow: Row, look: str) -> str:
+    """Say how a bar looks: done only where the workflow is completed with all its agents, else active or ended.
+
+    ``look`` is that of its status.
+    """
+    if look == "completed" and workflow["progress_percentage"] == 100:
         return "done"
-    return "ended" if workflow["status"] in _FINAL else "active"
+    return "ended" if look in _FINAL else "active"
 
 
 def burnup(points: list[Row], workflow: Row, now: datetime) -> dict[str, Any] | None:

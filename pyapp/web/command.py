@@ -10,14 +10,17 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
 import psycopg
 
-from pyapp.cli.common import UsageError, database, say
+from pyapp.cli.common import UsageError, add_name, database, find_source, say
 from pyapp.db import connect
 from pyapp.schema import resource
+from pyapp.web.queries import readable
+from pyapp.web.settings import Settings, incomplete
 
 
 def add_commands(commands: Any, shared: argparse.ArgumentParser) -> None:
@@ -29,6 +32,7 @@ def add_commands(commands: Any, shared: argparse.ArgumentParser) -> None:
         description="Serve the dashboard and the HTTP API, read-only. Without a database it uses the embedded server."
         " It listens on this machine only; anywhere else it wants a token in AGENT_PROGRESS_TOKEN.",
     )
+    add_name(command)
     command.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     command.add_argument("--port", type=port, default=8080, help="port to listen on, 0 for any (default 8080)")
     command.add_argument(
@@ -57,9 +61,13 @@ def add_commands(commands: Any, shared: argparse.ArgumentParser) -> None:
 def _serve(args: argparse.Namespace) -> int:
     _require_extra()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, the embedded server with it
-    with database(args, or_embedded=True) as dsn:
-        _require_schema(dsn)
-        run(dsn, args.host, args.port, args.interval, tuple(args.cors_origin))
+    with database(args, or_embedded=args.name is None) as dsn:
+        _require_schema(dsn, args)
+        settings = Settings(dsn, args.host, None, args.interval, tuple(args.cors_origin), args.name)
+        server, listening, where = _prepare(settings, args.port)
+        say(f"serving {where}  (Ctrl-C ends)")
+        with suppress(KeyboardInterrupt):
+            server.run(sockets=[listening])
     return 0
 
 
@@ -71,11 +79,18 @@ def _require_extra() -> None:
             raise UsageError(f"{name} is missing: pip install 'agent-progress[web]'") from None
 
 
-def _require_schema(dsn: str) -> None:
-    """Refuse a database that lacks the schema; one that is away may come later."""
+def _require_schema(dsn: str, args: argparse.Namespace) -> None:
+    """Refuse a database that lacks the schema, or what was adopted; one that is away may come later."""
     try:
         with connect(dsn, connect_timeout=5) as conn:
-            conn.execute("select from public.workflow_forecast, public.workflow_stage_progress limit 0")
+            if args.name is None:
+                conn.execute("select from public.workflow_forecast, public.workflow_stage_progress limit 0")
+            else:
+                readable(conn, find_source(conn, args))
+    except psycopg.errors.UndefinedTable:
+        if args.name is None:
+            raise
+        raise UsageError(incomplete(args.name)) from None
     except psycopg.OperationalError as error:
         from pyapp.web.database import reason
 
@@ -93,18 +108,10 @@ def _notify(args: argparse.Namespace) -> int:
     return 0
 
 
-def run(dsn: str, host: str, port: int, interval: float = 0.5, cors_origins: tuple[str, ...] = ()) -> None:
-    """Serve until a signal ends it."""
-    server, listening, where = _prepare(dsn, host, port, interval, cors_origins)
-    say(f"serving {where}  (Ctrl-C ends)")
-    with suppress(KeyboardInterrupt):
-        server.run(sockets=[listening])
-
-
 @contextmanager
 def in_background(dsn: str, port: int) -> Iterator[str]:
     """Serve on this machine while the block lasts; yield the address."""
-    server, listening, where = _prepare(dsn, "127.0.0.1", port, 0.5, ())
+    server, listening, where = _prepare(Settings(dsn), port)
     for name in ("agent_progress", "agent_progress.access"):
         logging.getLogger(name).setLevel(logging.ERROR)  # the terminal shows something else
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
@@ -116,13 +123,13 @@ def in_background(dsn: str, port: int) -> Iterator[str]:
         thread.join()
 
 
-def _prepare(dsn: str, host: str, port: int, interval: float, cors_origins: tuple[str, ...]) -> tuple[Any, Any, str]:
+def _prepare(settings: Settings, port: int) -> tuple[Any, Any, str]:
     _require_extra()
     import uvicorn
 
     from pyapp.web.app import create_app
-    from pyapp.web.settings import Settings
 
+    host = settings.host
     token = os.environ.get("AGENT_PROGRESS_TOKEN", "").strip() or None
     if token is not None and not (token.isascii() and token.isprintable()):
         raise UsageError("AGENT_PROGRESS_TOKEN has characters that a header cannot carry: take printable ASCII")
@@ -130,13 +137,13 @@ def _prepare(dsn: str, host: str, port: int, interval: float, cors_origins: tupl
     if token is None and not ipaddress.ip_address(address[0]).is_loopback:
         raise UsageError(f"to listen on {host}, set AGENT_PROGRESS_TOKEN: whoever knows it may read")
     listening = _listen(family, address, host, port)
-    app = create_app(Settings(dsn, host, token, interval, cors_origins))
+    app = create_app(replace(settings, token=token))
 
     class Server(uvicorn.Server):
         """Ends the live streams first, which uvicorn would wait for."""
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            app.state.source.close_streams()
+            app.state.feed.close_streams()
             await super().shutdown(sockets)
 
     # A second: no more than what streams take whose clients do not read.

@@ -1,5 +1,6 @@
 """The service's way to the database: read-only, with time limits, from a pool."""
 
+import asyncio
 import logging
 import os
 import re
@@ -12,6 +13,8 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import ConnectionPool, PoolTimeout
 
+from pyapp.adopt.source import find_source
+from pyapp.source import OWN, Source
 from pyapp.web.values import adapters
 
 T = TypeVar("T")
@@ -29,7 +32,7 @@ _NETWORK = {
 }
 # What the DSN may say otherwise, and what not.
 _DEFAULTS = "-c statement_timeout=5s"
-_FIXED = "-c default_transaction_read_only=on -c TimeZone=UTC -c DateStyle=ISO"
+_FIXED = "-c default_transaction_read_only=on -c search_path=pg_catalog -c TimeZone=UTC -c DateStyle=ISO"
 
 log = logging.getLogger("agent_progress.database")
 
@@ -44,8 +47,8 @@ def reason(error: Exception) -> str:
 class Database:
     """Runs queries on pooled connections."""
 
-    def __init__(self, dsn: str, observe: Callable[[float], None] = lambda _: None) -> None:
-        """Prepare a pool; ``observe`` is told the seconds that each use took."""
+    def __init__(self, dsn: str, observe: Callable[[float], None] = lambda _: None, name: str | None = None) -> None:
+        """Prepare a pool; ``observe`` is told the seconds that each use took, ``name`` is that of an adopted pair."""
         given = conninfo_to_dict(dsn)
         options = given.get("options") or os.environ.get("PGOPTIONS") or ""
         self._arguments: dict[str, Any] = {
@@ -58,6 +61,7 @@ class Database:
             "context": adapters(),
         }
         self._observe = observe
+        self._name = name
         self._pool = ConnectionPool(
             kwargs=self._arguments,
             min_size=1,
@@ -79,20 +83,40 @@ class Database:
         """Close all connections."""
         self._pool.close(timeout=0.2)
 
-    def run(self, query: Callable[[psycopg.Connection[Any]], T]) -> T:
-        """Run a query. Raises psycopg's errors; ``PoolTimeout`` where no connection is to be had."""
+    def run(self, query: Callable[[psycopg.Connection[Any], Source], T]) -> T:
+        """Run a query, which is told where to read.
+
+        Raises psycopg's errors; ``PoolTimeout`` where no connection is to be had, AdoptError where nothing is adopted.
+        """
         if self._away:
             self._probe()
         try:
             with self._pool.connection() as conn:
                 began = time.perf_counter()
                 try:
-                    return query(conn)
+                    return self._read(conn, query)
                 finally:
                     self._observe(time.perf_counter() - began)
         except PoolTimeout:
             self._away = True
             raise
+
+    async def source(self) -> Source:
+        """Find where the stream reads."""
+        return OWN if self._name is None else await asyncio.to_thread(self._find_source, self._name)
+
+    def _find_source(self, name: str) -> Source:
+        with self.connect() as conn:
+            return find_source(conn, name)
+
+    def _read(self, conn: psycopg.Connection[Any], query: Callable[[psycopg.Connection[Any], Source], T]) -> T:
+        """Run a query on the tables as they are now: an application's migrations take columns away and add them."""
+        if self._name is None:
+            return query(conn, OWN)
+        try:
+            return query(conn, find_source(conn, self._name))
+        except psycopg.ProgrammingError:  # one has gone between the two
+            return query(conn, find_source(conn, self._name))
 
     def connect(self) -> psycopg.Connection[Any]:
         """Open a connection beside the pool."""

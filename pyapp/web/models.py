@@ -1,7 +1,7 @@
 """The shapes of the answers, for their description at /openapi.json."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from uuid import UUID
 
 from pydantic import BaseModel
@@ -163,3 +163,27 @@ class Overview(BaseModel):
 
     overview: Counts
     agents: Agents
+
+
+def loosened(described: dict[str, Any]) -> dict[str, Any]:
+    """Describe the same for adopted tables: keys and statuses are any text, what the application lacks is null."""
+    ours = [list(get_args(words)) for words in (Status, TaskStatus, Priority)]
+
+    def loosen(part: Any) -> Any:
+        if isinstance(part, list):
+            return [loosen(one) for one in part]
+        if not isinstance(part, dict):
+            return part
+        return {
+            name: loosen(value)
+            for name, value in part.items()
+            if (name, value) != ("format", "uuid") and not (name == "enum" and value in ours)
+        }
+
+    found: dict[str, Any] = loosen(described)
+    schemas = found["components"]["schemas"]
+    for name in ("Workflow", "Task", "Forecast"):
+        properties = schemas[name]["properties"]
+        properties |= {key: {"anyOf": [value, {"type": "null"}]} for key, value in properties.items()}
+    schemas["Counts"] = {"type": "object", "additionalProperties": {"type": "integer"}, "title": "Counts"}
+    return found

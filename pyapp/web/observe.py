@@ -16,12 +16,14 @@ from prometheus_client.registry import Collector
 from psycopg_pool import PoolTimeout, TooManyRequests
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pyapp.web.queries import read_overview
+from pyapp.adopt.pair import AdoptError
+from pyapp.source import Source
+from pyapp.web.queries import count_drift, read_overview
 from pyapp.web.wire import error
 
 log = logging.getLogger("agent_progress.access")
 _DRIFT_EVERY = 60.0  # seconds; it counts every task, so it rests 100 times as long as it takes
-_AWAY = (psycopg.Error, PoolTimeout, TooManyRequests)
+_AWAY = (psycopg.Error, PoolTimeout, TooManyRequests, AdoptError)
 
 
 class Metrics:
@@ -48,7 +50,9 @@ class Metrics:
 class DatabaseCollector(Collector):
     """Reads, when Prometheus asks, what the database says."""
 
-    def __init__(self, run: Callable[[Callable[[psycopg.Connection[Any]], Any]], Any], clients: Callable[[], int]):
+    def __init__(
+        self, run: Callable[[Callable[[psycopg.Connection[Any], Source], Any]], Any], clients: Callable[[], int]
+    ):
         """Make a collector that runs its queries with ``run``."""
         self._run = run
         self._clients = clients
@@ -88,17 +92,12 @@ class DatabaseCollector(Collector):
             began = time.monotonic()
             if began >= self._next_drift:
                 try:
-                    self._drift = self._run(_count_drift)
+                    self._drift = self._run(count_drift)
                 except _AWAY:
                     self._drift = float("nan")
                 now = time.monotonic()
                 self._next_drift = now + max(_DRIFT_EVERY, 100 * (now - began))
             return self._drift
-
-
-def _count_drift(conn: psycopg.Connection[Any]) -> float:
-    row = conn.execute("select count(*) from public.workflow_progress_drift").fetchone()
-    return float(row[0]) if row else float("nan")
 
 
 class Observed:

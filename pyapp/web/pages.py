@@ -1,12 +1,13 @@
 """The dashboard: three pages rendered here, which show the same numbers from the same views as the API."""
 
 import hashlib
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, LiteralString, TypeVar
+from typing import Annotated, Any, LiteralString
 from urllib.parse import parse_qs, urlencode
-from uuid import UUID
 
 from fastapi import APIRouter, HTTPException, Query
 from fastapi.templating import Jinja2Templates
@@ -14,37 +15,20 @@ from pydantic import BeforeValidator
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from pyapp.web import charts, queries, text
-from pyapp.web.api import Cursor, Text
+from pyapp.source import OWN, Source
+from pyapp.web import charts, looks, paging, parts, queries, text
+from pyapp.web.database import Database
+from pyapp.web.parameters import GIVEN, Cursor, Key, Text, known
 from pyapp.web.security import COOKIE, local_path, same, session_of
 from pyapp.web.types import Priority, Row, Sort, Status
 from pyapp.web.wire import error
 
-T = TypeVar("T")
 router = APIRouter(include_in_schema=False)
 _HERE = Path(__file__).parent
 _PAGE = 50
 _TASKS = 200
 _EVENTS = 50
-# A form sends a field that is left empty as well.
-_GIVEN = BeforeValidator(lambda value: value or None)
-
-# Those that failed and those at work come first: with thousands of tasks they would not be among the oldest.
-_TASK_ROWS: LiteralString = (
-    "select id, external_id, agent_type, stage, status, priority, created_at, started_at, completed_at, retry_count,"
-    " left(result::text, 1000) as result from ("
-    "(select a.*, 0 as place from public.agent_task as a where workflow_id = %(workflow)s and status = 'failed'"
-    " order by created_at, id limit 50) union all"
-    " (select a.*, 1 as place from public.agent_task as a where workflow_id = %(workflow)s"
-    " and status in ('assigned', 'running') order by created_at, id limit 50) union all"
-    " (select a.*, 2 as place from public.agent_task as a where workflow_id = %(workflow)s"
-    " and status in ('pending', 'completed', 'cancelled') order by created_at, id limit 200)"
-    ") as t order by place, created_at, id"
-)
-_AT_WORK: LiteralString = (
-    "select count(*) as running from public.agent_task"
-    " where workflow_id = %(workflow)s and status in ('assigned', 'running')"
-)
+_TILES = ("running", "initiated", "paused", "completed", "failed", "cancelled")
 
 
 def _asset(name: str) -> str:
@@ -59,7 +43,6 @@ _templates.env.globals |= {
     "asset": _asset,
     "bar": charts.bar,
     "parts": charts.parts,
-    "state": charts.state,
     "burnup": charts.burnup,
     "stage_spans": charts.stage_spans,
 }
@@ -70,9 +53,15 @@ _templates.env.filters |= text.FILTERS
 def overview(request: Request) -> Response:
     """Show tiles, what is active, and what needs attention."""
 
-    def read(conn: Any) -> dict[str, Any]:
-        active, failed = queries.read_attention(conn)
-        return {"active": active, "failed": failed, **queries.read_overview(conn)}
+    def read(conn: Any, source: Source) -> dict[str, Any]:
+        active, failed = queries.read_attention(conn, source)
+        found = queries.read_overview(conn, source)
+        counts = {name.removesuffix("_workflows"): count for name, count in found["overview"].items()}
+        total = counts.pop("total")
+        tiles = {name: counts[name] for name in (_TILES if source is OWN else list(counts)[: len(_TILES)])}
+        running = total - sum(count for name, count in counts.items() if name.lower() in source.settled)
+        lists = {"active": active, "failed": failed, "source": source}
+        return {"total": total, "tiles": tiles, "running": running, "agents": found["agents"], **lists}
 
     return _render(request, "overview.html", _read(request, read))
 
@@ -80,30 +69,35 @@ def overview(request: Request) -> Response:
 @router.get("/workflows")
 def workflows(
     request: Request,
-    status: Annotated[Status | None, _GIVEN, Query()] = None,
+    status: Annotated[Text | None, GIVEN, Query()] = None,
     type: Annotated[Text | None, Query(max_length=500)] = None,
-    priority: Annotated[Priority | None, _GIVEN, Query()] = None,
+    priority: Annotated[Text | None, GIVEN, Query()] = None,
     name: Annotated[Text | None, Query(max_length=500)] = None,
     sort: Annotated[Sort, BeforeValidator(lambda value: value or "-created"), Query()] = "-created",
     cursor: Cursor = None,
 ) -> Response:
     """Show the list, filtered, sorted and paged."""
+    status, priority = known(request, "status", Status, status), known(request, "priority", Priority, priority)
     chosen = {"status": status, "type": type, "priority": priority, "name": name}
     given = {key: value for key, value in chosen.items() if value}
     try:
-        page, following = request.app.state.database.run(
-            lambda conn: queries.list_page(
-                conn,
-                status=[status] if status else (),
-                type=type,
-                priority=priority,
-                name=name,
-                sort=sort,
-                limit=_PAGE,
-                cursor=cursor or None,
+        (page, following), source = request.app.state.database.run(
+            lambda conn, source: (
+                paging.list_page(
+                    conn,
+                    source,
+                    status=[status] if status else (),
+                    type=type,
+                    priority=priority,
+                    name=name,
+                    sort=sort,
+                    limit=_PAGE,
+                    cursor=cursor or None,
+                ),
+                source,
             )
         )
-    except queries.BadCursor as problem:
+    except paging.BadCursor as problem:
         raise HTTPException(400, str(problem)) from None
 
     def to(**more: str) -> str:
@@ -113,6 +107,7 @@ def workflows(
         request,
         "workflows.html",
         {
+            "source": source,
             "workflows": page,
             "chosen": chosen,
             "filtered": bool(given),
@@ -125,25 +120,27 @@ def workflows(
 
 
 @router.get("/workflows/{workflow_id}")
-def workflow(request: Request, workflow_id: UUID) -> Response:
+def workflow(request: Request, workflow_id: Key) -> Response:
     """Show one workflow: bar, stages, tasks, burn-up and events."""
 
-    def read(conn: Any) -> dict[str, Any]:
-        found = queries.read_workflows(conn, [workflow_id])
+    def read(conn: Any, source: Source) -> dict[str, Any]:
+        found = queries.read_workflows(conn, source, [workflow_id])
         if not found:
             raise HTTPException(404, "Workflow not found")
 
         def rows(query: LiteralString, limit: int) -> list[Row]:
-            return queries.list_rows(conn, query, workflow_id, limit=limit)
+            return parts.list_rows(conn, source, query, workflow_id, limit=limit)
 
+        tasks, running = parts.list_for_page(conn, source, workflow_id, _TASKS)
         return {
+            "source": source,
             "workflow": found[0],
-            "running": rows(_AT_WORK, 1)[0]["running"],
-            "stages": rows(queries.STAGES, 200),
-            "tasks": rows(_TASK_ROWS, _TASKS),
-            "events": rows(queries.EVENTS, _EVENTS),
-            "points": rows(queries.BURNUP, 1000),
-            "forecast": next(iter(rows(queries.FORECAST, 1)), None),
+            "running": running,
+            "tasks": tasks,
+            "stages": rows(parts.STAGES, 200),
+            "events": rows(parts.EVENTS, _EVENTS),
+            "points": rows(parts.BURNUP, 1000),
+            "forecast": next(iter(rows(parts.FORECAST, 1)), None),
         }
 
     return _render(request, "workflow.html", _read(request, read))
@@ -187,20 +184,32 @@ def failure(request: Request, status: int, message: str, headers: dict[str, str]
     return response
 
 
-def _read(request: Request, query: Callable[[Any], T]) -> T:
+def _read(request: Request, query: Callable[[Any, Source], dict[str, Any]]) -> dict[str, Any]:
     """Read all that a page shows as of one moment, so that its numbers agree."""
 
-    def read(conn: Any) -> T:
+    def read(conn: Any, source: Source) -> dict[str, Any]:
         with conn.transaction():
             conn.execute("set transaction isolation level repeatable read, read only")
-            return query(conn)
+            return query(conn, source)
 
-    database = request.app.state.database
-    found: T = database.run(read)
-    return found
+    database: Database = request.app.state.database
+    return database.run(read)
 
 
 def _render(request: Request, template: str, context: dict[str, Any], status: int = 200) -> Response:
     headers = {"Cache-Control": "no-store"}
-    context = {"now": datetime.now(UTC), **context}
+    source = context.get("source", OWN)
+    look = partial(looks.look, outcomes=source.outcomes)
+    words = {
+        "pair": source.name,
+        "looks": json.dumps(looks.of(source.outcomes), ensure_ascii=False),
+        "look": look,
+        "task_look": partial(looks.look, outcomes=source.task_outcomes),
+        # Who has no name is called by the key, where that is the application's.
+        "called": lambda workflow: (
+            text.shown(workflow["name"]) or (source.name and text.shown(workflow["id"])) or "unnamed"
+        ),
+        "state": lambda workflow: charts.state(workflow, look(workflow["status"])),
+    }
+    context = {"now": datetime.now(UTC), **words, **context}
     return _templates.TemplateResponse(request, template, context, status_code=status, headers=headers)

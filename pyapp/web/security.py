@@ -128,4 +128,6 @@ def local_path(target: str) -> str:
 
 
 def _target(request: Request) -> str:
-    return request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    # As it was asked for: escaped.
+    path: str = request.scope.get("raw_path", b"").decode("latin-1") or request.url.path
+    return path + (f"?{request.url.query}" if request.url.query else "")

@@ -5,10 +5,19 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Settings:
-    """What ``agent-progress serve`` was told; ``interval`` is the time between two looks, in seconds."""
+    """What ``agent-progress serve`` was told.
+
+    ``interval`` is the time between two looks, in seconds; ``name`` that of an adopted pair, None for our own tables.
+    """
 
     dsn: str = field(repr=False)
     host: str = "127.0.0.1"
     token: str | None = field(default=None, repr=False)
     interval: float = 0.5
     cors_origins: tuple[str, ...] = ()
+    name: str | None = None
+
+
+def incomplete(name: str) -> str:
+    """Say that an adopted pair lacks something."""
+    return f"what was adopted as {name} is not all there: agent-progress check --name {name} says what is missing"

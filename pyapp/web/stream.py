@@ -1,4 +1,4 @@
-"""Live changes: one source per process reads the database, whatever the number of clients.
+"""Live changes: one feed per process reads the database, whatever the number of clients.
 
 A client gets its snapshot from the same reading that the changes after it come from, so that nothing is missed in
 between and its coming costs no query of its own. For each client only the latest state of each workflow is kept: a slow
@@ -10,11 +10,12 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
-from uuid import UUID
 
 import psycopg
 from psycopg_pool import PoolTimeout
 
+from pyapp.adopt.pair import AdoptError
+from pyapp.source import OWN, Source
 from pyapp.watch import CHANNEL, NOTIFIES
 from pyapp.web.database import reason
 from pyapp.web.queries import active_ids, follow_workflows
@@ -24,25 +25,26 @@ from pyapp.web.wire import event
 HEARTBEAT = 15.0
 _GATHER = 0.1  # seconds to gather notifications and newcomers in, so that they do not set the pace
 _RESYNC = 10.0  # seconds after which all is read again although no notification came
+_REST = 10  # times as long as looking for active workflows took, before it is done again
 _RETRY = 1.0  # seconds between attempts to connect
 
 log = logging.getLogger("agent_progress.stream")
 
 
 class Subscriber:
-    """A client's view of the source: which workflows it follows, and what it has not been sent yet."""
+    """A client's view of the feed: which workflows it follows, and what it has not been sent yet."""
 
-    def __init__(self, ids: frozenset[UUID] | None) -> None:
+    def __init__(self, ids: frozenset[str] | None) -> None:
         """Follow the workflows given, or the active ones for None."""
         self.ids = ids
         self.wants_snapshot = True
         self.found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         """The number of workflows in the first snapshot, or why there is none."""
-        self._pending: dict[UUID | None, bytes] = {}
+        self._pending: dict[str | None, bytes] = {}
         self._ready = asyncio.Event()
         self._closed = False
 
-    def offer(self, news: Iterable[tuple[UUID | None, bytes]]) -> None:
+    def offer(self, news: Iterable[tuple[str | None, bytes]]) -> None:
         """Take news of workflows, or of none; the last of each counts."""
         for about, frame in news:
             self._pending.pop(about, None)
@@ -85,17 +87,19 @@ class Subscriber:
                 yield b"".join(news.values())
 
 
-class Source:
+class Feed:
     """Reads the followed workflows at each tick and hands changes to the subscribers."""
 
     def __init__(
         self,
         connect: Callable[[], Awaitable[psycopg.AsyncConnection[Any]]],
+        find_source: Callable[[], Awaitable[Source]],
         interval: float,
         count_query: Callable[[], None] = lambda: None,
     ) -> None:
-        """Prepare a source that reads every ``interval`` seconds; ``count_query`` is called for each query."""
+        """Prepare a feed that reads every ``interval`` seconds; ``count_query`` is called for each query."""
         self._connect = connect
+        self._find_source = find_source
         self._interval = interval
         self._count_query = count_query
         self._subscribers: set[Subscriber] = set()
@@ -103,8 +107,10 @@ class Source:
         self._task: asyncio.Task[None] | None = None
         self._stopped = False
         self._away = False
-        self._seen: dict[UUID, Row] = {}
-        self._active: set[UUID] = set()
+        self._seen: dict[str, Row] = {}
+        self._active: set[str] = set()
+        self._source = OWN
+        self._look_again = 0.0
 
     @property
     def clients(self) -> int:
@@ -128,7 +134,7 @@ class Source:
             self._task.cancel()
             await asyncio.wait([self._task], timeout=0.5)
 
-    def subscribe(self, ids: Iterable[UUID] | None) -> Subscriber:
+    def subscribe(self, ids: Iterable[str] | None) -> Subscriber:
         """Begin to follow workflows, or the active ones for None."""
         subscriber = Subscriber(None if ids is None else frozenset(ids))
         if self._stopped:
@@ -151,7 +157,7 @@ class Source:
             try:
                 async with await self._connect() as conn:
                     await self._follow(conn)
-            except psycopg.Error as error:
+            except (psycopg.Error, AdoptError) as error:
                 self._lost(error)
                 await asyncio.sleep(_RETRY)
                 self._wake.set()
@@ -161,7 +167,7 @@ class Source:
                 await asyncio.sleep(_RETRY)
                 self._wake.set()
 
-    def _lost(self, error: psycopg.Error) -> None:
+    def _lost(self, error: psycopg.Error | AdoptError) -> None:
         """Tell the clients that what they see may be old; what changes meanwhile is seen when the database is back."""
         if not self._away:
             log.warning("stream: the database is away: %s", reason(error))
@@ -174,13 +180,18 @@ class Source:
 
     async def _follow(self, conn: psycopg.AsyncConnection[Any]) -> None:
         """Read while there are clients: at each tick, or where notifications are on, when there is news."""
-        self._seen, self._active = {}, set()
+        self._seen, self._active, self._look_again = {}, set(), 0.0
         listens, asked = False, float("-inf")
         while self._subscribers:
             if time.monotonic() - asked >= _RESYNC:
+                self._source = await self._find_source()
                 listens, asked = await self._listen(conn), time.monotonic()
             self._wake.clear()
-            await self._tick(conn)
+            try:
+                await self._tick(conn)
+            except psycopg.ProgrammingError:  # a migration of the application's took a column away
+                self._source = await self._find_source()
+                await self._tick(conn)
             if self._away:
                 log.warning("stream: the database is back")
                 self._away = False
@@ -192,7 +203,9 @@ class Source:
                 asked = float("-inf")
 
     async def _listen(self, conn: psycopg.AsyncConnection[Any]) -> bool:
-        """Listen where notifications are on; return whether they are."""
+        """Listen where notifications are on; return whether they are. They tell of our own tables only."""
+        if self._source is not OWN:
+            return False
         self._count_query()
         cursor = await conn.execute(NOTIFIES)
         listens = await cursor.fetchone() == (True,)
@@ -218,16 +231,22 @@ class Source:
 
     async def _tick(self, conn: psycopg.AsyncConnection[Any]) -> None:
         subscribers = list(self._subscribers)  # who comes while we read has its turn at the next tick
-        before, self._active = self._active, set()
-        if any(subscriber.ids is None for subscriber in subscribers):
+        before = self._active
+        for_active = [subscriber for subscriber in subscribers if subscriber.ids is None]
+        began = time.monotonic()
+        if not for_active:
+            self._active = set()
+        elif began >= self._look_again or any(subscriber.wants_snapshot for subscriber in for_active):
             self._count_query()
-            self._active = await active_ids(conn)
+            self._active = await active_ids(conn, self._source)
+            # An application may lack the index that makes this quick: then it is rarer.
+            self._look_again = time.monotonic() + _REST * (time.monotonic() - began)
         # Those that have just ended stay for this tick: their end is worth telling.
         active = self._active | before
         wanted = active.union(*(subscriber.ids or () for subscriber in subscribers))
         self._count_query()
-        rows = {row["workflow_id"]: row for row in await follow_workflows(conn, wanted)}
-        news: list[tuple[UUID | None, bytes]] = [
+        rows = {row["workflow_id"]: row for row in await follow_workflows(conn, self._source, wanted)}
+        news: list[tuple[str | None, bytes]] = [
             (workflow_id, event("workflow", row))
             for workflow_id, row in rows.items()
             if self._seen.get(workflow_id) != row
@@ -239,7 +258,7 @@ class Source:
         ]
         self._seen = rows
 
-        def snapshot(ids: Iterable[UUID]) -> tuple[bytes, int]:
+        def snapshot(ids: Iterable[str]) -> tuple[bytes, int]:
             chosen = [row for workflow_id, row in rows.items() if workflow_id in ids]
             return event("snapshot", chosen), len(chosen)
 

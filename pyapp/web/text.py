@@ -4,6 +4,7 @@ import json
 import re
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 _BREAKS = re.compile(r"[\t\n\v\f\r\x85\u2028\u2029]+")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -63,6 +64,12 @@ def payload(value: Any) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
 
 
+def segment(key: Any) -> str:
+    """Write a key as a part of an address, or as the name of an element."""
+    return quote(str(key), safe="")
+
+
 FILTERS = {
-    function.__name__: function for function in (shown, number, iso, moment, minute, clock, duration, between, payload)
+    function.__name__: function
+    for function in (shown, number, iso, moment, minute, clock, duration, between, payload, segment)
 }

@@ -12,7 +12,8 @@ as $$
 begin
     if
         new.progress is null
-        or (tg_op = 'INSERT' and new.progress = 0)
+        -- Those that are counted when they are adopted are published many at a time.
+        or (tg_op = 'INSERT' and (new.progress = 0 or pg_trigger_depth() = 1))
         or (tg_op = 'UPDATE' and new.progress is not distinct from old.progress and old.progress_frozen_at is null)
     then
         return null;

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from tests.benchmarks import work
+from tests.benchmarks.adopted import adopt_database, measure_backfill
 from tests.benchmarks.report import Measurement, Target
 from tests.benchmarks.server import Bench, processor_seconds
 from tests.benchmarks.work import FIRST_ID, Work
@@ -112,6 +113,36 @@ def read(bench: Bench, options: Options) -> Measurement:
     return Measurement("read", title, "ms", samples, Target(f"ours, {many}", "ours, 10 tasks", 1.2))
 
 
+def adopt(bench: Bench, options: Options) -> Measurement:
+    if options.quick:
+        return measure_backfill(bench, 1, runs=5_000, steps=500_000)
+    return measure_backfill(bench, 3, runs=50_000, steps=5_000_000)
+
+
+def adopted(bench: Bench, options: Options) -> Measurement:
+    title = "Completing one task of adopted tables, 4 clients over many workflows"
+    variants = _adopted(bench)
+    samples = _interleave(title, variants, options.rounds, lambda v: _rate(bench, v, 4, options.seconds))
+    return Measurement("adopted", title, "tps", samples, Target("adopted, columns", "ours", 0.90))
+
+
+def cpu_adopted(bench: Bench, options: Options) -> Measurement:
+    title = "Completing one task of adopted tables, inside the server"
+    return Measurement("cpu-adopted", title, "µs", _cpu(bench, title, _adopted(bench), options), OURS.name)
+
+
+def _adopted(bench: Bench) -> tuple[Variant, ...]:
+    for database in ("columns", "side"):
+        with bench.connect(database) as conn:
+            if conn.execute("select to_regnamespace('agent_progress')").fetchone() == (None,):
+                adopt_database(conn, columns=database == "columns")
+    return (
+        OURS,
+        Variant("adopted, columns", "columns", work.COMPLETE),
+        Variant("adopted, side table", "side", work.COMPLETE),
+    )
+
+
 def cpu_complete(bench: Bench, options: Options) -> Measurement:
     title = "Completing one task, inside the server"
     variants = (UNTRIGGERED, TWO_UPDATES, ONE_CTE, ROW_LEVEL, OURS)
@@ -139,6 +170,9 @@ MEASUREMENTS: dict[str, Callable[[Bench, Options], Measurement]] = {
     "bulk-many": bulk_many,
     "hot": hot,
     "read": read,
+    "adopt": adopt,
+    "adopted": adopted,
+    "cpu-adopted": cpu_adopted,
 }
 
 

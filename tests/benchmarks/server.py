@@ -37,6 +37,8 @@ DATABASES = {
     "empty": [OWN_SQL / "empty.sql"],
     "row": [OWN_SQL / "row.sql"],
     "ours": SCHEMA[2:],
+    "columns": [],
+    "side": [],
 }
 
 
@@ -98,6 +100,9 @@ class Bench:
         """Open all tasks again, so that the next run in this database settles them anew."""
         with self.connect(database) as conn:
             conn.execute(self._own("reset"))
+            if database == "side":
+                conn.execute(self._own("reset_side"))
+                conn.execute("vacuum agent_progress.workflow_counter")
             conn.execute("vacuum public.agent_task")
             conn.execute("vacuum public.workflow")
 

@@ -21,7 +21,8 @@ from typing import Any
 import psycopg
 
 from pyapp import embedded, migrate
-from pyapp.web import queries
+from pyapp.source import OWN, Source
+from pyapp.web import paging, queries
 from pyapp.web.database import Database
 
 SETTINGS = {"fsync": "off", "shared_buffers": "512MB", "max_wal_size": "8GB", "synchronous_commit": "off"}
@@ -93,15 +94,15 @@ def measure_pages(database: Database, runs: int = 30) -> None:
     print(f"\n{'list page of 50, p50 in the database':40} {'plan ms':>8} {'run ms':>8} {'2nd page':>9}")
     worst = 0.0
 
-    def measure(conn: psycopg.Connection[Any]) -> None:
+    def measure(conn: psycopg.Connection[Any], _: Source) -> None:
         nonlocal worst
         for label, chosen in LIST:
             arguments: dict[str, Any] = {"status": (), "type": None, "priority": None, "name": None, "sort": "-created"}
             arguments |= chosen
-            _, cursor = queries.list_page(conn, **arguments)
+            _, cursor = paging.list_page(conn, **arguments)
             figures = []
             for after in (None, cursor) if cursor else (None,):
-                query, values = queries.page_query(**arguments, limit=50, cursor=after)
+                query, values = paging.page_query(**arguments, limit=50, cursor=after)
                 times = [explained(conn, query, values) for _ in range(runs)]
                 figures.append([statistics.median(column) for column in zip(*times, strict=True)])
             worst = max(worst, *(run for _, run in figures))
@@ -117,7 +118,7 @@ def measure_others(dsn: str, database: Database) -> None:
     print(f"\n{'other reads, p50 from outside':40} {'ms':>8}")
 
     def timed(label: str, read: Callable[[psycopg.Connection[Any]], Any], runs: int = 15) -> None:
-        def measure(conn: psycopg.Connection[Any]) -> float:
+        def measure(conn: psycopg.Connection[Any], _: Source) -> float:
             times = []
             for _ in range(runs):
                 began = time.perf_counter()
@@ -128,21 +129,24 @@ def measure_others(dsn: str, database: Database) -> None:
         print(f"{label:40} {database.run(measure):8.2f}", flush=True)
 
     with psycopg.connect(dsn) as conn:
-        ids = [row[0] for row in conn.execute("select id from workflow order by created_at desc limit 200").fetchall()]
+        ids = [
+            row[0]
+            for row in conn.execute("select id::text from workflow order by created_at desc limit 200").fetchall()
+        ]
     timed("overview, counted", queries.read_overview)
     timed("active ones that need attention", queries.read_attention)
-    timed("one workflow by id", lambda conn: queries.read_workflows(conn, ids[:1]))
-    timed("200 workflows by id (a tick)", lambda conn: queries.read_workflows(conn, ids))
+    timed("one workflow by id", lambda conn: queries.read_workflows(conn, OWN, ids[:1]))
+    timed("200 workflows by id (a tick)", lambda conn: queries.read_workflows(conn, OWN, ids))
     timed(
         "ids of the 200 newest active (a tick)",
-        lambda conn: conn.execute(queries.ACTIVE_IDS, {"limit": 200}).fetchall(),
+        lambda conn: conn.execute(queries.active_query(OWN), {"limit": 200}).fetchall(),
     )
 
 
 def measure_requests(dsn: str, database: Database, seconds: float = 5.0, clients: int = 4) -> None:
     """Requests per second over kept connections, beside the same pool asked directly."""
     with psycopg.connect(dsn) as conn:
-        row = conn.execute("select id from workflow limit 1").fetchone()
+        row = conn.execute("select id::text from workflow limit 1").fetchone()
         assert row is not None
     print(f"\n{f'per second, {clients} clients':40} {'':>8}")
 
@@ -163,10 +167,14 @@ def measure_requests(dsn: str, database: Database, seconds: float = 5.0, clients
             print(f"{label:40} {sum(one.result() for one in running) / seconds:8.0f}", flush=True)
 
     rate(
-        "bare select 1 through the pool", lambda: lambda: database.run(lambda conn: conn.execute("select 1").fetchone())
+        "bare select 1 through the pool",
+        lambda: lambda: database.run(lambda conn, _: conn.execute("select 1").fetchone()),
     )
-    rate("one workflow through the pool", lambda: lambda: database.run(lambda c: queries.read_workflows(c, [row[0]])))
-    rate("list page of 50 through the pool", lambda: lambda: database.run(queries.list_page))
+    rate(
+        "one workflow through the pool",
+        lambda: lambda: database.run(lambda c, _: queries.read_workflows(c, OWN, [row[0]])),
+    )
+    rate("list page of 50 through the pool", lambda: lambda: database.run(paging.list_page))
     line = [sys.executable, "-m", "pyapp", "serve", "--port", "0", "--dsn", dsn]
     with tempfile.TemporaryFile("w+") as said, subprocess.Popen(line, stderr=said) as service:
         try:

@@ -5,6 +5,11 @@ const main = document.getElementById("main");
 const lamp = document.getElementById("live");
 const follow = main.dataset.follow;
 
+// Adopted tables have statuses of their own; how they look is said by the page, in small letters.
+const pair = main.dataset.pair;
+const looks = pair && new Map(Object.entries(JSON.parse(main.dataset.looks)));
+const lookOf = (status) => (looks ? (looks.get((status ?? "").toLowerCase()) ?? "other") : status);
+
 const FINAL = ["completed", "failed", "cancelled"];
 const SPOKEN = ["failed", "cancelled"];
 const RETRY = [1000, 2000, 5000, 15000];
@@ -61,8 +66,9 @@ function drawBar(bar, counts) {
 }
 
 function stateOf(workflow) {
-    if (workflow.status === "completed" && workflow.progress_percentage === 100) return "done";
-    return FINAL.includes(workflow.status) ? "ended" : "active";
+    const look = lookOf(workflow.status);
+    if (look === "completed" && workflow.progress_percentage === 100) return "done";
+    return FINAL.includes(look) ? "ended" : "active";
 }
 
 function attribute(element, name, value) {
@@ -74,12 +80,15 @@ function write(element, text) {
 }
 
 const FIELDS = {
-    name: (w) => shown(w.name) || "unnamed",
+    name: (w) => shown(w.name) || (pair && shown(w.workflow_id)) || "unnamed",
     stage: (w) => shown(w.current_stage),
     progress: (w) => String(w.progress_percentage),
     settled: (w) => String(w.settled_percentage),
     stage_progress: (w) => (w.stage_progress === null ? "–" : String(w.stage_progress)),
-    agents: (w) => `${number(w.agents_completed)} of ${number(w.agents_total)} agents complete`,
+    agents: (w) =>
+        w.progress_percentage && !w.agents_total
+            ? "agents not counted"
+            : `${number(w.agents_completed)} of ${number(w.agents_total)} agents complete`,
     created: (w) => number(w.agents_created),
 };
 
@@ -101,17 +110,18 @@ function paint(place, workflow) {
         attribute(
             bar,
             "aria-valuetext",
-            `${workflow.progress_percentage} %: ${FIELDS.agents(workflow)}${said.join("")}, workflow ${workflow.status}`,
+            `${workflow.progress_percentage} %: ${FIELDS.agents(workflow)}${said.join("")}, workflow ${shown(workflow.status) || "without status"}`,
         );
     }
     for (const part of place.querySelectorAll("[data-state]")) attribute(part, "data-state", state);
     for (const part of place.querySelectorAll("[data-part]"))
         part.classList.toggle("zero", !counts[part.dataset.part]);
     const chip = place.querySelector(".status");
-    if (chip.dataset.status !== workflow.status) {
-        chip.dataset.status = workflow.status;
-        chip.querySelector(".word").textContent = workflow.status;
-        chip.querySelector("use").setAttribute("href", `#i-${workflow.status}`);
+    const look = lookOf(workflow.status);
+    write(chip.querySelector(".word"), shown(workflow.status) || "no status");
+    if (chip.dataset.status !== look) {
+        chip.dataset.status = look;
+        chip.querySelector("use").setAttribute("href", `#i-${look}`);
     }
     if (inTable) place.toggleAttribute("data-failing", workflow.agents_failed > 0 && state === "active");
     else document.title = `${workflow.progress_percentage} % · ${FIELDS.name(workflow).slice(0, 80)} · agent-progress`;
@@ -218,7 +228,7 @@ const page = new Calmly(async () => {
 
 const tiles = new Calmly(async () => {
     const { overview, agents } = await (await get("/api/v1/stats/overview", "application/json")).json();
-    for (const tile of document.querySelectorAll("[data-tile]")) write(tile, number(overview[tile.dataset.tile]));
+    for (const tile of document.querySelectorAll("[data-tile]")) write(tile, number(overview[tile.dataset.tile] ?? 0));
     for (const one of document.querySelectorAll("[data-agents]")) write(one, number(agents[one.dataset.agents]));
     const bar = document.querySelector("#fleet .bar");
     if (!bar) return;
@@ -252,7 +262,7 @@ let snapshots = 0;
 function address() {
     if (follow === "active") return "/api/v1/stream";
     const ids = new Set([...document.querySelectorAll("[data-workflow]")].map((place) => place.dataset.workflow));
-    return `/api/v1/stream?${[...ids].map((id) => `id=${id}`).join("&")}`;
+    return `/api/v1/stream?${[...ids].map((id) => `id=${encodeURIComponent(id)}`).join("&")}`;
 }
 
 function show(state, text) {

@@ -1,0 +1,122 @@
+"""Rights: what an agent, a reader and an operator need in the database; sql/optional/grant_*.sql says it."""
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg import Connection, sql
+from psycopg.rows import tuple_row
+
+from pyapp.models import RoleNotFound
+from pyapp.schema import resource
+
+KINDS = {"agent": ("agent",), "reader": ("reader",), "operator": ("reader", "operator")}
+"""The kinds of role, and the files that say their rights."""
+_ROLE = ':"role"'
+_NOTHING_DONE = ("01006", "01007")  # privileges that were not revoked, or not granted: warnings of PostgreSQL's
+
+
+def grants(kind: str, role: str, *, revoke: bool = False) -> list[sql.Composed]:
+    """List the statements that give a role the rights of an agent, a reader or an operator, or take them back.
+
+    Raises RoleNotFound for a name that PostgreSQL takes for no role, though it is quoted.
+    """
+    if role in ("", "public", "none"):
+        raise RoleNotFound(role)
+    statements = []
+    for name in KINDS[kind]:
+        text = (resource("sql") / "optional" / f"grant_{name}.sql").read_text("utf-8")
+        for statement in re.sub(r"^--.*\n", "", text, flags=re.M).split(";")[:-1]:
+            line = re.sub(r"\(\s+|\s+\)", lambda edge: edge[0].strip(), statement.strip())
+            line = re.sub(r"\s+", " ", line)
+            if revoke:
+                line = re.sub(f"^grant (.*) to {_ROLE}$", rf"revoke \1 from {_ROLE}", line)
+            statements.append(sql.SQL(line.removesuffix(_ROLE)) + sql.Identifier(role))
+    return statements
+
+
+def grant(
+    conn: Connection[Any],
+    *,
+    agents: Iterable[str] = (),
+    readers: Iterable[str] = (),
+    operators: Iterable[str] = (),
+    revoke: bool = False,
+) -> list[str]:
+    """Give roles the rights of agents, readers or operators, or take them back: all of it or nothing.
+
+    Safe to repeat. With ``revoke``, rights that a role has twice over, as agent and as reader, are taken as well.
+    Returns the statements that were run. Raises RoleNotFound, and ``psycopg.errors.InsufficientPrivilege`` for a role
+    that may not give all of these rights.
+    """
+    wanted = {"agent": list(agents), "reader": list(readers), "operator": list(operators)}
+    statements = [
+        statement
+        for kind, roles in wanted.items()
+        for role in dict.fromkeys(roles)
+        for statement in grants(kind, role, revoke=revoke)
+    ]
+    names = [role for roles in wanted.values() for role in roles]
+    query = "select n from unnest(%s::text[]) as n where n not in (select rolname::text from pg_catalog.pg_roles)"
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        # In the caller's transaction, so that what follows is only a part of it and not committed by itself.
+        if unknown := cursor.execute(query, [names]).fetchone():
+            raise RoleNotFound(unknown[0])
+        with conn.transaction(), _aloud(cursor) as refused:
+            for statement in statements:
+                cursor.execute(statement)
+                if refused and not statement.as_string(conn).startswith(("grant usage", "revoke usage")):
+                    raise psycopg.errors.InsufficientPrivilege(f"{refused[0]}: only its owner can do that")
+                refused.clear()
+            # The schema may be another's than its tables, and open to all.
+            query = "select n from unnest(%s::text[]) as n where not has_schema_privilege(n, 'public', 'usage')"
+            if not revoke and (shut := cursor.execute(query, [names]).fetchone()):
+                raise psycopg.errors.InsufficientPrivilege(
+                    f'"{shut[0]}" may not use schema public: only its owner can grant that'
+                )
+    return [statement.as_string(conn) for statement in statements]
+
+
+@contextmanager
+def _aloud(cursor: psycopg.Cursor[Any]) -> Iterator[list[str]]:
+    """Collect what PostgreSQL only warns of: privileges that were not granted, or not revoked."""
+    refused: list[str] = []
+
+    def hear(notice: psycopg.errors.Diagnostic) -> None:
+        if notice.sqlstate in _NOTHING_DONE:
+            refused.append(notice.message_primary or "")
+
+    row = cursor.execute("select pg_catalog.current_setting('client_min_messages')").fetchone()
+    cursor.execute("set local client_min_messages = warning")
+    cursor.connection.add_notice_handler(hear)
+    try:
+        yield refused
+    finally:
+        cursor.connection.remove_notice_handler(hear)
+    cursor.execute("select pg_catalog.set_config('client_min_messages', %s, true)", row)
+
+
+def loopholes(conn: Connection[Any], roles: Iterable[str]) -> list[str]:
+    """Say what else lets these roles do more than they were granted."""
+    query = """
+        select
+            r.name,
+            pg_catalog.pg_has_role(r.name, c.relowner, 'member') as owns,
+            pg_catalog.has_schema_privilege(r.name, 'public', 'create') as creates
+        from unnest(%s::text[]) as r (name)
+        cross join pg_catalog.pg_class as c
+        where c.oid = 'public.workflow'::regclass
+    """
+    found = []
+    rows = conn.cursor(row_factory=tuple_row).execute(query, [list(dict.fromkeys(roles))])
+    for role, owns, creates in rows:
+        if owns:
+            found.append(f"{role} is the owner of the tables, a member of it or a superuser: nothing holds it back")
+        elif creates:
+            found.append(
+                f"{role} may create objects in schema public, which sessions of others may come to run:"
+                " revoke create on schema public from it, or from public"
+            )
+    return found

@@ -1,0 +1,285 @@
+"""Odd arguments to the helpers: an error of psycopg or of ours, never a fault, and the connection stays usable."""
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from psycopg.pq import TransactionStatus
+
+import pyapp
+from pyapp import TaskNotFound, TransitionNotAllowed, VersionConflict, WorkflowNotFound
+
+from .helpers import new_tasks, new_workflow, progress
+
+NOBODY = UUID(int=0)
+# What a helper may raise for what it was given. KeyError, AttributeError, IndexError and the like are faults of ours.
+EXPECTED = (
+    psycopg.Error,
+    WorkflowNotFound,
+    TaskNotFound,
+    VersionConflict,
+    TransitionNotAllowed,
+    UnicodeError,
+    ValueError,
+    TypeError,
+    OverflowError,
+    RecursionError,
+)
+
+TEXT = st.text(st.characters(exclude_categories=()), max_size=12) | st.sampled_from(
+    [
+        "",
+        "\0",
+        "a\0b",
+        "\udcff",
+        "\ud800",
+        "%s",
+        "%(x)s",
+        "{}",
+        "'; drop table workflow; --",
+        "\\",
+        "\u202e",
+        "x" * 9000,
+    ]
+)
+NUMBER = st.integers() | st.sampled_from([2**31, 2**63, 10**400, -1, 0, True])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | NUMBER | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=8,
+) | st.sampled_from([{1: 2}, {None: 1}, {"a": object()}, b"bytes", datetime(1, 1, 1, tzinfo=UTC), {1, 2}])
+ANYTHING = TEXT | NUMBER | JSON | st.none()
+STATUS = st.sampled_from(["pending", "running", "completed", "failed", "cancelled", "paused"]) | TEXT
+
+
+@pytest.fixture
+def transaction(dsn: str) -> Iterator[psycopg.Connection]:
+    """A connection in the caller's own transaction, rolled back after each example."""
+    with psycopg.connect(dsn) as connection:
+        yield connection
+        connection.rollback()
+
+
+def attempt(conn: psycopg.Connection, act: Callable[[], Any]) -> None:
+    """Call within a transaction of the caller: it may fail as expected; the connection serves on."""
+    conn.execute("select 1")
+    with suppress(*EXPECTED):
+        act()
+    status = conn.info.transaction_status
+    assert status in (TransactionStatus.INTRANS, TransactionStatus.INERROR)
+    conn.rollback()
+    assert conn.execute("select 1").fetchone() == (1,)
+    conn.rollback()
+
+
+many = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@given(
+    name=ANYTHING,
+    type=ANYTHING,
+    odd=st.fixed_dictionaries(
+        {},
+        optional={
+            "description": ANYTHING,
+            "status": STATUS,
+            "current_stage": ANYTHING,
+            "priority": TEXT,
+            "agents_planned": ANYTHING,
+            "trace_id": ANYTHING,
+            "input_data": JSON,
+            "created_by": ANYTHING,
+        },
+    ),
+)
+@many
+def test_a_workflow_created_of_anything(transaction: psycopg.Connection, name: Any, type: Any, odd: Any) -> None:
+    attempt(transaction, lambda: pyapp.create_workflow(transaction, name, type, **odd))
+
+
+TASK = TEXT | st.fixed_dictionaries(
+    {"agent_type": ANYTHING},
+    optional={
+        "external_id": ANYTHING,
+        "stage": ANYTHING,
+        "status": STATUS,
+        "priority": ANYTHING,
+        "payload": JSON,
+        "max_retries": ANYTHING,
+        "timeout_ms": ANYTHING,
+        "nonsense": ANYTHING,
+    },
+)
+
+
+@given(tasks=st.lists(TASK, max_size=3))
+@many
+def test_tasks_made_of_anything(transaction: psycopg.Connection, tasks: Any) -> None:
+    def add() -> None:
+        workflow = new_workflow(transaction)
+        added = pyapp.add_tasks(transaction, workflow, tasks)
+        assert len(added) == len(tasks)
+
+    attempt(transaction, add)
+
+
+@given(
+    reports=st.lists(st.tuples(st.sampled_from(["task", "nobody"]) | ANYTHING, STATUS, JSON, st.booleans()), max_size=4)
+)
+@many
+def test_reports_of_anything(transaction: psycopg.Connection, reports: Any) -> None:
+    def report() -> None:
+        workflow = new_workflow(transaction)
+        (task,) = new_tasks(transaction, workflow, "running")
+        known = {"task": task, "nobody": NOBODY}
+        given = [(known.get(who) if who in ("task", "nobody") else who, *rest) for who, *rest in reports]
+        pyapp.report_tasks(transaction, workflow, given)
+
+    attempt(transaction, report)
+
+
+@given(who=ANYTHING, what=STATUS, stage=ANYTHING, number=NUMBER)
+@many
+def test_ids_statuses_stages_and_numbers_of_anything(
+    transaction: psycopg.Connection, who: Any, what: Any, stage: Any, number: Any
+) -> None:
+    conn = transaction
+    workflow = new_workflow(conn)
+    conn.commit()
+    calls: list[Callable[[], Any]] = [
+        lambda: pyapp.get_workflow(conn, who),
+        lambda: pyapp.get_state(conn, who),
+        lambda: pyapp.list_tasks(conn, who),
+        lambda: pyapp.find_drift(conn, [who]),
+        lambda: pyapp.get_forecasts(conn, [who]),
+        lambda: pyapp.repair(conn, who),
+        lambda: pyapp.list_workflows(conn, status=what, type=stage, limit=number),
+        lambda: pyapp.list_workflows(conn, after=(stage, who)),
+        lambda: pyapp.list_timeline(conn, who, limit=number),
+        lambda: pyapp.transition(conn, who, what, stage=stage, expected_version=number),
+        lambda: pyapp.transition(conn, workflow, what, stage=stage, expected_version=number),
+        lambda: pyapp.advance(conn, workflow, expected_version=number),
+        lambda: pyapp.report_task(conn, who, who, what),
+    ]
+    for call in calls:
+        attempt(conn, call)
+
+
+def test_json_that_is_nested_too_deeply(transaction: psycopg.Connection) -> None:
+    deep: Any = []
+    for _ in range(20_000):
+        deep = [deep]
+    attempt(transaction, lambda: pyapp.create_workflow(transaction, "n", "t", input_data=deep))
+    attempt(transaction, lambda: pyapp.add_tasks(transaction, NOBODY, [{"agent_type": "a", "payload": deep}]))
+    workflow = new_workflow(transaction)
+    (task,) = new_tasks(transaction, workflow, "running")
+    attempt(transaction, lambda: pyapp.report_task(transaction, workflow, task, "completed", deep))
+
+
+# --- Which errors end the caller's transaction ---------------------------------------------------------------------
+
+
+def ours(conn: psycopg.Connection, workflow: UUID, task: UUID) -> dict[str, tuple[Callable[[], Any], type[Exception]]]:
+    """Errors that are found out after the statement, or before it: the transaction goes on."""
+    return {
+        "get_workflow": (lambda: pyapp.get_workflow(conn, NOBODY), WorkflowNotFound),
+        "get_state": (lambda: pyapp.get_state(conn, NOBODY), WorkflowNotFound),
+        "list_tasks": (lambda: pyapp.list_tasks(conn, NOBODY), WorkflowNotFound),
+        "list_stages": (lambda: pyapp.list_stages(conn, NOBODY), WorkflowNotFound),
+        "stage_progress": (lambda: pyapp.stage_progress(conn, NOBODY), WorkflowNotFound),
+        "list_timeline": (lambda: pyapp.list_timeline(conn, NOBODY), WorkflowNotFound),
+        "list_burnup": (lambda: pyapp.list_burnup(conn, NOBODY), WorkflowNotFound),
+        "progress_metrics": (lambda: pyapp.progress_metrics(conn, NOBODY), WorkflowNotFound),
+        "add_tasks": (lambda: pyapp.add_tasks(conn, NOBODY, ["a"]), WorkflowNotFound),
+        "repair": (lambda: pyapp.repair(conn, NOBODY), WorkflowNotFound),
+        "unknown task": (lambda: pyapp.report_task(conn, workflow, NOBODY, "completed"), TaskNotFound),
+        "no uuid": (lambda: pyapp.report_task(conn, workflow, "no id", "completed"), ValueError),
+        "a number for an id": (lambda: pyapp.report_task(conn, workflow, 7, "completed"), ValueError),
+        "no such field": (lambda: pyapp.add_tasks(conn, workflow, [{"agent_type": "a", "no": 1}]), TypeError),
+        "no json": (lambda: pyapp.report_task(conn, workflow, task, "completed", {"a": object()}), TypeError),
+        "nul": (lambda: pyapp.create_workflow(conn, "a\0b", "app"), psycopg.DataError),
+        "surrogate": (lambda: pyapp.create_workflow(conn, "\udcff", "app"), UnicodeEncodeError),
+    }
+
+
+def of_the_server(
+    conn: psycopg.Connection, workflow: UUID, task: UUID
+) -> dict[str, tuple[Callable[[], Any], type[Exception]]]:
+    """Errors that the server raises: by nature they end the transaction, or the savepoint around them."""
+    return {
+        "version": (lambda: pyapp.transition(conn, workflow, "running", expected_version=99), VersionConflict),
+        "not allowed": (lambda: pyapp.transition(conn, workflow, "initiated"), TransitionNotAllowed),
+        "transition": (lambda: pyapp.transition(conn, NOBODY, "running"), WorkflowNotFound),
+        "advance": (lambda: pyapp.advance(conn, NOBODY), WorkflowNotFound),
+        "bad status": (
+            lambda: pyapp.report_task(conn, workflow, task, "done"),
+            psycopg.errors.InvalidTextRepresentation,
+        ),
+        "bad id": (lambda: pyapp.get_workflow(conn, "no id"), psycopg.errors.InvalidTextRepresentation),
+        "bad plan": (lambda: pyapp.create_workflow(conn, "n", "t", agents_planned=-1), psycopg.errors.CheckViolation),
+        "huge": (lambda: pyapp.create_workflow(conn, "n", "t", agents_planned=2**40), psycopg.DataError),
+        "same key": (
+            lambda: pyapp.add_tasks(conn, workflow, [{"agent_type": "a", "external_id": "k"}] * 2),
+            psycopg.errors.UniqueViolation,
+        ),
+        "nul in json": (
+            lambda: pyapp.report_task(conn, workflow, task, "completed", {"a": "\0"}),
+            psycopg.errors.UntranslatableCharacter,
+        ),
+    }
+
+
+@pytest.fixture
+def begun(transaction: psycopg.Connection) -> tuple[psycopg.Connection, UUID, UUID]:
+    """A transaction of the caller's that has done something already."""
+    workflow = new_workflow(transaction, status="running")
+    (task,) = new_tasks(transaction, workflow, "running")
+    return transaction, workflow, task
+
+
+def test_errors_of_ours_leave_the_caller_s_transaction_as_it_was(
+    begun: tuple[psycopg.Connection, UUID, UUID], conn: psycopg.Connection
+) -> None:
+    mine, workflow, task = begun
+    for name, (act, error) in ours(*begun).items():
+        with pytest.raises(error):
+            act()
+        assert mine.info.transaction_status == TransactionStatus.INTRANS, name
+    pyapp.report_task(mine, workflow, task, "completed")
+    mine.commit()
+    assert progress(conn, workflow) == (100, 1, 1)
+
+
+def test_errors_of_the_server_end_the_savepoint_around_them_and_nothing_else(
+    begun: tuple[psycopg.Connection, UUID, UUID], conn: psycopg.Connection
+) -> None:
+    mine, workflow, task = begun
+    for name, (act, error) in {**ours(*begun), **of_the_server(*begun)}.items():
+        with pytest.raises(error), mine.transaction():
+            act()
+        assert mine.info.transaction_status == TransactionStatus.INTRANS, name
+    pyapp.report_task(mine, workflow, task, "completed")
+    mine.commit()
+    assert progress(conn, workflow) == (100, 1, 1)
+
+
+def test_without_a_savepoint_an_error_of_the_server_leaves_a_rollback_to_the_caller(
+    begun: tuple[psycopg.Connection, UUID, UUID],
+) -> None:
+    mine, *_ = begun
+    mine.commit()
+    for name, (act, error) in of_the_server(*begun).items():
+        with pytest.raises(error):
+            act()
+        assert mine.info.transaction_status == TransactionStatus.INERROR, name
+        with pytest.raises(psycopg.errors.InFailedSqlTransaction):
+            pyapp.list_workflows(mine)
+        mine.rollback()
+        assert len(pyapp.list_workflows(mine)) == 1
+        mine.rollback()

@@ -1,0 +1,421 @@
+"""Servers that are away, slow, full, closed, read-only, too new, too old or half there: one clear line each."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from pyapp import MigrationError, db, embedded, get_workflow, list_workflows, migrate
+from pyapp.cli import main
+from pyapp.migrate import require_version
+from pyapp.replay.trace import SAMPLE_PATH
+
+from .conftest import TEST_DATABASE_URL, TestServer
+from .helpers import in_background, new_tasks, new_workflow
+from .service import wait_for
+from .test_cli import outcome, start
+from .test_trace import instance
+
+ID = str(UUID(int=1))
+PASSWORD = "to$p se'cret"
+SCHEMA = (["migrate"], ["migrate", "--mark"], ["rollback"], ["rollback", "--all"], ["pending"])
+READS = (["list"], ["show", ID], ["watch", ID], ["check"])
+WRITES = (
+    ["transition", ID, "running"],
+    ["advance", ID],
+    ["replay", str(SAMPLE_PATH)],
+    ["demo", "--speed", "400"],
+    ["notify", "on"],
+)
+ALL = (*SCHEMA, *READS, ["repair"], *WRITES)
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(capfd: pytest.CaptureFixture[str]) -> Call:
+    """Run a command within this process: exit status, stdout, and the line on stderr that says why it failed."""
+
+    def run(dsn: str, *arguments: str) -> tuple[int, str, str]:
+        status = main([*arguments, "--dsn", dsn])
+        out, err = capfd.readouterr()
+        lines = [line for line in err.splitlines() if not line.startswith("playing in the database")]
+        assert "Traceback" not in err
+        assert PASSWORD not in err
+        if status == 2:
+            assert len(lines) == 1, err
+            assert lines[0].startswith("agent-progress: ")
+        return status, out, "\n".join(lines)
+
+    return run
+
+
+def options(dsn: str, settings: str) -> str:
+    return make_conninfo(dsn, options=settings)
+
+
+@pytest.fixture
+def outsider(conn: psycopg.Connection, dsn: str) -> Iterator[str]:
+    """The DSN of a role that may connect and nothing more."""
+    if TEST_DATABASE_URL:
+        pytest.skip("makes roles: not on a server of others")
+    role = f"outsider_{os.environ.get('PYTEST_XDIST_WORKER', 'gw')}"
+    conn.execute(f"drop role if exists {role}")
+    conn.execute(f"create role {role} login")
+    yield make_conninfo(dsn, user=role, password=PASSWORD)
+    conn.execute(f"drop owned by {role}")
+    conn.execute(f"drop role {role}")
+
+
+# --- Away and slow ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """The port of a server that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening.getsockname()[1]
+
+
+def test_a_server_that_never_answers_is_given_up_in_one_line(
+    silent: int, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(db._NETWORK, "connect_timeout", 2)
+    status, out, line = call(f"host=127.0.0.1 port={silent} user=u password='to$p se\\'cret'", "list")
+    assert (status, out) == (2, "")
+    assert re.search("no connection to the database: .*timeout", line)
+
+
+def test_how_long_to_wait_for_a_server_is_the_user_s_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert db.connection_parameters("host=h")["connect_timeout"] == 10
+    assert db.connection_parameters("host=h connect_timeout=3")["connect_timeout"] == "3"
+    monkeypatch.setenv("PGCONNECT_TIMEOUT", "4")
+    assert "connect_timeout" not in db.connection_parameters("host=h")
+
+
+def test_a_server_that_answers_late_is_waited_for(dsn: str, conn: psycopg.Connection, server: TestServer) -> None:
+    target = Path(server.host) / f".s.PGSQL.{server.port}"
+    if not target.is_socket():
+        pytest.skip("needs a server on a unix socket")
+    held = threading.Event()
+
+    def pump(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    def relay(listening: socket.socket) -> None:
+        client, _ = listening.accept()
+        held.wait(20)
+        with client, socket.socket(socket.AF_UNIX) as upstream:
+            upstream.connect(str(target))
+            answers = threading.Thread(target=pump, args=(upstream, client))
+            answers.start()
+            pump(client, upstream)
+            answers.join(20)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        relaying = in_background(relay, listening)
+        late = make_conninfo(dsn, host="127.0.0.1", port=listening.getsockname()[1])
+        threading.Timer(1.0, held.set).start()
+        assert main(["list", "--dsn", late]) == 0
+        relaying.result(20)
+
+
+def test_a_server_that_goes_away_in_mid_command_is_one_line(
+    own_server: Callable[[], Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    dsn = own_server().dsn
+    migrate(dsn)
+    with psycopg.connect(dsn, autocommit=True) as other:
+        other.execute("begin; lock table workflow")
+        with psycopg.connect(dsn, autocommit=True) as conn:
+            ended: list[int] = []
+            thread = threading.Thread(target=lambda: ended.append(main(["check", "--dsn", dsn])))
+            thread.start()
+            waiting = "select pid from pg_stat_activity where wait_event_type = 'Lock'"
+            (pid,) = wait_for(lambda: conn.execute(waiting).fetchone())
+            conn.execute("select pg_terminate_backend(%s)", [pid])
+            thread.join(20)
+    assert ended == [2]
+    assert capfd.readouterr().err.endswith(
+        "agent-progress: terminating connection due to administrator command;"
+        " the server stops or restarts: do it again later\n"
+    )
+
+
+# --- Full and closed --------------------------------------------------------------------------------------------
+
+
+def test_a_server_out_of_connections_is_one_line(outsider: str, conn: psycopg.Connection, call: Call) -> None:
+    role = conn.execute("select rolname from pg_roles where rolname like 'outsider%'").fetchone()[0]
+    conn.execute(f"alter role {role} connection limit 0")
+    for command in ALL:
+        status, out, line = call(outsider, *command)
+        assert (status, out) == (2, ""), command
+        assert re.search("no connection to the database: .*too many connections for role", line)
+
+
+def test_a_role_without_rights_is_told_so_and_what_to_do(outsider: str, call: Call, conn: psycopg.Connection) -> None:
+    new_workflow(conn, id=ID)
+    for command in (*ALL, ["repair", ID]):
+        status, out, line = call(outsider, *command)
+        assert (status, out) == (2, ""), command
+        assert re.search(r"permission denied for \w+ \w+; the owner of the schema can grant it", line), command
+    assert get_workflow(conn, ID).status == "initiated"
+
+
+def test_a_role_that_may_not_execute_is_told_so(outsider: str, call: Call, conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    new_tasks(conn, workflow, "completed")
+    role = conn.execute("select rolname from pg_roles where rolname like 'outsider%'").fetchone()[0]
+    conn.execute(f"grant select on all tables in schema public to {role}")
+    assert call(outsider, "check")[:2] == (0, "1 workflow checked, stored equals counted\n")
+    assert call(outsider, "repair")[:2] == (0, "nothing to repair\n")
+    conn.execute("alter table workflow disable trigger user")
+    conn.execute("update workflow set agents_completed = 0")
+    conn.execute("alter table workflow enable trigger user")
+    assert "permission denied for function repair_progress" in call(outsider, "repair")[2]
+    assert main(["repair", "--dsn", conn.info.dsn]) == 0
+
+
+def test_migrate_without_the_right_to_create_says_what_to_grant_and_leaves_nothing(
+    outsider: str, empty: Callable[[], str], call: Call
+) -> None:
+    there = empty()
+    where = make_conninfo(there, user=psycopg.conninfo.conninfo_to_dict(outsider)["user"])
+    status, _, line = call(where, "migrate")
+    assert status == 2
+    assert re.search(r"role outsider_\w+ may not create tables: .*grant it create on schema public", line)
+    assert "nothing recorded" in call(where, "migrate", "--mark")[2]
+    assert call(where, "rollback", "--all")[0] == 0
+    with psycopg.connect(there) as conn:
+        assert conn.execute("select relname from pg_class where relnamespace = 'public'::regnamespace").fetchall() == []
+
+
+# --- Read-only --------------------------------------------------------------------------------------------------
+
+
+def test_a_read_only_database_serves_readers_and_tells_writers_why(
+    dsn: str, conn: psycopg.Connection, call: Call
+) -> None:
+    new_workflow(conn, id=ID, status="completed")
+    read_only = options(dsn, "-c default_transaction_read_only=on")
+    for command in (*READS, ["pending"], ["repair"]):
+        assert call(read_only, *command)[0] == 0, command
+    for command in (*(c for c in SCHEMA if c != ["pending"]), *WRITES):
+        status, out, line = call(read_only, *command)
+        assert (status, out) == (2, ""), command
+        assert re.search("(hot standby, or a session that may only read).*name the primary$", line), command
+    assert len(list_workflows(conn)) == 1
+
+
+def test_a_hot_standby_serves_readers_and_tells_writers_why(
+    own_server: Callable[[], Any], bin_dir: Path, tmp_path: Path, call: Call
+) -> None:
+    primary = own_server()
+    migrate(primary.dsn)
+    with psycopg.connect(primary.dsn, autocommit=True) as conn:
+        new_workflow(conn, id=ID, status="completed")
+    copy = primary.data_dir.parent / "standby"
+    account = embedded.account.server_account(primary.data_dir)
+    where = psycopg.conninfo.conninfo_to_dict(primary.dsn)
+    shutil.copystat(primary.data_dir.parent, tmp_path)
+    copy.mkdir(mode=0o700)
+    account.own(copy)
+    subprocess.run(
+        [
+            bin_dir / "pg_basebackup",
+            "-D",
+            copy,
+            "-h",
+            where["host"],
+            "-p",
+            where["port"],
+            "-U",
+            "postgres",
+            "-R",
+            "-c",
+            "fast",
+        ],
+        check=True,
+        cwd="/",
+        capture_output=True,
+        **account.switch,
+    )
+    shutil.rmtree(copy / ".agent-progress", ignore_errors=True)
+    with embedded.server(copy, bin_dir=bin_dir) as standby:
+        for command in (*READS, ["pending"], ["repair"]):
+            assert call(standby.dsn, *command)[0] == 0, command
+        for command in (["migrate"], ["rollback"], *WRITES):
+            status, out, line = call(standby.dsn, *command)
+            assert (status, out) == (2, ""), command
+            assert re.search("hot standby, or a session that may only read.*name the primary$", line), command
+
+
+# --- Disk -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """A disk of 100 MB."""
+    disk = Path("/tmp", f"ap-disk-{os.getpid()}")
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=100m,mode=755", "tmpfs", disk]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        disk.rmdir()
+        pytest.skip("cannot mount a small disk here: needs root and the right to mount")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+    disk.rmdir()
+
+
+def test_a_full_disk_is_one_line_and_leaves_exact_numbers(
+    small_disk: Path, bin_dir: Path, tmp_path: Path, call: Call
+) -> None:
+    with embedded.server(small_disk / "data", bin_dir=bin_dir, settings={"fsync": "off"}) as server:
+        migrate(server.dsn)
+        with psycopg.connect(server.dsn, autocommit=True) as conn:
+            workflow = new_workflow(conn)
+            filler = small_disk / "filler"
+            with filler.open("wb") as file:
+                file.write(bytes(shutil.disk_usage(small_disk).free - 2_000_000))
+            with pytest.raises(psycopg.errors.DiskFull):
+                conn.execute("create table filler as select repeat('x', 900) from generate_series(1, 100000)")
+            names = [f"{n:05d}" * 50 for n in range(6_000)]
+            run = tmp_path / "run.json"
+            run.write_text(json.dumps(instance(*((name, [], [], 1) for name in names))))
+            status, _, line = call(server.dsn, "replay", str(run), "--upfront")
+            assert status == 2
+            assert re.search("No space left on device; make room on the server's disk$", line)
+            assert [(w.agents_total - w.agents_planned, w.status) for w in list_workflows(conn)[:1]] == [
+                (0, "cancelled")
+            ]
+            assert call(server.dsn, "check")[0] == 0
+            filler.unlink()
+            new_tasks(conn, workflow, "completed")
+            assert get_workflow(conn, workflow).progress == 100
+            assert call(server.dsn, "check")[0] == 0
+
+
+def test_output_that_cannot_be_written_is_one_line(dsn: str, conn: psycopg.Connection) -> None:
+    new_workflow(conn)
+    with Path("/dev/full").open("w") as full:
+        ended = outcome(start("list", "--dsn", dsn, stdout=full))
+    assert ended == (2, None, "agent-progress: No space left on device\n")
+
+
+# --- Versions, and schemas that are not whole ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "told"), [(90624, "9.6"), (100023, "10"), (130014, "13"), (140000, "14"), (149999, "14")]
+)
+def test_an_old_server_is_refused(number: int, told: str) -> None:
+    with pytest.raises(MigrationError, match=rf"needs PostgreSQL 15 or newer, this is {told}$"):
+        require_version(number)
+
+
+@pytest.mark.parametrize("number", [150000, 150008, 160014, 180004, 190000, 200001])
+def test_a_new_enough_server_is_not(number: int) -> None:
+    require_version(number)
+
+
+def test_a_schema_of_a_newer_version_is_refused_by_all_that_changes_it(
+    dsn: str, conn: psycopg.Connection, call: Call
+) -> None:
+    conn.execute("insert into _yoyo_migration values ('f', '0999_agent_progress_x', now())")
+    for command in SCHEMA:
+        status, out, line = call(dsn, *command)
+        assert (status, out) == (2, ""), command
+        assert "newer agent-progress (0999_agent_progress_x): upgrade first" in line
+
+
+@pytest.mark.parametrize(
+    ("damage", "lost"),
+    [
+        ("drop view workflow_progress", "view public.workflow_progress"),
+        ("drop function transition_workflow", "function public.transition_workflow"),
+        ("drop trigger agent_task_progress_delete on agent_task", "trigger agent_task_progress_delete"),
+        ("drop table workflow cascade", "table public.workflow"),
+    ],
+)
+def test_what_was_dropped_since_is_named_by_migrate_as_by_check(
+    damage: str, lost: str, dsn: str, conn: psycopg.Connection, call: Call
+) -> None:
+    conn.execute(damage)
+    status, out, line = call(dsn, "migrate")
+    assert (status, out) == (2, "")
+    assert re.search(rf"all migrations are applied, but the schema lacks {re.escape(lost)}.*/sql$", line)
+    for command in (*READS, *WRITES, ["repair"]):
+        call(dsn, *command)  # which ends in a line, whatever is missing
+
+
+def test_a_database_without_a_schema_public_is_one_line(empty: Callable[[], str], call: Call) -> None:
+    there = empty()
+    with psycopg.connect(there, autocommit=True) as conn:
+        conn.execute("alter schema public rename to private")
+    assert "the database has no schema public: create it first" in call(there, "migrate")[2]
+    for command in (*READS, ["repair"], *WRITES):
+        assert call(there, *command)[::2] == (
+            2,
+            "agent-progress: the database has no agent-progress schema, or an old one: run agent-progress migrate",
+        ), command
+
+
+# --- Defaults of a role or a database -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "DateStyle=German",
+        "DateStyle=SQL,DMY",
+        "client_encoding=SQL_ASCII",
+        "client_encoding=LATIN1",
+        "TimeZone=<+05:30>-05:30",
+        "search_path=nowhere",
+        "default_transaction_isolation=serializable",
+        "standard_conforming_strings=off",
+        "statement_timeout=60s",
+    ],
+)
+def test_whatever_a_session_begins_with_does_no_harm(
+    setting: str, dsn: str, conn: psycopg.Connection, call: Call
+) -> None:
+    new_workflow(conn, id=ID, name="日本 caffè", status="completed")
+    odd = options(dsn, f"-c {setting}")
+    for command in (["migrate"], ["pending"], *READS, ["show", ID, "--timeline"], ["repair"], WRITES[2]):
+        status, out, _ = call(odd, *command)
+        assert status == 0, command
+        assert "�" not in out
+
+
+def test_a_database_in_sql_ascii_is_no_obstacle(conn: psycopg.Connection, server: TestServer, call: Call) -> None:
+    name = f"ascii_{os.environ.get('PYTEST_XDIST_WORKER', 'gw')}"
+    conn.execute(f"drop database if exists {name}")
+    conn.execute(f"create database {name} template template0 encoding 'SQL_ASCII' locale 'C'")
+    try:
+        there = server.dsn(name)
+        assert call(there, "migrate")[0] == 0
+        with psycopg.connect(there, autocommit=True, client_encoding="utf8") as other:
+            new_workflow(other, id=ID, name="日本", status="completed")
+            for command in (*READS, WRITES[2]):
+                assert call(there, *command)[0] == 0, command
+            other.execute(r"update workflow set name = convert_from('\xff'::bytea, 'SQL_ASCII')")
+        status, _, line = call(there, "list")
+        assert (status, "UTF8" in line) == (2, True)
+    finally:
+        conn.execute(f"drop database {name} with (force)")

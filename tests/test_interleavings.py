@@ -1,0 +1,171 @@
+"""Every interleaving of two and three transactions ends with the right numbers, at each isolation level.
+
+All pairs of the transactions in the catalogue run by default, and a choice of three. ``INTERLEAVINGS=all`` runs all
+pairs in each way that they can meet at each isolation level, and any three of those that take more than one lock: about
+twenty minutes on two cores. How many ran and how they ended stands in the summary of the run.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations_with_replacement
+
+import pytest
+
+from pyapp import migrate
+
+from .catalogue import CASCADE, CHANGE_AN_ID, DATA, HOLDING, KINDS, MEETINGS, THREES, TRANSACTIONS, scenario, scenarios
+from .interleave import RECOUNT, Figures, Harness, Shape, Transaction
+
+ALL = os.environ.get("INTERLEAVINGS") == "all"
+LEVELS = ["read committed", "repeatable read", "serializable"]
+NAMES = list(KINDS)
+
+
+@pytest.fixture(scope="module")
+def harness(empty: Callable[[], str]) -> Iterator[Harness]:
+    """Sessions on a database of their own, kept for all scenarios."""
+    dsn = empty()
+    migrate(dsn)
+    opened = Harness(dsn, DATA)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def figures(record_property: Callable[[str, object], None]) -> Iterator[Figures]:
+    """What a test adds to the figures in the summary of the run."""
+    added = Figures()
+    yield added
+    record_property("figures: interleavings", dict(added.counts))
+
+
+@pytest.fixture
+def scratch(dsn: str) -> Iterator[Harness]:
+    """Sessions on a database that may be broken."""
+    opened = Harness(dsn, DATA)
+    yield opened
+    opened.control.execute("truncate agent_task; delete from workflow", prepare=False)
+    opened.close()
+
+
+def ways(names: Sequence[str], level: str, number: int) -> list[list[Transaction]]:
+    """Return all ways in which these can meet, or one in turn where old snapshots end most of them the same way."""
+    all_ways = scenarios(*names)
+    return all_ways if level == "read committed" else [all_ways[number % len(all_ways)]]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", NAMES)
+def test_any_two_transactions_leave_exact_numbers(harness: Harness, figures: Figures, name: str, level: str) -> None:
+    here = NAMES.index(name)
+    for distance in range(len(NAMES) // 2 + 1):
+        names = [name, NAMES[(here + distance) % len(NAMES)]]
+        for transactions in scenarios(*names) if ALL else ways(names, level, here + distance):
+            figures += harness.explore(transactions, level)
+    assert figures.failures == []
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("names", THREES, ids=", ".join)
+def test_three_transactions_leave_exact_numbers(
+    harness: Harness, figures: Figures, names: Sequence[str], level: str
+) -> None:
+    for transactions in ways(names, level, THREES.index(tuple(names))):
+        figures += harness.explore(transactions, level)
+    assert figures.failures == []
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("pair", [*combinations_with_replacement(HOLDING, 2)] if ALL else [], ids=", ".join)
+def test_any_three_transactions_leave_exact_numbers(
+    harness: Harness, figures: Figures, pair: Sequence[str], level: str
+) -> None:
+    here = HOLDING.index(pair[1])
+    for number, third in enumerate(HOLDING[here:]):
+        for transactions in ways([*pair, third], level, here + number):
+            figures += harness.explore(transactions, level)
+    assert figures.failures == []
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_changed_id_that_cascades_to_the_tasks_leaves_exact_numbers(
+    scratch: Harness, figures: Figures, level: str
+) -> None:
+    scratch.control.execute(CASCADE)
+    [first, second, _] = MEETINGS["same tasks"]
+    for partner in TRANSACTIONS:
+        figures += scratch.explore([partner.bind(first), CHANGE_AN_ID.bind(second)], level)
+    assert figures.failures == []
+
+
+@pytest.mark.parametrize(
+    ("shape", "meeting", "names"),
+    [
+        (Shape.WORKFLOW_FIRST, 0, ["change the workflow, then a task", "complete one"]),
+        (Shape.DELETION, 0, ["start one", "delete the workflow", "complete one"]),
+        (Shape.TWO_TASKS, 1, ["complete two", "complete one"]),
+        (Shape.MIXED, 2, ["plan", "upsert over two", "upsert over two"]),
+        (Shape.MIXED, 2, ["plan", "merge", "merge"]),
+        (Shape.MIXED, 2, ["plan", "writable CTE", "writable CTE"]),
+        (Shape.TRUNCATE, 0, ["truncate", "freeze and thaw"]),
+        (Shape.ORDER, 1, ["complete one", "complete many", "transition to cancelled"]),
+    ],
+    ids=lambda value: value.value if isinstance(value, Shape) else str(value),
+)
+def test_each_deadlock_that_is_admitted_is_found(
+    harness: Harness, shape: Shape, meeting: int, names: Sequence[str]
+) -> None:
+    # Of two sessions that one commit releases, either may come first: some need more than one attempt.
+    figures = Figures()
+    for _ in range(30):
+        figures += harness.explore(scenario(list(MEETINGS)[meeting], *names), "read committed")
+        if figures.counts[f"deadlock: {shape.value}"]:
+            break
+    assert figures.failures == []
+    assert figures.counts[f"deadlock: {shape.value}"] > 0
+
+
+# The harness finds what is wrong
+
+
+def test_the_harness_finds_a_trigger_that_recounts(scratch: Harness) -> None:
+    scratch.control.execute(RECOUNT)
+    for names in (["complete one", "complete one"], ["insert one", "insert one"], ["complete one", "insert many"]):
+        figures = scratch.explore(scenario("other tasks of the same workflow", *names), "read committed")
+        assert 0 < figures.counts["wrong numbers"] < figures.counts["interleavings"]
+        assert any("wrong numbers" in failure for failure in figures.failures)
+
+
+def test_the_harness_finds_counters_that_nobody_guards(scratch: Harness) -> None:
+    scratch.control.execute("drop trigger zz_workflow_progress_guard on workflow")
+    figures = scratch.explore(scenario("same tasks", "write counters", "start one"), "read committed")
+    assert figures.counts["wrong numbers"] == figures.counts["interleavings"]
+
+
+def test_the_harness_finds_a_trigger_that_locks_for_update(scratch: Harness) -> None:
+    scratch.control.execute("""
+        create function lock_for_update() returns trigger language plpgsql as $$
+        begin
+            perform from workflow where id in (select workflow_id from changed_task) for update;
+            return null;
+        end $$;
+        create trigger agent_task_before_progress after insert on agent_task referencing new table as changed_task
+        for each statement execute function lock_for_update();
+    """)
+    figures = scratch.explore(scenario("same tasks", "plan", "insert one", "insert one"), "read committed")
+    assert figures.counts["deadlock: unexplained"] > 0
+    assert any("deadlock of ['insert one', 'insert one']" in failure for failure in figures.failures)
+
+
+def test_the_harness_finds_a_serialization_error_where_there_must_be_none(scratch: Harness) -> None:
+    scratch.control.execute("""
+        create function give_up() returns trigger language plpgsql as $$
+        begin
+            raise serialization_failure;
+        end $$;
+        create trigger agent_task_gives_up before delete on agent_task
+        for each row when (old.status = 'running') execute function give_up();
+    """)
+    [alone] = scenario("same tasks", "delete one")
+    figures = scratch.explore([alone], "read committed")
+    assert [failure for failure in figures.failures if "40001" in failure] != []

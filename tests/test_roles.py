@@ -1,0 +1,382 @@
+"""agent-progress grant, and what each kind of role can do after it."""
+
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import errors, sql
+
+import pyapp
+from pyapp.cli import main
+from pyapp.roles import KINDS, grants
+from pyapp.schema import resource
+from tests.conftest import Role
+from tests.helpers import counters, give_away, new_tasks, new_workflow, progress
+from tests.test_repair import complete_unseen
+
+NewRole = Callable[..., Role]
+Run = Callable[..., tuple[int, str, str]]
+ODD_NAMES = ['we"ird; Röle', "Select", "a b", "it's", "%s {}", "\\d"]
+RIGHTS = """
+    select c.relname::text, a.privilege_type, null from pg_class as c cross join aclexplode(c.relacl) as a
+    where a.grantee = %(role)s::regrole
+    union all
+    select c.relname, a.privilege_type, t.attname from pg_attribute as t join pg_class as c on c.oid = t.attrelid
+    cross join aclexplode(t.attacl) as a where a.grantee = %(role)s::regrole
+    union all
+    select p.proname, a.privilege_type, null from pg_proc as p cross join aclexplode(p.proacl) as a
+    where a.grantee = %(role)s::regrole
+    union all
+    select n.nspname, a.privilege_type, null from pg_namespace as n cross join aclexplode(n.nspacl) as a
+    where a.grantee = %(role)s::regrole
+"""
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command on a database within this process: exit status, stdout, stderr."""
+
+    def call(dsn: str | None, *arguments: Any) -> tuple[int, str, str]:
+        try:
+            status = main([*map(str, arguments), *(["--dsn", dsn] if dsn else [])])
+        except SystemExit as end:
+            status = int(end.code or 0)
+        return status, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def closed(conn: psycopg.Connection) -> None:
+    """Leave nobody a right that was not granted to him: as careful administrators do."""
+    conn.execute(
+        "revoke all on schema public from public; revoke execute on all functions in schema public from public"
+    )
+
+
+def rights(conn: psycopg.Connection, role: str) -> set[tuple[Any, ...]]:
+    """Tell all rights that a role was granted: on what, which, and on which column."""
+    return set(conn.execute(RIGHTS, {"role": sql.Identifier(role).as_string()}).fetchall())
+
+
+# --- The command --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_grant_says_what_it_granted_and_may_be_repeated(
+    conn: psycopg.Connection, dsn: str, run: Run, new_role: NewRole, kind: str
+) -> None:
+    name = new_role().name
+    status, out, err = run(dsn, "grant", f"--{kind}", name)
+    assert (status, err) == (0, "")
+    assert out.splitlines() == [statement.as_string() for statement in grants(kind, name)]
+    granted = rights(conn, name)
+    assert len(granted) > 10
+    assert run(dsn, "grant", f"--{kind}", name)[:2] == (0, out)
+    assert rights(conn, name) == granted
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_grant_prints_does_the_same_in_psql(
+    conn: psycopg.Connection, dsn: str, bin_dir: Path, run: Run, new_role: NewRole, kind: str
+) -> None:
+    one, other = new_role(), new_role(name=f"{ODD_NAMES[0]} {kind} {conn.info.dbname}")
+    run(dsn, "grant", f"--{kind}", one.name)
+    for revoke in ([], ["--revoke"]):
+        status, script, _ = run(None, "grant", f"--{kind}", other.name, "--print", *revoke)
+        assert status == 0
+        assert rights(conn, other.name) == (rights(conn, one.name) if revoke else set())
+        psql(bin_dir, dsn, script)
+        assert rights(conn, other.name) == (set() if revoke else rights(conn, one.name))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_files_do_the_same_in_psql(
+    conn: psycopg.Connection, dsn: str, bin_dir: Path, new_role: NewRole, kind: str
+) -> None:
+    one, other = new_role(), new_role()
+    pyapp.grant(conn, **{f"{kind}s": [one.name]})
+    for file in KINDS[kind]:
+        psql(bin_dir, dsn, (resource("sql") / "optional" / f"grant_{file}.sql").read_text(), f"--set=role={other.name}")
+    assert rights(conn, other.name) == rights(conn, one.name)
+
+
+def psql(bin_dir: Path, dsn: str, script: str, *options: str) -> None:
+    subprocess.run(
+        [bin_dir / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", *options, f"--dbname={dsn}"],
+        input=script,
+        text=True,
+        check=True,
+        env={"PGCLIENTENCODING": "UTF8"},
+    )
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_roles_of_any_name_are_granted_to(
+    conn: psycopg.Connection, dsn: str, run: Run, new_role: NewRole, name: str
+) -> None:
+    role = new_role(name=f"{name} {conn.info.dbname}")
+    assert run(dsn, "grant", f"--agent={role.name}")[0] == 0
+    assert ("agent_task", "INSERT", None) in rights(conn, role.name)
+
+
+def test_revoke_takes_all_of_it_back(conn: psycopg.Connection, dsn: str, run: Run, new_role: NewRole) -> None:
+    roles = {kind: new_role().name for kind in KINDS}
+    options = [word for kind, name in roles.items() for word in (f"--{kind}", name)]
+    assert run(dsn, "grant", *options)[0] == 0
+    status, out, err = run(dsn, "grant", *options, "--revoke")
+    assert (status, err) == (0, "")
+    assert all(re.fullmatch('revoke .* from "[^"]+"', line) for line in out.splitlines())
+    assert [rights(conn, name) for name in roles.values()] == [set()] * 3
+    assert run(dsn, "grant", *options, "--revoke")[0] == 0
+
+
+def test_several_roles_are_granted_to_at_once(conn: psycopg.Connection, dsn: str, run: Run, new_role: NewRole) -> None:
+    one, other, both = new_role().name, new_role().name, new_role().name
+    run(dsn, "grant", "--agent", one, "--agent", other, "--agent", one, "--agent", both, "--reader", both)
+    assert rights(conn, one) == rights(conn, other)
+    assert rights(conn, both) > rights(conn, one)
+
+
+@pytest.mark.parametrize("name", ["nobody_of_this_name", "public", "none", "current_user", "", "x" * 70, "two\nlines"])
+def test_an_unknown_role_ends_in_one_line_and_nobody_gets_anything(
+    conn: psycopg.Connection, dsn: str, run: Run, new_role: NewRole, name: str
+) -> None:
+    other = new_role().name
+    shown = name.replace("\n", "\N{REPLACEMENT CHARACTER}")
+    refusal = (2, "", f'agent-progress: role "{shown}" does not exist\n')
+    assert run(dsn, "grant", "--agent", other, f"--reader={name}") == refusal
+    assert run(dsn, "grant", "--agent", other, f"--reader={name}", "--revoke") == refusal
+    assert rights(conn, other) == set()
+
+
+def test_printing_grants_for_everyone_is_refused(run: Run) -> None:
+    assert run(None, "grant", "--reader", "public", "--print")[:2] == (2, "")
+
+
+def test_grant_without_a_role_or_a_database_ends_in_one_line(dsn: str, run: Run) -> None:
+    for status, out, err in (run(dsn, "grant"), run(None, "grant", "--agent", "x"), run(dsn, "grant", "--revoke")):
+        assert (status, out) == (2, "")
+        assert err.startswith("agent-progress: ")
+        assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("has", [None, "agents", "operators"])
+@pytest.mark.parametrize("revoke", [False, True])
+def test_only_the_owner_grants_and_others_are_told_so(
+    conn: psycopg.Connection, dsn: str, run: Run, new_role: NewRole, has: str | None, revoke: bool
+) -> None:
+    granter, role = new_role(), new_role()
+    conn.execute(f"alter role {granter.name} set client_min_messages = 'error'")  # PostgreSQL only warns
+    if has:
+        pyapp.grant(conn, **{has: [granter.name]})
+    if revoke:
+        pyapp.grant(conn, operators=[role.name])
+    before = rights(conn, role.name)
+    status, out, err = run(granter.dsn, "grant", "--operator", role.name, *(["--revoke"] if revoke else []))
+    assert (status, out) == (2, "")
+    assert re.fullmatch("agent-progress: .*(permission denied for|only its owner can).*\n", err)
+    assert rights(conn, role.name) == before
+
+
+def test_an_owner_of_the_tables_who_does_not_own_the_schema_grants_where_it_is_open(
+    conn: psycopg.Connection, dsn: str, run: Run, new_role: NewRole
+) -> None:
+    owner, role, other = new_role(), new_role(), new_role()
+    give_away(conn, owner.name)
+    assert run(owner.dsn, "grant", "--operator", role.name)[::2] == (0, "")
+    assert pyapp.create_workflow(role.connect(), "w", "app").progress == 0
+    assert run(owner.dsn, "grant", "--operator", role.name, "--revoke")[::2] == (0, "")
+    assert rights(conn, role.name) == set()
+    conn.execute("revoke all on schema public from public")
+    status, out, err = run(owner.dsn, "grant", "--operator", other.name)
+    assert (status, out) == (2, "")
+    assert f'"{other.name}" may not use' in err
+    assert rights(conn, other.name) == set()
+
+
+def test_grant_tells_where_a_role_can_do_more_than_that(
+    conn: psycopg.Connection, dsn: str, run: Run, new_role: NewRole
+) -> None:
+    creates, owns = new_role(), new_role("superuser")
+    conn.execute(f"grant create on schema public to {creates.name}")
+    status, _, err = run(dsn, "grant", "--agent", creates.name, "--reader", owns.name)
+    assert status == 0
+    assert [line.split(":")[1] for line in err.splitlines()] == [
+        f" {creates.name} may create objects in schema public, which sessions of others may come to run",
+        f" {owns.name} is the owner of the tables, a member of it or a superuser",
+    ]
+    assert run(dsn, "grant", "--operator", creates.name)[2] == ""
+
+
+def test_the_helper_grants_within_the_callers_transaction_and_leaves_its_session_alone(
+    conn: psycopg.Connection, session: Callable[[], psycopg.Connection], new_role: NewRole
+) -> None:
+    name, caller = new_role().name, session()
+    caller.execute("set client_min_messages = 'error'")
+    caller.commit()
+    assert len(pyapp.grant(caller, readers=[name])) == 3
+    assert caller.execute("show client_min_messages").fetchone() == ("error",)
+    with pytest.raises(pyapp.RoleNotFound):
+        pyapp.grant(caller, readers=[name, "nobody_of_this_name"])
+    assert rights(conn, name) == set()
+    caller.rollback()
+    assert rights(conn, name) == set()
+
+
+def test_each_table_and_view_is_granted_or_left_out_on_purpose(conn: psycopg.Connection, new_role: NewRole) -> None:
+    roles = {kind: new_role().name for kind in KINDS}
+    pyapp.grant(conn, **{f"{kind}s": [name] for kind, name in roles.items()})
+    relations = (
+        "relnamespace = 'public'::regnamespace and relkind in ('r', 'v', 'p', 'm') and relname not like '%%yoyo%%'"
+    )
+
+    def out_of_reach(kind: str, right: str) -> set[str]:
+        query = f"select relname::text from pg_class where {relations} and not has_table_privilege(%s, oid, %s)"
+        return {name for (name,) in conn.execute(query, [roles[kind], right])}
+
+    views = {name for (name,) in conn.execute("select viewname::text from pg_views where schemaname = 'public'")}
+    rules = {"workflow_transition", "stage_definition"}
+    # An agent reads most columns of workflow.
+    assert out_of_reach("agent", "select") == rules | {"workflow", "workflow_stage", "workflow_event"} | {
+        view for view in views if not view.startswith("workflow_progress")
+    }
+    assert out_of_reach("reader", "select") == {"workflow_transition"}
+    assert out_of_reach("operator", "select") == set()
+    assert out_of_reach("operator", "delete") == views | rules
+    for kind in KINDS:
+        for right in ("truncate", "references", "trigger"):
+            assert not rights(conn, roles[kind]) & {(name, right.upper(), None) for name in views | {"agent_task"}}
+    functions = "select proname::text from pg_proc where pronamespace = 'public'::regnamespace"
+    of_triggers = " and prorettype = 'trigger'::regtype"
+    for kind, closed in (("agent", {"repair_progress"}), ("reader", {"repair_progress"}), ("operator", set())):
+        query = f"{functions} and not has_function_privilege(%s, oid, 'execute')"
+        found = {name for (name,) in conn.execute(query, [roles[kind]])}
+        assert found - closed == {name for (name,) in conn.execute(functions + of_triggers)}, kind
+        assert closed <= found
+
+
+# --- What each can do ---------------------------------------------------------------------------------------
+
+
+def test_an_agent_adds_and_reports_tasks_and_reads_progress(
+    conn: psycopg.Connection, closed: None, new_role: NewRole, run: Run
+) -> None:
+    role = new_role()
+    pyapp.grant(conn, agents=[role.name])
+    workflow = new_workflow(conn)
+    agent = role.connect()
+    one, two, three = pyapp.add_tasks(agent, workflow, ["a", {"agent_type": "b", "external_id": "k"}, "c"])
+    pyapp.report_task(agent, workflow, one.id, "running")
+    assert pyapp.report_task(agent, workflow, one.id, "completed", result={"files": 3}).result == {"files": 3}
+    pyapp.report_tasks(agent, workflow, [(two.id, "failed"), (three.id, "completed")])
+    assert pyapp.report_task(agent, workflow, two.id, "running", reopen=True).retry_count == 1
+    agent.execute(
+        "insert into agent_task (workflow_id, external_id, agent_type, status) values (%s, 'k', 'b', 'completed')"
+        " on conflict (workflow_id, external_id) where external_id is not null do update set status = excluded.status",
+        [workflow],
+    )
+    with agent.cursor().copy("copy agent_task (workflow_id, agent_type) from stdin") as copy:
+        copy.write_row((workflow, "d"))
+    claim = "select id from agent_task where status = 'pending' for update skip locked"
+    assert len(agent.execute(claim).fetchall()) == 1
+    assert progress(conn, workflow) == (75, 3, 4)
+    assert pyapp.get_workflow(agent, workflow).progress == 75
+    assert [found.progress for found in pyapp.list_workflows(agent)] == [75]
+    assert len(pyapp.list_tasks(agent, workflow)) == 4
+    assert pyapp.progress_metrics(agent, workflow).stale_data is False
+    assert run(role.dsn, "list")[0] == 0
+    for view in ("workflow_progress", "workflow_progress_calculated", "workflow_progress_drift"):
+        agent.execute(f"select * from {view}")
+    # An agent that is to read more is a reader as well.
+    pyapp.grant(conn, readers=[role.name])
+    assert run(role.dsn, "show", workflow, "--timeline")[0] == 0
+
+
+def test_a_reader_reads_by_every_command_and_writes_nothing(
+    conn: psycopg.Connection, closed: None, new_role: NewRole, run: Run
+) -> None:
+    role = new_role()
+    pyapp.grant(conn, readers=[role.name])
+    workflow = pyapp.create_workflow(conn, "w", "bugfix").workflow_id
+    (task,) = new_tasks(conn, workflow, "running")
+    pyapp.transition(conn, workflow, "cancelled")
+    for command in (
+        ["list", "--json"],
+        ["show", workflow, "--tasks", "--timeline", "--metrics"],
+        ["watch", workflow],
+        ["watch", workflow, "--json"],
+        ["check"],
+        ["check", workflow],
+    ):
+        status, out, err = run(role.dsn, *command)
+        assert (status, err) == (0, ""), command
+        assert out
+    complete_unseen(conn, task)
+    for command in (["repair"], ["transition", workflow, "running"], ["advance", workflow], ["notify", "on"]):
+        status, out, err = run(role.dsn, *command)
+        assert (status, out, len(err.splitlines())) == (2, "", 1), command
+    assert len(pyapp.repair(conn)) == 1
+    reader = role.connect()
+    for table in ("workflow", "agent_task", "workflow_stage", "workflow_event", "stage_definition"):
+        for statement in (f"delete from {table}", f"truncate {table} cascade", f"insert into {table} default values"):
+            with pytest.raises(errors.InsufficientPrivilege):
+                reader.execute(statement)
+
+
+def test_an_operator_creates_moves_deletes_and_repairs_workflows(
+    conn: psycopg.Connection, closed: None, new_role: NewRole, run: Run
+) -> None:
+    role = new_role()
+    pyapp.grant(conn, operators=[role.name])
+    conn.execute("update stage_definition set agents = 1 where workflow_type = 'bugfix'")
+    operator = role.connect()
+    workflow = pyapp.create_workflow(operator, "w", "bugfix").workflow_id
+    one, two, _ = pyapp.add_tasks(operator, workflow, ["a", "b", "c"])
+    pyapp.report_task(operator, workflow, one.id, "completed")
+    assert progress(conn, workflow) == (33, 1, 3)
+    assert pyapp.transition(operator, workflow, "running").version == 2
+    assert pyapp.advance(operator, workflow).current_stage == "validation"
+    assert run(role.dsn, "advance", workflow)[0] == 0
+    assert run(role.dsn, "transition", workflow, "paused", "--version", 4)[0] == 0
+    complete_unseen(conn, two.id)
+    assert run(role.dsn, "check")[0] == 1
+    assert run(role.dsn, "repair")[0] == 0
+    assert counters(conn, workflow) == (3, 2, 0, 0)
+    assert pyapp.repair(operator) == []
+    pyapp.transition(operator, workflow, "cancelled")
+    assert counters(conn, workflow) == (3, 2, 0, 1)
+    by = conn.execute("select distinct payload ->> 'by' from workflow_event").fetchall()
+    assert by == [(role.name,)]
+    operator.execute("insert into workflow_event (workflow_id, event_type) values (%s, 'note')", [workflow])
+    # Written back whole, as some libraries do, the numbers stay as they are.
+    operator.execute("update workflow set progress = 99, agents_completed = 9, name = 'x' where id = %s", [workflow])
+    assert counters(conn, workflow) == (3, 2, 0, 1)
+    operator.execute("delete from workflow where id = %s", [workflow])
+    assert conn.execute("select count(*) from agent_task").fetchone() == (0,)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "truncate workflow cascade",
+        "truncate agent_task",
+        "update stage_definition set agents = 1",
+        "insert into workflow_transition values ('completed', 'running')",
+        "alter table agent_task disable trigger agent_task_progress_update",
+        "create trigger t before update on workflow for each row execute function guard_progress()",
+        "set session_replication_role = replica",
+        "select maintain_progress()",
+    ],
+)
+def test_an_operator_changes_neither_rules_nor_schema(
+    conn: psycopg.Connection, new_role: NewRole, statement: str
+) -> None:
+    role = new_role()
+    pyapp.grant(conn, operators=[role.name])
+    with pytest.raises(errors.InsufficientPrivilege):
+        role.connect().execute(statement)
