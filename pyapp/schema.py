@@ -16,6 +16,7 @@ _COMMENT = re.compile(
 _MISSING = """
     select
         o.kind || ' ' || o.name
+        || case when %s and o.relation <> '' then ' on ' || o.relation else '' end
         || case when t.tgname is not null then ' disabled' else '' end
     from unnest(%s::text[], %s::text[], %s::text[]) with ordinality as o (kind, name, relation, place)
     left join pg_catalog.pg_trigger as t
@@ -56,4 +57,4 @@ def missing_objects(conn: Connection[Any], script: str | None = None) -> list[st
     objects = [found for text in texts for found in listed_objects(text)]
     kinds, names, relations = (list(column) for column in zip(*objects, strict=True))
     cursor = conn.cursor(row_factory=tuple_row)
-    return [row[0] for row in cursor.execute(_MISSING, [kinds, names, relations])]
+    return [row[0] for row in cursor.execute(_MISSING, [script is not None, kinds, names, relations])]

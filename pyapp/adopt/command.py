@@ -297,7 +297,8 @@ def _report(args: argparse.Namespace, counted: Counted) -> int:
         return 0
     print(f"counted {counted.workflows - counted.frozen} workflows")
     if counted.frozen:
-        print(f"{counted.frozen} finished workflows of which no task was ever reported were frozen as they are:")
+        were = "workflow was" if counted.frozen == 1 else "workflows were"
+        print(f"{counted.frozen} finished {were} frozen as found, since no task was ever reported:")
         print("\n".join(f"  {clean(key)}" for key in counted.examples))
         if counted.frozen > len(counted.examples):
             print(f"  and {counted.frozen - len(counted.examples)} more")
@@ -311,7 +312,9 @@ def _unadopt(args: argparse.Namespace) -> int:
             print(remove_script(conn, pair, drop_columns=args.drop_columns), end="")
             return 0
         remove(conn, pair, drop_columns=args.drop_columns, on_step=say)
-    print(f"{args.name} is no longer adopted; nothing of ours is left")
+    kept = pair.columns and not args.drop_columns
+    left = "the columns of --columns stay, with what they hold" if kept else "nothing of ours is left"
+    print(f"{args.name} is no longer adopted; {left}")
     return 0
 
 

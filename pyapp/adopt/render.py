@@ -285,6 +285,17 @@ def _recounting(guard: str) -> str:
     return guard
 
 
+def _rekeyed(guard: str) -> str:
+    """Count under a new key, where no cascade lets the tasks follow: they can be there already."""
+    recount = re.search(r"^        select coalesce\(sum.*? as g;\n", guard, re.DOTALL | re.MULTILINE)
+    head, branch, tail = guard.partition("    elsif new.id <> old.id and new.progress_frozen_at is null then\n")
+    zeroed, mark, rest = tail.partition("    else\n")
+    assert recount is not None, "sql/04 counts in a way that is not known here"
+    assert mark, "sql/04 is not what it was when this was written"
+    counted = re.sub(r"^(?=.)", "    ", recount[0], flags=re.MULTILINE)
+    return f"{head}{branch}{zeroed}        if not their_keys_cascade then\n{counted}        end if;\n{mark}{rest}"
+
+
 def _guarded(pair: Pair, guard: str) -> str:
     """Let a workflow through whose columns of ours are gone; and one with a plan below zero, which is none."""
     text = _NEGATIVE.sub("", _recounting(guard))
@@ -293,6 +304,7 @@ def _guarded(pair: Pair, guard: str) -> str:
     if pair.columns:
         text = text.replace("progress_total(new.status,", "progress_total(meaning,")
         text = text.replace("as $$\nbegin\n", f"as $$\n{_MEANING}", 1)
+        text = _rekeyed(text)
     else:
         before, after = _COUNTED
         assert before in text, "sql/04 is not what it was when this was written"
@@ -346,8 +358,9 @@ def _value(pair: Pair, token: str, *, late: bool, existing: frozenset[str] | Non
         "progress_total(w.status,": "progress_total(w.meaning,",
         "their_workflow": workflows,
         "their_key": key,
-        "their_workflow_name": literal(workflows),
-        "their_task_name": literal(quote(*pair.tasks)),
+        "their_keys_cascade": "exists (select from pg_constraint as c where c.contype = 'f'"
+        f" and c.conrelid = to_regclass({literal(quote(*pair.tasks))})"
+        f" and c.confrelid = to_regclass({literal(workflows)}) and c.confupdtype in ('c', 'n', 'd'))",
         "their_progress": quote(pair.progress_column or ""),
         "their_counters": pair.counters,
         "their_reading": ", ".join(f"{name} {type_}" for name, type_ in reading.items()),

@@ -58,13 +58,14 @@ def _check(args: argparse.Namespace) -> int:
     with database(args) as dsn, connect(dsn, autocommit=True) as conn:
         source = find_source(conn, args)
         missing, notes = _missing(conn, source)
+        counted = True
         try:
             checked, drift = check(conn, keys, source)
         except psycopg.ProgrammingError as error:
             if not missing or not args.name:
                 raise
             notes.append(f"nothing could be counted: {error.diag.message_primary}")
-            checked, drift = 0, []
+            checked, drift, counted = 0, list[Drift](), False
         if source is OWN and conn.execute(_PARTIAL).fetchone() == (True,):
             say("row-level security applies to this role: only what it may see was checked")
     if args.json:
@@ -79,8 +80,10 @@ def _check(args: argparse.Namespace) -> int:
         if drift:
             print(_as_text(drift, ("STORED", "COUNTED")))
         noun = "workflow" if checked == 1 else "workflows"
-        verdict = f"{len(drift)} wrong: agent-progress repair mends them" if drift else "stored equals counted"
-        print(f"{checked} {noun} checked, {verdict}")
+        repair_them = f"repair --name {args.name}" if args.name else "repair"
+        verdict = f"{len(drift)} wrong: agent-progress {repair_them} mends them" if drift else "stored equals counted"
+        if counted:
+            print(f"{checked} {noun} checked, {verdict}")
         if missing:
             mend = f"adopt --name {args.name}" if args.name else "migrate"
             say(f"the schema is not whole: run agent-progress {mend}, or enable the triggers, and check again")

@@ -58,15 +58,7 @@ begin
                 agents_planned = coalesce(new_plan, agents_planned)
             where id = old.their_key;
 
-            if not exists (
-                select
-                from pg_constraint as c
-                where
-                    c.contype = 'f'
-                    and c.conrelid = to_regclass(their_task_name)
-                    and c.confrelid = to_regclass(their_workflow_name)
-                    and c.confupdtype in ('c', 'n', 'd')
-            ) then
+            if not their_keys_cascade then
                 update public.workflow_counter
                 set progress_frozen_at = 'epoch'
                 where id = new.their_key and progress_frozen_at is null;

@@ -11,7 +11,7 @@ import psycopg
 
 from pyapp.cli import main
 
-from .schemas import Shape, quoted
+from .shape import Shape, quoted
 
 NUMBERS = "progress, agents_completed, agents_total, agents_created, agents_failed, agents_cancelled"
 

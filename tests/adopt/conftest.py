@@ -11,7 +11,7 @@ from pyapp.adopt import list_adoptions
 
 from ..conftest import TestServer
 from .application import App
-from .schemas import Shape
+from .shape import Shape
 
 
 @contextmanager

@@ -11,7 +11,9 @@ import psycopg
 import pytest
 
 from .application import App, cli, succeed
-from .schemas import DJANGO, HOSTILE_SHAPES, PARTITIONED, PRISMA, SHAPES, SHARDED, TIMES, Shape
+from .hostile import HOSTILE_SHAPES
+from .schemas import DJANGO, PARTITIONED, PRISMA, SHAPES, SHARDED, TIMES
+from .shape import Shape
 
 Make = Callable[..., App]
 both_modes = pytest.mark.parametrize("columns", [False, True], ids=["side", "columns"])
@@ -240,7 +242,7 @@ def test_adoptions_stand_side_by_side(conn: psycopg.Connection, columns: bool) -
 def test_finished_history_that_was_never_reported_is_listed_and_stays(make: Make, columns: bool) -> None:
     app = make(DJANGO, columns=columns, adopt=False)
     ran = app.adopt()
-    assert "1 finished workflows of which no task was ever reported were frozen as they are:\n  1008\n" in ran.out
+    assert "1 finished workflow was frozen as found, since no task was ever reported:\n  1008\n" in ran.out
     app.move(app.key(8), "completed", 1)
     app.run("update <workflows> set <version> = 7, <progress> = 3 where <w_id> = %(w)s", w=app.key(8))
     app.assert_exact()
