@@ -313,9 +313,9 @@ def test_its_sessions_cannot_write_whatever_the_dsn_says(database, conn):
         "select nextval(pg_get_serial_sequence('public.workflow_event', 'id'))",
     ):
         with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
-            database.run(lambda session, statement=statement: session.execute(statement))
-    assert database.run(lambda session: session.execute("show statement_timeout").fetchone()) == ("5s",)
-    assert database.run(lambda session: session.execute("show timezone").fetchone()) == ("UTC",)
+            database.run(lambda session, _, statement=statement: session.execute(statement))
+    assert database.run(lambda session, _: session.execute("show statement_timeout").fetchone()) == ("5s",)
+    assert database.run(lambda session, _: session.execute("show timezone").fetchone()) == ("UTC",)
 
 
 @pytest.mark.parametrize(
