@@ -523,6 +523,10 @@ def test_the_pages_follow_adopted_tables(visit, prisma, conn, tmp_path):  # noqa
     complete(conn, f"{key}:2")
     row = listed.locator("[data-workflow]").filter(has_text="nightly import")
     row.locator("[data-f=progress]", has_text="100").wait_for()
+    # This page is not loaded again: the script knows how the application's words look.
+    conn.execute("""update "Workflow" set status = 'COMPLETED' where id = %s""", [key])
+    row.locator(".status[data-status=completed]", has_text="COMPLETED").wait_for()
+    row.locator(".bar[data-state=done]").wait_for()
     listed.screenshot(path=tmp_path / "list.png", full_page=True)
     narrow = live(visit(f"{prisma.url}workflows", size=PHONE))
     assert narrow.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
