@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import psycopg
@@ -168,6 +169,8 @@ def test_a_browser_is_led_to_the_login_and_back(guarded):
         response = client.get("/workflows?status=failed&name=%2F")
         assert response.status_code == 303
         assert response.headers["location"] == "/login?next=%2Fworkflows%3Fstatus%3Dfailed%26name%3D%252F"
+        escaped = client.get("/workflows/a%3Fb%2Fc%2525?x=1").headers["location"]
+        assert escaped == f"/login?next={quote('/workflows/a%3Fb%2Fc%2525?x=1', safe='')}"
         wrong = client.post("/login", data={"token": "wrong", "next": "/workflows"})
         assert (wrong.status_code, "set-cookie" in wrong.headers) == (403, False)
         right = client.post("/login", data={"token": TOKEN, "next": "/workflows?status=failed"})
@@ -310,9 +313,9 @@ def test_its_sessions_cannot_write_whatever_the_dsn_says(database, conn):
         "select nextval(pg_get_serial_sequence('public.workflow_event', 'id'))",
     ):
         with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
-            database.run(lambda session, statement=statement: session.execute(statement))
-    assert database.run(lambda session: session.execute("show statement_timeout").fetchone()) == ("5s",)
-    assert database.run(lambda session: session.execute("show timezone").fetchone()) == ("UTC",)
+            database.run(lambda session, _, statement=statement: session.execute(statement))
+    assert database.run(lambda session, _: session.execute("show statement_timeout").fetchone()) == ("5s",)
+    assert database.run(lambda session, _: session.execute("show timezone").fetchone()) == ("UTC",)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Reading an adopted pair as our own tables are read."""
 
+import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from psycopg import Connection, ProgrammingError
@@ -40,12 +42,13 @@ def find_source(conn: Connection[Any], name: str) -> Source:
     """
     pair = get_adoption(conn, name).pair
     existing = columns_of(conn, pair.workflows)
+    progress, drift = _relations(pair.to_json(), existing)
     return Source(
         name=pair.name,
         schema=pair.schema,
         key_type=pair.key_type,
-        progress=_relation(progress_relation(pair, existing)),
-        drift=_relation(drift_relation(pair, existing)),
+        progress=progress,
+        drift=drift,
         tasks=_relation(_tasks(conn, pair)),
         status_type="text",
         priority_type="text",
@@ -54,6 +57,13 @@ def find_source(conn: Connection[Any], name: str) -> Source:
         outcomes=_outcomes(pair.workflow_status),
         task_outcomes=_outcomes(pair.task_status),
     )
+
+
+@lru_cache(maxsize=16)  # a service asks at each request
+def _relations(definition: str, existing: frozenset[str]) -> tuple[str, str]:
+    """Write the subqueries for progress and drift."""
+    pair = Pair.from_json(json.loads(definition))
+    return _relation(progress_relation(pair, existing)), _relation(drift_relation(pair, existing))
 
 
 def _outcomes(labels: Labels | None) -> dict[str, str]:
