@@ -119,6 +119,8 @@ def script(pair: Pair, partitions: Partitions = _NO_PARTITIONS) -> str:
                 _render(replace(pair, tasks=table), _on(triggers, "agent_task"))
                 for table in (pair.tasks, *partitions.tasks)
             ),
+            # A row trigger, which partitions take over.
+            _render(pair, _on(_read("adopt/06_partitions.sql"), "agent_task")) if partitions.tasks else "",
             _render(pair, _on(triggers, "workflow", "their_workflow", "workflow_counter")),
             *(
                 # Row triggers are passed on to partitions, statement triggers are not.

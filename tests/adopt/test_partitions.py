@@ -46,6 +46,26 @@ def test_writes_to_partitions_and_across_them_are_counted(make: Make, shape: Sha
 
 @both_modes
 @tasks_in_partitions
+def test_a_merge_that_inserts_before_it_updates_is_counted(make: Make, shape: Shape, columns: bool) -> None:
+    app = make(shape, columns=columns)
+    app.run("set enable_hashjoin = off")
+    app.run("set enable_mergejoin = off")  # row by row, in the order that is given
+    app.run("update <tasks> set <n> = <n> * 2, <region> = 'us' where <t_workflow> = %(w)s", w=app.key(1))
+    for target in ("<tasks>", "<schema>.<us>"):
+        app.run(
+            f"merge into {target} as t using (values (1), (2), (3), (4), (5)) as v (n)"
+            " on t.<t_workflow> = %(w)s and t.<n> = v.n"
+            " when matched then update set (<state>) = row(<=completed>)"
+            " when not matched then insert (<t_workflow>, <n>, <region>, <state>) values (%(w)s, v.n, 'us', <=failed>)",
+            w=app.key(1),
+        )
+        app.assert_exact()
+        app.run("delete from <tasks> where <t_workflow> = %(w)s and <n> in (1, 3, 5)", w=app.key(1))
+        app.run("update <tasks> set (<state>) = row(<=pending>) where <t_workflow> = %(w)s", w=app.key(1))
+
+
+@both_modes
+@tasks_in_partitions
 def test_a_partition_added_later_is_told_by_check_and_taken_in_by_adopt(
     make: Make, shape: Shape, columns: bool
 ) -> None:
