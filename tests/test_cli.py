@@ -242,8 +242,8 @@ def test_a_database_without_the_schema_is_one_line(
     assert main([*command.split(), "--dsn", empty()]) == 2
     assert capsys.readouterr() == (
         "",
-        "agent-progress: the database has no agent-progress schema, or an old one (adopted tables are meant with --name):"
-        " run agent-progress migrate\n",
+        "agent-progress: the database has no agent-progress schema, or an old one"
+        " (adopted tables are meant with --name): run agent-progress migrate\n",
     )
 
 

@@ -8,10 +8,10 @@ import psycopg
 import pytest
 from django.conf import settings
 from psycopg.conninfo import conninfo_to_dict
-from sqlalchemy import ForeignKey, create_engine
+from sqlalchemy import ForeignKey, create_engine, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
-from .application import App
+from .application import App, succeed
 from .schemas import DJANGO, PRISMA
 
 if not settings.configured:
@@ -22,7 +22,8 @@ if not settings.configured:
     )
     django.setup()
 
-from django.db import connections, models, transaction
+from django.db import connections, migrations, models, transaction
+from django.db.migrations.state import ProjectState
 
 Make = Callable[..., App]
 both_modes = pytest.mark.parametrize("columns", [False, True], ids=["side", "columns"])
@@ -114,6 +115,21 @@ def test_django_creates_updates_and_deletes_in_bulk(make: Make, orm: None, colum
     app.assert_exact()
 
 
+@both_modes
+def test_a_migration_of_django_runs_what_was_printed_and_takes_it_back(make: Make, orm: None, columns: bool) -> None:
+    app = make(DJANGO, columns=columns, adopt=False)
+    there = succeed(app.dsn, *app.adopt_arguments("--print")).out
+    with connections["default"].schema_editor() as editor:
+        migrations.RunSQL(there).database_forwards("app", editor, ProjectState(), ProjectState())
+    succeed(app.dsn, "adopt", "--continue")
+    app.move(app.key(1), "completed")
+    app.assert_exact()
+    back = migrations.RunSQL("", succeed(app.dsn, "unadopt", "--print").out)
+    with connections["default"].schema_editor() as editor:
+        back.database_backwards("app", editor, ProjectState(), ProjectState())
+    app.check_nothing_there()
+
+
 class Base(DeclarativeBase):
     pass
 
@@ -184,4 +200,16 @@ def test_sqlalchemy_flushes_new_and_deleted_tasks(make: Make, alchemy: Callable[
     app.assert_exact()
     with alchemy() as session, session.begin():
         session.delete(session.get_one(Workflow, "new"))
+    app.assert_exact()
+
+
+@both_modes
+def test_a_migration_of_alembic_runs_what_was_printed(
+    make: Make, alchemy: Callable[[], Session], columns: bool
+) -> None:
+    app = make(PRISMA, columns=columns, adopt=False)
+    with alchemy() as session, session.begin():  # as op.execute() does
+        session.execute(text(succeed(app.dsn, *app.adopt_arguments("--print")).out))
+    succeed(app.dsn, "adopt", "--continue")
+    app.move(app.key(1), "completed")
     app.assert_exact()
