@@ -2,6 +2,7 @@
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -55,7 +56,7 @@ def migrate(dsn: str | None = None, *, on_step: OnStep = lambda _: None) -> list
         if not _applied(conn):
             _require_create(conn)
             _refuse_foreign_tables(conn)
-        with _yoyo(dsn) as (backend, migrations):
+        with _yoyo(conn, dsn) as (backend, migrations):
             outstanding = list(backend.to_apply(migrations))
             for migration in outstanding:
                 on_step(f"applying {migration.id}")
@@ -85,7 +86,7 @@ def rollback(
         _refuse_newer(conn, _read_migrations())
         if not _one(conn, "select to_regclass('public._yoyo_migration') is not null"):
             return []
-        with _yoyo(dsn, drop_data=drop_data) as (backend, migrations):
+        with _yoyo(conn, dsn, drop_data=drop_data) as (backend, migrations):
             applied = list(backend.to_rollback(migrations))
             steps = applied if all else applied[:1]
             last = len(steps) == len(applied)
@@ -120,7 +121,7 @@ def mark(dsn: str | None = None) -> list[str]:
         _refuse_newer(conn, _read_migrations())
         if missing := missing_objects(conn):
             raise MigrationError(f"nothing recorded: the schema is not whole, it lacks {_some(missing)}")
-        with _yoyo(dsn) as (backend, migrations):
+        with _yoyo(conn, dsn) as (backend, migrations):
             outstanding = backend.to_apply(migrations)
             backend.mark_migrations(outstanding)
             return [migration.id for migration in outstanding]
@@ -143,9 +144,10 @@ def _alone(dsn: str | None) -> Iterator[psycopg.Connection[Any]]:
 
 
 @contextmanager
-def _yoyo(dsn: str | None, *, drop_data: bool = False) -> Iterator[tuple[Any, Any]]:
+def _yoyo(conn: psycopg.Connection[Any], dsn: str | None, *, drop_data: bool = False) -> Iterator[tuple[Any, Any]]:
     """Open yoyo's backend, locked against plain ``yoyo apply``, and read the migrations."""
     migrations = _read_migrations()
+    _drop_empty_yoyo_tables(conn)
     parameters = connection_parameters(dsn)
     # A role's limit for its statements is not meant for this; one in the DSN is.
     given = str(parameters.get("options") or os.environ.get("PGOPTIONS") or "")
@@ -158,8 +160,11 @@ def _yoyo(dsn: str | None, *, drop_data: bool = False) -> Iterator[tuple[Any, An
     }
     # yoyo records who migrates, and fails for users without a passwd entry.
     os.environ.setdefault("LOGNAME", str(os.getuid()) if hasattr(os, "getuid") else "unknown")
-    backend = yoyo.get_backend("postgresql+psycopg:///?" + urlencode(parameters))
-    with backend, ExitStack() as stack:
+    with ExitStack() as stack:
+        # What yoyo has to say where the connection is lost; the error says it better.
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", "Nested transaction requested")
+        backend = stack.enter_context(yoyo.get_backend("postgresql+psycopg:///?" + urlencode(parameters)))
         try:
             stack.enter_context(backend.lock(timeout=_YOYO_PATIENCE))
         except LockTimeout:
@@ -190,6 +195,16 @@ def _require_create(conn: psycopg.Connection[Any]) -> None:
             f"nothing changed: role {conn.info.user} may not create tables: migrate as the owner of the database, or"
             " grant it create on schema public"
         )
+
+
+def _drop_empty_yoyo_tables(conn: psycopg.Connection[Any]) -> None:
+    """Let yoyo begin anew where its tables are there without a row, as after a schema-only restore: it would fail."""
+    if _one(conn, "select to_regclass('public._yoyo_version') is null"):
+        return
+    if _one(conn, "select exists (select from public._yoyo_version) or exists (select from public._yoyo_migration)"):
+        return
+    for table in _YOYO_TABLES:
+        conn.execute(f"drop table if exists public.{table}")
 
 
 def _read_migrations() -> Any:

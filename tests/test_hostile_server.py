@@ -371,8 +371,8 @@ def test_a_database_without_a_schema_public_is_one_line(empty: Callable[[], str]
     for command in (*READS, ["repair"], *WRITES):
         assert call(there, *command)[::2] == (
             2,
-            "agent-progress: the database has no agent-progress schema, or an old one (adopted tables are meant with --name):"
-            " run agent-progress migrate",
+            "agent-progress: the database has no agent-progress schema, or an old one"
+            " (adopted tables are meant with --name): run agent-progress migrate",
         ), command
 
 

@@ -428,8 +428,8 @@ def test_a_replay_into_an_unmigrated_database_is_one_line(empty: Any, capsys: py
     dsn = empty()
     assert main(["replay", str(SAMPLE_PATH), "--dsn", dsn]) == 2
     assert capsys.readouterr().err == (
-        "agent-progress: the database has no agent-progress schema, or an old one (adopted tables are meant with --name):"
-        " run agent-progress migrate\n"
+        "agent-progress: the database has no agent-progress schema, or an old one"
+        " (adopted tables are meant with --name): run agent-progress migrate\n"
     )
     migrate(dsn)
     assert main(["replay", str(SAMPLE_PATH), "--dsn", dsn]) == 0

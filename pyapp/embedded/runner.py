@@ -26,6 +26,8 @@ _START_SECONDS = 60.0
 # Fast shutdown, immediate shutdown, force.
 _STOP_SECONDS = ((signal.SIGINT, 30.0), (signal.SIGQUIT, 10.0), (signal.SIGKILL, 10.0))
 _TICK = 0.01
+# Linux's mark on a process that has begun to end; its locks are let go before it is gone.
+_EXITING = 0x4
 
 
 @dataclass(frozen=True)
@@ -128,15 +130,16 @@ def _forget_dead_postmaster(cluster: Cluster) -> None:
     """Remove the lock files of a dead server where PostgreSQL would not dare to.
 
     It takes any process with the PID in the file for a living server: a zombie (PID 1 of many containers
-    never reaps) as well as another program that got the number after a restart.
+    never reaps), one that was killed and is just being taken apart, as well as another program that got the
+    number after a restart.
     """
     lock_file = cluster.data_dir / "postmaster.pid"
     try:
         status = Path("/proc", lock_file.read_text().split("\n", 1)[0], "stat").read_text()
     except OSError:
         return
-    process = re.match(r"\d+ \((.*)\) (\w)", status, re.DOTALL)
-    if process and (process[1] != "postgres" or process[2] in "ZX"):
+    process = re.match(r"\d+ \((.*)\) (\w)(?: -?\d+){5} (\d+)", status, re.DOTALL)
+    if process and (process[1] != "postgres" or process[2] in "ZX" or int(process[3]) & _EXITING):
         for stale in (lock_file, cluster.socket, cluster.socket.with_name(f"{cluster.socket.name}.lock")):
             stale.unlink(missing_ok=True)
 

@@ -1,0 +1,189 @@
+"""Servers of a test's own, which it may kill, copy and start again; none is left running, whatever the test does."""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from pyapp import embedded, migrate
+from pyapp.embedded.account import server_account
+
+# Transactions of several statements deadlock now and then, as they may; nobody waits a second for that.
+SHORT_DEADLOCKS = {"deadlock_timeout": "10ms"}
+# Of a server that no test kills.
+QUICK = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "32MB", **SHORT_DEADLOCKS}
+
+
+class CrashableServer:
+    """A server in a data directory of its own, which can be killed as by kill -9 and started again."""
+
+    def __init__(self, data_dir: Path, bin_dir: Path, **settings: str) -> None:
+        self.data_dir = data_dir
+        self.bin_dir = bin_dir
+        self.settings = settings
+        self._running = ExitStack()
+        self._server: embedded.Server | None = None
+        self._has_template = False
+
+    @property
+    def pid(self) -> int:
+        """The postmaster."""
+        assert self._server is not None
+        return self._server.pid
+
+    def dsn(self, dbname: str = "postgres") -> str:
+        assert self._server is not None
+        return make_conninfo(self._server.dsn, dbname=dbname)
+
+    def connect(self, dbname: str = "postgres", **options: Any) -> psycopg.Connection:
+        return psycopg.connect(self.dsn(dbname), **{"autocommit": True, **options})
+
+    def start(self) -> "CrashableServer":
+        """Start it, or start it again after it died: returns once crash recovery is through."""
+        self.stop()
+        starting = embedded.server(self.data_dir, bin_dir=self.bin_dir, settings=self.settings)
+        self._server = self._running.enter_context(starting)
+        return self
+
+    def stop(self) -> None:
+        """Stop it, or, where it was killed, wait until the last of its processes is gone."""
+        self._running.close()
+
+    def create(self, dbname: str, template: str = "template0") -> str:
+        """Create a database, in place of one of that name, and return its DSN."""
+        name = sql.Identifier(dbname)
+        with self.connect() as admin:
+            admin.execute(sql.SQL("drop database if exists {} with (force)").format(name))
+            admin.execute(sql.SQL("create database {} template {}").format(name, sql.Identifier(template)))
+        return self.dsn(dbname)
+
+    def create_migrated(self, dbname: str) -> str:
+        """Create a database that is migrated, and return its DSN."""
+        if not self._has_template:
+            migrate(self.create("migrated"))
+            self._has_template = True
+        return self.create(dbname, "migrated")
+
+    # --- Dying ----------------------------------------------------------------------------------------------
+
+    def kill(self) -> None:
+        """Kill the postmaster; its backends find out for themselves."""
+        os.kill(self.pid, signal.SIGKILL)
+
+    def kill_everything(self) -> None:
+        """Kill all processes at once, as the loss of power does."""
+        with self.connect() as conn:
+            pids = [row[0] for row in conn.execute("select pid from pg_stat_activity where pid is not null")]
+        # Stopped first: it could neither restart what died nor tell the others.
+        os.kill(self.pid, signal.SIGSTOP)
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        os.kill(self.pid, signal.SIGKILL)
+
+    def kill_one(self, which: str) -> None:
+        """Kill one process that pg_stat_activity shows under this condition; return once all have started anew.
+
+        The postmaster then ends every other process as well and recovers as after a crash.
+        """
+        with self.connect() as conn:
+            query = f"select pid from pg_stat_activity where pid <> pg_backend_pid() and {which} limit 1"
+            while (row := conn.execute(query.encode()).fetchone()) is None:
+                time.sleep(0.001)
+            os.kill(row[0], signal.SIGKILL)
+            wait_for(lambda: not answers(conn))
+        wait_for(self.is_ready)
+
+    def is_ready(self) -> bool:
+        try:
+            with self.connect() as conn:
+                return answers(conn)
+        except psycopg.OperationalError:
+            return False
+
+
+def run(bin_dir: Path, program: str, *arguments: str | Path, input: str = "", cwd: Path = Path("/")) -> str:
+    """Run a program of PostgreSQL as the account of the servers and return its output; a failure shows what it said."""
+    done = subprocess.run(
+        [bin_dir / program, *arguments],
+        input=input,
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "LC_ALL": "C"},
+        **server_account().switch,
+    )
+    assert done.returncode == 0, f"{program}: {done.stderr or done.stdout}"
+    return str(done.stdout)
+
+
+@contextmanager
+def directory(within: str | None = None) -> Iterator[Path]:
+    """Make a short directory in which the server's account may create others; in memory, unless it is said where."""
+    shm = Path("/dev/shm")
+    roomy = os.access(shm, os.W_OK) and shutil.disk_usage(shm).free > 2**30
+    path = Path(tempfile.mkdtemp(prefix="ap-", dir=within or (shm if roomy else None)))
+    path.chmod(0o755)
+    server_account().own(path)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def servers(bin_dir: Path, within: str | None = None) -> Iterator[Callable[..., CrashableServer]]:
+    """Yield what makes servers by name and settings, without starting them; all are stopped in the end."""
+    with directory(within) as parent, ExitStack() as stopping:
+
+        def make(name: str, bin_dir: Path = bin_dir, **settings: str) -> CrashableServer:
+            made = CrashableServer(parent / name, bin_dir, **settings)
+            stopping.callback(made.stop)
+            return made
+
+        yield make
+
+
+@contextmanager
+def before_statement(place: int, act: Callable[[], None]) -> Iterator[list[str]]:
+    """Act before this one, counted from 1, of the statements that psycopg sends in the block; yield those sent."""
+    execute = psycopg.Cursor.execute
+    sent: list[str] = []
+
+    def counted(self: Any, query: Any, *args: Any, **options: Any) -> Any:
+        sent.append(str(query))
+        if len(sent) == place:
+            act()
+        return execute(self, query, *args, **options)
+
+    psycopg.Cursor.execute = counted  # type: ignore[method-assign]
+    try:
+        yield sent
+    finally:
+        psycopg.Cursor.execute = execute  # type: ignore[method-assign]
+
+
+def answers(conn: psycopg.Connection) -> bool:
+    try:
+        return conn.execute("select 1").fetchone() == (1,)
+    except psycopg.OperationalError:
+        return False
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    """Wait until something is so, and return it."""
+    give_up = time.monotonic() + seconds
+    while not (outcome := condition()):
+        assert time.monotonic() < give_up, "did not come about"
+        time.sleep(0.01)
+    return outcome

@@ -1,0 +1,174 @@
+"""Physical standbys: exact in every snapshot while the primary is under load, and after their promotion."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from pyapp import (
+    find_drift,
+    get_forecasts,
+    get_state,
+    get_workflow,
+    list_burnup,
+    list_stages,
+    list_tasks,
+    list_timeline,
+    list_workflows,
+    progress_metrics,
+    stage_progress,
+    watch,
+)
+from pyapp.cli import main
+from pyapp.embedded.cluster import RUN
+
+from .crash import QUICK, CrashableServer, run, servers, wait_for
+from .helpers import in_background, new_tasks, new_workflow
+from .ledger import Ledger, assert_exact, difference
+from .test_copies import assert_goes_on, fill
+
+Make = Callable[..., CrashableServer]
+
+
+@pytest.fixture
+def make(bin_dir: Path) -> Iterator[Make]:
+    with servers(bin_dir) as make:
+        yield make
+
+
+@pytest.fixture
+def primary(make: Make) -> CrashableServer:
+    server = make("primary", **QUICK).start()
+    server.create_migrated("app")
+    return server
+
+
+def standby_of(primary: CrashableServer, make: Make) -> CrashableServer:
+    """Copy a running server to one that follows it, under the name standby."""
+    standby = make("standby", **QUICK, hot_standby_feedback="on")
+    source = psycopg.conninfo.make_conninfo(primary.dsn(), application_name="standby")
+    to = ("--pgdata", standby.data_dir, "--write-recovery-conf")
+    run(primary.bin_dir, "pg_basebackup", f"--dbname={source}", *to, "--checkpoint=fast", "--no-sync")
+    shutil.rmtree(standby.data_dir / RUN)  # the socket of the other one
+    return standby.start()
+
+
+def assert_exact_in_every_snapshot(dsn: str, go_on: Callable[[], object]) -> int:
+    """Compare again and again while it moves; return how often."""
+    seen, compared = set(), 0
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        while compared < 50 or len(seen) < 10:
+            assert difference(conn) == []
+            seen.add(conn.execute("select sum(agents_created), sum(agents_completed) from workflow").fetchone())
+            compared += 1
+            if compared % 5 == 0:
+                go_on()
+    return compared
+
+
+def wait_until_replayed(primary: CrashableServer) -> None:
+    """Wait until the standby shows all that the primary has written until now."""
+    query = "select replay_lsn >= %s from pg_stat_replication where application_name = 'standby'"
+    with primary.connect() as conn:
+        lsn = conn.execute("select pg_current_wal_lsn()").fetchone()
+        wait_for(lambda: conn.execute(query, lsn).fetchone() == (True,))
+
+
+def test_a_synchronous_standby_has_all_that_was_acknowledged_when_the_primary_dies(
+    primary: CrashableServer, make: Make
+) -> None:
+    with primary.connect("app") as conn:
+        ledger = Ledger(conn, seed=3)
+    with ledger.load(primary.dsn("app")):
+        ledger.go_on(50)
+        standby = standby_of(primary, make)
+        with primary.connect() as conn:
+            conn.execute("alter system set synchronous_standby_names = 'standby'")
+            conn.execute("select pg_reload_conf()")
+            state = "select from pg_stat_replication where sync_state = 'sync'"
+            wait_for(lambda: conn.execute(state).fetchall())
+        # Each client's transactions, from its next one on, are acknowledged by both.
+        ledger.go_on(50)
+        assert_exact_in_every_snapshot(standby.dsn("app"), lambda: ledger.go_on(10))
+        primary.kill_everything()
+        ledger.wait_until_all_stopped()
+    with standby.connect("app") as conn:
+        assert conn.execute("select pg_promote()").fetchone() == (True,)
+        ledger.assert_kept(conn)
+    with ledger.load(standby.dsn("app")):
+        ledger.go_on(100)
+    with standby.connect("app") as conn:
+        ledger.assert_kept(conn)
+        assert_goes_on(conn)
+    print(f"a synchronous standby, promoted: {ledger}; 0 lost")
+
+
+def test_a_standby_that_is_promoted_under_load_has_all_from_before_that(primary: CrashableServer, make: Make) -> None:
+    with primary.connect("app") as conn:
+        before = Ledger(conn, seed=4)
+    primary.create_migrated("busy")
+    with primary.connect("busy") as conn:
+        during = Ledger(conn, seed=5)
+    standby = standby_of(primary, make)
+    with before.load(primary.dsn("app")):
+        before.go_on(100)
+    with during.load(primary.dsn("busy")):
+        during.go_on(50)
+        wait_until_replayed(primary)
+        assert_exact_in_every_snapshot(standby.dsn("busy"), lambda: during.go_on(10))
+        with standby.connect() as conn:
+            assert conn.execute("select pg_promote()").fetchone() == (True,)
+        during.go_on(10)
+    with standby.connect("app") as conn:
+        before.assert_kept(conn)
+    with standby.connect("busy") as conn:
+        assert_exact(conn)
+        assert_goes_on(conn)
+
+
+def test_reading_watching_and_checking_work_on_a_standby(
+    primary: CrashableServer, make: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(primary.dsn("app"))
+    # Where notifications are on, a standby cannot listen all the same.
+    assert main(["notify", "on", "--dsn", primary.dsn("app")]) == 0
+    with primary.connect("app") as conn:
+        workflow = new_workflow(conn, type="bugfix", status="running")
+        tasks = new_tasks(conn, workflow, "running", "running")
+    standby = standby_of(primary, make)
+    wait_until_replayed(primary)
+    dsn = standby.dsn("app")
+
+    with standby.connect("app") as conn:
+        assert get_workflow(conn, workflow).agents_total == 2
+        assert len(list_workflows(conn)) > 5
+        assert len(list_tasks(conn, workflow)) == 2
+        assert find_drift(conn) == []
+        assert progress_metrics(conn, workflow).stale_data is False
+        assert get_state(conn, workflow).status == "running"
+        assert list_stages(conn, workflow) == []
+        assert stage_progress(conn, workflow).stages == 3
+        assert list_timeline(conn, workflow) != []
+        assert list_burnup(conn, workflow) != []
+        assert workflow in get_forecasts(conn, [workflow])
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+            conn.execute("update agent_task set status = 'completed'")
+
+    changes = watch(dsn, [workflow], 0.02)
+    assert next(changes).progress == 0
+    following = in_background(lambda: [change.progress for change in changes])
+    with primary.connect("app") as conn:
+        conn.execute("update agent_task set status = 'completed' where id = any (%s)", [tasks])
+        conn.execute("update workflow set status = 'completed' where id = %s", [workflow])
+    assert following.result(30)[-1] == 100
+
+    assert main(["check", "--dsn", dsn]) == 0
+    assert main(["show", str(workflow), "--dsn", dsn]) == 0
+    capsys.readouterr()
+    # With nothing to mend, repair writes nothing.
+    assert main(["repair", "--dsn", dsn]) == 0
+    assert capsys.readouterr().out == "nothing to repair\n"
+    assert main(["migrate", "--dsn", dsn]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
