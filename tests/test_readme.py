@@ -87,7 +87,7 @@ def test_the_readme_tells_the_shipped_weights(conn: psycopg.Connection) -> None:
 def test_the_retry_example_completes_a_task(conn: psycopg.Connection, dsn: str) -> None:
     workflow = new_workflow(conn)
     (task,) = new_tasks(conn, workflow, "running")
-    run_python("DeadlockDetected", dsn)["complete"](workflow, task)
+    run_python("pyapp.retry", dsn)["complete"](workflow, task)
     assert progress(conn, workflow) == (100, 1, 1)
 
 
