@@ -28,15 +28,31 @@ def new_tasks(conn: psycopg.Connection, workflow: Any, *statuses: str) -> list[A
     return [row[0] for row in rows]
 
 
+def keeper(conn: psycopg.Connection) -> str:
+    """Name the table that keeps the counters: that of the workflows, or, if these were adopted, one beside it."""
+    [beside] = conn.execute("select to_regclass('workflow_counter') is not null").fetchone()
+    return "workflow_counter" if beside else "workflow"
+
+
+def stored(conn: psycopg.Connection) -> str:
+    """Name the relation of all numbers as stored; progress is what the table of the workflows says."""
+    if keeper(conn) == "workflow":
+        return "workflow"
+    counters = "agents_completed, agents_total, agents_created, agents_failed, agents_cancelled"
+    return f"(select w.id, w.progress, {counters} from workflow as w join workflow_counter as s on s.id = w.id) as s"
+
+
 def progress(conn: psycopg.Connection, workflow: Any) -> tuple[int, int, int]:
     """Read progress, agents_completed and agents_total as stored."""
     return conn.execute(
-        "select progress, agents_completed, agents_total from workflow where id = %s", [workflow]
+        f"select progress, agents_completed, agents_total from {stored(conn)} where id = %s", [workflow]
     ).fetchone()
 
 
 def allow_all_transitions(conn: psycopg.Connection) -> None:
-    """Let workflows go from any status to any other."""
+    """Let workflows go from any status to any other; an application whose tables were adopted lets them anyway."""
+    if conn.execute("select to_regclass('workflow_transition')").fetchone() == (None,):
+        return
     conn.execute(
         "insert into workflow_transition select f, t from unnest(enum_range(null::workflow_status)) as f,"
         " unnest(enum_range(null::workflow_status)) as t where f <> t on conflict do nothing"
@@ -61,14 +77,18 @@ def wait_until_blocked(conn: psycopg.Connection, pid: int, seconds: float = 10) 
 def counters(conn: psycopg.Connection, workflow: Any) -> tuple[int, int, int, int]:
     """Read agents_created, agents_completed, agents_failed and agents_cancelled as stored."""
     return conn.execute(
-        "select agents_created, agents_completed, agents_failed, agents_cancelled from workflow where id = %s",
+        f"select agents_created, agents_completed, agents_failed, agents_cancelled from {stored(conn)} where id = %s",
         [workflow],
     ).fetchone()
 
 
 def row_version(conn: psycopg.Connection, workflow: Any) -> tuple[Any, ...]:
-    """Tell the stored version of a workflow's row: any update of it makes another."""
-    return conn.execute("select ctid, xmin from workflow where id = %s", [workflow]).fetchone()
+    """Tell the stored version of a workflow's row, and of its counters: any update of them makes another."""
+    return conn.execute(
+        f"select w.ctid, w.xmin, s.ctid, s.xmin from workflow as w join {keeper(conn)} as s on s.id = w.id"
+        " where w.id = %s",
+        [workflow],
+    ).fetchone()
 
 
 def in_background(act: Callable[..., Any], *args: Any) -> Future[Any]:

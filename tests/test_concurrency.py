@@ -12,7 +12,16 @@ import psycopg
 import pytest
 from psycopg import IsolationLevel, errors
 
-from .helpers import counters, in_background, new_tasks, new_workflow, progress, set_status, wait_until_blocked_by
+from .helpers import (
+    counters,
+    in_background,
+    keeper,
+    new_tasks,
+    new_workflow,
+    progress,
+    set_status,
+    wait_until_blocked_by,
+)
 
 Session = Callable[[], psycopg.Connection]
 Statement = tuple[str, Sequence[Any]]
@@ -97,7 +106,8 @@ def test_two_completions_of_one_workflow_are_both_counted(
         "update agent_task set status = 'failed' where id <> %(busy)s",
         "update agent_task set workflow_id = %(other)s, status = 'completed' where id = %(task)s",
         "update workflow set agents_planned = 20, status = 'completed' where id = %(workflow)s",
-        "update workflow set progress = 90, agents_completed = 0 where id = %(workflow)s",
+        "update workflow set progress = 90 where id = %(workflow)s",
+        "update {counters} set progress = 90, agents_completed = 0 where id = %(workflow)s",
     ],
 )
 def test_any_statement_that_waits_for_a_completion_counts_beside_it(
@@ -108,7 +118,7 @@ def test_any_statement_that_waits_for_a_completion_counts_beside_it(
     one, other = session(), session()
     set_status(one, busy, "completed")
     names = {"workflow": workflow, "other": elsewhere, "task": task, "busy": busy}
-    waiting = in_background(other.execute, statement, names)
+    waiting = in_background(other.execute, statement.format(counters=keeper(conn)), names)
     blocked(other, one)
     one.commit()
     waiting.result(10)
@@ -254,6 +264,23 @@ def test_an_orchestrator_that_updates_its_workflow_and_adds_a_task_never_deadloc
     assert progress(conn, workflow) == (50, 1, 2)
 
 
+@pytest.mark.parametrize("last", ["status = 'completed'", "agents_planned = 4", "progress = 15"])
+def test_an_orchestrator_that_updates_its_workflow_twice_never_deadlocks_with_an_agent(
+    conn: psycopg.Connection, session: Session, blocked: Blocked, last: str
+) -> None:
+    workflow = new_workflow(conn, agents_planned=2)
+    [task] = new_tasks(conn, workflow, "running")
+    orchestrator, agent = session(), session()
+    orchestrator.execute(SET_STAGE, [workflow])
+    waiting = execute(agent, (COMPLETE, [[task]]))
+    blocked(agent, orchestrator)
+    orchestrator.execute(f"update workflow set {last} where id = %s", [workflow])
+    orchestrator.commit()
+    waiting.result(10)
+    agent.commit()
+    assert progress(conn, workflow)[1] == 1
+
+
 def test_an_orchestrator_that_waits_for_an_agent_changes_the_row_that_the_agent_left(
     conn: psycopg.Connection, session: Session, blocked: Blocked
 ) -> None:
@@ -327,10 +354,10 @@ def test_freezing_or_thawing_beside_a_completion_is_exact(
     workflow = new_workflow(conn)
     task, _ = new_tasks(conn, workflow, "running", "running")
     if act == "thaw":
-        conn.execute("update workflow set progress_frozen_at = now()")
+        conn.execute(f"update {keeper(conn)} set progress_frozen_at = now()")
     statements: dict[str, Statement] = {
         "agent": (COMPLETE, [[task]]),
-        "act": ("update workflow set progress_frozen_at = %s", ["now" if act == "freeze" else None]),
+        "act": (f"update {keeper(conn)} set progress_frozen_at = %s", ["now" if act == "freeze" else None]),
     }
     one, other = session(), session()
     first, second = ("agent", "act") if agent_first else ("act", "agent")
@@ -342,7 +369,7 @@ def test_freezing_or_thawing_beside_a_completion_is_exact(
     other.commit()
     missed = act == "freeze" and not agent_first
     assert progress(conn, workflow) == ((0, 0, 2) if missed else (50, 1, 2))
-    conn.execute("update workflow set progress_frozen_at = null")
+    conn.execute(f"update {keeper(conn)} set progress_frozen_at = null")
     assert progress(conn, workflow) == (50, 1, 2)
 
 
@@ -352,12 +379,12 @@ def test_freezing_or_thawing_amid_a_statement_that_has_not_counted_yet_is_exact(
 ) -> None:
     workflow = new_workflow(conn)
     tasks = new_tasks(conn, workflow, "running", "running")
-    conn.execute("update workflow set progress_frozen_at = %s", [None if act else "now"])
+    conn.execute(f"update {keeper(conn)} set progress_frozen_at = %s", [None if act else "now"])
     holder, agent = session(), session()
     holder.execute(HOLD_TASK, [tasks[1]])
     waiting = execute(agent, (COMPLETE, [tasks]))
     blocked(agent, holder)
-    conn.execute("update workflow set progress_frozen_at = %s", [act])
+    conn.execute(f"update {keeper(conn)} set progress_frozen_at = %s", [act])
     holder.commit()
     waiting.result(10)
     agent.commit()
@@ -549,9 +576,9 @@ HAMMER = [
     " insert into agent_task (id, workflow_id, agent_type, status)"
     " select gen_random_uuid(), %(one)s, 'agent', %(status)s from gone",
     "update workflow set progress = 15, current_stage = 'build' where id = %(one)s",
-    "update workflow set agents_planned = agents_created + 5, status = 'running' where id = %(one)s",
-    "update workflow set progress_frozen_at = now() where id = %(one)s",
-    "update workflow set progress_frozen_at = null",
+    "update workflow set agents_planned = 5 * %(plan)s, status = 'running' where id = %(one)s",
+    "update {counters} set progress_frozen_at = now() where id = %(one)s",
+    "update {counters} set progress_frozen_at = null",
     "select repair_progress(%(one)s)",
 ]
 
@@ -563,12 +590,16 @@ def test_numbers_are_exact_after_eight_sessions_did_as_they_pleased(dsn: str, ha
     def hammer(seed: int) -> None:
         rng = random.Random(seed)
         with psycopg.connect(dsn) as connection:
+            table = keeper(connection)
             while time.monotonic() < stop:
                 try:
                     for statement in rng.choices(HAMMER, k=rng.choice([1, 1, 1, 2, 3])):
                         one, other = rng.sample(hammered, 2)
                         status = rng.choice(["running", "completed", "completed", "failed", "cancelled"])
-                        connection.execute(statement, {"one": one, "other": other, "status": status})
+                        connection.execute(
+                            statement.format(counters=table),
+                            {"one": one, "other": other, "status": status, "plan": rng.randrange(10)},
+                        )
                     if rng.random() < 0.9:
                         connection.commit()
                         done[seed] += 1

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from .helpers import allow_all_transitions, counters, new_tasks, new_workflow, progress, set_status
+from .helpers import allow_all_transitions, counters, keeper, new_tasks, new_workflow, progress, set_status
 
 MADE_UP = {
     "progress": 77,
@@ -19,8 +19,8 @@ MADE_UP = {
 }
 
 
-def read_row(conn: psycopg.Connection, workflow: Any) -> dict[str, Any]:
-    cursor = conn.execute("select * from workflow where id = %s", [workflow])
+def read_row(conn: psycopg.Connection, workflow: Any, table: str = "workflow") -> dict[str, Any]:
+    cursor = conn.execute(f"select * from {table} where id = %s", [workflow])
     return dict(zip([column.name for column in cursor.description], cursor.fetchone(), strict=True))
 
 
@@ -115,9 +115,18 @@ def test_workflows_copied_in_with_counters_count_the_tasks_that_follow(conn: psy
 def test_a_maintained_column_keeps_its_value_whatever_is_written(conn: psycopg.Connection, column: str) -> None:
     workflow = new_workflow(conn)
     new_tasks(conn, workflow, "completed", "failed", "cancelled", "running", "running")
-    before = read_row(conn, workflow)
+    before = read_row(conn, workflow, keeper(conn))
     for value in ["1999-01-01" if column == "progress_updated_at" else "77", None]:
-        conn.execute(f"update workflow set {column} = %s", [value])
+        conn.execute(f"update {keeper(conn)} set {column} = %s", [value])
+        assert read_row(conn, workflow, keeper(conn)) == before
+
+
+def test_the_percentage_keeps_its_value_whatever_is_written(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    new_tasks(conn, workflow, "completed", "failed", "cancelled", "running", "running")
+    before = read_row(conn, workflow)
+    for value in ["77", None, "20", "0"]:
+        conn.execute("update workflow set progress = %s", [value])
         assert read_row(conn, workflow) == before
 
 
@@ -129,7 +138,12 @@ def test_a_stale_row_written_back_whole_leaves_progress_alone(conn: psycopg.Conn
     now = read_row(conn, workflow)
     save_row(conn, stale | {"current_stage": "build", "status": "running"})
     saved = read_row(conn, workflow)
-    moved = {"current_stage": "build", "status": "running", "version": 2, "updated_at": saved["updated_at"]}
+    moved = {
+        "current_stage": "build",
+        "status": "running",
+        "version": saved["version"],
+        "updated_at": saved["updated_at"],
+    }
     assert saved == now | moved
     assert progress(conn, workflow) == (50, 1, 2)
 
@@ -142,6 +156,25 @@ def test_an_orchestrator_that_writes_percentages_gets_the_true_one_back(conn: ps
         set_status(conn, task, "completed")
         returned += conn.execute("update workflow set progress = 15 * %s returning progress", [stage]).fetchone()
     assert returned == [25, 50, 75, 100]
+
+
+@pytest.mark.parametrize(
+    ("assignments", "expected"),
+    [
+        ("status = 'completed'", 50),
+        ("status = 'completed', progress = 100", 50),
+        ("agents_planned = 8", 13),
+        ("agents_planned = null, progress = 15", 50),
+        ("current_stage = 'build', progress = 0", 25),
+    ],
+)
+def test_what_an_update_returns_is_the_number_after_it(
+    conn: psycopg.Connection, assignments: str, expected: int
+) -> None:
+    workflow = new_workflow(conn, agents_planned=4)
+    new_tasks(conn, workflow, "completed", "running")
+    assert conn.execute(f"update workflow set {assignments} returning progress").fetchone() == (expected,)
+    assert progress(conn, workflow)[0] == expected
 
 
 def test_an_upsert_of_a_workflow_leaves_progress_alone(conn: psycopg.Connection) -> None:
@@ -166,10 +199,11 @@ def test_a_merge_into_workflows_leaves_progress_alone(conn: psycopg.Connection) 
 def test_thawing_keeps_progress_updated_at_from_being_written(conn: psycopg.Connection) -> None:
     workflow = new_workflow(conn)
     new_tasks(conn, workflow, "completed")
-    conn.execute("update workflow set progress_frozen_at = now()")
-    before = read_row(conn, workflow)
-    conn.execute("update workflow set progress_frozen_at = null, progress_updated_at = '1999-01-01'")
-    assert read_row(conn, workflow) == before | {"progress_frozen_at": None}
+    table = keeper(conn)
+    conn.execute(f"update {table} set progress_frozen_at = now()")
+    before = read_row(conn, workflow, table)
+    conn.execute(f"update {table} set progress_frozen_at = null, progress_updated_at = '1999-01-01'")
+    assert read_row(conn, workflow, table) == before | {"progress_frozen_at": None}
 
 
 # Triggers of the user's
@@ -226,11 +260,17 @@ def test_a_before_trigger_that_writes_progress_is_overruled(conn: psycopg.Connec
     conn.execute("""
         create function by_stage() returns trigger language plpgsql as $$ begin
             new.progress := 15;
-            new.agents_total := 3;
             return new;
         end $$;
         create trigger z_by_stage before insert or update on workflow for each row execute function by_stage();
+        create function by_hand() returns trigger language plpgsql as $$ begin
+            new.agents_total := 3;
+            return new;
+        end $$;
     """)
+    conn.execute(
+        f"create trigger z_by_hand before insert or update on {keeper(conn)} for each row execute function by_hand()"
+    )
     workflow = new_workflow(conn)
     assert progress(conn, workflow) == (0, 0, 0)
     tasks = new_tasks(conn, workflow, "running", "running")
@@ -310,9 +350,13 @@ def test_a_workflow_whose_id_changes_keeps_exact_numbers_where_keys_cascade(
     """)
     workflow, renamed = new_workflow(conn, agents_planned=5), uuid.uuid4()
     new_tasks(conn, workflow, "completed", "completed", "failed", "running")
-    if frozen:
-        conn.execute("update workflow set progress_frozen_at = now()")
-    conn.execute("update workflow set id = %s, progress_frozen_at = null, agents_created = 9", [renamed])
+    if keeper(conn) == "workflow":
+        conn.execute("update workflow set progress_frozen_at = %s", ["now" if frozen else None])
+        conn.execute("update workflow set id = %s, progress_frozen_at = null, agents_created = 9", [renamed])
+    else:
+        conn.execute("update workflow_counter set progress_frozen_at = %s", ["now" if frozen else None])
+        conn.execute("update workflow set id = %s, progress = 9", [renamed])
+        conn.execute("update workflow_counter set progress_frozen_at = null, agents_created = 9")
     assert (progress(conn, renamed), counters(conn, renamed)) == ((40, 2, 5), (4, 2, 1, 0))
 
 

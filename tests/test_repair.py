@@ -11,6 +11,7 @@ from psycopg import errors, sql
 from .helpers import (
     counters,
     in_background,
+    keeper,
     new_tasks,
     new_workflow,
     progress,
@@ -65,12 +66,12 @@ def test_repair_mends_every_counter(conn: psycopg.Connection) -> None:
     with conn.transaction():
         conn.execute("set local session_replication_role = replica")
         conn.execute(
-            "update workflow set progress = 1, agents_completed = 2, agents_total = 3, agents_created = 4,"
+            f"update {keeper(conn)} set progress = 1, agents_completed = 2, agents_total = 3, agents_created = 4,"
             " agents_failed = 5, agents_cancelled = 6, progress_updated_at = '1999-01-01'"
         )
     assert len(repaired(conn)) == 1
     assert (progress(conn, workflow), counters(conn, workflow)) == ((13, 1, 8), (5, 1, 2, 1))
-    row = conn.execute("select progress_frozen_at, progress_updated_at > '2020-01-01' from workflow").fetchone()
+    row = conn.execute(f"select progress_frozen_at, progress_updated_at > '2020-01-01' from {keeper(conn)}").fetchone()
     assert row == (None, True)
 
 
@@ -85,8 +86,10 @@ def test_repair_leaves_right_workflows_untouched(conn: psycopg.Connection) -> No
 
 
 def test_repair_skips_frozen_workflows(conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn, progress_frozen_at="now", progress=70, agents_completed=7, agents_total=10)
+    workflow = new_workflow(conn)
     new_tasks(conn, workflow, "running")
+    conn.execute(f"update {keeper(conn)} set progress_frozen_at = now()")
+    complete_unseen(conn, *new_tasks(conn, workflow, "running"))
     before = row_version(conn, workflow)
     assert (repaired(conn), repaired(conn, workflow)) == ([], [])
     assert row_version(conn, workflow) == before

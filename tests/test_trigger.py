@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from .helpers import counters, new_tasks, new_workflow, progress, row_version, set_status
+from .helpers import counters, keeper, new_tasks, new_workflow, progress, row_version, set_status
 
 Session = Callable[[], psycopg.Connection]
 
@@ -24,14 +24,22 @@ MERGE = """
 
 
 def new_frozen_workflow(conn: psycopg.Connection) -> Any:
-    return new_workflow(
-        conn,
-        progress_frozen_at="2024-01-01",
-        progress=70,
-        agents_completed=7,
-        agents_total=10,
-        agents_created=10,
-    )
+    frozen = {
+        "progress_frozen_at": "2024-01-01",
+        "progress": 70,
+        "agents_completed": 7,
+        "agents_total": 10,
+        "agents_created": 10,
+    }
+    if keeper(conn) == "workflow":
+        return new_workflow(conn, **frozen)
+    workflow = new_workflow(conn)
+    with conn.transaction():
+        conn.execute("set local session_replication_role = replica")
+        assignments = ", ".join(f"{name} = %({name})s" for name in frozen)
+        conn.execute(f"update workflow_counter set {assignments} where id = %(id)s", {"id": workflow, **frozen})
+        conn.execute("update workflow set progress = 70 where id = %s", [workflow])
+    return workflow
 
 
 # The number
@@ -251,6 +259,19 @@ def test_a_workflow_deleted_and_inserted_again_in_one_statement_starts_at_zero(
     assert counters(conn, workflow) == (0, 0, 0, 0)
 
 
+@pytest.mark.parametrize("tasks", [["completed"], ["completed", "running", "failed"]], ids=["one task", "several"])
+def test_a_workflow_and_its_tasks_created_by_one_statement_are_counted_once(
+    conn: psycopg.Connection, tasks: list[str]
+) -> None:
+    [workflow] = conn.execute(
+        "with w as (insert into workflow (name, type) values ('w', 'app') returning id)"
+        " insert into agent_task (workflow_id, agent_type, status)"
+        " select w.id, 'agent', s from w, unnest(%s::task_status[]) as s returning workflow_id",
+        [tasks],
+    ).fetchone()
+    assert counters(conn, workflow) == (len(tasks), 1, tasks.count("failed"), 0)
+
+
 def test_copy_counts_each_task(conn: psycopg.Connection) -> None:
     one, other = new_workflow(conn), new_workflow(conn)
     with conn.cursor().copy("copy agent_task (workflow_id, agent_type, status) from stdin") as copy:
@@ -402,24 +423,25 @@ def test_a_workflow_inserted_frozen_keeps_its_counters(conn: psycopg.Connection)
         "truncate agent_task",
         "update workflow set status = 'completed'",
         "update workflow set agents_planned = 100",
-        "update workflow set progress = 1, agents_completed = 1, agents_total = 1, agents_created = 1",
+        "update {counters} set progress = 1, agents_completed = 1, agents_total = 1, agents_created = 1",
         "select repair_progress()",
     ],
 )
 def test_a_frozen_workflow_keeps_its_counters(conn: psycopg.Connection, statement: str) -> None:
     workflow = new_frozen_workflow(conn)
     new_tasks(conn, workflow, "running", "failed")
-    before = conn.execute("select progress_updated_at from workflow").fetchone()
-    conn.execute(statement)
+    before = conn.execute(f"select progress_updated_at from {keeper(conn)}").fetchone()
+    conn.execute(statement.format(counters=keeper(conn)))
     assert progress(conn, workflow) == FROZEN_ROW
-    assert conn.execute("select progress_updated_at from workflow").fetchone() == before
+    assert conn.execute(f"select progress_updated_at from {keeper(conn)}").fetchone() == before
     assert conn.execute("select count(*) from workflow_progress_drift").fetchone() == (0,)
 
 
 def test_freezing_keeps_the_counters_as_they_are(conn: psycopg.Connection) -> None:
     workflow = new_workflow(conn)
     new_tasks(conn, workflow, "completed", "running")
-    conn.execute("update workflow set progress_frozen_at = now(), progress = 7, status = 'completed'")
+    conn.execute(f"update {keeper(conn)} set progress_frozen_at = now(), progress = 7, status = 'completed'")
+    conn.execute("update workflow set progress = 7, status = 'completed'")
     conn.execute("delete from agent_task")
     assert progress(conn, workflow) == (50, 1, 2)
 
@@ -427,7 +449,8 @@ def test_freezing_keeps_the_counters_as_they_are(conn: psycopg.Connection) -> No
 def test_thawing_recounts(conn: psycopg.Connection) -> None:
     workflow = new_frozen_workflow(conn)
     new_tasks(conn, workflow, "running", "failed", "completed", "cancelled")
-    conn.execute("update workflow set progress_frozen_at = null, agents_completed = 9, agents_planned = 5")
+    conn.execute("update workflow set agents_planned = 5")
+    conn.execute(f"update {keeper(conn)} set progress_frozen_at = null, agents_completed = 9")
     assert progress(conn, workflow) == (20, 1, 5)
     assert counters(conn, workflow) == (4, 1, 1, 1)
 
@@ -517,11 +540,11 @@ def test_changes_that_cancel_out_write_nothing(conn: psycopg.Connection) -> None
 def test_a_statement_writes_its_workflow_once_and_heap_only(conn: psycopg.Connection, statement: str) -> None:
     workflow = new_workflow(conn)
     task, *_ = new_tasks(conn, workflow, "running", "running", "running")
-    updates = "select n_tup_upd, n_tup_hot_upd from pg_stat_xact_user_tables where relid = 'workflow'::regclass"
+    updates = "select n_tup_upd, n_tup_hot_upd from pg_stat_xact_user_tables where relid = %s::regclass"
     with conn.transaction():
-        all_before, hot_before = conn.execute(updates).fetchone()
+        all_before, hot_before = conn.execute(updates, [keeper(conn)]).fetchone()
         conn.execute(statement, {"task": task, "workflow": workflow})
-        all_after, hot_after = conn.execute(updates).fetchone()
+        all_after, hot_after = conn.execute(updates, [keeper(conn)]).fetchone()
     assert (all_after - all_before, hot_after - hot_before) == (1, 1)
 
 
@@ -537,9 +560,9 @@ def test_a_statement_writes_its_workflow_once_and_heap_only(conn: psycopg.Connec
         ("update workflow set agents_planned = 9", True),
         ("update workflow set agents_planned = 2", False),
         ("update workflow set status = 'running', current_stage = 'build'", False),
-        ("update workflow set progress = 99, agents_failed = 9, progress_updated_at = '1999-01-01'", False),
-        ("update workflow set progress_frozen_at = now()", False),
-        ("update workflow set progress_frozen_at = null", False),
+        ("update {counters} set progress = 99, agents_failed = 9, progress_updated_at = '1999-01-01'", False),
+        ("update {counters} set progress_frozen_at = now()", False),
+        ("update {counters} set progress_frozen_at = null", False),
     ],
 )
 def test_progress_updated_at_moves_exactly_when_a_number_does(
@@ -547,9 +570,9 @@ def test_progress_updated_at_moves_exactly_when_a_number_does(
 ) -> None:
     workflow = new_workflow(conn)
     new_tasks(conn, workflow, "completed", "running", "pending", "cancelled")
-    [before] = conn.execute("select progress_updated_at from workflow").fetchone()
-    conn.execute(statement)
-    [after] = conn.execute("select progress_updated_at from workflow").fetchone()
+    [before] = conn.execute(f"select progress_updated_at from {keeper(conn)}").fetchone()
+    conn.execute(statement.format(counters=keeper(conn)))
+    [after] = conn.execute(f"select progress_updated_at from {keeper(conn)}").fetchone()
     assert after > before if moves else after == before
 
 

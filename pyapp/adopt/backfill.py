@@ -1,7 +1,8 @@
 """Counting what was there before: in batches, while everybody goes on writing, exact from the commit of each.
 
 Workflows that have not been counted are frozen at 'epoch': what is added to their counters is passed over. Thawing
-counts a workflow while its row is locked, as repair does.
+counts a workflow while its row is locked, as repair does. One that somebody else has locked is passed over, and counted
+once all the others are: nobody waits behind us while we wait.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ _BATCH_SECONDS = 0.1  # how long the rows of a batch stay locked, about
 _MOST = 5000
 _EXAMPLES = 20
 _UNCOUNTED = "(progress_frozen_at = 'epoch' or (progress_frozen_at is null and agents_created is null))"
-# In turn with a writer who locks in another order, we are the one to step back.
-_LOCK_TIMEOUT = "500ms"
+# In turn with a writer who locks in another order, we are the one to step back; and the longer he holds it, the longer.
+_LOCK_TIMEOUT = "100ms"
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 _RETRIED = (
     psycopg.errors.LockNotAvailable,
     psycopg.errors.DeadlockDetected,
@@ -32,15 +34,21 @@ _RETRIED = (
 
 T = TypeVar("T")
 OnBatch = Callable[[int], None]
+OnStep = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Counted:
-    """What was done: workflows looked at, how many of them were frozen as they are, and the first keys of those."""
+    """What was done: workflows that had not been counted, how many were frozen as they are, and first keys of those."""
 
     workflows: int
     frozen: int
     examples: Sequence[str]
+
+    def and_also(self, workflows: int, frozen: Sequence[str]) -> Counted:
+        """Add a batch."""
+        examples = [*self.examples, *frozen][:_EXAMPLES]
+        return Counted(self.workflows + workflows, self.frozen + len(frozen), examples)
 
 
 def count_workflows(conn: Connection[Any], pair: Pair) -> int:
@@ -77,39 +85,43 @@ def uncounted(conn: Connection[Any], pair: Pair) -> int:
     )
 
 
-def backfill(conn: Connection[Any], pair: Pair, on_batch: OnBatch = lambda _: None) -> Counted:
+def backfill(
+    conn: Connection[Any], pair: Pair, on_batch: OnBatch = lambda _: None, on_step: OnStep = lambda _: None
+) -> Counted:
     """Count all workflows that have not been counted, in batches, each in a transaction of its own.
 
     ``conn`` must be in autocommit mode. A run that is broken off is taken up where it was. ``on_batch`` is told the
-    number of workflows of each batch. Finished workflows none of whose tasks was ever reported, and whose stored
-    progress is 100, are frozen as they are. Returns what was done.
+    number of workflows of each batch, ``on_step`` what is waited for. Finished workflows none of whose tasks was ever
+    reported, and whose stored progress is 100, are frozen as they are. Returns what was done.
     """
     steps, record = _Steps(pair), f"{quote(pair.schema)}.adoption"
-    position = _value(conn, f"select position from {record}")
-    workflows, frozen, size = 0, list[str](), 50
-    total_frozen = 0
+    position, size, pause = _value(conn, f"select position from {record}"), 50, _FIRST_PAUSE
+    found, again, counted_before = Counted(0, 0, []), False, 0
 
-    def batch() -> tuple[list[str], list[str]]:
-        keys = steps.next_keys(conn, position, size)
-        if not keys:
-            conn.execute(
-                f"update {record} set position = null, counted_at = now(),"
-                """ definition = definition || '{"recount": false}'""".encode()
-            )
-            return [], []
-        untold = steps.count(conn, keys)
-        conn.execute(f"update {record} set position = %s".encode(), [keys[-1]])
-        return keys, untold
+    def batch() -> tuple[list[str], int, list[str]]:
+        keys = steps.next_keys(conn, position, size, only_uncounted=again)
+        counted, untold = steps.count(conn, keys) if keys else (0, [])
+        conn.execute(f"update {record} set position = %s".encode(), [keys[-1] if keys else None])
+        return keys, counted, untold
 
     while True:
         began = time.monotonic()
-        keys, untold = _retry(conn, batch)
-        if not keys:
-            return Counted(workflows, total_frozen, frozen)
-        position, workflows, total_frozen = keys[-1], workflows + len(keys), total_frozen + len(untold)
-        frozen += untold[: _EXAMPLES - len(frozen)]
-        on_batch(len(keys))
-        size = max(10, min(_MOST, int(len(keys) * _BATCH_SECONDS / max(time.monotonic() - began, 0.001))))
+        keys, counted, untold = _retry(conn, batch)
+        if keys:
+            position, found = keys[-1], found.and_also(counted, untold)
+            on_batch(0 if again else len(keys))
+            size = max(10, min(_MOST, int(len(keys) * _BATCH_SECONDS / max(time.monotonic() - began, 0.001))))
+            continue
+        waiting = uncounted(conn, pair)
+        if not waiting:
+            done = """counted_at = now(), definition = definition || '{"recount": false}'"""
+            conn.execute(f"update {record} set {done}".encode())
+            return found
+        if again and found.workflows == counted_before:
+            on_step(f"waiting for {waiting} workflows that other transactions have locked")
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        position, again, counted_before = None, True, found.workflows
 
 
 def publish_all(conn: Connection[Any], pair: Pair, on_batch: OnBatch = lambda _: None) -> int:
@@ -155,39 +167,60 @@ class _Steps:
         self._keys = f"any ($1::text[]::{pair.key_type}[])"
         self._meaning, self._plan = meaning_and_plan(pair, "u")
 
-    def next_keys(self, conn: Connection[Any], after: str | None, limit: int) -> list[str]:
-        where = "" if after is None else f" where {self._key} > $2::text::{self._pair.key_type}"
+    def next_keys(
+        self, conn: Connection[Any], after: str | None, limit: int, *, only_uncounted: bool = False
+    ) -> list[str]:
+        conditions = [f"{self._key} > $2::text::{self._pair.key_type}"] if after is not None else []
+        if only_uncounted and self._pair.columns:
+            conditions.append(_UNCOUNTED)
+        elif only_uncounted:
+            counters = f"select from {self._pair.counters} as s where s.id = {self._key} and {_UNCOUNTED} is not true"
+            conditions.append(f"not exists ({counters})")
+        where = " where " + " and ".join(conditions) if conditions else ""
         query = f"select {self._key}::text from {self._workflows} as u{where} order by {self._key} limit $1"
         return [row[0] for row in _run(conn, query, limit, *([] if after is None else [after]))]
 
-    def count(self, conn: Connection[Any], keys: Sequence[str]) -> list[str]:
-        """Count these workflows; return those that were frozen instead."""
-        pair, given = self._pair, list(keys)
+    def lock(self, conn: Connection[Any], keys: Sequence[str], waiting: str = "") -> list[str]:
+        """Lock these workflows, as everybody does before their counters; return those that are there."""
+        query = (
+            f"select {self._key}::text from {self._workflows} as u where {self._key} = {self._keys}"
+            f" order by {self._key} for no key update{waiting}"
+        )
+        return [row[0] for row in _run(conn, query, list(keys))]
+
+    def count(self, conn: Connection[Any], keys: Sequence[str]) -> tuple[int, list[str]]:
+        """Count these workflows, but for those that are locked.
+
+        Returns how many had not been counted, and those of them that were frozen instead.
+        """
+        pair = self._pair
+        # Status and plan stand still from now on. Where all are counted again, nothing would tell afterwards which had
+        # been passed over.
+        keys = self.lock(conn, keys, "" if pair.recount else " skip locked")
         # Those that could not be counted when they came; and counters of an earlier adoption, which nobody kept since.
         _run(
             conn,
             f"update {pair.counters} set progress_frozen_at = 'epoch'"
             f" where {self._id} = {self._keys} and progress_frozen_at is null"
             + ("" if pair.columns and pair.recount else " and agents_created is null"),
-            given,
+            keys,
         )
-        untold = self._never_reported(conn, keys)
-        if not pair.columns:
-            self._insert(conn, given, untold)
+        inserted, untold = (0, list[str]()) if pair.columns else self._insert(conn, keys)
         # Those that have counters already: locked in the order in which everybody does, and counted once they are.
-        waiting = _run(
+        rows = _run(
             conn,
             f"select {self._id}::text from {pair.counters} where {self._id} = {self._keys}"
             f" and progress_frozen_at = 'epoch' order by {self._id} for no key update",
-            given,
-        ).fetchall()
-        if waiting:
-            frozen = set(untold)
-            self._freeze(conn, [key for (key,) in waiting if key in frozen])
-            self._thaw(conn, [key for (key,) in waiting if key not in frozen])
+            keys,
+        )
+        if waiting := [key for (key,) in rows]:
+            frozen = self._never_reported(conn, waiting)
+            self._freeze(conn, frozen)
+            self._thaw(conn, list(set(waiting).difference(frozen)))
+            untold += frozen
         if pair.publishes:
             self.publish(conn, keys)
-        return untold
+        return inserted + len(waiting), untold
 
     def publish(self, conn: Connection[Any], keys: Sequence[str]) -> int:
         """Write the percentage of these workflows; return how many it was new to."""
@@ -209,6 +242,7 @@ class _Steps:
 
     def follow(self, conn: Connection[Any], keys: Sequence[str]) -> int:
         """Take over status and plan of these workflows; return how many were new."""
+        keys = self.lock(conn, keys)
         meaning, plan = self._meaning, f"coalesce({self._plan}, s.agents_planned)"
         query = (
             f"update {self._pair.counters} as s set status = {meaning}, agents_planned = {plan}"
@@ -231,46 +265,43 @@ class _Steps:
         )
         return [row[0] for row in _run(conn, query, list(keys))]
 
-    def _insert(self, conn: Connection[Any], keys: list[str], untold: list[str]) -> None:
-        """Insert the counters of those that have none, counted in the same statement.
+    def _insert(self, conn: Connection[Any], keys: list[str]) -> tuple[int, list[str]]:
+        """Insert the counters of those that have none, counted in the same statement, or frozen.
 
         Exact while others write: who has changed a task of one of these workflows either found no counters and inserted
         them, and then ours give way; or finds ours, which cannot have seen the change, waits for them and adds it.
+        Returns how many were inserted, and those of them that were frozen.
         """
         into = f"insert into {self._pair.counters} (id, status, agents_planned"
         values = f"select {self._key}, {self._meaning}, {self._plan}"
-        if untold:
-            _run(
+        untold = list[str]()
+        if never := self._never_reported(conn, keys):
+            frozen = _run(
                 conn,
                 f"{into}, progress_frozen_at) {values}, now() from {self._workflows} as u"
-                f" where {self._key} = {self._keys} order by {self._key} on conflict (id) do nothing",
-                untold,
+                f" where {self._key} = {self._keys} order by {self._key} on conflict (id) do nothing"
+                " returning id::text",
+                never,
             )
+            untold = [key for (key,) in frozen]
         names = ("created", "completed", "failed", "cancelled")
-        counted = count_relation(self._pair, f" where a.workflow_id = {self._keys}")
-        _run(
+        count = count_relation(self._pair, f" where a.workflow_id = {self._keys}")
+        counted = _run(
             conn,
             f"{into}, {', '.join(f'agents_{name}' for name in names)})"
             f" {values}, {', '.join(f'coalesce(g.{name}, 0)' for name in names)} from {self._workflows} as u"
-            f" left join ({counted}) as g on g.workflow_id = {self._key}"
+            f" left join ({count}) as g on g.workflow_id = {self._key}"
             f" where {self._key} = {self._keys} order by {self._key} on conflict (id) do nothing",
             keys,
         )
+        return counted.rowcount + len(untold), untold
 
     def _freeze(self, conn: Connection[Any], keys: list[str]) -> None:
         query = f"update {self._pair.counters} set progress_frozen_at = now() where {self._id} = {self._keys}"
         _run(conn, query, keys)
 
     def _thaw(self, conn: Connection[Any], keys: list[str]) -> None:
-        if self._pair.columns:
-            query = f"update {self._pair.counters} set progress_frozen_at = null where {self._id} = {self._keys}"
-        else:
-            query = (
-                f"update {self._pair.counters} as s set progress_frozen_at = null, status = {self._meaning},"
-                f" agents_planned = coalesce({self._plan}, s.agents_planned)"
-                f" from {self._workflows} as u where {self._key} = s.id and s.id = {self._keys}"
-            )
-        _run(conn, query, keys)
+        _run(conn, f"update {self._pair.counters} set progress_frozen_at = null where {self._id} = {self._keys}", keys)
 
 
 def _run(conn: Connection[Any], query: str, *values: Any) -> psycopg.RawCursor[TupleRow]:
@@ -280,6 +311,7 @@ def _run(conn: Connection[Any], query: str, *values: Any) -> psycopg.RawCursor[T
 
 def _retry(conn: Connection[Any], act: Callable[[], T]) -> T:
     """Act in a transaction, again where others had to go first."""
+    pause = _FIRST_PAUSE
     while True:
         try:
             with conn.transaction():
@@ -288,7 +320,8 @@ def _retry(conn: Connection[Any], act: Callable[[], T]) -> T:
                 conn.execute(f"set local lock_timeout = '{_LOCK_TIMEOUT}'".encode())
                 return act()
         except _RETRIED:
-            time.sleep(0.05)
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 def _value(conn: Connection[Any], query: str) -> Any:

@@ -270,7 +270,7 @@ def _count(conn: Connection[Any], name: str) -> Counted:
     if not uncounted(conn, pair) and not pair.recount:
         return Counted(0, 0, [])
     with _bar("counting", count_workflows(conn, pair)) as advance:
-        return backfill(conn, pair, advance)
+        return backfill(conn, pair, advance, say)
 
 
 def _mend(args: argparse.Namespace, conn: Connection[Any], pair: Pair) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import psycopg
@@ -16,7 +17,7 @@ from psycopg.rows import tuple_row
 from pyapp.adopt.catalog import partitions
 from pyapp.adopt.findings import Findings
 from pyapp.adopt.pair import SHADOW_COLUMN, AdoptError, Pair, literal, quote
-from pyapp.adopt.render import Trigger, drop_trigger, removal, script
+from pyapp.adopt.render import Trigger, drop_trigger, removal, script, steps
 from pyapp.db import connect
 from pyapp.schema import listed_objects
 
@@ -25,6 +26,8 @@ OnStep = Callable[[str], None]
 # Writers queue up behind us while we wait for a lock: so we wait a moment only, and again.
 _LOCK_TIMEOUT = "100ms"
 _PATIENCE = 60.0
+# If others always hold one table and wait for the other, no moment comes in which both can be locked.
+_PATIENCE_FOR_BOTH = 3.0
 _MARK = "agent-progress: the pair of tables whose progress is kept here; one row."
 
 
@@ -78,14 +81,18 @@ def get_adoption(conn: Connection[Any], name: str) -> Adoption:
 
 def full_script(findings: Findings) -> str:
     """Render the SQL that adopts a pair, the record of it included."""
+    return "\n".join(_with_record(findings))
+
+
+def _with_record(findings: Findings) -> list[str]:
     pair = findings.pair
-    text = script(pair, findings.partitions)
+    first, *others = steps(pair, findings.partitions)
     record = f"""
 insert into {quote(pair.schema)}.adoption (name, definition, script_hash)
 values (
     {literal(pair.name)},
     {literal(pair.to_json())},
-    {literal(_hash(text))}
+    {literal(_hash(script(pair, findings.partitions)))}
 )
 on conflict (name) do update
 set
@@ -93,14 +100,21 @@ set
     script_hash = excluded.script_hash;
 """
     # The record before the triggers: locks of the application's tables come last.
-    head, mark, tail = text.partition("\ncreate or replace trigger ")
-    dropped = "".join(f"\n{drop_trigger(trigger)}" for trigger in findings.leftovers)
-    return f"{head}{record}{dropped}{mark}{tail}"
+    return [f"{first}{record}", *_dropped(findings.leftovers), *others]
+
+
+def _dropped(triggers: Sequence[Trigger]) -> list[str]:
+    """Render what drops these triggers, one text for each table."""
+    tables = groupby(triggers, key=lambda trigger: trigger[1])
+    return ["".join(f"{drop_trigger(trigger)}\n" for trigger in found) for _, found in tables]
 
 
 def install(conn: Connection[Any], findings: Findings, on_step: OnStep = lambda _: None) -> None:
-    """Install what adopts a pair, or what of it is missing or old, in one transaction. Raises AdoptError."""
-    _patiently(conn, full_script(findings), on_step)
+    """Install what adopts a pair, or what of it is missing or old. Raises AdoptError.
+
+    In one transaction, or, where busy writers leave no moment to lock both tables, in three.
+    """
+    _patiently(conn, _with_record(findings), on_step)
 
 
 def is_current(conn: Connection[Any], adoption: Adoption) -> bool:
@@ -154,43 +168,59 @@ def renew_adoptions(dsn: str, on_step: OnStep = lambda _: None) -> list[str]:
 
 def remove_script(conn: Connection[Any], pair: Pair, *, drop_columns: bool) -> str:
     """Render the SQL that takes an adoption back."""
+    return "".join(_removal(conn, pair, drop_columns=drop_columns))
+
+
+def _removal(conn: Connection[Any], pair: Pair, *, drop_columns: bool) -> list[str]:
     there = conn.execute("select to_regclass(%s) is not null", [quote(*pair.workflows)]).fetchone() == (True,)
-    return "\n".join([*removal(pair, triggers(conn, pair), drop_columns=drop_columns, table=there), ""])
+    others = removal(pair, drop_columns=drop_columns, table=there)
+    return [*_dropped(triggers(conn, pair)), "\n".join([*others, ""])]
 
 
 def remove(conn: Connection[Any], pair: Pair, *, drop_columns: bool, on_step: OnStep = lambda _: None) -> None:
-    """Take an adoption back, in one transaction; tables that are gone by now are passed over. Raises AdoptError."""
+    """Take an adoption back, in one transaction if that can be; a table may be gone by now. Raises AdoptError."""
     try:
-        _patiently(conn, remove_script(conn, pair, drop_columns=drop_columns), on_step)
+        _patiently(conn, _removal(conn, pair, drop_columns=drop_columns), on_step)
     except psycopg.errors.DependentObjectsStillExist as error:
         raise AdoptError(f"nothing changed: {error.diag.message_primary}: {error.diag.message_detail}") from error
 
 
 def drop_shadow(conn: Connection[Any], pair: Pair, on_step: OnStep = lambda _: None) -> None:
     """Drop the column that kept the percentage until a pair went live."""
-    _patiently(conn, f"alter table {quote(*pair.workflows)} drop column if exists {quote(SHADOW_COLUMN)};", on_step)
+    _patiently(conn, [f"alter table {quote(*pair.workflows)} drop column if exists {quote(SHADOW_COLUMN)};"], on_step)
 
 
 def _hash(text: str) -> str:
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
 
 
-def _patiently(conn: Connection[Any], text: str, on_step: OnStep) -> None:
-    """Run a script in one transaction, again and again while others hold the locks that it needs."""
-    give_up = time.monotonic() + _PATIENCE
+def _patiently(conn: Connection[Any], parts: Sequence[str], on_step: OnStep) -> None:
+    """Run a script in one transaction, again and again while others hold the locks that it needs; else part by part."""
+    if _repeatedly(conn, "\n".join(parts), _PATIENCE_FOR_BOTH, on_step):
+        return
+    on_step("still waiting: from now on for one table at a time")
+    for number, part in enumerate(parts):
+        if not _repeatedly(conn, part, _PATIENCE, on_step):
+            done = "not finished" if number else "nothing changed"
+            raise AdoptError(f"{done}: other transactions held a table for {_PATIENCE:.0f} s; run it again later")
+
+
+def _repeatedly(conn: Connection[Any], text: str, patience: float, on_step: OnStep) -> bool:
+    """Run a script in a transaction until it gets its locks; return whether it did."""
+    give_up = time.monotonic() + patience
     waiting = False
     while True:
         try:
             with conn.transaction():
                 conn.execute(f"set local lock_timeout = '{_LOCK_TIMEOUT}'")
                 conn.execute("set local client_min_messages = warning")
+                # Two at once would meet each other's half-made objects.
+                conn.execute("select pg_advisory_xact_lock(hashtext('agent-progress adopt'))")
                 conn.execute(text.encode())
-            return
-        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
+            return True
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
             if time.monotonic() > give_up:
-                raise AdoptError(
-                    f"nothing changed: other transactions held the tables for {_PATIENCE:.0f} s; run it again later"
-                ) from error
+                return False
             if not waiting:
                 on_step("waiting for other transactions")
             waiting = True

@@ -49,13 +49,18 @@ _UPDATE = re.compile(r"^( +)update public\.workflow\n.*?where id = (\S+);\n", re
 _READ = re.compile(r"^begin\n(    -- Read .*?)\n\n    -- Write it\.\n", re.DOTALL | re.MULTILINE)
 _NEGATIVE = re.compile(r"^    if new\.agents_planned < 0 then\n.*?^    end if;\n\n", re.DOTALL | re.MULTILINE)
 _PERCENTAGE = re.compile(r"(new\.progress := )(public\.progress_percentage\([^)]*\))")
+_LOCK = re.compile(r"^( +)perform from public\.workflow where id = (\w+) for no key update;\n", re.MULTILINE)
+_THAWED = "            new.progress_updated_at := old.progress_updated_at;\n        end if;\n    elsif new.id"
 _BODY = re.compile(r"^begin\n(.*?\n)end\n\$\$;", re.DOTALL | re.MULTILINE)
-_ON_TABLE = re.compile(r"^(?:create (?:or replace )?trigger|comment on trigger) .*?;\n", re.DOTALL | re.MULTILINE)
+_ON_TABLE = re.compile(
+    r"^(?:create (?:or replace )?trigger|comment on trigger|alter table \S+\n    alter column) .*?;\n",
+    re.DOTALL | re.MULTILINE,
+)
 # Two that miss the row at once: one inserts it, and the other adds to it after that one's commit.
 _AGAIN = (
     "exit when found;",
     "exit when KEY is null",
-    "    or (tg_op = 'DELETE' and not exists (select from their_workflow as u where u.their_key = KEY));",
+    "    or (REMOVED and not exists (select from their_workflow as u where u.their_key = KEY));",
     "insert into public.workflow_counter (id, progress_frozen_at) values (KEY, 'epoch') on conflict (id) do nothing;",
 )
 # Our own table of counters takes those with which a row is inserted: nobody else may insert there.
@@ -72,6 +77,19 @@ _RECOUNT = re.compile(
 )
 # An internal error is what a plan ends in that was made before a type was dropped.
 _MISSING = "when syntax_error_or_access_rule_violation or invalid_schema_name or internal_error or data_exception then"
+# Whoever publishes locks the row that it will write to first: the order in which its own writers come by.
+_LOCK_FIRST = "{0}perform from their_workflow as u where u.their_key = {1} for no key update;\n"
+_REFRESH = f"""\
+            begin
+                select their_status, their_planned
+                into new.status, new.agents_planned
+                from (select) as s
+                left join their_workflow as u on u.their_key = new.id;
+            exception
+                {_MISSING}
+                    null; -- they stay as they were
+            end;
+"""
 
 # A session that came here before a column was retyped cannot read it in its plan.
 _MEANING = f"""\
@@ -108,44 +126,52 @@ def own(text: str) -> str:
 
 def script(pair: Pair, partitions: Partitions = _NO_PARTITIONS) -> str:
     """Render all that an adoption installs; the statements that lock the application's tables for it come last."""
+    return "\n".join(steps(pair, partitions))
+
+
+def steps(pair: Pair, partitions: Partitions = _NO_PARTITIONS) -> list[str]:
+    """Render the same in three parts, each of which locks one of the application's tables at most.
+
+    They may be transactions of their own: what comes between them is counted later, as what was there before.
+    """
     templates = [_read("adopt/01_schema.sql"), _read(f"adopt/{_storage(pair)}"), *_functions_and_views(pair)]
     triggers = "".join(statement for text in templates for statement in _ON_TABLE.findall(text))
-    text = "\n".join(
-        [
-            f"create schema if not exists {quote(pair.schema)};\n",
-            *(_render(pair, _ON_TABLE.sub("", template)) for template in templates),
-            # Tasks first: the order in which everybody locks.
-            *(
-                _render(replace(pair, tasks=table), _on(triggers, "agent_task"))
-                for table in (pair.tasks, *partitions.tasks)
-            ),
-            # A row trigger, which partitions take over.
-            _render(pair, _on(_read("adopt/06_partitions.sql"), "agent_task")) if partitions.tasks else "",
-            _render(pair, _on(triggers, "workflow", "their_workflow", "workflow_counter")),
-            *(
-                # Row triggers are passed on to partitions, statement triggers are not.
-                _render(replace(pair, workflows=table), _on(triggers, "their_workflow", but="_follow_update|zz_"))
-                for table in partitions.workflows
-            ),
-        ]
-    )
+    first = [_render(pair, re.sub(r"\n{3,}", "\n\n", _ON_TABLE.sub("", template))) for template in templates]
+    # Tasks first: the order in which everybody locks.
+    on_tasks = [
+        *(
+            _render(replace(pair, tasks=table), _on(triggers, "agent_task"))
+            for table in (pair.tasks, *partitions.tasks)
+        ),
+        # A row trigger, which partitions take over.
+        _render(pair, _on(_read("adopt/06_partitions.sql"), "agent_task")) if partitions.tasks else "",
+    ]
+    on_workflows = [
+        _render(pair, _on(triggers, "workflow", "their_workflow", "workflow_counter")),
+        *(
+            # Row triggers are passed on to partitions, statement triggers are not.
+            _render(replace(pair, workflows=table), _on(triggers, "their_workflow", but="_follow_update|zz_"))
+            for table in partitions.workflows
+        ),
+    ]
+    parts = [f"create schema if not exists {quote(pair.schema)};\n", *first], on_tasks, on_workflows
+    texts = ["\n".join(part) for part in parts]
     tag = "$agent_progress$"
-    while tag in text:
+    while any(tag in text for text in texts):
         tag = f"{tag[:-1]}_$"
-    return re.sub(r"\n{3,}", "\n\n", text).replace(_QUOTE, tag)
+    return [text.replace(_QUOTE, tag) for text in texts]
 
 
 def _on(triggers: str, *tables: str, but: str = r"\Z.") -> str:
     """Choose the statements on triggers of these tables."""
-    chosen = re.compile(rf"\bon (?:public\.)?(?:{'|'.join(tables)})(?=\s)")
+    chosen = re.compile(rf"\b(?:on|alter table) (?:public\.)?(?:{'|'.join(tables)})(?=\s)")
     return "\n".join(s for s in _ON_TABLE.findall(triggers) if chosen.search(s) and not re.search(but, s))
 
 
-def removal(pair: Pair, triggers: Sequence[Trigger], *, drop_columns: bool = False, table: bool = True) -> list[str]:
-    """Render what takes an adoption back, triggers first; ``table``: that of the workflows is still there."""
+def removal(pair: Pair, *, drop_columns: bool = False, table: bool = True) -> list[str]:
+    """Render what takes an adoption back, after its triggers; ``table``: that of the workflows is still there."""
     schema = quote(pair.schema)
     statements = [
-        *(drop_trigger(trigger) for trigger in triggers),
         f"drop function if exists {schema}.repair_progress({pair.key_type});",
         *(f"drop view if exists {schema}.{view};" for view in reversed(list(_views()))),
         f"drop table if exists {schema}.workflow_counter;",
@@ -231,13 +257,13 @@ def _functions_and_views(pair: Pair) -> Iterator[str]:
     yield formula
     yield _conflicts(_read("adopt/03_reading.sql"), "use_column")
     yield _conflicts(_fail_open(pair, trigger), "use_variable")
-    yield _conflicts(_guarded(pair, guard), "use_variable")
+    yield _conflicts(_guarded(pair, guard if pair.columns else _refresh(guard)), "use_variable")
     if not pair.columns:
-        yield _conflicts(_read("adopt/04_follow.sql"), "use_column")
+        yield _conflicts(_read("adopt/04_follow.sql"), "use_variable")
     if pair.publishes:
         yield _conflicts(_read("adopt/05_publish.sql"), "use_column")
     yield _COUNT.sub("left join public.count_tasks() as g", views)
-    yield _conflicts(repair, "use_variable")
+    yield _conflicts(_LOCK.sub(_lock_first, repair) if pair.publishes else repair, "use_variable")
 
 
 def _conflicts(text: str, rule: str) -> str:
@@ -254,7 +280,8 @@ def _fail_open(pair: Pair, trigger: str) -> str:
         return (
             "begin\n    -- What is missing is found out here, where nothing has been written yet.\n"
             f"    begin\n{block}\n\n"
-            f"        perform {counted} from their_counters as w where false;\n"
+            f"        perform {counted}\n"
+            "        from their_counters as w left join their_workflow as u on u.their_key = w.their_id where false;\n"
             f"    exception\n        {_MISSING}\n            raise warning using\n"
             "                message = format('agent-progress: not counted: %s', sqlerrm),\n"
             "                hint = 'agent-progress check says what is missing.';\n"
@@ -265,15 +292,28 @@ def _fail_open(pair: Pair, trigger: str) -> str:
         indent, key = match[1], match[2]
         update = re.sub(r"^(?=.)", "    ", match[0], flags=re.MULTILINE)
         lines = [
+            *(_LOCK_FIRST.format(indent, key).splitlines() if pair.publishes else ()),
             f"{indent}loop",
             update.rstrip("\n"),
             *(f"{indent}    {line}" for line in _AGAIN),
             f"{indent}end loop;",
         ]
-        return "\n".join(lines).replace("KEY", key) + "\n"
+        removed = "change.created < 0" if key.startswith("change.") else "tg_op = 'DELETE'"
+        return "\n".join(lines).replace("KEY", key).replace("REMOVED", removed) + "\n"
 
     text = _READ.sub(read_apart, trigger)
     return text if pair.columns else _UPDATE.sub(again, text)
+
+
+def _refresh(guard: str) -> str:
+    """Let thawing read status and plan again, which the counters keep a copy of."""
+    assert guard.count(_THAWED) == 1, "sql/04 thaws in a way that is not known here"
+    return guard.replace(_THAWED, _REFRESH + _THAWED)
+
+
+def _lock_first(match: re.Match[str]) -> str:
+    """Lock the application's row before that of the counters."""
+    return _LOCK_FIRST.format(match[1], match[2]) + match[0]
 
 
 def _recounting(guard: str) -> str:
@@ -368,6 +408,9 @@ def _value(pair: Pair, token: str, *, late: bool, existing: frozenset[str] | Non
         "their_reading": ", ".join(f"{name} {type_}" for name, type_ in reading.items()),
         # The key as it is compared, as varchar or integer by its index; and as it is shown, text or bigint.
         "their_values": ", ".join(f"w.id::{pair.key_type}" if name == "id" else f"w.{name}" for name in reading),
+        "their_id": key if pair.columns else "id",
+        "their_status": _meaning(pair, "u"),
+        "their_planned": _plan(pair, "u") if pair.planned else "new.agents_planned",
         "their_workflow_now": _workflows(pair, None),
         "their_workflow_by_name": _workflows(pair, frozenset()),
         "their_count": f"({_count(pair)})",
@@ -465,9 +508,7 @@ def _workflows(pair: Pair, existing: frozenset[str] | None) -> str:
         return theirs(name, type_) if pair.columns else f"s.{name}"
 
     status = pair.workflow_status
-    if not pair.columns:
-        meaning = f"coalesce(s.status, 'initiated'::{quote(pair.schema)}.workflow_status)"
-    elif status is None or existing is None or status.column in existing:
+    if status is None or existing is None or status.column in existing:
         meaning = _meaning(pair, "u")
     else:
         meaning = _meaning_by_name(pair, "u")
@@ -482,7 +523,9 @@ def _workflows(pair: Pair, existing: frozenset[str] | None) -> str:
             name: f"coalesce({counter(name, 'integer')}, 0)"
             for name in ("agents_completed", "agents_total", "agents_created", "agents_failed", "agents_cancelled")
         },
-        "agents_planned": counter("agents_planned", "integer"),
+        "agents_planned": _plan(pair, "u")
+        if pair.planned and not pair.columns and (existing is None or pair.planned in existing)
+        else counter("agents_planned", "integer"),
         "progress_updated_at": counter("progress_updated_at", "timestamptz"),
         "progress_frozen_at": f"case when {counter('agents_created', 'integer')} is null"
         f" then coalesce({counter('progress_frozen_at', 'timestamptz')}, 'epoch')"

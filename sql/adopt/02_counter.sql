@@ -19,6 +19,15 @@ create table if not exists public.workflow_counter (
 comment on table public.workflow_counter is 'Progress of each adopted workflow; maintained by triggers.';
 comment on column public.workflow_counter.id is 'Key of the workflow.';
 comment on column public.workflow_counter.status is 'completed while the workflow is: then the plan no longer counts.';
+comment on column public.workflow_counter.progress is
+    'Share of completed in all tasks, 0 to 100 percent; 100 only when all are completed, 0 only when none is.';
+comment on column public.workflow_counter.agents_completed is 'Tasks that are completed.';
+comment on column public.workflow_counter.agents_total is
+    'Tasks that progress is measured against: created, or planned if that is more and the workflow not completed.';
+comment on column public.workflow_counter.agents_created is 'All tasks, whatever their status.';
+comment on column public.workflow_counter.agents_failed is 'Tasks that failed.';
+comment on column public.workflow_counter.agents_cancelled is 'Tasks that were cancelled.';
+comment on column public.workflow_counter.progress_updated_at is 'When progress, the total or a counter last moved.';
 comment on column public.workflow_counter.agents_planned is
     'Number of tasks that will come, 0 or more; null if unknown. May be written here.';
 comment on column public.workflow_counter.progress_frozen_at is

@@ -1,6 +1,7 @@
 -- The application's own column of progress is written when the percentage moves, and by nobody else: whatever is written
 -- there is put back to what the counters say, at any trigger depth, and `returning` shows it. What was not counted, or is
--- frozen, keeps the number that it has.
+-- frozen, keeps the number that it has. Who moves a counter has locked the row of the workflow before, as who changes
+-- that row: the other way round, two statements that complete a workflow and a task of it could wait for each other.
 
 create or replace function public.publish_progress()
 returns trigger
@@ -58,12 +59,52 @@ set search_path = pg_catalog, pg_temp
 set row_security = off
 as $$
 declare
+    old_meaning public.workflow_status;
+    new_meaning public.workflow_status;
+    old_plan integer;
+    new_plan integer;
     counted integer;
 begin
     if tg_op = 'INSERT' then
-        new.their_progress := 0;
-    elsif new.their_progress is distinct from old.their_progress then
         select s.progress into counted from public.workflow_counter as s where s.id = new.their_key;
+        new.their_progress := coalesce(counted, 0);
+        return new;
+    end if;
+
+    begin
+        old_meaning := old.their_meaning;
+        new_meaning := new.their_meaning;
+        old_plan := old.their_plan;
+        new_plan := new.their_plan;
+    exception
+        -- A session that came here before a column was retyped cannot read it in its plan.
+        when syntax_error_or_access_rule_violation or internal_error then
+            old_meaning := old.their_meaning_by_name;
+            new_meaning := new.their_meaning_by_name;
+            old_plan := old.their_plan_by_name;
+            new_plan := new.their_plan_by_name;
+    end;
+    if
+        new.their_progress is distinct from old.their_progress
+        or new_meaning <> old_meaning
+        or new_plan is distinct from old_plan
+    then
+        -- As it will be once the counters have followed status and plan (04).
+        select
+            case
+                when s.progress_frozen_at is not null or new.their_key is distinct from old.their_key then s.progress
+                else public.progress_percentage(
+                    s.agents_completed,
+                    public.progress_total(
+                        new_meaning,
+                        s.agents_created,
+                        case when new_plan is distinct from old_plan then new_plan else s.agents_planned end
+                    )
+                )
+            end
+        into counted
+        from public.workflow_counter as s
+        where s.id = old.their_key;
         new.their_progress := coalesce(counted, old.their_progress);
     end if;
     return new;

@@ -1,3 +1,3 @@
 import pytest
 
-pytest.register_assert_rewrite("tests.adopt.application")
+pytest.register_assert_rewrite("tests.adopt.application", "tests.adopt.counted")

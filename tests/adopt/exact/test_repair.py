@@ -1,0 +1,3 @@
+"""tests/test_repair.py on adopted tables."""
+
+from tests.test_repair import *  # noqa: F403

@@ -1,0 +1,3 @@
+"""tests/test_trigger.py on adopted tables."""
+
+from tests.test_trigger import *  # noqa: F403
