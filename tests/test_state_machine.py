@@ -408,11 +408,11 @@ class Tables(RuleBasedStateMachine):
 
 def compare(conn: psycopg.Connection, examples: int) -> None:
     """Run the machine that many times."""
-    conn.execute("""
-        alter table agent_task drop constraint agent_task_workflow_id_fkey;
-        alter table agent_task add constraint agent_task_workflow_id_fkey
-            foreign key (workflow_id) references workflow (id) on update cascade on delete cascade;
-    """)
+    for table in ("agent_task", "workflow_stage", "workflow_event"):
+        conn.execute(
+            f"alter table {table} drop constraint {table}_workflow_id_fkey, add foreign key (workflow_id)"
+            " references workflow (id) on update cascade on delete cascade"
+        )
     run_machine(
         lambda: Tables(conn),
         settings=settings(
