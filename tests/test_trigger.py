@@ -583,3 +583,15 @@ def test_counting_leaves_version_and_updated_at_alone(conn: psycopg.Connection) 
     set_status(conn, tasks[0], "completed")
     conn.execute("truncate agent_task")
     assert conn.execute("select version, updated_at, status, completed_at from workflow").fetchone() == before
+
+
+def test_tasks_inserted_before_their_workflow_by_one_statement_are_the_known_limit_that_repair_mends(
+    conn: psycopg.Connection,
+) -> None:
+    conn.execute(
+        "with key as (select gen_random_uuid() as id)"
+        ", task as (insert into agent_task (workflow_id, agent_type) select id, 'agent' from key returning workflow_id)"
+        " insert into workflow (id, name, type) select workflow_id, 'w', 'app' from task"
+    )
+    assert conn.execute("select calculated_created from workflow_progress_drift").fetchall() == [(1,)]
+    conn.execute("select repair_progress()")
