@@ -17,7 +17,7 @@ from psycopg import Connection
 from psycopg.rows import TupleRow, tuple_row
 
 from pyapp.adopt.pair import Pair, quote
-from pyapp.adopt.render import count_relation, meaning_and_plan, tasks_relation
+from pyapp.adopt.tokens import count_relation, meaning_and_plan, tasks_relation
 
 _BATCH_SECONDS = 0.1  # how long the rows of a batch stay locked, about
 _MOST = 5000

@@ -8,7 +8,7 @@ from psycopg import Connection
 
 from pyapp.adopt.catalog import columns_of
 from pyapp.adopt.pair import Pair, quote
-from pyapp.adopt.render import formula, meaning_and_plan, tasks_relation
+from pyapp.adopt.tokens import formula, meaning_and_plan, tasks_relation
 
 _EXAMPLES = 20
 

@@ -1,57 +1,20 @@
-"""The SQL of an adoption: the files of sql/ with other names, and those of sql/adopt/.
-
-The logic is written once. What depends on the tables occurs in sql/ as a closed list of tokens (``_TOKEN``); each
-stands for a value of the pair, and for itself where the tables are ours.
-"""
+"""The SQL of an adoption: the files of sql/ with other names, failing open, and those of sql/adopt/."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from pyapp.adopt.pair import COUNTERS, OUTCOMES, SHADOW_COLUMN, SHOWN, Pair, literal, quote
-from pyapp.schema import resource
+from pyapp.adopt.pair import COUNTERS, OUTCOMES, SHADOW_COLUMN, Pair, quote
+from pyapp.adopt.tokens import COUNT, QUOTE, SHARED, read_sql, render, views
 
-SHARED = (
-    "02_progress_formula.sql",
-    "03_progress_trigger.sql",
-    "04_progress_guard.sql",
-    "05_progress_views.sql",
-    "06_repair.sql",
-)
-"""Files of sql/ that an adoption has as well."""
-# One pass over all of them: nothing that was put in is looked at again.
-_TOKEN = re.compile(
-    r"""
-    public\.workflow_progress_drift\ as\ d
-    | public\.workflow\ as\ w
-    | public\.agent_task\ as\ a
-    | (?:old_task\ as\ o|new_task\ as\ n|changed_task\ as\ c|new_workflow\ as\ w|old_workflow\ as\ w)
-    | public\.workflow\b
-    | public\.agent_task\b
-    | \bpublic\.
-    | \buuid\b
-    | \bwhere\ id\ =
-    | \b(?:new|old)\.(?:id|progress|status|their_key|their_\w+)\b
-    | \bprogress_total\(w\.status,
-    | \bcreate\ (?:function|view|trigger)\b
-    | \$\$
-    | \btheir_\w+
-    """,
-    re.VERBOSE,
-)
-_COUNT = re.compile(
-    r"left join \(\n(    select\n        a\.workflow_id,.*?\n    group by a\.workflow_id)\n\) as g", re.DOTALL
-)
-_SELECT = re.compile(r"create view public\.(\w+)\nwith \(security_invoker = true\)\nas\n(.*?);\n", re.DOTALL)
 _UPDATE = re.compile(r"^( +)update public\.workflow\n.*?where id = (\S+);\n", re.DOTALL | re.MULTILINE)
 _READ = re.compile(r"^begin\n(    -- Read .*?)\n\n    -- Write it\.\n", re.DOTALL | re.MULTILINE)
 _NEGATIVE = re.compile(r"^    if new\.agents_planned < 0 then\n.*?^    end if;\n\n", re.DOTALL | re.MULTILINE)
 _PERCENTAGE = re.compile(r"(new\.progress := )(public\.progress_percentage\([^)]*\))")
 _LOCK = re.compile(r"^( +)perform from public\.workflow where id = (\w+) for no key update;\n", re.MULTILINE)
 _THAWED = "            new.progress_updated_at := old.progress_updated_at;\n        end if;\n    elsif new.id"
-_BODY = re.compile(r"^begin\n(.*?\n)end\n\$\$;", re.DOTALL | re.MULTILINE)
 _ON_TABLE = re.compile(
     r"^(?:create (?:or replace )?trigger|comment on trigger|alter table \S+\n    alter column) .*?;\n",
     re.DOTALL | re.MULTILINE,
@@ -90,7 +53,6 @@ _REFRESH = f"""\
                     null; -- they stay as they were
             end;
 """
-
 # A session that came here before a column was retyped cannot read it in its plan.
 _MEANING = f"""\
 declare
@@ -119,11 +81,6 @@ Trigger = tuple[str, tuple[str, str]]
 """A trigger and the table that it is on."""
 
 
-def own(text: str) -> str:
-    """Render a file of sql/ for our own tables, where each token stands for itself."""
-    return _TOKEN.sub(lambda token: token[0], text)
-
-
 def script(pair: Pair, partitions: Partitions = _NO_PARTITIONS) -> str:
     """Render all that an adoption installs; the statements that lock the application's tables for it come last."""
     return "\n".join(steps(pair, partitions))
@@ -134,23 +91,20 @@ def steps(pair: Pair, partitions: Partitions = _NO_PARTITIONS) -> list[str]:
 
     They may be transactions of their own: what comes between them is counted later, as what was there before.
     """
-    templates = [_read("adopt/01_schema.sql"), _read(f"adopt/{_storage(pair)}"), *_functions_and_views(pair)]
+    templates = [read_sql("adopt/01_schema.sql"), read_sql(f"adopt/{_storage(pair)}"), *_functions_and_views(pair)]
     triggers = "".join(statement for text in templates for statement in _ON_TABLE.findall(text))
-    first = [_render(pair, re.sub(r"\n{3,}", "\n\n", _ON_TABLE.sub("", template))) for template in templates]
+    first = [render(pair, re.sub(r"\n{3,}", "\n\n", _ON_TABLE.sub("", template))) for template in templates]
     # Tasks first: the order in which everybody locks.
     on_tasks = [
-        *(
-            _render(replace(pair, tasks=table), _on(triggers, "agent_task"))
-            for table in (pair.tasks, *partitions.tasks)
-        ),
+        *(render(replace(pair, tasks=table), _on(triggers, "agent_task")) for table in (pair.tasks, *partitions.tasks)),
         # A row trigger, which partitions take over.
-        _render(pair, _on(_read("adopt/06_partitions.sql"), "agent_task")) if partitions.tasks else "",
+        render(pair, _on(read_sql("adopt/06_partitions.sql"), "agent_task")) if partitions.tasks else "",
     ]
     on_workflows = [
-        _render(pair, _on(triggers, "workflow", "their_workflow", "workflow_counter")),
+        render(pair, _on(triggers, "workflow", "their_workflow", "workflow_counter")),
         *(
             # Row triggers are passed on to partitions, statement triggers are not.
-            _render(replace(pair, workflows=table), _on(triggers, "their_workflow", but="_follow_update|zz_"))
+            render(replace(pair, workflows=table), _on(triggers, "their_workflow", but="_follow_update|zz_"))
             for table in partitions.workflows
         ),
     ]
@@ -159,7 +113,7 @@ def steps(pair: Pair, partitions: Partitions = _NO_PARTITIONS) -> list[str]:
     tag = "$agent_progress$"
     while any(tag in text for text in texts):
         tag = f"{tag[:-1]}_$"
-    return [text.replace(_QUOTE, tag) for text in texts]
+    return [text.replace(QUOTE, tag) for text in texts]
 
 
 def _on(triggers: str, *tables: str, but: str = r"\Z.") -> str:
@@ -173,7 +127,7 @@ def removal(pair: Pair, *, drop_columns: bool = False, table: bool = True) -> li
     schema = quote(pair.schema)
     statements = [
         f"drop function if exists {schema}.repair_progress({pair.key_type});",
-        *(f"drop view if exists {schema}.{view};" for view in reversed(list(_views()))),
+        *(f"drop view if exists {schema}.{view};" for view in reversed(list(views()))),
         f"drop table if exists {schema}.workflow_counter;",
         f"drop table if exists {schema}.adoption;",
         *(
@@ -209,60 +163,21 @@ def drop_trigger(trigger: Trigger) -> str:
     return f"drop trigger if exists {quote(name)} on {quote(*table)};"
 
 
-def progress_relation(pair: Pair, existing: frozenset[str]) -> str:
-    """Write the view workflow_progress as a subquery that reads the application's columns directly.
-
-    For queries that are made when they are needed: the planner sees the application's own indexes. ``existing`` are the
-    columns that its table has now.
-    """
-    return f"({_inline(pair, 'workflow_progress', existing)})"
-
-
-def drift_relation(pair: Pair, existing: frozenset[str]) -> str:
-    """Write the view workflow_progress_drift as such a subquery."""
-    return f"({_inline(pair, 'workflow_progress_drift', existing)})"
-
-
-def tasks_relation(pair: Pair) -> str:
-    """Write the tasks as (workflow_id, status) with the statuses of task_status."""
-    return _tasks(pair, quote(*pair.tasks))
-
-
-def count_relation(pair: Pair, where: str = "") -> str:
-    """Write the query that counts tasks by workflow; ``where`` is a condition on a task, called ``a``."""
-    return _count(pair, where)
-
-
-def formula(pair: Pair) -> str:
-    """Render the types and the formula alone."""
-    types = _render(pair, _read("adopt/01_schema.sql").partition("create table")[0])
-    return (types + _render(pair, _read(SHARED[0]))).replace(_QUOTE, "$agent_progress$")
-
-
-def meaning_and_plan(pair: Pair, row: str) -> tuple[str, str]:
-    """Write the meaning of the status of a workflow, and its plan."""
-    return _meaning(pair, row), _plan(pair, row)
-
-
-def _read(name: str) -> str:
-    return (resource("sql") / name).read_text("utf-8")
-
-
 def _storage(pair: Pair) -> str:
     return "02_columns.sql" if pair.columns else "02_counter.sql"
 
 
 def _functions_and_views(pair: Pair) -> Iterator[str]:
-    formula, trigger, guard, views, repair = map(_read, SHARED)
+    formula, trigger, guard, views, repair = map(read_sql, SHARED)
     yield formula
-    yield _conflicts(_read("adopt/03_reading.sql"), "use_column")
+    yield _conflicts(read_sql("adopt/03_reading.sql"), "use_column")
     yield _conflicts(_fail_open(pair, trigger), "use_variable")
     yield _conflicts(_guarded(pair, guard if pair.columns else _refresh(guard)), "use_variable")
     if not pair.columns:
-        yield _conflicts(_read("adopt/04_follow.sql"), "use_variable")
+        yield _conflicts(read_sql("adopt/04_follow.sql"), "use_variable")
     if pair.publishes:
-        yield _conflicts(_read("adopt/05_publish.sql"), "use_column")
-    yield _COUNT.sub("left join public.count_tasks() as g", views)
+        yield _conflicts(read_sql("adopt/05_publish.sql"), "use_column")
+    yield COUNT.sub("left join public.count_tasks() as g", views)
     yield _conflicts(_LOCK.sub(_lock_first, repair) if pair.publishes else repair, "use_variable")
 
 
@@ -352,220 +267,3 @@ def _guarded(pair: Pair, guard: str) -> str:
         assert before in text, "sql/04 is not what it was when this was written"
         text = text.replace(before, after)
     return text.replace("\nend\n$$;", f"\nexception\n    {_MISSING}\n        return new;\nend\n$$;", 1)
-
-
-def _render(pair: Pair, text: str) -> str:
-    if _BODY.search(text) is None:  # views
-        return _TOKEN.sub(lambda token: _value(pair, token[0], late=True), text)
-    return _TOKEN.sub(lambda token: _value(pair, token[0], late=False), text)
-
-
-_QUOTE = "\0"  # in no name and no text: where a dollar quote begins or ends
-
-
-def _value(pair: Pair, token: str, *, late: bool, existing: frozenset[str] | None = None) -> str:
-    """Say what a token stands for; ``late``: without naming a column of the application's but the key."""
-    schema = quote(pair.schema)
-    workflows, key = quote(*pair.workflows), quote(pair.key)
-    if token == "$$":
-        return _QUOTE
-    if token == "public.workflow as w":
-        if late:
-            return f"{workflows} as u\ncross join lateral {schema}.describe_workflow(u.{key}) as w"
-        return f"{_workflows(pair, existing)} as w"
-    if token == "public.workflow_progress_drift as d":
-        return f"({_inline(pair, 'workflow_progress_drift', existing)}) as d"
-    if token == "public.agent_task as a":
-        return f"{_tasks(pair, quote(*pair.tasks))} as a"
-    if token.endswith((" as o", " as n", " as c")):
-        return f"{_tasks(pair, token[:-5])}{token[-5:]}"
-    if token == "new_workflow as w":
-        values = f"u.{key} as id, {_meaning(pair, 'u')} as status, {_plan(pair, 'u')} as agents_planned"
-        return f"(select {values} from new_workflow as u) as w"
-    if token == "old_workflow as w":
-        return f"(select u.{key} as id from old_workflow as u) as w"
-    if token.startswith("create "):
-        return token.replace("create ", "create or replace ")
-    if token.startswith(("new.", "old.")):
-        row, _, column = token.partition(".")
-        return _column(pair, row, column)
-    reading = _reading(pair)
-    fixed = {
-        "public.workflow": pair.counters,
-        "public.agent_task": quote(*pair.tasks),
-        "public.": f"{schema}.",
-        "uuid": pair.key_type,
-        # Qualified: a key can be called as a variable of ours is.
-        "where id =": f"where {workflows}.{key} =" if pair.columns else token,
-        "progress_total(w.status,": "progress_total(w.meaning,",
-        "their_workflow": workflows,
-        "their_key": key,
-        "their_keys_cascade": "exists (select from pg_constraint as c where c.contype = 'f'"
-        f" and c.conrelid = to_regclass({literal(quote(*pair.tasks))})"
-        f" and c.confrelid = to_regclass({literal(workflows)}) and c.confupdtype in ('c', 'n', 'd'))",
-        "their_progress": quote(pair.progress_column or ""),
-        "their_counters": pair.counters,
-        "their_reading": ", ".join(f"{name} {type_}" for name, type_ in reading.items()),
-        # The key as it is compared, as varchar or integer by its index; and as it is shown, text or bigint.
-        "their_values": ", ".join(f"w.id::{pair.key_type}" if name == "id" else f"w.{name}" for name in reading),
-        "their_id": key if pair.columns else "id",
-        "their_status": _meaning(pair, "u"),
-        "their_planned": _plan(pair, "u") if pair.planned else "new.agents_planned",
-        "their_workflow_now": _workflows(pair, None),
-        "their_workflow_by_name": _workflows(pair, frozenset()),
-        "their_count": f"({_count(pair)})",
-        "their_count_where": f"({_count(pair, _QUOTE).partition(_QUOTE)[0]}",
-        "their_count_end": f"{_count(pair, _QUOTE).partition(_QUOTE)[2]})",
-    }
-    return fixed[token]
-
-
-def _column(pair: Pair, row: str, column: str) -> str:
-    """Write a column of a row in a trigger."""
-    if column == "their_meaning" or (column == "status" and pair.columns):
-        return _meaning(pair, row)
-    if column == "their_meaning_by_name":
-        return _meaning_by_name(pair, row)
-    if column == "their_plan":
-        return _plan(pair, row)
-    if column == "their_plan_by_name":
-        return (
-            _plan(pair, row).replace(f"{row}.{quote(pair.planned)}", _by_name(row, pair.planned))
-            if pair.planned
-            else "null"
-        )
-    if column == "their_key" or (column == "id" and pair.columns):
-        return f"{row}.{quote(pair.key)}"
-    if column == "their_progress" or (column == "progress" and pair.columns):
-        return f"{row}.{quote(pair.progress_column or '')}"
-    return f"{row}.{column}"
-
-
-def _tasks(pair: Pair, relation: str) -> str:
-    """Write a subquery for tasks with our names; the planner makes it one with the query around it."""
-    type_ = f"{quote(pair.schema)}.task_status"
-    cases = "".join(
-        f" when {test} then {literal(outcome)}::{type_}" for outcome in OUTCOMES if (test := pair.outcome(outcome))
-    )
-    status = f"(case{cases} else 'pending'::{type_} end)"
-    return f"(select task.{quote(pair.task_workflow)} as workflow_id, {status} as status from {relation} as task)"
-
-
-def _meaning(pair: Pair, row: str) -> str:
-    """Write what the status of a workflow means for the total."""
-    completed = pair.workflow_completed(row)
-    type_ = f"{quote(pair.schema)}.workflow_status"
-    return f"(case when {completed} then 'completed'::{type_} else 'initiated'::{type_} end)"
-
-
-def _meaning_by_name(pair: Pair, row: str) -> str:
-    """Write the same, by way of JSON: of a column that is gone, or of another type than the plan of a session says."""
-    if pair.workflow_status is None:
-        return _meaning(pair, row)
-    column = pair.workflow_status.column
-    return _meaning(pair, row).replace(f"{row}.{quote(column)}::text", _by_name(row, column))
-
-
-def _by_name(row: str, column: str) -> str:
-    return f"(to_jsonb({row}) ->> {literal(column)})"
-
-
-def _plan(pair: Pair, row: str) -> str:
-    """Write the plan that a workflow of the application's has; a negative one is none."""
-    return f"nullif(greatest({row}.{quote(pair.planned)}::integer, -1), -1)" if pair.planned else "null::integer"
-
-
-def _reading(pair: Pair) -> dict[str, str]:
-    """List the columns of a workflow as the views see it, with their types."""
-    numbers = ("progress", *(name for name in COUNTERS if name.startswith("agents_")))
-    return {
-        "id": pair.key_type,
-        **SHOWN,
-        "meaning": f"{quote(pair.schema)}.workflow_status",
-        **dict.fromkeys(numbers, "integer"),
-        "progress_updated_at": "timestamptz",
-        "progress_frozen_at": "timestamptz",
-    }
-
-
-def _workflows(pair: Pair, existing: frozenset[str] | None) -> str:
-    """Write a subquery for workflows with our names.
-
-    It reads the columns of the application's that are in ``existing`` by their names, all of them for None; others by
-    way of JSON, which does not mind if they are gone.
-    """
-
-    def theirs(column: str | None, type_: str) -> str:
-        if column is None:
-            return f"null::{type_}"
-        if existing is None or column in existing:
-            if type_ == "timestamptz" and column in pair.utc:
-                return f"(u.{quote(column)} at time zone 'UTC')"
-            return f"u.{quote(column)}::{type_}"
-        return f"{_by_name('u', column)}::{type_}"
-
-    def counter(name: str, type_: str) -> str:
-        return theirs(name, type_) if pair.columns else f"s.{name}"
-
-    status = pair.workflow_status
-    if status is None or existing is None or status.column in existing:
-        meaning = _meaning(pair, "u")
-    else:
-        meaning = _meaning_by_name(pair, "u")
-    own_progress = theirs(pair.progress, "integer")
-    stored = theirs(pair.progress_column, "integer") if pair.columns else "s.progress"
-    values = {
-        "id": f"u.{quote(pair.key)}",
-        **{name: theirs(pair.shown.get(name), type_) for name, type_ in SHOWN.items()},
-        "meaning": meaning,
-        "progress": f"coalesce({stored}, {own_progress}, 0)",
-        **{
-            name: f"coalesce({counter(name, 'integer')}, 0)"
-            for name in ("agents_completed", "agents_total", "agents_created", "agents_failed", "agents_cancelled")
-        },
-        "agents_planned": _plan(pair, "u")
-        if pair.planned and not pair.columns and (existing is None or pair.planned in existing)
-        else counter("agents_planned", "integer"),
-        "progress_updated_at": counter("progress_updated_at", "timestamptz"),
-        "progress_frozen_at": f"case when {counter('agents_created', 'integer')} is null"
-        f" then coalesce({counter('progress_frozen_at', 'timestamptz')}, 'epoch')"
-        f" else {counter('progress_frozen_at', 'timestamptz')} end",
-    }
-    listed = ",\n        ".join(f"{values[name]} as {name}" for name in _reading(pair))
-    beside = "" if pair.columns else f"\n    left join {pair.counters} as s on s.id = u.{quote(pair.key)}"
-    return f"(\n    select\n        {listed}\n    from {quote(*pair.workflows)} as u{beside}\n)"
-
-
-def _views() -> Mapping[str, str]:
-    """Map the views of sql/05 to their queries."""
-    return dict(_SELECT.findall(_read("05_progress_views.sql")))
-
-
-def _count(pair: Pair, where: str = "") -> str:
-    """Write the query that counts tasks by workflow, as sql/05 does, but asks what a status means only once each."""
-    tasks, meaning = _tasks(pair, quote(*pair.tasks)), {outcome: f"t.status = '{outcome}'" for outcome in OUTCOMES}
-    if pair.task_status is not None and not pair.task_conditions:
-        values = (
-            f"task.{quote(pair.task_workflow)} as workflow_id, task.{quote(pair.task_status.column)}::text as status"
-        )
-        tasks = f"(select {values} from {quote(*pair.tasks)} as task)"
-        meaning = {outcome: pair.task_status.means("t.status", outcome) or "false" for outcome in OUTCOMES}
-    kinds = ", ".join(
-        f"coalesce(sum(t.tasks) filter (where {test}), 0)::bigint as {outcome}" for outcome, test in meaning.items()
-    )
-    return (
-        f"select t.workflow_id, sum(t.tasks)::bigint as created, {kinds}"
-        f" from (select a.workflow_id, a.status, count(*) as tasks from {tasks} as a{where}"
-        " group by a.workflow_id, a.status) as t group by t.workflow_id"
-    )
-
-
-def _inline(pair: Pair, view: str, existing: frozenset[str] | None) -> str:
-    """Write the query of a view, with the views that it reads in place of their names."""
-    queries = _views()
-    text = _COUNT.sub("left join their_count as g", queries[view])
-    calculated = "public.workflow_progress_calculated as c"
-    parts = text.split(calculated)
-    rendered = [_TOKEN.sub(lambda token: _value(pair, token[0], late=False, existing=existing), part) for part in parts]
-    inner = "" if len(parts) == 1 else f"({_inline(pair, 'workflow_progress_calculated', existing)}) as c"
-    return inner.join(rendered)

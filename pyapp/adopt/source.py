@@ -11,7 +11,7 @@ from pyapp.adopt.catalog import columns_of, snake
 from pyapp.adopt.findings import WORDS
 from pyapp.adopt.install import get_adoption
 from pyapp.adopt.pair import Labels, Pair, literal, quote
-from pyapp.adopt.render import drift_relation, progress_relation
+from pyapp.adopt.tokens import drift_relation, progress_relation
 from pyapp.source import Source
 
 # Columns of the model Task, with their types and the names that others give them.

@@ -14,7 +14,8 @@ from psycopg import sql
 
 from pyapp.adopt import Labels, Pair, Wanted, backfill, install, look, remove
 from pyapp.adopt.pair import quote
-from pyapp.adopt.render import _TOKEN, SHARED, Partitions, own, removal, script
+from pyapp.adopt.render import Partitions, removal, script
+from pyapp.adopt.tokens import SHARED, TOKEN, own
 from pyapp.schema import resource
 
 # How many sets of names to try on a server; more for a longer search.
@@ -82,7 +83,7 @@ def test_rendered_for_our_own_tables_a_file_is_itself(name: str) -> None:
     assert own(text) == text
 
 
-@pytest.mark.parametrize("token", [line.strip(" |") for line in _TOKEN.pattern.strip().splitlines()])
+@pytest.mark.parametrize("token", [line.strip(" |") for line in TOKEN.pattern.strip().splitlines()])
 def test_every_token_occurs_in_sql(token: str) -> None:
     files = [*(resource("sql") / name for name in SHARED), *(resource("sql") / "adopt").glob("*.sql")]
     assert re.search(token, "".join(file.read_text("utf-8") for file in files), re.VERBOSE)
