@@ -50,6 +50,11 @@ class Counted:
         examples = [*self.examples, *frozen][:_EXAMPLES]
         return Counted(self.workflows + workflows, self.frozen + len(frozen), examples)
 
+    def __add__(self, other: Counted) -> Counted:
+        """Add what another run did."""
+        examples = [*self.examples, *other.examples][:_EXAMPLES]
+        return Counted(self.workflows + other.workflows, self.frozen + other.frozen, examples)
+
 
 def count_workflows(conn: Connection[Any], pair: Pair) -> int:
     """Count the workflows that there are, for a progress bar."""
@@ -86,13 +91,18 @@ def uncounted(conn: Connection[Any], pair: Pair) -> int:
 
 
 def backfill(
-    conn: Connection[Any], pair: Pair, on_batch: OnBatch = lambda _: None, on_step: OnStep = lambda _: None
+    conn: Connection[Any],
+    pair: Pair,
+    on_batch: OnBatch = lambda _: None,
+    on_step: OnStep = lambda _: None,
+    on_counted: Callable[[Counted], None] = lambda _: None,
 ) -> Counted:
     """Count all workflows that have not been counted, in batches, each in a transaction of its own.
 
     ``conn`` must be in autocommit mode. A run that is broken off is taken up where it was. ``on_batch`` is told the
-    number of workflows of each batch, ``on_step`` what is waited for. Finished workflows none of whose tasks was ever
-    reported, and whose stored progress is 100, are frozen as they are. Returns what was done.
+    number of workflows of each batch, ``on_counted`` what was done until then, ``on_step`` what is waited for. Finished
+    workflows none of whose tasks was ever reported, and whose stored progress is 100, are frozen as they are. Returns
+    what was done.
     """
     steps, record = _Steps(pair), f"{quote(pair.schema)}.adoption"
     position, size, pause = _value(conn, f"select position from {record}"), 50, _FIRST_PAUSE
@@ -110,6 +120,7 @@ def backfill(
         if keys:
             position, found = keys[-1], found.and_also(counted, untold)
             on_batch(0 if again else len(keys))
+            on_counted(found)
             size = max(10, min(_MOST, int(len(keys) * _BATCH_SECONDS / max(time.monotonic() - began, 0.001))))
             continue
         waiting = uncounted(conn, pair)

@@ -31,7 +31,9 @@ from pyapp.adopt.mend import mend
 from pyapp.adopt.pair import OUTCOMES, SHOWN, Pair
 from pyapp.adopt.preview import Preview, preview
 from pyapp.adopt.render import script
+from pyapp.agent import Agent
 from pyapp.cli.common import UsageError, database, print_json, say
+from pyapp.cli.errors import tell_loss
 from pyapp.db import connect
 from pyapp.render import as_columns, clean
 
@@ -133,32 +135,36 @@ def _add_tables(command: argparse.ArgumentParser) -> None:
 
 
 def _adopt(args: argparse.Namespace) -> int:
-    with database(args) as dsn, connect(dsn, autocommit=True) as conn:
-        known = {adoption.pair.name: adoption for adoption in list_adoptions(conn)}
+    with database(args) as dsn:
         if args.go_on:
-            return _report(args, _count(conn, args.name))
-        before = known.get(args.name)
-        findings = _find(conn, args, before, {adoption.pair.schema for adoption in known.values()})
-        remains = before is None and refuse_other_things(conn, findings.pair.schema)
-        if args.print:
-            print(full_script(findings), end="")
-            return 0
-        if not args.json:
-            _tell(findings, before)
-        if args.dry_run:
-            return _preview(args, preview(conn, findings.pair))
-        install(conn, findings, on_step=say)
+            with Agent(dsn, on_loss=tell_loss) as agent:
+                return _report(args, _count(agent, args.name))
+        with connect(dsn, autocommit=True) as conn:
+            known = {adoption.pair.name: adoption for adoption in list_adoptions(conn)}
+            before = known.get(args.name)
+            findings = _find(conn, args, before, {adoption.pair.schema for adoption in known.values()})
+            remains = before is None and refuse_other_things(conn, findings.pair.schema)
+            if args.print:
+                print(full_script(findings), end="")
+                return 0
+            if not args.json:
+                _tell(findings, before)
+            if args.dry_run:
+                return _preview(args, preview(conn, findings.pair))
+            install(conn, findings, on_step=say)
         if not args.json:
             print(f"adopted as {args.name}; from now on every change of a task is counted")
-        counted = _count(conn, args.name)
-        if before is not None or remains:
-            _mend(args, conn, findings.pair)
-        if args.live or (before is not None and findings.pair.live):
-            changed = _publish(conn, findings.pair)
-            if changed and not args.json:
-                print(f"{changed} {'workflow' if changed == 1 else 'workflows'} now say what was counted")
-        if before is not None and before.pair.columns and not before.pair.live and findings.pair.live:
-            drop_shadow(conn, findings.pair, on_step=say)
+        # What follows can take long, and goes on where it was when the connection is lost.
+        with Agent(dsn, on_loss=tell_loss) as agent:
+            counted = _count(agent, args.name)
+            if before is not None or remains:
+                _mend(args, agent, findings.pair)
+            if args.live or (before is not None and findings.pair.live):
+                changed = _publish(agent, findings.pair)
+                if changed and not args.json:
+                    print(f"{changed} {'workflow' if changed == 1 else 'workflows'} now say what was counted")
+            if before is not None and before.pair.columns and not before.pair.live and findings.pair.live:
+                agent.persist(lambda conn: drop_shadow(conn, findings.pair, on_step=say))
         return _report(args, counted)
 
 
@@ -263,29 +269,48 @@ def _preview(args: argparse.Namespace, found: Preview) -> int:
     return 0
 
 
-def _count(conn: Connection[Any], name: str) -> Counted:
-    adoption = get_adoption(conn, name)
-    # Counters of an earlier adoption are counted anew once.
-    pair = replace(adoption.pair, recount=adoption.pair.recount and not adoption.counted)
-    if not uncounted(conn, pair) and not pair.recount:
-        return Counted(0, 0, [])
-    with _bar("counting", count_workflows(conn, pair)) as advance:
-        return backfill(conn, pair, advance, say)
+def _count(agent: Agent, name: str) -> Counted:
+    done = latest = Counted(0, 0, [])
+
+    def keep(counted: Counted) -> None:
+        nonlocal latest
+        latest = counted
+
+    def attempt(conn: Connection[Any]) -> None:
+        nonlocal done, latest
+        done, latest = done + latest, Counted(0, 0, [])
+        adoption = get_adoption(conn, name)
+        # Counters of an earlier adoption are counted anew once.
+        pair = replace(adoption.pair, recount=adoption.pair.recount and not adoption.counted)
+        if uncounted(conn, pair) or pair.recount:
+            with _bar("counting", count_workflows(conn, pair)) as advance:
+                backfill(conn, pair, advance, say, keep)
+
+    agent.persist(attempt)
+    return done + latest
 
 
-def _mend(args: argparse.Namespace, conn: Connection[Any], pair: Pair) -> None:
+def _mend(args: argparse.Namespace, agent: Agent, pair: Pair) -> None:
     """Recount what is wrong: something may have been missing for a while."""
-    with _bar("looking", count_workflows(conn, pair)) as advance:
-        mended = mend(conn, pair, advance)
+
+    def attempt(conn: Connection[Any]) -> int:
+        with _bar("looking", count_workflows(conn, pair)) as advance:
+            return mend(conn, pair, advance)
+
+    mended = agent.persist(attempt)
     if mended and not args.json:
         print(f"{mended} {'workflow was' if mended == 1 else 'workflows were'} wrong, and mended")
 
 
-def _publish(conn: Connection[Any], pair: Pair) -> int:
+def _publish(agent: Agent, pair: Pair) -> int:
     if pair.progress_column is None:
         return 0
-    with _bar("writing progress", count_workflows(conn, pair)) as advance:
-        return publish_all(conn, pair, advance)
+
+    def attempt(conn: Connection[Any]) -> int:
+        with _bar("writing progress", count_workflows(conn, pair)) as advance:
+            return publish_all(conn, pair, advance)
+
+    return agent.persist(attempt)
 
 
 def _report(args: argparse.Namespace, counted: Counted) -> int:

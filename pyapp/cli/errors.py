@@ -6,7 +6,8 @@ import psycopg
 from psycopg import errors
 
 from pyapp.adopt.pair import AdoptError
-from pyapp.cli.common import UsageError
+from pyapp.agent import PATIENCE
+from pyapp.cli.common import UsageError, say
 from pyapp.embedded import EmbeddedError
 from pyapp.migrate import MigrationError
 from pyapp.models import TransitionNotAllowed, VersionConflict
@@ -45,6 +46,12 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, OSError):
         return error.strerror or str(error)
     return _first_line(error) if isinstance(error, _OURS) else None
+
+
+def tell_loss(error: psycopg.Error | None) -> None:
+    """Tell that the database is away and why, or for None that it is back: what an Agent says on its way."""
+    lost = f"the database is away, trying again for {PATIENCE:.0f} s: "
+    say("the database is back" if error is None else f"{lost}{explain(error)}")
 
 
 def _explain_database(error: psycopg.Error) -> str:

@@ -14,14 +14,14 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from pyapp.agent import Agent
 from pyapp.cli.checks import check
 from pyapp.cli.common import database, say
-from pyapp.cli.errors import explain
+from pyapp.cli.errors import tell_loss
 from pyapp.history import get_forecasts
 from pyapp.models import Forecast, Key, Workflow
 from pyapp.progress import get_workflows
 from pyapp.render import agents, as_columns, live_table, plain_line
-from pyapp.replay.agent import PATIENCE, Agent
 from pyapp.replay.player import Player
 from pyapp.replay.trace import SAMPLE_PATH, Attempt, Trace, TraceTask, read_trace
 from pyapp.web.command import in_background, port
@@ -129,14 +129,10 @@ def _play(dsn: str, player: Player) -> int:
         running = [workflow.workflow_id for workflow in by_id.values() if workflow.status == "running"]
         return by_id, get_forecasts(conn, running)
 
-    def tell(error: psycopg.Error | None) -> None:
-        why = None if error is None else explain(error)
-        say(f"the database is away, trying again for {PATIENCE:.0f} s: {why}" if error else "the database is back")
-
     began = time.monotonic()
     try:
         player.start()
-        with Agent(dsn, on_loss=tell) as reader:
+        with Agent(dsn, on_loss=tell_loss) as reader:
             with _display() as show:
                 ended = False
                 while not ended:

@@ -16,9 +16,9 @@ from typing import Any
 
 import psycopg
 
+from pyapp.agent import Agent, Once
 from pyapp.models import Key, NewTask, Task, TransitionNotAllowed, WorkflowNotFound
 from pyapp.progress import list_tasks
-from pyapp.replay.agent import Agent, Once
 from pyapp.replay.trace import Trace, TraceTask
 from pyapp.stages import transition
 from pyapp.tasks import add_tasks, create_workflow, report_task

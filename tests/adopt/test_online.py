@@ -434,6 +434,33 @@ def test_a_locked_workflow_is_passed_over_and_counted_last(
     assert counting.result(20).workflows == 200
 
 
+def test_the_command_goes_on_where_its_session_was_ended(
+    conn: psycopg.Connection,
+    session: Session,
+    columns: bool,
+    dsn: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    many_workflows(conn, 200)
+    install(conn, find(conn, columns))
+    holder = session()
+    [[locked]] = conn.execute("select id from workflow order by id offset 100 limit 1").fetchall()
+    holder.execute("select from workflow where id = %s for update", [locked])
+    running = in_background(main, ["adopt", "--continue", "--dsn", dsn])
+    theirs = "select pid from pg_stat_activity where application_name = 'agent-progress' and query ilike %s"
+    while uncounted(conn, get_adoption(conn, "default").pair) > 1 or not (
+        found := conn.execute(theirs, ["%workflow%"]).fetchall()
+    ):
+        assert not running.done(), running.result()
+    for (pid,) in found:
+        conn.execute("select pg_terminate_backend(%s)", [pid])
+    holder.commit()
+    assert running.result(20) == 0
+    out, _ = capfd.readouterr()
+    assert out == "counted 200 workflows\n"
+    assert progress(conn, locked) == (50, 1, 2)
+
+
 def test_a_writer_who_locks_in_another_order_goes_first(
     conn: psycopg.Connection, other: psycopg.Connection, session: Session
 ) -> None:
