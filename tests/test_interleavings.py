@@ -1,7 +1,8 @@
 """Every interleaving of two and three transactions ends with the right numbers, at each isolation level.
 
-All pairs of the transactions in the catalogue run by default, and a choice of three. ``INTERLEAVINGS=all`` runs all
-pairs in each way that they can meet at each isolation level, and any three of those that take more than one lock: about
+By default all pairs of the transactions in the catalogue meet in one way in turn, at READ COMMITTED, every third at the
+other levels, and a choice of three. ``INTERLEAVINGS=pairs``, as in CI, runs all pairs at each level, in each way at
+READ COMMITTED; ``INTERLEAVINGS=all`` in each way at each level, and any three of those that take more than one lock: about
 twenty minutes on two cores. How many ran and how they ended stands in the summary of the run.
 """
 
@@ -16,7 +17,8 @@ from pyapp import migrate
 from .catalogue import CASCADE, CHANGE_AN_ID, DATA, HOLDING, KINDS, MEETINGS, THREES, TRANSACTIONS, scenario, scenarios
 from .interleave import RECOUNT, Figures, Harness, Shape, Transaction
 
-ALL = os.environ.get("INTERLEAVINGS") == "all"
+EXTENT = os.environ.get("INTERLEAVINGS", "few")
+ALL, FEW = EXTENT == "all", EXTENT == "few"
 LEVELS = ["read committed", "repeatable read", "serializable"]
 NAMES = list(KINDS)
 
@@ -51,7 +53,7 @@ def scratch(dsn: str) -> Iterator[Harness]:
 def ways(names: Sequence[str], level: str, number: int) -> list[list[Transaction]]:
     """Return all ways in which these can meet, or one in turn where old snapshots end most of them the same way."""
     all_ways = scenarios(*names)
-    return all_ways if level == "read committed" else [all_ways[number % len(all_ways)]]
+    return all_ways if level == "read committed" and not FEW else [all_ways[number % len(all_ways)]]
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -59,6 +61,8 @@ def ways(names: Sequence[str], level: str, number: int) -> list[list[Transaction
 def test_any_two_transactions_leave_exact_numbers(harness: Harness, figures: Figures, name: str, level: str) -> None:
     here = NAMES.index(name)
     for distance in range(len(NAMES) // 2 + 1):
+        if FEW and level != "read committed" and (here + distance) % 3:
+            continue
         names = [name, NAMES[(here + distance) % len(NAMES)]]
         for transactions in scenarios(*names) if ALL else ways(names, level, here + distance):
             figures += harness.explore(transactions, level)
