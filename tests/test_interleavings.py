@@ -2,8 +2,8 @@
 
 By default all pairs of the transactions in the catalogue meet in one way in turn, at READ COMMITTED, every third at the
 other levels, and a choice of three. ``INTERLEAVINGS=pairs``, as in CI, runs all pairs at each level, in each way at
-READ COMMITTED; ``INTERLEAVINGS=all`` in each way at each level, and any three of those that take more than one lock: about
-twenty minutes on two cores. How many ran and how they ended stands in the summary of the run.
+READ COMMITTED. ``INTERLEAVINGS=all`` runs them in each way at each level, and any three of those that take more than
+one lock: about twenty minutes on two cores. How many ran and how they ended stands in the summary of the run.
 """
 
 import os
