@@ -22,7 +22,6 @@ from pyapp.adopt.tokens import count_relation, meaning_and_plan, tasks_relation
 _BATCH_SECONDS = 0.1  # how long the rows of a batch stay locked, about
 _MOST = 5000
 _EXAMPLES = 20
-_UNCOUNTED = "(progress_frozen_at = 'epoch' or (progress_frozen_at is null and agents_created is null))"
 # In turn with a writer who locks in another order, we are the one to step back; and the longer he holds it, the longer.
 _LOCK_TIMEOUT = "100ms"
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
@@ -79,14 +78,21 @@ def unfollowed(conn: Connection[Any], pair: Pair) -> int:
 def uncounted(conn: Connection[Any], pair: Pair) -> int:
     """Count the workflows that have not been counted yet."""
     if pair.columns:
-        return int(_value(conn, f"select count(*) from {pair.counters} where {_UNCOUNTED}"))
+        return int(_value(conn, f"select count(*) from {pair.counters} as u where {_uncounted('u')}"))
     return int(
         _value(
             conn,
             f"select count(*) from {quote(*pair.workflows)} as u"
             f" left join {pair.counters} as s on s.id = u.{quote(pair.key)}"
-            f" where s.id is null or {_UNCOUNTED}",
+            f" where s.id is null or {_uncounted('s')}",
         )
+    )
+
+
+def _uncounted(row: str) -> str:
+    """Write the condition under which a row of counters has not been counted."""
+    return (
+        f"({row}.progress_frozen_at = 'epoch' or ({row}.progress_frozen_at is null and {row}.agents_created is null))"
     )
 
 
@@ -183,9 +189,11 @@ class _Steps:
     ) -> list[str]:
         conditions = [f"{self._key} > $2::text::{self._pair.key_type}"] if after is not None else []
         if only_uncounted and self._pair.columns:
-            conditions.append(_UNCOUNTED)
+            conditions.append(_uncounted("u"))
         elif only_uncounted:
-            counters = f"select from {self._pair.counters} as s where s.id = {self._key} and {_UNCOUNTED} is not true"
+            counters = (
+                f"select from {self._pair.counters} as s where s.id = {self._key} and {_uncounted('s')} is not true"
+            )
             conditions.append(f"not exists ({counters})")
         where = " where " + " and ".join(conditions) if conditions else ""
         query = f"select {self._key}::text from {self._workflows} as u{where} order by {self._key} limit $1"

@@ -199,6 +199,17 @@ def test_columns_that_are_kept_are_counted_anew_by_the_next_adoption(make: Make)
     app.check()
 
 
+def test_counters_beside_a_table_that_kept_its_columns_are_those_that_count(make: Make) -> None:
+    app = make(DJANGO, columns=True)
+    succeed(app.dsn, "unadopt")
+    app.columns = False
+    app.move(app.key(1), "completed", 2)
+    app.adopt()
+    app.workflow(80, "completed", "running")
+    app.assert_exact()
+    app.check()
+
+
 def test_unadopt_refuses_while_others_use_what_it_would_drop(make: Make) -> None:
     app = make(DJANGO)
     app.run("create view report as select * from agent_progress.workflow_progress")
