@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -44,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(f"{arguments.source} holds no samples of a benchmark: {error}")
     if arguments.json:
         arguments.json.write_text(json.dumps(as_json(header, measurements), indent=1, ensure_ascii=False) + "\n")
-    if arguments.plot:
-        plot.draw(header, measurements, arguments.plot)
+    if arguments.plot and not plot.draw(header, measurements, arguments.plot):
+        return _refuse("none of these measurements can be drawn")
     return 0
 
 
@@ -56,6 +57,8 @@ def _measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Measur
     # Enough tasks that none is met twice: up to 20,000 transactions per second, on the hot workflow as well.
     size = replace(size, tasks=size.tasks * max(1, options.seconds // 2), hot=size.hot * max(1, options.seconds // 2))
     bin_dir = _bin_dir(arguments.postgres)
+    # Else a `timeout` or `kill` would leave the server behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     begin = perf_counter()
     directory = Path(tempfile.mkdtemp(prefix="benchmark-", dir=arguments.data))
     directory.chmod(0o755)  # PostgreSQL runs under another account where we are root

@@ -12,7 +12,13 @@ _WORKFLOWS = 4
 _TASKS = 10
 _FILL = """
 insert into public.workflow (id, name, type, status, agents_created, agents_total)
-select ('10000000-0000-4000-8000-' || {first} + {place} * 10 + w)::uuid, 'workflow', 'benchmark', 'running', {size}, {size}
+select
+    ('10000000-0000-4000-8000-' || {first} + {place} * 10 + w)::uuid,
+    'workflow',
+    'benchmark',
+    'running',
+    {size},
+    {size}
 from generate_series(1, {workflows}) as w;
 
 insert into public.agent_task (id, workflow_id, agent_type)
@@ -35,6 +41,11 @@ begin
     end loop;
 end
 $$
+"""
+_REOPEN = """
+set session_replication_role = replica;
+update public.agent_task set status = 'pending', completed_at = null where status <> 'pending';
+update public.workflow set progress = 0, agents_completed = 0;
 """
 
 
@@ -66,11 +77,7 @@ def growth(bench: Bench, options: Options) -> Measurement:
                 moved = bench.moved("growing")
                 if moved != len(sizes) * _WORKFLOWS * _TASKS or bench.wrong("growing", variant.way):
                     raise RuntimeError(f"{variant.name}: {moved} tasks moved, or drift")
-                conn.execute("set session_replication_role = replica")
-                conn.execute(
-                    "update public.agent_task set status = 'pending', completed_at = null where status <> 'pending'"
-                )
-                conn.execute("update public.workflow set progress = 0, agents_completed = 0")
+                conn.execute(_REOPEN)
                 bench.vacuum(conn)
         bench.drop("growing")
     first = f"{OURS.name}, {sizes[0]:,} tasks"

@@ -36,7 +36,7 @@ def script(size: Size, work: Work, clients: int, *, hot: bool = False) -> str:
 
 
 def sibling_script(size: Size, work: Work) -> str:
-    """Return a pgbench script in which all clients take the same workflows in the same order, each a task of its own."""
+    """Return a pgbench script in which all clients take the same workflows in the same order, by tasks of their own."""
     return _script(
         f":seq % {size.workflows} + :client_id * {size.workflows}", f"{FIRST_ID} + :n % {size.workflows}", work
     )

@@ -16,7 +16,8 @@ _COUNTS = (
 # Written well: the page first, and then the tasks of its workflows only.
 _PAGE_COUNTED = (
     "select w.id, w.name, w.type, w.status, w.created_at, t.*"
-    " from (select * from public.workflow where (created_at, id) < {after} order by created_at desc, id desc limit 50) as w"
+    " from (select * from public.workflow where (created_at, id) < {after}"
+    " order by created_at desc, id desc limit 50) as w"
     f" cross join lateral (select {_COUNTS} from public.agent_task as a where a.workflow_id = w.id) as t"
     " order by w.created_at desc, w.id desc"
 )
@@ -91,7 +92,7 @@ def _fill(bench: Bench, database: str, tasks: list[int]) -> None:
         conn.execute(
             "insert into public.workflow (id, name, type, status, created_at,"
             " agents_created, agents_total, agents_completed, progress)"
-            f" select ('10000000-0000-4000-8000-' || {FIRST_ID - 1} + w)::uuid, 'workflow ' || w, 'benchmark', 'running',"
+            f" select ('10000000-0000-4000-8000-' || {FIRST_ID - 1} + w)::uuid, 'workflow', 'benchmark', 'running',"
             " now() - w * interval '1 second', tasks, tasks, tasks / 2, public.progress_percentage(tasks / 2, tasks)"
             " from unnest(%s::integer[]) with ordinality as o (tasks, w)",
             [tasks],

@@ -95,9 +95,12 @@ def table(m: Measurement) -> str:
         if not m.samples[target.variant]:
             continue
         verdict = ("met" if m.met(target) else "MISSED") + (", but within the noise" if m.noisy(target) else "")
-        wanted = f"{'≥' if m.rate else '≤'} {target.limit:.2f}"
-        wanted += f" × {target.reference}" if target.reference else f" {m.unit}"
-        found = f"{m.ratio(target.variant, target.reference):.2f}"
+        sign = "≥" if m.rate else "≤"
+        if target.reference:
+            wanted = f"{sign} {target.limit:.2f} of {target.reference}"
+            found = f"{m.ratio(target.variant, target.reference):.2f}"
+        else:
+            wanted, found = f"{sign} {target.limit:g} {m.unit}", number(m.value(target.variant))
         lines.append(f"  target: {target.variant} {wanted}: {found}, {verdict}")
     rounds = max(len(samples) for samples in m.samples.values())
     statistic = "once" if rounds == 1 else f"{'minimum' if m.steady else 'median'} of {rounds} rounds"
@@ -111,6 +114,8 @@ def heading(header: Mapping[str, Any]) -> str:
 
 def number(value: float) -> str:
     """Return a figure with about three digits that count."""
+    if value == int(value):
+        return f"{value:,.0f}"
     return f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 3}f}"
 
 

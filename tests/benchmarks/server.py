@@ -137,6 +137,7 @@ class Bench:
                 conn.execute("vacuum agent_progress.workflow_counter")
             if database == "ivm":
                 conn.execute("select refresh_immv('public.workflow_count', true)")
+                conn.execute("analyze public.workflow_count")
             self.vacuum(conn)
 
     def vacuum(self, conn: psycopg.Connection) -> None:

@@ -17,7 +17,7 @@ _SIZE = (
 def wal(bench: Bench, options: Options) -> Measurement:
     """Log written by single completions; the minimum is of a round in which no page needed a full image any more."""
     title = "Write-ahead log of completing one task"
-    count = min(2_000, bench.size.spread)
+    count = min(500, bench.size.spread)
 
     def run(variant: Variant) -> float:
         bench.reset(variant.way)
@@ -32,9 +32,9 @@ def wal(bench: Bench, options: Options) -> Measurement:
 
 
 def bloat(bench: Bench, options: Options) -> Measurement:
-    """Growth of tables and indexes by single completions of half of all tasks, from freshly loaded tables."""
+    """Growth of tables and indexes by single completions, from freshly loaded tables."""
     size = bench.size
-    count = size.spread // 2
+    count = size.spread // 10
     title = f"Growth of tables and indexes by completing {count:,} tasks, for each, without VACUUM"
     samples: Samples = {}
     for variant in COMPLETING:
@@ -88,7 +88,8 @@ def _hot_share(bench: Bench, database: str) -> float:
         ).fetchone():
             pass
         row = conn.execute(
-            "select 100.0 * n_tup_hot_upd / n_tup_upd from pg_stat_user_tables where relid = 'public.workflow'::regclass"
+            "select 100.0 * n_tup_hot_upd / n_tup_upd from pg_stat_user_tables"
+            " where relid = 'public.workflow'::regclass"
         ).fetchone()
     if row is None or row[0] is None:
         raise RuntimeError("no update of a workflow was seen")

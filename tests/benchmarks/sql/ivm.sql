@@ -20,3 +20,5 @@ select create_immv(
     group by workflow_id
     $$
 );
+
+analyze public.workflow_count;
