@@ -52,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Measurement]]:
     names = arguments.only or chosen(quick=arguments.quick, full=arguments.full)
-    options = Options(arguments.rounds or (2 if arguments.quick else 11), arguments.seconds or 1)
+    rounds = arguments.rounds or (2 if arguments.quick else 11)
+    options = Options(rounds, arguments.seconds or 1, patient=arguments.full)
     size = FULL_SIZE if arguments.full else QUICK_SIZE if arguments.quick else DEFAULT_SIZE
     # Enough tasks that none is met twice: up to 20,000 transactions per second, on the hot workflow as well.
     size = replace(size, tasks=size.tasks * max(1, options.seconds // 2), hot=size.hot * max(1, options.seconds // 2))

@@ -25,8 +25,6 @@ _PAGE = (
     "select {columns} from public.workflow_progress as p where (p.created_at, p.workflow_id) < {after}"
     " order by p.created_at desc, p.workflow_id desc limit 50"
 )
-# The newest page of the list is of larger workflows.
-_LARGE = 1_000
 _SMALL = 10
 
 
@@ -50,8 +48,8 @@ def read(bench: Bench, options: Options) -> Measurement:
 def list_page(bench: Bench, options: Options) -> Measurement:
     size = bench.size
     title = f"A page of 50 out of {size.listed:,} workflows"
-    _fill(bench, "listing", [_LARGE if place < 50 else _SMALL for place in range(size.listed)])
-    variants = list_variants(bench, "listing", {f"of {_LARGE:,} tasks each": 0, f"of {_SMALL} tasks each": 50})
+    _fill(bench, "listing", [size.large if place < 50 else _SMALL for place in range(size.listed)])
+    variants = list_variants(bench, "listing", {f"of {size.large:,} tasks each": 0, f"of {_SMALL} tasks each": 50})
     samples = interleave(bench, title, variants, options.few, lambda v: _latency(bench, "listing", v, options))
     bench.drop("listing")
     return Measurement("list", title, "ms", samples, variants[0].name)
@@ -67,9 +65,9 @@ def list_variants(bench: Bench, database: str, pages: dict[str, int]) -> list[Va
             for page, place in pages.items():
                 row = conn.execute(
                     "select format('(%%L::timestamptz, %%L::uuid)', created_at, id) from public.workflow where id = %s",
-                    [f"10000000-0000-4000-8000-{FIRST_ID + place - 1}"],
+                    [f"10000000-0000-4000-8000-{FIRST_ID + max(0, place - 1)}"],
                 ).fetchone()
-                after = row[0] if row else "('infinity'::timestamptz, null::uuid)"
+                after = row[0] if row and place else "('infinity'::timestamptz, null::uuid)"
                 text = statement.format(columns=chosen, after=after)
                 if conn.execute(text).rowcount != min(50, workflows - place):
                     raise RuntimeError(f"{name}, {page}: not the page that it should be")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from math import inf
 from statistics import median, quantiles
 from typing import Any
 
@@ -51,11 +52,11 @@ class Measurement:
         """Return the variant divided by the reference, round by round; the samples themselves without one."""
         if reference is None:
             return self.samples[variant]
-        return [a / b for a, b in zip(self.samples[variant], self.samples[reference], strict=False)]
+        return [_over(a, b) for a, b in zip(self.samples[variant], self.samples[reference], strict=False)]
 
     def ratio(self, variant: str, reference: str | None) -> float:
         if self.steady:
-            return self.value(variant) / (self.value(reference) if reference else 1)
+            return _over(self.value(variant), self.value(reference) if reference else 1)
         return median(self.ratios(variant, reference))
 
     def spread(self, variant: str, reference: str | None) -> tuple[float, float]:
@@ -74,6 +75,10 @@ class Measurement:
         """Whether a quarter of the rounds or more lies on the other side of the limit."""
         low, high = self.spread(target.variant, target.reference)
         return low < target.limit < high
+
+
+def _over(value: float, reference: float) -> float:
+    return value / reference if reference else 1 if value == 0 else inf
 
 
 def table(m: Measurement) -> str:

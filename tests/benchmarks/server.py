@@ -63,6 +63,7 @@ class Size:
     copied: int = 1_000_000
     reads: tuple[int, ...] = (10, 1_000, 100_000, 1_000_000)
     listed: int = 100_000  # workflows of the list
+    large: int = 1_000  # tasks of each of the workflows on its first page
     growing: tuple[int, ...] = (10, 1_000, 100_000)
     adopted: tuple[int, int] = (10_000, 1_000_000)  # workflows and tasks
     whole: tuple[int, int] = (100_000, 10_000_000)  # likewise
@@ -126,7 +127,7 @@ class Bench:
 
     def drop(self, database: str) -> None:
         with self.connect("postgres") as admin:
-            admin.execute(f"drop database {database} with (force)")
+            admin.execute(f"drop database if exists {database} with (force)")
 
     def reset(self, database: str) -> None:
         """Open all tasks again, so that the next run in this database settles them anew."""
@@ -187,4 +188,5 @@ def commit_latency(bench: Bench, commits: int = 200) -> float:
             start = perf_counter()
             conn.execute("insert into commit_probe (n) values (%s)", [n])
             times.append(perf_counter() - start)
+        conn.execute("drop table commit_probe")
     return sorted(times)[commits // 2] * 1000
