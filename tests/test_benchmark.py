@@ -11,7 +11,7 @@ from tests.benchmarks import catalogue
 from tests.benchmarks.__main__ import main, run
 from tests.benchmarks.methods import Options
 from tests.benchmarks.report import Measurement, Target, as_json, from_json, table
-from tests.benchmarks.server import WAYS, Bench, Size
+from tests.benchmarks.server import DRIFT, WAYS, Bench, Size
 from tests.conftest import TestServer
 
 HEADER = {
@@ -147,3 +147,15 @@ def test_each_measurement_runs_and_each_transaction_moves_its_task(
     said = capsys.readouterr()
     assert " moved" not in said.err
     assert said.out.count("target: ours") >= 8
+
+
+def test_wrong_numbers_are_found_in_each_way_of_counting(bench: Bench) -> None:
+    bench.create_templates()
+    for way in filter(bench.ensure, DRIFT):
+        assert bench.wrong(way) == 0, way
+        with bench.connect(way) as conn:
+            conn.execute("set session_replication_role = replica")
+            conn.execute("update public.agent_task set status = 'completed' where id::text like '%00007'")
+        assert (way, bench.moved(way), bench.wrong(way)) == (way, 1, 1)
+        bench.reset(way)
+        assert (way, bench.moved(way), bench.wrong(way)) == (way, 0, 0)

@@ -52,8 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Measurement]]:
     names = arguments.only or chosen(quick=arguments.quick, full=arguments.full)
-    rounds = arguments.rounds or (2 if arguments.quick else 11)
-    options = Options(rounds, arguments.seconds or 1, patient=arguments.full)
+    options = Options(
+        rounds=arguments.rounds or (2 if arguments.quick else Options.rounds),
+        seconds=arguments.seconds or 1,
+        transactions=1_500 if arguments.quick and not arguments.seconds else None,
+        patient=arguments.full,
+    )
     size = FULL_SIZE if arguments.full else QUICK_SIZE if arguments.quick else DEFAULT_SIZE
     # Enough tasks that none is met twice: up to 20,000 transactions per second, on the hot workflow as well.
     size = replace(size, tasks=size.tasks * max(1, options.seconds // 2), hot=size.hot * max(1, options.seconds // 2))
@@ -106,7 +110,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     much.add_argument("--quick", action="store_true", help="a first impression in about a minute, on less data")
     much.add_argument("--full", action="store_true", help="all, with ten million tasks: half an hour, 10 GB of disk")
     parser.add_argument("--only", nargs="+", choices=MEASUREMENTS, metavar="NAME", help=", ".join(MEASUREMENTS))
-    parser.add_argument("--rounds", type=_positive, metavar="N", help="rounds of each measurement (default 11)")
+    parser.add_argument("--rounds", type=_positive, metavar="N", help="rounds of each measurement (default 9)")
     parser.add_argument("--seconds", type=_positive, metavar="N", help="length of a pgbench run (default 1)")
     parser.add_argument(
         "--postgres",
@@ -149,7 +153,7 @@ def _header(bench: Bench, options: Options) -> dict[str, Any]:
         "load": f"{os.getloadavg()[0]:.1f} (one-minute average at the start)",
         "durability": "fsync on, synchronous_commit on",
         "commit latency": f"{commit_latency(bench):.2f} ms (median, one session)",
-        "rounds": f"{options.rounds}, interleaved; pgbench runs of {options.seconds} s",
+        "rounds": f"{options.rounds}, interleaved; pgbench runs of {options.length}",
     }
 
 

@@ -23,7 +23,7 @@ def hot(bench: Bench, options: Options, clients: int) -> Measurement:
 
 def siblings(bench: Bench, options: Options) -> Measurement:
     size = bench.size
-    each = min(size.workflows, 2_000)
+    each = min(size.workflows, options.transactions or 2_000)
     title = f"Workflows left wrong, {_TOGETHER} tasks finishing together in each of {each:,}"
     variants = tuple(v for v in VARIANTS if v is not ANY_ROW)
 

@@ -18,11 +18,15 @@ Samples = dict[str, list[float]]
 class Options:
     """How long to measure."""
 
-    rounds: int = 11
+    rounds: int = 9
     seconds: int = 1
     transactions: int | None = None  # of each pgbench run, instead of seconds
     batch: int = 1_000  # transactions of one loop inside the server
     patient: bool = False  # also what takes minutes by itself
+
+    @property
+    def length(self) -> str:
+        return f"{self.seconds} s" if self.transactions is None else f"{self.transactions:,} transactions"
 
     @property
     def few(self) -> int:

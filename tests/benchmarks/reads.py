@@ -39,7 +39,7 @@ def read(bench: Bench, options: Options) -> Measurement:
         for name, statement in (("ours", ours), ("count on read", count))
         for place, tasks in enumerate(sizes)
     ]
-    samples = interleave(bench, title, variants, options.rounds, lambda v: _latency(bench, "reading", v, options))
+    samples = interleave(bench, title, variants, options.few, lambda v: _latency(bench, "reading", v, options))
     first, last = variants[0].name, variants[len(sizes) - 1].name
     bench.drop("reading")
     return Measurement("read", title, "ms", samples, first, (Target(last, 1.2, first),))
@@ -76,7 +76,7 @@ def list_variants(bench: Bench, database: str, pages: dict[str, int]) -> list[Va
 
 
 def _latency(bench: Bench, database: str, variant: Variant, options: Options) -> float:
-    each = None if options.transactions is None else max(1, options.transactions // 10)
+    each = None if options.transactions is None else max(1, options.transactions // 5)
     return 1000 / pgbench(bench, database, f"{variant.work[0]};", 1, seconds=1, transactions=each)[0]
 
 
