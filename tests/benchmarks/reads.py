@@ -39,7 +39,7 @@ def read(bench: Bench, options: Options) -> Measurement:
         for name, statement in (("ours", ours), ("count on read", count))
         for place, tasks in enumerate(sizes)
     ]
-    samples = interleave(bench, title, variants, options.few, lambda v: _latency(bench, "reading", v, options))
+    samples = interleave(bench, title, variants, options.few, lambda v: latency(bench, "reading", v, options))
     first, last = variants[0].name, variants[len(sizes) - 1].name
     bench.drop("reading")
     return Measurement("read", title, "ms", samples, first, (Target(last, 1.2, first),))
@@ -50,7 +50,7 @@ def list_page(bench: Bench, options: Options) -> Measurement:
     title = f"A page of 50 out of {size.listed:,} workflows"
     _fill(bench, "listing", [size.large if place < 50 else _SMALL for place in range(size.listed)])
     variants = list_variants(bench, "listing", {f"of {size.large:,} tasks each": 0, f"of {_SMALL} tasks each": 50})
-    samples = interleave(bench, title, variants, options.few, lambda v: _latency(bench, "listing", v, options))
+    samples = interleave(bench, title, variants, options.few, lambda v: latency(bench, "listing", v, options))
     bench.drop("listing")
     return Measurement("list", title, "ms", samples, variants[0].name)
 
@@ -75,9 +75,10 @@ def list_variants(bench: Bench, database: str, pages: dict[str, int]) -> list[Va
     return variants
 
 
-def _latency(bench: Bench, database: str, variant: Variant, options: Options) -> float:
+def latency(bench: Bench, database: str, variant: Variant, options: Options) -> float:
+    """Return the milliseconds of a read, in one session."""
     each = None if options.transactions is None else max(1, options.transactions // 5)
-    return 1000 / pgbench(bench, database, f"{variant.work[0]};", 1, seconds=1, transactions=each)[0]
+    return 1000 / pgbench(bench, database, f"{variant.work[0]};", 1, seconds=options.seconds, transactions=each)[0]
 
 
 def _fill(bench: Bench, database: str, tasks: list[int]) -> None:

@@ -7,7 +7,7 @@ from tests.benchmarks import work
 from tests.benchmarks.bulk import copy_tasks, create_workflows
 from tests.benchmarks.load import pgbench, script
 from tests.benchmarks.methods import Options, Samples, say
-from tests.benchmarks.reads import list_variants
+from tests.benchmarks.reads import latency, list_variants
 from tests.benchmarks.report import Measurement
 from tests.benchmarks.server import Bench, Size
 
@@ -40,7 +40,6 @@ def whole(bench: Bench, options: Options) -> Measurement:
     samples["database with its indexes, MB"] = [bench.number("whole", "select pg_database_size('whole')") / 2**20]
 
     say(f"{title}: completing")
-    # One round as everywhere, on a table that does not fit into the server's own memory.
     spread = Size(workflows=workflows, tasks=tasks // workflows)
     each = None if options.transactions is None else max(1, options.transactions // 4)
     text = script(spread, work.COMPLETE, 4)
@@ -52,8 +51,7 @@ def whole(bench: Bench, options: Options) -> Measurement:
     for page, place in {"first": 0, "a later": workflows // 2}.items():
         for variant in list_variants(bench, "whole", {"": place}):
             say(f"{title}: {page} page of the list, {variant.name}")
-            latency = 1000 / pgbench(bench, "whole", f"{variant.work[0]};", 1, seconds=options.seconds)[0]
-            samples[f"{page} page of 50, {variant.name.rstrip(', ')}, ms"] = [latency]
+            samples[f"{page} page of 50, {variant.name.rstrip(', ')}, ms"] = [latency(bench, "whole", variant, options)]
     wrong = {"check: count all tasks and compare, s": len(drift) + bench.wrong("whole", "ours")}
     bench.drop("whole")
     return Measurement("whole", title, "", samples, None, (), wrong)
