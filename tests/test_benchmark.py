@@ -23,8 +23,10 @@ HEADER = {
 LIMIT, RECOUNT, VIEW = "no trigger (count on read)", "recount trigger", "maintained view (pg_ivm)"
 
 
-def measured(name: str, unit: str, samples: dict[str, list[float]], *targets: Target, **more: object) -> Measurement:
-    return Measurement(name, f"Title of {name}", unit, samples, next(iter(samples)), targets, **more)
+def measured(
+    name: str, unit: str, samples: dict[str, list[float]], *targets: Target, wrong: dict[str, int] | None = None
+) -> Measurement:
+    return Measurement(name, f"Title of {name}", unit, samples, next(iter(samples)), targets, wrong or {})
 
 
 SAMPLES = [
@@ -106,7 +108,12 @@ def test_what_cannot_be_done_is_said_in_one_line(
         error = capsys.readouterr().err
         assert error.startswith("error: ")
         assert error.count("\n") == 1
-    for arguments in (["--plot", "x.pdf"], ["--rounds", "0"], ["--json", str(tmp_path / "no" / "x.json")]):
+    for arguments in (
+        ["--plot", "x.pdf"],
+        ["--rounds", "0"],
+        ["--json", str(tmp_path / "no" / "x.json")],
+        ["--data", str(tmp_path / "no")],
+    ):
         with pytest.raises(SystemExit, match="2"):
             main(arguments)
 
@@ -133,11 +140,14 @@ def bench(server: TestServer, bin_dir: Path, tmp_path: Path) -> Iterator[Bench]:
 
 
 def test_each_measurement_runs_and_each_transaction_moves_its_task(
-    bench: Bench, capsys: pytest.CaptureFixture[str]
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     alike = {"cpu-start", "cpu-insert", "cpu-adopted", "bulk-each", "hot-1", "hot-32", "hot-64"}
     names = [name for name in catalogue.MEASUREMENTS if name not in alike]
-    _, measurements = run(bench, Options(rounds=1, transactions=64, batch=5), names)
+    file = tmp_path / "samples.json"
+    header, measurements = run(bench, Options(rounds=1, transactions=64, batch=5), names, file)
+    kept = from_json(json.loads(file.read_text()))
+    assert (kept[0], [m.name for m in kept[1]]) == (header, names)
     assert [m.name for m in measurements] == names
     for m in measurements:
         for variant, samples in m.samples.items():

@@ -43,8 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.source is None:
             raise
         return _refuse(f"{arguments.source} holds no samples of a benchmark: {error}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(as_json(header, measurements), indent=1, ensure_ascii=False) + "\n")
+    except KeyboardInterrupt:
+        return _refuse("interrupted", 130)
+    if arguments.source:
+        _keep(arguments.json, header, measurements)
     if arguments.plot and not plot.draw(header, measurements, arguments.plot):
         return _refuse("none of these measurements can be drawn")
     return 0
@@ -69,15 +71,17 @@ def _measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Measur
     directory.chmod(0o755)  # PostgreSQL runs under another account where we are root
     try:
         with running(directory, size, bin_dir) as bench:
-            header, measurements = run(bench, options, names)
+            header, measurements = run(bench, options, names, arguments.json)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     say(f"took {perf_counter() - begin:.0f} s")
     return header, measurements
 
 
-def run(bench: Bench, options: Options, names: Sequence[str]) -> tuple[dict[str, Any], list[Measurement]]:
-    """Measure what is named and print it as it comes; return the header and the measurements."""
+def run(
+    bench: Bench, options: Options, names: Sequence[str], file: Path | None = None
+) -> tuple[dict[str, Any], list[Measurement]]:
+    """Measure what is named, print it and keep it in the file as it comes; return the header and the measurements."""
     say("setting up")
     bench.create_templates()
     header = _header(bench, options)
@@ -88,6 +92,7 @@ def run(bench: Bench, options: Options, names: Sequence[str]) -> tuple[dict[str,
         measurements.append(MEASUREMENTS[name](bench, options))
         say(f"[{place}/{len(names)}] {name} took {perf_counter() - begin:.0f} s")
         print(table(measurements[-1]), flush=True)
+        _keep(file, header, measurements)
     return header, measurements
 
 
@@ -95,9 +100,14 @@ def _bin_dir(postgres: str) -> Path:
     return binaries(int(postgres)) if postgres.isdecimal() else Path(postgres)
 
 
-def _refuse(message: str) -> int:
+def _keep(file: Path | None, header: dict[str, Any], measurements: list[Measurement]) -> None:
+    if file:
+        file.write_text(json.dumps(as_json(header, measurements), indent=1, ensure_ascii=False) + "\n")
+
+
+def _refuse(message: str, status: int = 2) -> int:
     print(f"error: {message}", file=sys.stderr)
-    return 2
+    return status
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -132,6 +142,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     for path in (arguments.json, arguments.plot):
         if path and not path.absolute().parent.is_dir():
             parser.error(f"no directory {path.absolute().parent}")
+    if arguments.data and not arguments.data.is_dir():
+        parser.error(f"no directory {arguments.data}")
     if arguments.plot and arguments.plot.suffix not in (".svg", ".png"):
         parser.error("--plot takes a file name that ends in .svg or .png")
     return arguments
