@@ -112,8 +112,8 @@ def _bulk(bench: Bench, title: str, first: int, count: int, rounds: int) -> Samp
     for variant in quick + slow:
         if bench.ensure(variant.way):
             bench.reset(variant.way)
-    # The first run of all extends the files and is not counted.
-    interleave(bench, f"{title}, warm-up", quick, 1, lambda v: statement_time(bench, v, count))
+    # The first run of all extends the files and is not counted; its numbers are looked at.
+    interleave(bench, f"{title}, warm-up", quick, 1, lambda v: statement_time(bench, v, count, check=True))
     samples = interleave(bench, title, quick, rounds, lambda v: statement_time(bench, v, count))
     # Seconds, up to a quarter of a minute: once is enough.
     samples |= interleave(bench, f"{title}, row by row", slow, 1, lambda v: statement_time(bench, v, count))

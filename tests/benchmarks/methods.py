@@ -121,8 +121,11 @@ def processor_times(bench: Bench, title: str, variants: Sequence[Variant], optio
     return samples
 
 
-def statement_time(bench: Bench, variant: Variant, expected: int) -> float:
-    """Return the milliseconds of a bulk statement without its commit; undone, so that it can be repeated."""
+def statement_time(bench: Bench, variant: Variant, expected: int, *, check: bool = False) -> float:
+    """Return the milliseconds of a bulk statement without its commit; undone, so that it can be repeated.
+
+    `check` looks at the counters as well.
+    """
     with bench.connect(variant.way) as conn:
         # One task first: a new session has yet to read the catalogue and to compile the triggers.
         for one in ("begin", work.COMPLETE[0].format(task=FIRST_ID), "rollback", "begin"):
@@ -131,7 +134,10 @@ def statement_time(bench: Bench, variant: Variant, expected: int) -> float:
         conn.execute(variant.work[0])
         elapsed = perf_counter() - begin
         row = conn.execute("select count(*) from public.agent_task where status <> 'pending'").fetchone()
+        wrong = bench.wrong_in(conn, variant.way) if check else 0
         conn.execute("rollback")
+        if wrong:
+            raise RuntimeError(f"{variant.name}: {wrong} workflows are wrong")
         if row != (expected,):
             raise RuntimeError(f"{variant.name}: {row} tasks moved, not {expected}")
         bench.vacuum(conn)

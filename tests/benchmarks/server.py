@@ -154,8 +154,13 @@ class Bench:
 
     def wrong(self, database: str, way: str = "") -> int:
         """Return of how many workflows the stored counters are not what their tasks say."""
-        drift = DRIFT.get(way or database)
-        return self.number(database, self._own(drift)) if drift else 0
+        with self.connect(database) as conn:
+            return self.wrong_in(conn, way or database)
+
+    def wrong_in(self, conn: psycopg.Connection, way: str) -> int:
+        """Return the same as the transaction of this session sees it."""
+        row = conn.execute(self._own(DRIFT[way])).fetchone() if way in DRIFT else None
+        return int(row[0]) if row else 0
 
     def _own(self, name: str) -> str:
         size = self.size
