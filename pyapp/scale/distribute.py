@@ -15,7 +15,6 @@ _STATEMENT = re.compile(r"^[a-z](?:\$\$.*?\$\$|'[^']*'|--[^\n]*|[^;'$])*;$", re.
 _DROPPED = re.compile(r"^drop function public\.(\w+)", re.MULTILINE)
 _OF_FUNCTION = re.compile(r"(?:create function|(?:comment|revoke execute) on function) public\.(\w+)")
 _KEPT = ("create type", "comment on type", "insert into")
-_AFTER_THE_ROWS = ("create index", "create unique index", "create trigger", "comment on trigger")
 _CITUS = ("02_check_citus.sql", "04_shards.sql")
 
 
@@ -36,9 +35,7 @@ def way_back() -> str:
     check, aside, rows, end = map(_read, _files("1*.sql"))
     gone = set(_DROPPED.findall(aside))
     made = [statement for statement in own_statements() if _is_gone(statement, gone)]
-    late = [statement for statement in made if statement.startswith(_AFTER_THE_ROWS)]
-    early = [statement for statement in made if statement not in late]
-    return _transaction([check, aside, *early, rows, *late, end])
+    return _transaction([check, aside, *made, rows, end])
 
 
 def own_statements() -> list[str]:
