@@ -86,12 +86,8 @@ def test_there_every_way_of_counting_and_back(
     count_in_every_way(citus, dsn, first)
     move_in_every_way(citus, second, others)
     assert pyapp.find_drift(citus) == []
-    assert {task.status for task in pyapp.list_tasks(citus, others[-1])} == {
-        "completed",
-        "failed",
-        "running",
-        "pending",
-    }
+    # The statements that met all workflows were counted in this one as well.
+    assert pyapp.get_workflow(citus, others[-1]).agents_completed == 2
     with pytest.raises(psycopg.errors.FeatureNotSupported, match="a distributed agent_task cannot be truncated"):
         citus.execute("truncate agent_task")
 

@@ -115,6 +115,16 @@ begin
         problems := problems || format('row-level security on %s: this was never tried on distributed tables', names);
     end if;
 
+    select string_agg(distinct x.grantee::regrole::text, ', ')
+    into names
+    from pg_catalog.pg_attribute as a
+    cross join aclexplode(a.attacl) as x
+    where a.attrelid = any (here);
+    if names is not null then
+        problems := problems
+            || format('rights on single columns, which Citus has not: %s; agent-progress grant --agent … --revoke', names);
+    end if;
+
     select string_agg(c.oid::regclass::text, ', ' order by c.oid::regclass::text)
     into names
     from pg_catalog.pg_class as c
