@@ -10,6 +10,7 @@ declare
         'agent_task_progress_update',
         'agent_task_progress_delete',
         'agent_task_progress_truncate',
+        'agent_task_reopened',
         'agent_task_times',
         'workflow_stages',
         'workflow_events',
