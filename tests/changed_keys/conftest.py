@@ -12,12 +12,15 @@ from pyapp.scale.distribute import distribution
 
 TRUNCATE = "a distributed agent_task cannot be truncated"
 KEY = "a task is found by the id of its workflow and its own: the id alone is no key"
+LONG = "takes long, and asks nothing of the keys"
 LEFT_OUT = {
     "test_truncating_tasks_brings_each_workflow_to_zero": TRUNCATE,
     "test_truncating_workflows_and_tasks_leaves_nothing_to_count": TRUNCATE,
     "test_counting_leaves_version_and_updated_at_alone": TRUNCATE,
     "test_a_frozen_workflow_keeps_its_counters[truncate agent_task]": TRUNCATE,
     "test_on_conflict_do_update_counts_new_and_changed_tasks": KEY,
+    "test_a_batch_has_the_outcome_of_single_reports": LONG,
+    "test_thousands_of_tasks_are_added_in_order_by_one_statement": LONG,
 }
 
 
