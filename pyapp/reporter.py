@@ -18,7 +18,7 @@ from uuid import UUID
 import psycopg
 
 from pyapp.agent import Agent, Once
-from pyapp.models import Key, Task, TaskReport
+from pyapp.models import TASK_STATUSES, Key, Task, TaskReport
 from pyapp.tasks import report_tasks
 
 _MOST_TOLD = 100  # errors that are kept to be raised; the rest is only counted
@@ -97,10 +97,12 @@ class TaskReporter:
         """Hand over a report as ``report_task`` takes it; wait only where too many are under way.
 
         Returns a future: its result is the task as committed, its exception why the report was refused. It cannot be
-        cancelled. ``result`` is copied. Raises ValueError for what is no id, and RuntimeError after ``close``, after
-        the reporter gave up (the cause says why), and in a forked process.
+        cancelled. ``result`` is copied. Raises ValueError for what is no id or no status, and RuntimeError after
+        ``close``, after the reporter gave up (the cause says why), and in a forked process.
         """
         self._refuse_in_a_fork()
+        if status not in TASK_STATUSES:
+            raise ValueError(f"{status!r} is no status of a task: {', '.join(TASK_STATUSES)}")
         report = TaskReport(UUID(str(task_id)), status, deepcopy(result), reopen)
         waiting = _Waiting(UUID(str(workflow_id)), report)
         waiting.done.set_running_or_notify_cancel()
@@ -165,16 +167,7 @@ class TaskReporter:
                 self._work.wait_for(
                     lambda: len(self._waiting) >= self._size or self._hurried or self._closed, max(left, 0)
                 )
-            batch: list[_Waiting] = []
-            opened: dict[Key, bool] = {}
-            while self._waiting and len(batch) < self._size:
-                report = self._waiting[0].report
-                # A task that is opened again has no other report in the batch: sent twice, that would count as two
-                # retries. Any other batch may be sent again.
-                if (report.reopen and report.task_id in opened) or opened.get(report.task_id):
-                    break
-                opened[report.task_id] = report.reopen
-                batch.append(self._waiting.popleft())
+            batch = _take_batch(self._waiting, self._size)
             self._hurried = self._hurried and bool(self._waiting)
             self._sending = batch
             self._room.notify(len(batch))
@@ -224,6 +217,22 @@ class TaskReporter:
     def _refuse_in_a_fork(self) -> None:
         if os.getpid() != self._process:
             raise RuntimeError("this TaskReporter belongs to the parent process: make one in each")
+
+
+def _take_batch(waiting: deque[_Waiting], size: int) -> list[_Waiting]:
+    """Take the next batch, which may be sent again: a task that it opens again has no other report in it.
+
+    Opened and settled twice, it would have been tried once too often.
+    """
+    batch: list[_Waiting] = []
+    opens: dict[Key, bool] = {}
+    while waiting and len(batch) < size:
+        report = waiting[0].report
+        if opens.get(report.task_id, False) or (report.reopen and report.task_id in opens):
+            break
+        opens[report.task_id] = report.reopen
+        batch.append(waiting.popleft())
+    return batch
 
 
 def _report_all(conn: psycopg.Connection[Any], batch: Sequence[_Waiting]) -> dict[tuple[UUID, Key], Task]:
