@@ -8,30 +8,17 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, wait
 from copy import deepcopy
-from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby
-from operator import attrgetter
 from typing import Any, Self
 from uuid import UUID
 
 import psycopg
 
 from pyapp.agent import Agent, Once
+from pyapp.batch import Waiting, report_all, take_batch
 from pyapp.models import TASK_STATUSES, Key, Task, TaskReport
-from pyapp.tasks import report_tasks
 
 _MOST_TOLD = 100  # errors that are kept to be raised; the rest is only counted
-
-
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    """A report on its way."""
-
-    workflow_id: UUID
-    report: TaskReport
-    since: float = field(default_factory=time.monotonic)
-    done: Future[Task] = field(default_factory=Future)
 
 
 class TaskReporter:
@@ -68,8 +55,8 @@ class TaskReporter:
         self._process = os.getpid()
         lock = threading.Lock()
         self._work, self._room = threading.Condition(lock), threading.Condition(lock)
-        self._waiting: deque[_Waiting] = deque()
-        self._sending: Sequence[_Waiting] = ()
+        self._waiting: deque[Waiting] = deque()
+        self._sending: Sequence[Waiting] = ()
         self._hurried = self._closed = False
         self._broken: BaseException | None = None
         self._failed = 0
@@ -104,7 +91,7 @@ class TaskReporter:
         if status not in TASK_STATUSES:
             raise ValueError(f"{status!r} is no status of a task: {', '.join(TASK_STATUSES)}")
         report = TaskReport(UUID(str(task_id)), status, deepcopy(result), reopen)
-        waiting = _Waiting(UUID(str(workflow_id)), report)
+        waiting = Waiting(UUID(str(workflow_id)), report)
         waiting.done.set_running_or_notify_cancel()
         with self._work:
             # A callback of a future runs in the thread that makes room.
@@ -157,7 +144,7 @@ class TaskReporter:
         finally:
             self._agent.close()
 
-    def _next_batch(self) -> Sequence[_Waiting]:
+    def _next_batch(self) -> Sequence[Waiting]:
         """Wait for reports and take the next batch; empty when the reporter is closed and all are sent."""
         with self._work:
             self._sending = ()
@@ -167,16 +154,16 @@ class TaskReporter:
                 self._work.wait_for(
                     lambda: len(self._waiting) >= self._size or self._hurried or self._closed, max(left, 0)
                 )
-            batch = _take_batch(self._waiting, self._size)
+            batch = take_batch(self._waiting, self._size)
             self._hurried = self._hurried and bool(self._waiting)
             self._sending = batch
             self._room.notify(len(batch))
             return batch
 
-    def _send(self, batch: Sequence[_Waiting]) -> None:
+    def _send(self, batch: Sequence[Waiting]) -> None:
         """Commit a batch; where it is refused, its halves, until the reports that are wrong stand alone."""
         try:
-            tasks = self._agent.persist(Once(partial(_report_all, batch=batch)))
+            tasks = self._agent.persist(Once(partial(report_all, batch=batch)))
         except Exception as error:
             if isinstance(error, psycopg.Error) and self._agent.lost:
                 raise
@@ -193,7 +180,7 @@ class TaskReporter:
         self._send(batch[:middle])
         self._send(batch[middle:])
 
-    def _fail(self, batch: Sequence[_Waiting], error: BaseException) -> None:
+    def _fail(self, batch: Sequence[Waiting], error: BaseException) -> None:
         with self._work:
             self._failed += len(batch)
             if batch and len(self._errors) < _MOST_TOLD:
@@ -217,29 +204,3 @@ class TaskReporter:
     def _refuse_in_a_fork(self) -> None:
         if os.getpid() != self._process:
             raise RuntimeError("this TaskReporter belongs to the parent process: make one in each")
-
-
-def _take_batch(waiting: deque[_Waiting], size: int) -> list[_Waiting]:
-    """Take the next batch, which may be sent again: a task that it opens again has no other report in it.
-
-    Opened and settled twice, it would have been tried once too often.
-    """
-    batch: list[_Waiting] = []
-    opens: dict[Key, bool] = {}
-    while waiting and len(batch) < size:
-        report = waiting[0].report
-        if opens.get(report.task_id, False) or (report.reopen and report.task_id in opens):
-            break
-        opens[report.task_id] = report.reopen
-        batch.append(waiting.popleft())
-    return batch
-
-
-def _report_all(conn: psycopg.Connection[Any], batch: Sequence[_Waiting]) -> dict[tuple[UUID, Key], Task]:
-    """Report a batch, workflow by workflow in the order of their ids: two reporters never deadlock."""
-    tasks: dict[tuple[UUID, Key], Task] = {}
-    by_workflow = attrgetter("workflow_id")
-    for workflow_id, of_workflow in groupby(sorted(batch, key=by_workflow), by_workflow):
-        for task in report_tasks(conn, workflow_id, [waiting.report for waiting in of_workflow]):
-            tasks[workflow_id, task.id] = task
-    return tasks

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pyapp import Task, TaskNotFound, TaskReport, TaskReporter, add_tasks, grant, list_tasks, migrate, report_task
-from pyapp.reporter import _report_all, _take_batch, _Waiting
+from pyapp.batch import Waiting, report_all, take_batch
 
 from .conftest import Role
 from .helpers import counters, in_background, new_tasks, new_workflow, progress, wait_until_blocked_by
@@ -78,20 +78,26 @@ def test_a_report_is_sent_at_once_when_nothing_is_under_way(conn: psycopg.Connec
     assert counters(conn, workflow) == (2, 1, 1, 0)
 
 
-def test_reports_of_many_threads_are_all_counted(dsn: str, conn: psycopg.Connection) -> None:
+def test_reports_of_many_threads_over_two_reporters_are_all_counted_and_never_deadlock(
+    dsn: str, conn: psycopg.Connection
+) -> None:
     workflows = [new_workflow(conn) for _ in range(3)]
     tasks = {workflow: new_tasks(conn, workflow, *["pending"] * 100) for workflow in workflows}
-    with TaskReporter(dsn, size=17) as reporter:
+    before = deadlocks(conn)
+    with TaskReporter(f"{dsn} {REPORTER}", size=17) as forth, TaskReporter(f"{dsn} {REPORTER}", size=19) as back:
 
         def work(number: int) -> None:
-            for workflow in workflows:
-                for task in tasks[workflow][number::20]:
-                    assert reporter.report(workflow, task, "running").result(30).status == "running"
-                    assert reporter.report(workflow, task, "completed", number).result(30).result == number
+            reporter, order = (forth, 1) if number % 2 else (back, -1)
+            for workflow in workflows[::order]:
+                for task in tasks[workflow][::order][number // 2 :: 10]:
+                    reporter.report(workflow, task, "running")
+                    assert reporter.report(workflow, task, "completed", "done").result(30).result == "done"
 
         with ThreadPoolExecutor(20) as pool:
             list(pool.map(work, range(20)))
         assert [progress(conn, workflow) for workflow in workflows] == [(100, 100, 100)] * 3
+    wait_for(lambda: conn.execute("select from pg_stat_activity where application_name = 'reporter'").rowcount == 0)
+    assert deadlocks(conn) == before
 
 
 def test_what_comes_while_a_commit_is_under_way_is_one_commit(
@@ -220,11 +226,11 @@ def test_a_batch_that_is_sent_again_changes_nothing(conn: psycopg.Connection) ->
     def check(before: list[str], reports: list[tuple[int, str, Any, bool]]) -> None:
         workflow = new_workflow(conn)
         tasks = new_tasks(conn, workflow, *before)
-        waiting = deque(_Waiting(workflow, TaskReport(tasks[number], *rest)) for number, *rest in reports)
-        while batch := _take_batch(waiting, 500):
-            _report_all(conn, batch)
+        waiting = deque(Waiting(workflow, TaskReport(tasks[number], *rest)) for number, *rest in reports)
+        while batch := take_batch(waiting, 500):
+            report_all(conn, batch)
             once = list_tasks(conn, workflow)
-            _report_all(conn, batch)
+            report_all(conn, batch)
             assert list_tasks(conn, workflow) == once
 
     check()

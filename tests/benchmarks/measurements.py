@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from time import perf_counter
 
-from tests.benchmarks import work
+from tests.benchmarks import reporter, work
 from tests.benchmarks.adopted import adopt_database, measure_backfill
 from tests.benchmarks.report import Measurement, Target
 from tests.benchmarks.server import Bench, processor_seconds
@@ -169,6 +169,8 @@ MEASUREMENTS: dict[str, Callable[[Bench, Options], Measurement]] = {
     "bulk-one": bulk_one,
     "bulk-many": bulk_many,
     "hot": hot,
+    "reporter": lambda bench, options: reporter.measure_rate(bench, min(options.rounds, 5), options.seconds),
+    "reporter-latency": lambda bench, options: reporter.measure_latency(bench, min(options.rounds, 5), options.seconds),
     "read": read,
     "adopt": adopt,
     "adopted": adopted,
