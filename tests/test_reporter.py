@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -47,11 +47,13 @@ def backend(conn: psycopg.Connection) -> int:
 
 
 @contextmanager
-def held(conn: psycopg.Connection, holder: psycopg.Connection, *workflows: Any) -> Iterator[None]:
-    """Keep what counts in these workflows waiting; the block begins with a reporter that has something to report."""
-    holder.execute("select from workflow where id = any(%s) for no key update", [list(workflows)])
-    yield
-    holder.commit()
+def held(holder: psycopg.Connection, workflow: Any) -> Iterator[None]:
+    """Keep whatever counts in a workflow waiting."""
+    holder.execute("select from workflow where id = %s for no key update", [workflow])
+    try:
+        yield
+    finally:
+        holder.commit()
 
 
 def wait_until_held(conn: psycopg.Connection, holder: psycopg.Connection) -> None:
@@ -107,7 +109,7 @@ def test_what_comes_while_a_commit_is_under_way_is_one_commit(
     first, *rest = new_tasks(conn, one, *["running"] * 30)
     others = new_tasks(conn, other, *["running"] * 30)
     holder = session()
-    with held(conn, holder, one):
+    with held(holder, one):
         reporter.report(one, first, "completed")
         wait_until_held(conn, holder)
         for workflow, tasks in ((other, others), (one, rest)):
@@ -125,8 +127,8 @@ def test_a_batch_counts_in_its_workflows_in_the_order_of_their_ids(
     gate, *workflows = sorted(new_workflow(conn) for _ in range(6))
     tasks = {workflow: new_tasks(conn, workflow, "running")[0] for workflow in (gate, *workflows)}
     holder, second = session(), session()
-    with held(conn, second, workflows[2]):
-        with held(conn, holder, gate):
+    with held(second, workflows[2]):
+        with held(holder, gate):
             reporter.report(gate, tasks[gate], "completed")
             wait_until_held(conn, holder)
             for workflow in reversed(workflows):
@@ -141,7 +143,7 @@ def test_a_batch_is_no_larger_than_its_size(dsn: str, conn: psycopg.Connection, 
     workflow = new_workflow(conn)
     first, *rest = new_tasks(conn, workflow, *["running"] * 11)
     holder = session()
-    with TaskReporter(f"{dsn} {REPORTER}", size=5) as reporter, held(conn, holder, workflow):
+    with TaskReporter(f"{dsn} {REPORTER}", size=5) as reporter, held(holder, workflow):
         reporter.report(workflow, first, "completed")
         wait_until_held(conn, holder)
         for task in rest:
@@ -262,7 +264,7 @@ def test_a_report_that_is_wrong_fails_alone_and_is_told(
     workflow = new_workflow(conn)
     first, bad, *good = new_tasks(conn, workflow, *["running"] * 12)
     holder = session()
-    with held(conn, holder, workflow):
+    with held(holder, workflow):
         done = [reporter.report(workflow, first, "completed")]
         wait_until_held(conn, holder)
         done += [reporter.report(workflow, task, "completed") for task in good[:5]]
@@ -285,7 +287,7 @@ def test_a_wrong_report_does_not_disturb_the_others_of_its_task(
     workflow = new_workflow(conn)
     first, task = new_tasks(conn, workflow, "running", "pending")
     holder = session()
-    with held(conn, holder, workflow):
+    with held(holder, workflow):
         reporter.report(workflow, first, "completed")
         wait_until_held(conn, holder)
         for status, result in (("running", None), ("failed", 1), ("failed", "\0"), ("completed", {1j})):
@@ -335,7 +337,7 @@ def test_a_result_is_what_it_was_when_it_was_reported(
     workflow = new_workflow(conn)
     (task,) = new_tasks(conn, workflow, "running")
     holder, result = session(), {"files": [1]}
-    with held(conn, holder, workflow):
+    with held(holder, workflow):
         reporter.report(workflow, task, "failed", result)
         wait_until_held(conn, holder)
         done = reporter.report(workflow, task, "completed", result)
@@ -366,7 +368,7 @@ def test_a_report_waits_for_room(dsn: str, conn: psycopg.Connection, session: Se
     tasks = new_tasks(conn, workflow, *["running"] * 5)
     holder = session()
     with TaskReporter(f"{dsn} {REPORTER}", capacity=2) as reporter:
-        with held(conn, holder, workflow):
+        with held(holder, workflow):
             reporter.report(workflow, tasks[0], "completed")
             wait_until_held(conn, holder)
             for task in tasks[1:3]:
@@ -385,7 +387,7 @@ def test_a_reporter_that_is_closed_refuses_those_who_wait_for_room_and_those_who
     tasks = new_tasks(conn, workflow, *["running"] * 3)
     holder = session()
     reporter = TaskReporter(f"{dsn} {REPORTER}", capacity=1)
-    with held(conn, holder, workflow):
+    with held(holder, workflow):
         reporter.report(workflow, tasks[0], "completed")
         wait_until_held(conn, holder)
         reporter.report(workflow, tasks[1], "completed")
@@ -417,7 +419,7 @@ def test_a_callback_reports_even_where_there_is_no_room_and_cannot_wait_for_repo
             except RuntimeError as error:
                 refused.append(str(error))
 
-        with held(conn, holder, workflow):
+        with held(holder, workflow):
             reporter.report(workflow, tasks[0], "completed").add_done_callback(go_on)
             wait_until_held(conn, holder)
             reporter.report(workflow, tasks[1], "completed")
@@ -453,18 +455,21 @@ def test_a_forked_process_leaves_the_reporter_to_its_parent(dsn: str, conn: psyc
     workflow = new_workflow(conn)
     (task,) = new_tasks(conn, workflow, "running")
     code = """
-import os, sys, pyapp
+import os, signal, sys, pyapp
 dsn, workflow, task = sys.argv[1:]
 with pyapp.TaskReporter(dsn, linger=3600) as reporter:
     reporter.report(workflow, task, "completed")
-    child = os.fork()
-    if not child:
-        for act in (lambda: reporter.report(workflow, task, "failed"), reporter.flush):
-            try:
-                act()
-            except RuntimeError as error:
-                print(error, flush=True)
-        sys.exit(7)  # through the end of the block
+    with reporter._room:  # as another thread may
+        child = os.fork()
+        if not child:
+            signal.alarm(20)
+            reporter.close()
+            for act in (lambda: reporter.report(workflow, task, "failed"), reporter.flush):
+                try:
+                    act()
+                except RuntimeError as error:
+                    print(error, flush=True)
+            sys.exit(7)  # through the end of the block
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     reporter.flush()
     done = reporter.report(workflow, task, "completed", 1)
@@ -484,24 +489,23 @@ def test_a_deadlock_is_tried_again(dsn: str, conn: psycopg.Connection) -> None:
     workflow = new_workflow(conn)
     one, two = new_tasks(conn, workflow, "running", "running")
     before = deadlocks(conn)
-    # Who waits when the time is up is the victim: the reporter is, since the other one would look much later.
-    options = "options='-c deadlock_timeout=10ms'"
+    # Who looks for a deadlock while the circle is closed is the victim: the reporter, since the other looks much later.
     with (
+        TaskReporter(f"{dsn} {REPORTER} options='-c deadlock_timeout=10ms'") as reporter,
         psycopg.connect(f"{dsn} options='-c deadlock_timeout=20s'") as other,
-        TaskReporter(f"{dsn} {REPORTER} {options}") as reporter,
         psycopg.connect(dsn) as gate,
     ):
         gate.execute("select from agent_task where id = %s for update", [two])
         other.execute("update workflow set description = 'x' where id = %s", [workflow])
-        reporter.report(workflow, two, "completed")
+        done = [reporter.report(workflow, two, "completed")]
         wait_until_held(conn, gate)
         locking = in_background(other.execute, "select from agent_task where id = %s for update", [two])
         wait_until_blocked_by(conn, other.info.backend_pid, backend(conn))
-        done = reporter.report(workflow, one, "completed")
-        gate.commit()  # the reporter has the task, and waits for the workflow, whose holder waits for the task
+        done.append(reporter.report(workflow, one, "completed"))
+        gate.commit()  # the reporter has the task and waits for the workflow, whose holder waits for the task
         locking.result(10)
         other.commit()
-        assert done.result(10).status == "completed"
+        assert [each.result(10).status for each in done] == ["completed"] * 2
     wait_for(lambda: deadlocks(conn) == before + 1)
     assert progress(conn, workflow) == (100, 2, 2)
 
@@ -533,18 +537,22 @@ def work_hard(dsn: str, reporter: TaskReporter, tasks: dict[UUID, list[UUID]], a
 
 
 def test_reports_are_kept_though_sessions_are_ended_at_any_moment(dsn: str, conn: psycopg.Connection) -> None:
-    chance, ended = random.Random(1), []
+    chance, ended, seen = random.Random(1), [], []
     workflows = [new_workflow(conn) for _ in range(2)]
-    tasks = {workflow: new_tasks(conn, workflow, *["pending"] * 120) for workflow in workflows}
+    tasks = {workflow: new_tasks(conn, workflow, *["pending"] * 32) for workflow in workflows}
 
     def terminate() -> None:
+        now = conn.execute("select sum(agents_failed), sum(agents_completed) from workflow").fetchone()
+        if now in seen[-1:]:
+            return  # it must get on in between
+        seen.append(now)
+        time.sleep(chance.uniform(0, 0.01))
         ended.extend(
             conn.execute(
                 "select pg_terminate_backend(pid) from pg_stat_activity"
                 " where application_name = 'reporter' and datname = current_database()"
             ).fetchall()
         )
-        time.sleep(chance.uniform(0.02, 0.1))
 
     with TaskReporter(f"{dsn} {REPORTER}", size=20) as reporter:
         with meanwhile(terminate):
@@ -552,57 +560,60 @@ def test_reports_are_kept_though_sessions_are_ended_at_any_moment(dsn: str, conn
         assert len(ended) > 3
 
 
+@contextmanager
+def unanswered_commits(conn: psycopg.Connection) -> Iterator[None]:
+    """Let commits wait for a standby which is not there: they are done, and the answer is lost with the session."""
+    conn.execute("set synchronous_commit = local")
+    conn.execute("alter system set synchronous_standby_names = 'nobody'")
+    conn.execute("select pg_reload_conf()")
+    wait_for(lambda: conn.execute("show synchronous_standby_names").fetchone() == ("nobody",))
+    try:
+        yield
+    finally:
+        conn.execute("alter system reset synchronous_standby_names")
+        conn.execute("select pg_reload_conf()")
+
+
 def test_a_report_whose_answer_was_lost_is_neither_lost_nor_written_over_what_others_did_since(
     own_server: Callable[[], Any],
 ) -> None:
-    # A commit that waits for a standby which is not there is done, and its answer is lost when the session is ended.
     dsn = own_server().dsn
-    migrate(dsn)
-    with psycopg.connect(dsn, autocommit=True) as admin, psycopg.connect(dsn, autocommit=True) as conn:
-        admin.execute("set synchronous_commit = local")
-        conn.execute("set synchronous_commit = local")
-        workflow = new_workflow(conn)
-        failed, reopened, silent = new_tasks(conn, workflow, "running", "completed", "running")
-        with TaskReporter(f"{dsn} {REPORTER}", linger=3600, size=2) as reporter:
-            admin.execute("alter system set synchronous_standby_names = 'nobody'")
-            admin.execute("select pg_reload_conf()")
-            wait_for(lambda: admin.execute("show synchronous_standby_names").fetchone() == ("nobody",))
-            done = [
-                reporter.report(workflow, failed, "failed", "late"),
-                reporter.report(workflow, reopened, "running", reopen=True),
-            ]
-            pid = backend(admin)
-            waiting = f"select from pg_stat_activity where pid = {pid} and wait_event = 'SyncRep'"
-            wait_for(lambda: admin.execute(waiting).rowcount)
-            # It cannot come back before the others were at work.
-            row = admin.execute("select current_database()").fetchone()
-            with psycopg.connect(dsn, dbname="template1", autocommit=True) as elsewhere:
-                elsewhere.execute("set synchronous_commit = local")
-                elsewhere.execute(f"alter database {row[0]} allow_connections false")
-                elsewhere.execute("select pg_terminate_backend(%s, 10000)", [pid])
+    with psycopg.connect(dsn, autocommit=True) as admin:
+        admin.execute("create database busy")
+        busy = f"{dsn} dbname=busy"
+        migrate(busy)
+        with psycopg.connect(busy, autocommit=True) as conn, ExitStack() as closing:
+            conn.execute("set synchronous_commit = local")
+            workflow = new_workflow(conn)
+            failed, opened = new_tasks(conn, workflow, "running", "completed")
+            reporter = closing.enter_context(TaskReporter(f"{busy} {REPORTER}", linger=3600, size=2))
+            with unanswered_commits(admin):
+                done = [
+                    reporter.report(workflow, failed, "failed", "late"),
+                    reporter.report(workflow, opened, "running", reopen=True),
+                ]
+                waiting = "select pid from pg_stat_activity where wait_event = 'SyncRep'"
+                (pid,) = wait_for(lambda: admin.execute(waiting).fetchone())
+                # It does not come back before others have been at work.
+                admin.execute("alter database busy allow_connections false")
+                admin.execute("select pg_terminate_backend(%s, 10000)", [pid])
                 report_task(conn, workflow, failed, "running", reopen=True)
-                report_task(conn, workflow, reopened, "completed")
-                elsewhere.execute("alter system reset synchronous_standby_names")
-                elsewhere.execute("select pg_reload_conf()")
-                elsewhere.execute(f"alter database {row[0]} allow_connections true")
+                report_task(conn, workflow, opened, "completed")
+            admin.execute("alter database busy allow_connections true")
             assert [each.result(30).status for each in done] == ["failed", "running"]
-        outcome = {task.id: (task.status, task.result, task.retry_count) for task in list_tasks(conn, workflow)}
-        assert outcome == {
-            failed: ("running", None, 1),
-            reopened: ("completed", None, 1),
-            silent: ("running", None, 0),
-        }
-        assert conn.execute("select * from workflow_progress_drift").fetchall() == []
+            outcome = {task.id: (task.status, task.result, task.retry_count) for task in list_tasks(conn, workflow)}
+            assert outcome == {failed: ("running", None, 1), opened: ("completed", None, 1)}
+            assert conn.execute("select * from workflow_progress_drift").fetchall() == []
 
 
 def test_reports_are_kept_though_the_server_crashes_under_load(own_server: Callable[[], Any]) -> None:
     server = own_server()
     migrate(server.dsn)
     with psycopg.connect(server.dsn, autocommit=True) as conn:
-        tasks = {workflow: new_tasks(conn, workflow, *["pending"] * 160) for workflow in [new_workflow(conn)]}
+        tasks = {workflow: new_tasks(conn, workflow, *["pending"] * 80) for workflow in [new_workflow(conn)]}
     with TaskReporter(server.dsn, size=20) as reporter:
         working = in_background(work_hard, server.dsn, reporter, tasks, 8)
-        for settled in (20, 80):
+        for settled in (10, 40):
             with psycopg.connect(server.dsn, autocommit=True) as conn:
                 query = f"select from agent_task where status >= 'completed' offset {settled}"
                 wait_for(lambda conn=conn, query=query: conn.execute(query).rowcount)
