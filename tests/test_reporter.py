@@ -200,7 +200,8 @@ PROPERTY = settings(
 
 
 def essence(task: Task) -> tuple[Any, ...]:
-    return task.status, task.result, task.retry_count, task.completed_at is None, task.started_at is None
+    times = (task.assigned_at, task.started_at, task.completed_at)
+    return task.status, task.result, task.retry_count, *(time is None for time in times)
 
 
 def test_reports_come_out_as_if_each_had_been_committed_alone(dsn: str, conn: psycopg.Connection) -> None:
@@ -213,6 +214,7 @@ def test_reports_come_out_as_if_each_had_been_committed_alone(dsn: str, conn: ps
             tasks = {w: [task.id for task in add_tasks(conn, w, ["a"] * 3)] for w in (batched, single)}
             for number, *rest in reports:
                 reporter.report(batched, tasks[batched][number], *rest)
+            for number, *rest in reports:
                 report_task(conn, single, tasks[single][number], *rest)
             reporter.flush()
             found = {task.id: essence(task) for w in (batched, single) for task in list_tasks(conn, w)}
@@ -633,11 +635,13 @@ def test_a_database_that_stays_away_is_told_to_all(own_server: Callable[[], Any]
     reporter.report(workflow, tasks[0], "completed").result(10)
     os.kill(server.pid, signal.SIGKILL)
     late = [in_background(reporter.report, workflow, task, "completed") for task in tasks]
-    outcome = []
+    errors = []
     for each in late:
         error = each.exception(30) or each.result().exception(30)
-        outcome.append(type(error if not isinstance(error, RuntimeError) else error.__cause__))
-    assert {issubclass(each, psycopg.OperationalError) for each in outcome} == {True}
+        errors.append(error.__cause__ if isinstance(error, RuntimeError) else error)
+    told = [error for error in errors if error is not None]
+    assert len(told) >= len(tasks) - 1  # a session may get one more done before it finds that its server is gone
+    assert all(isinstance(error, psycopg.OperationalError) for error in told)
     with pytest.raises(RuntimeError, match="given up"):
         reporter.report(workflow, tasks[0], "completed")
     with pytest.raises(ExceptionGroup, match="report"):
