@@ -118,9 +118,10 @@ class Once:
         if self._attempt is not None and self._committed(conn, *self._attempt):
             return self._result
         with conn.transaction():
-            # First, while nothing is locked yet: the commit follows at once.
-            self._attempt = conn.cursor(row_factory=tuple_row).execute(self._BEGIN).fetchone()
+            # Asked while nothing is locked yet: the commit follows at once.
+            attempt = conn.cursor(row_factory=tuple_row).execute(self._BEGIN).fetchone()
             self._result = self._act(conn)
+            self._attempt = attempt  # from here on it may be committed
         return self._result
 
     def _committed(self, conn: psycopg.Connection[Any], number: str, server: Any) -> bool:
