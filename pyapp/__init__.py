@@ -32,6 +32,7 @@ from pyapp.progress import (
     list_workflows,
     progress_metrics,
 )
+from pyapp.reporter import TaskReporter
 from pyapp.retry import retry
 from pyapp.roles import grant
 from pyapp.stages import advance, get_state, list_stages, stage_progress, transition
@@ -52,6 +53,7 @@ __all__ = [
     "Task",
     "TaskNotFound",
     "TaskReport",
+    "TaskReporter",
     "TransitionNotAllowed",
     "VersionConflict",
     "Workflow",

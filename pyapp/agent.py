@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg.rows import tuple_row
 
 from pyapp.db import connect
 from pyapp.retry import retry
@@ -21,14 +22,15 @@ class Agent:
 
     def __init__(
         self,
-        dsn: str,
+        dsn: str | None,
         *,
         patience: float | None = None,
         gives_up: Callable[[], bool] = lambda: False,
         on_loss: Callable[[psycopg.Error | None], None] = lambda _: None,
     ) -> None:
-        """Connect. ``patience`` is in seconds, PATIENCE by default; ``gives_up`` is asked before each further attempt.
+        """Connect as ``connect`` does. ``patience`` is in seconds, PATIENCE by default.
 
+        ``gives_up`` is asked before each further attempt to connect.
         ``on_loss`` is told why the database is away, and None when it is back.
         Raises ``psycopg.OperationalError`` where the database cannot be reached at first.
         """
@@ -43,6 +45,15 @@ class Agent:
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Close the connection."""
+        self.close()
+
+    @property
+    def lost(self) -> bool:
+        """Whether the connection is lost: after an error of ``persist``, that the patience was at its end."""
+        return self._conn.closed
+
+    def close(self) -> None:
         """Close the connection."""
         self._conn.close()
 
@@ -64,9 +75,9 @@ class Agent:
                         give_up = None
                 was_open = True
                 return retry(lambda: act(self._conn), tries=100)
-            except psycopg.OperationalError as error:
+            except psycopg.Error as error:
                 if not self._conn.closed:
-                    raise  # a lock timeout, a full disk: not the connection
+                    raise  # wrong data, a lock timeout, a full disk: not the connection
                 if was_open:
                     losses += 1
                     if losses > _MOST_LOSSES:
@@ -83,28 +94,40 @@ class Agent:
 
 
 class Once:
-    """A transaction that is committed once: it asks the server for the fate of an attempt whose answer was lost."""
+    """A transaction that is committed once: it asks the server for the fate of an attempt whose answer was lost.
+
+    A server that crashed and recovered, or another that took its place, cannot tell: it may have given the number of
+    the attempt to another transaction since. There the transaction is done again.
+    """
+
+    # The statistics of a server begin anew when it recovers from a crash, and only then, unless somebody resets them.
+    _BEGIN = "select pg_current_xact_id()::text, stats_reset from pg_stat_bgwriter"
+    _FATE = """
+        select case when stats_reset is not distinct from %s::timestamptz then pg_xact_status(%s::xid8) end
+        from pg_stat_bgwriter
+    """
 
     def __init__(self, act: Callable[[psycopg.Connection[Any]], T]) -> None:
         """Prepare; ``act`` is done in a transaction that is begun and committed here."""
         self._act = act
-        self._xid: str | None = None
+        self._attempt: tuple[str, Any] | None = None
         self._result: Any = None
 
     def __call__(self, conn: psycopg.Connection[Any]) -> Any:
         """Do it, unless an earlier attempt was committed; return what ``act`` returned."""
-        if self._xid is not None and self._committed(conn):
+        if self._attempt is not None and self._committed(conn, *self._attempt):
             return self._result
         with conn.transaction():
+            # Asked while nothing is locked yet: the commit follows at once.
+            attempt = conn.cursor(row_factory=tuple_row).execute(self._BEGIN).fetchone()
             self._result = self._act(conn)
-            row = conn.execute("select pg_current_xact_id()::text").fetchone()
-            self._xid = row[0] if row else None
+            self._attempt = attempt  # from here on it may be committed
         return self._result
 
-    def _committed(self, conn: psycopg.Connection[Any]) -> bool:
+    def _committed(self, conn: psycopg.Connection[Any], number: str, server: Any) -> bool:
         """Wait until the attempt has ended: its session may outlive our connection for a while."""
         while True:
-            row = conn.execute("select pg_xact_status(%s::xid8)", [self._xid]).fetchone()
+            row = conn.cursor(row_factory=tuple_row).execute(self._FATE, [server, number]).fetchone()
             if row != ("in progress",):
                 return row == ("committed",)
             time.sleep(_PAUSE)

@@ -8,6 +8,8 @@ from uuid import UUID
 
 SETTLED = frozenset({"completed", "failed", "cancelled"})
 """Final statuses, of a task as of a workflow."""
+TASK_STATUSES = ("pending", "assigned", "running", "completed", "failed", "cancelled")
+"""All statuses of a task, in the order of its life."""
 Key: TypeAlias = UUID | str | int
 """The key of a workflow: a UUID in our own tables, whatever it is in adopted ones."""
 

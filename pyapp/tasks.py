@@ -9,7 +9,8 @@ from psycopg import Connection, sql
 from psycopg.rows import class_row, tuple_row
 from psycopg.types.json import Jsonb
 
-from pyapp.models import SETTLED, Drift, Key, NewTask, Task, TaskNotFound, TaskReport, Workflow
+from pyapp.models import Drift, Key, NewTask, Task, TaskNotFound, TaskReport, Workflow
+from pyapp.outcome import outcome_of
 from pyapp.progress import columns, get_workflow
 from pyapp.source import OWN, Source, verbatim
 
@@ -146,11 +147,17 @@ def report_tasks(
     query = sql.SQL(
         """
         with report as (
-            select r.task_id, r.settled, r.status, r.result, r.retries, now() as at
+            select
+                r.task_id, r.settled, r.status, r.result, r.retries,
+                r.keeps_assigned, r.sets_assigned, r.keeps_started, r.sets_started,
+                now() as at
             from unnest(
                 %(ids)s::uuid[], %(settled)s::boolean[], %(statuses)s::public.task_status[], %(results)s::jsonb[],
-                %(retries)s::integer[]
-            ) as r (task_id, settled, status, result, retries)
+                %(retries)s::integer[], %(keeps_assigned)s::boolean[], %(sets_assigned)s::boolean[],
+                %(keeps_started)s::boolean[], %(sets_started)s::boolean[]
+            ) as r (
+                task_id, settled, status, result, retries, keeps_assigned, sets_assigned, keeps_started, sets_started
+            )
         ), task as (
             -- locked in the order of their ids: two batches never deadlock on tasks
             select t.*
@@ -163,14 +170,14 @@ def report_tasks(
             set
                 status = r.status,
                 result = case when r.retries > 0 then r.result else coalesce(r.result, old.result) end,
-                assigned_at = case when r.status = 'pending' then null
-                    when r.status >= 'completed' then old.assigned_at
-                    when r.retries > 0 then r.at
-                    else coalesce(old.assigned_at, r.at) end,
-                started_at = case when r.status < 'running' then null
-                    when r.status >= 'completed' then old.started_at
-                    when r.retries > 0 then r.at
-                    else coalesce(old.started_at, r.at) end,
+                assigned_at = coalesce(
+                    case when r.keeps_assigned then old.assigned_at end,
+                    case when r.sets_assigned then r.at end
+                ),
+                started_at = coalesce(
+                    case when r.keeps_started then old.started_at end,
+                    case when r.sets_started then r.at end
+                ),
                 completed_at = case when r.status < 'completed' then null
                     when r.status = old.status and r.retries = 0 then old.completed_at
                     else r.at end,
@@ -191,18 +198,22 @@ def report_tasks(
     ).format(columns=columns(Task))
     # Whether a task is settled is known once it is locked: both outcomes go along.
     outcomes = [
-        (task_id, settled, *_outcome(of_task, settled))
+        (task_id, settled, outcome_of(of_task, settled))
         for task_id, of_task in given.items()
         for settled in (False, True)
     ]
     values = {
         "workflow": workflow_id,
         "tasks": len(given),
-        "ids": [outcome[0] for outcome in outcomes],
-        "settled": [outcome[1] for outcome in outcomes],
-        "statuses": [outcome[2] for outcome in outcomes],
-        "results": [None if outcome[3] is None else Jsonb(outcome[3]) for outcome in outcomes],
-        "retries": [outcome[4] for outcome in outcomes],
+        "ids": [task_id for task_id, _, _ in outcomes],
+        "settled": [settled for _, settled, _ in outcomes],
+        "statuses": [outcome.status for _, _, outcome in outcomes],
+        "results": [None if outcome.result is None else Jsonb(outcome.result) for _, _, outcome in outcomes],
+        "retries": [outcome.retries for _, _, outcome in outcomes],
+        "keeps_assigned": [outcome.assigned.keeps for _, _, outcome in outcomes],
+        "sets_assigned": [outcome.assigned.sets for _, _, outcome in outcomes],
+        "keeps_started": [outcome.started.keeps for _, _, outcome in outcomes],
+        "sets_started": [outcome.started.sets for _, _, outcome in outcomes],
     }
     with conn.cursor(row_factory=class_row(Task)) as cursor:
         found = {task.id: task for task in cursor.execute(query, values)}
@@ -238,17 +249,3 @@ def _task_report(given: TaskReport | Mapping[str, Any] | tuple[Any, ...]) -> Tas
     if isinstance(given, TaskReport):
         return given
     return TaskReport(**given) if isinstance(given, Mapping) else TaskReport(*given)
-
-
-def _outcome(reports: list[TaskReport], settled: bool) -> tuple[str | None, Any, int]:
-    """Say where reports lead a task that is settled or not: status (None: as it is), result, and times reopened."""
-    status, result, retries = None, None, 0
-    for report in reports:
-        opens = report.status not in SETTLED
-        if settled and opens:
-            if not report.reopen:
-                continue  # late
-            result, retries = None, retries + 1
-        status, settled = report.status, not opens
-        result = result if report.result is None else report.result
-    return status, result, retries

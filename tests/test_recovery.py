@@ -170,6 +170,33 @@ def test_a_transaction_is_done_once_whatever_became_of_its_first_attempt(dsn: st
     assert conn.execute("select n, count(*) from mark group by n order by n").fetchall() == [(1, 1), (2, 1), (3, 1)]
 
 
+def test_a_transaction_is_done_again_whose_number_the_server_gave_to_another_after_a_crash(
+    own_server: Callable[[], Any],
+) -> None:
+    server, numbers = own_server(), []
+    with psycopg.connect(server.dsn, autocommit=True) as conn:
+        conn.execute("create table mark (n integer)")
+
+    def act(conn: psycopg.Connection) -> None:
+        numbers.append(int(conn.execute("select pg_current_xact_id()::text").fetchone()[0]))
+        conn.execute("insert into mark values (1)")
+        if len(numbers) == 1:
+            os.kill(server.pid, signal.SIGKILL)
+            os.kill(conn.info.backend_pid, signal.SIGKILL)  # before the commit comes
+
+    once = Once(act)
+    with psycopg.connect(server.dsn, autocommit=True) as first, pytest.raises(psycopg.OperationalError):
+        once(first)
+    server = own_server()
+    with psycopg.connect(server.dsn, autocommit=True) as conn:
+        others = [0]
+        while others[-1] < numbers[0]:
+            others.append(int(conn.execute("select pg_current_xact_id()::text").fetchone()[0]))
+        assert numbers[0] in others
+        once(conn)
+        assert conn.execute("select n from mark").fetchall() == [(1,)]
+
+
 def test_a_replay_goes_on_after_the_server_crashed_and_restarted(own_server: Callable[[], Any]) -> None:
     server = own_server()
     migrate(server.dsn)

@@ -379,7 +379,12 @@ def test_a_batch_has_the_outcome_of_single_reports(conn: psycopg.Connection, fir
                 report_task(conn, workflows[1], single[n], *rest)
         outcome = [
             [
-                (t.status, t.result, t.retry_count, t.completed_at is None)
+                (
+                    t.status,
+                    t.result,
+                    t.retry_count,
+                    *(at is None for at in (t.assigned_at, t.started_at, t.completed_at)),
+                )
                 for t in sorted(list_tasks(conn, w), key=lambda t, ids=ids: ids.index(t.id))
             ]
             for w, ids in zip(workflows, (batched, single), strict=True)
@@ -388,6 +393,18 @@ def test_a_batch_has_the_outcome_of_single_reports(conn: psycopg.Connection, fir
         assert counters(conn, workflows[0]) == counters(conn, workflows[1])
         assert progress(conn, workflows[0]) == progress(conn, workflows[1])
         assert conn.execute("select * from workflow_progress_drift").fetchall() == []
+
+
+def test_a_task_that_is_started_and_settled_in_one_batch_has_all_its_times(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    (task,) = add_tasks(conn, workflow, ["a"])
+    (done,) = report_tasks(conn, workflow, [(task.id, "assigned"), (task.id, "running"), (task.id, "completed")])
+    assert done.assigned_at == done.started_at == done.completed_at
+    assert done.completed_at is not None
+    (again,) = report_tasks(conn, workflow, [(task.id, "running", None, True), (task.id, "failed")])
+    assert done.completed_at < again.assigned_at == again.started_at == again.completed_at
+    (last,) = report_tasks(conn, workflow, [(task.id, "pending", None, True), (task.id, "cancelled")])
+    assert (last.assigned_at, last.started_at, last.retry_count) == (None, None, 2)
 
 
 def test_batches_in_opposite_order_do_not_deadlock(conn: psycopg.Connection, session: Session) -> None:

@@ -10,6 +10,7 @@ from tests.benchmarks.hot import CLIENTS, hot, siblings
 from tests.benchmarks.methods import Options
 from tests.benchmarks.reads import list_page, read
 from tests.benchmarks.report import Measurement
+from tests.benchmarks.reporter import reporter, reporter_latency
 from tests.benchmarks.server import Bench, Size
 from tests.benchmarks.single import complete, cpu_complete, cpu_insert, cpu_start, insert, start
 from tests.benchmarks.storage import bloat, hot_updates, wal
@@ -28,6 +29,8 @@ MEASUREMENTS: dict[str, Callable[[Bench, Options], Measurement]] = {
     "growth-bulk": growth_bulk,
     "copy": copy,
     **{f"hot-{clients}": partial(hot, clients=clients) for clients in CLIENTS},
+    "reporter": reporter,
+    "reporter-latency": reporter_latency,
     "siblings": siblings,
     "read": read,
     "list": list_page,
