@@ -65,9 +65,9 @@ def wait_for_position(conn: Connection[Any], position: str, timeout: float = 5.0
     give_up = time.monotonic() + timeout
     pause = _SHORTEST
     while True:
-        # A transaction of its own, where none is open: one that is begun after it sees what is replayed by then.
-        with conn.transaction():
-            replayed = conn.execute(REPLAYED, {"position": position}).fetchone() == (True,)
+        replayed = conn.execute(REPLAYED, {"position": position}).fetchone() == (True,)
+        if not is_open:
+            conn.rollback()  # the transaction that asking began, where it did: the next one sees what is replayed
         if replayed:
             return
         left = give_up - time.monotonic()

@@ -138,8 +138,8 @@ def _add_errors(app: FastAPI) -> None:
         return pages.failure(request, 503, "Database unavailable", {"Retry-After": "2"})
 
     @app.exception_handler(StandbyBehind)
-    async def behind(request: Request, problem: Exception) -> Response:
-        return pages.failure(request, 503, str(problem).capitalize(), {"Retry-After": "1"})
+    async def behind(request: Request, _: Exception) -> Response:
+        return pages.failure(request, 503, "The standby has not got to after_position yet", {"Retry-After": "1"})
 
     @app.exception_handler(psycopg.errors.QueryCanceled)
     async def slow(request: Request, _: Exception) -> Response:
