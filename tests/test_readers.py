@@ -11,8 +11,9 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pyapp import StandbyBehind, get_workflow, report_task, wait_for_position, wal_position, watch
+from pyapp import StandbyBehind, get_workflow, report_task, wait_for_position, wal_position
 from pyapp.cli import main
+from pyapp.watch import watch_changes
 from pyapp.web.lag import LagMeter
 
 from .crash import QUICK, CrashableServer, servers, wait_for
@@ -61,7 +62,8 @@ def reader(standby: CrashableServer) -> Iterator[psycopg.Connection]:
 def service(pair: tuple[CrashableServer, CrashableServer]) -> Iterator[Service]:
     """Two databases, and so long an interval that only notifications make it look."""
     primary, standby = pair
-    with serving(primary.dsn("app"), "--read-dsn", standby.dsn("app"), "--interval", "60") as running:
+    patient = make_conninfo(standby.dsn("app"), options="-c statement_timeout=60s")
+    with serving(primary.dsn("app"), "--read-dsn", patient, "--interval", "60") as running:
         yield running
 
 
@@ -84,8 +86,8 @@ def standby_setting(reader: psycopg.Connection, name: str, value: str) -> Iterat
 
 
 def waiting_for_locks(reader: psycopg.Connection) -> list[Any]:
-    """The sessions of the service that wait for a lock."""
-    query = "select from pg_stat_activity where wait_event_type = 'Lock' and application_name = 'agent-progress serve'"
+    """Our sessions that wait for a lock."""
+    query = "select from pg_stat_activity where wait_event_type = 'Lock' and application_name ~ '^agent-progress'"
     return reader.execute(query).fetchall()
 
 
@@ -323,34 +325,48 @@ def test_the_lag_is_the_age_of_what_had_been_received_when_it_was_read_last() ->
     assert meter.take((False, False, 40, 40, 9)) is None
 
 
-def test_an_answer_is_not_broken_off_by_what_is_replayed(conn, reader, standby, client, primary):
-    """The page waits for one table and keeps the standby from replaying a lock on the other, until it is cancelled."""
+def test_readers_do_again_what_a_standby_breaks_off(conn, reader, standby, service, client, primary):
+    """They wait for one table and keep the standby from replaying a lock on another, until it cancels them."""
     workflow, _ = running(conn, reader)
+    replayed = "select from pg_locks where relation = 'workflow'::regclass and mode = 'AccessExclusiveLock' and granted"
+    commit = "select pg_logical_emit_message(true, '', '')"  # takes along what others have written
+    losses: list[Any] = []
+
+    def look(conn: psycopg.Connection, _: Any) -> None:
+        conn.execute("select from workflow, agent_task limit 1")
+
     with (
         standby_setting(reader, "max_standby_streaming_delay", "0"),
         primary.connect("app") as other,
         primary.connect("app") as writer,
+        following(service, f"/api/v1/workflows/{workflow}/stream") as stream,
     ):
-        conflicts = "select confl_lock from pg_stat_database_conflicts where datname = 'app'"
-        commit = "select pg_logical_emit_message(true, '', '')"  # takes along what others have written
-        (before,) = reader.execute(conflicts).fetchone()
-        watched = watch(standby.dsn("app"), [workflow], 0.02)
-        next(watched)
+        stream.next()
+        wait_for(lambda: listening(conn))
         with conn.transaction():
-            conn.execute("lock table agent_task")
+            conn.execute("lock table agent_task, workflow_stage")
             writer.execute(commit)
             wait_for_position(reader, wal_position(writer), 30)
-            answer = in_background(lambda: client.get(f"/workflows/{workflow}"))
-            wait_for(lambda: waiting_for_locks(reader))
+            page = in_background(lambda: client.get(f"/workflows/{workflow}"))
+            changes = watch_changes(standby.dsn("app"), [workflow], 0.02, look, losses.append)
+            watched = in_background(next, changes)
+            writer.execute("notify agent_progress, 'look'")
+            wait_for(lambda: len(waiting_for_locks(reader)) == 3)
             with other.transaction():
                 other.execute("lock table workflow")
                 writer.execute(commit)
-                wait_for(lambda: reader.execute(conflicts).fetchone() > (before,))
-                assert not answer.done()
-        assert answer.result(30).status_code == 200
-        following_it = in_background(next, watched)
+                wait_for(lambda: reader.execute(replayed).fetchall())
+                assert not page.done()
+                assert not watched.done()
+        assert page.result(30).status_code == 200
+        assert [one.progress for one in watched.result(30)] == [0]
+        assert losses == []
         set_status(conn, new_tasks(conn, workflow, "running")[0], "completed")
-        assert following_it.result(30).agents_created == 5
+        heard = []
+        stream.until(
+            lambda event: heard.append(event.name) or (event.name == "workflow" and event.data["progress"] == 20)
+        )
+        assert "away" not in heard
 
 
 def test_commands_that_read_go_to_the_standby(conn, reader, primary, standby, capsys, monkeypatch):
