@@ -1,5 +1,6 @@
 """Reading from a standby: one's own writes, how far it is behind, and the service with two databases."""
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+import pyapp
 from pyapp import StandbyBehind, get_workflow, report_task, wait_for_position, wal_position
 from pyapp.cli import main
 from pyapp.watch import watch_changes
@@ -224,6 +226,16 @@ def test_a_primary_and_a_position_told_by_a_standby_need_no_wait(conn, reader):
         wait_for_position(reader, "soon")
 
 
+def test_the_example_of_reading_ones_own_writes_runs(primary, standby):
+    text = Path(pyapp.__file__).parent.joinpath("web", "README.md").read_text()
+    example = next(block for block in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S))
+    for name, server in (("primary", primary), ("standby", standby)):
+        example = example.replace(f'"postgresql://{name}/mydb"', repr(server.dsn("app")))
+    found: dict[str, Any] = {}
+    exec(example, found)
+    assert (found["workflow"].name, found["workflow"].progress) == ("search", 0)
+
+
 # --- The service ------------------------------------------------------------------------------------------------
 
 
@@ -262,8 +274,8 @@ def test_a_notification_is_not_answered_with_an_older_state_of_the_standby(conn,
             with paused(reader) as go_on:
                 before = looks(client)
                 set_status(conn, task, "completed")
-                # It has heard of it, has looked, and saw the old state.
-                wait_for(lambda before=before: looks(client) >= before + 6)
+                # It has heard of it, and goes on looking while it sees the old state: oftener than every 10 s.
+                wait_for(lambda before=before: looks(client) >= before + 12, 8)
                 go_on()
                 stream.until(lambda event, done=done: event.name == "workflow" and event.data["progress"] == 25 * done)
         # Back to rest, with the replay up to date.
