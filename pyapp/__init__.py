@@ -36,6 +36,7 @@ from pyapp.reporter import TaskReporter
 from pyapp.retry import retry
 from pyapp.roles import grant
 from pyapp.stages import advance, get_state, list_stages, stage_progress, transition
+from pyapp.standby import StandbyBehind, wait_for_position, wal_position
 from pyapp.tasks import add_tasks, create_workflow, repair, report_task, report_tasks
 from pyapp.watch import watch
 
@@ -50,6 +51,7 @@ __all__ = [
     "RoleNotFound",
     "Stage",
     "StageProgress",
+    "StandbyBehind",
     "Task",
     "TaskNotFound",
     "TaskReport",
@@ -84,5 +86,7 @@ __all__ = [
     "rollback",
     "stage_progress",
     "transition",
+    "wait_for_position",
+    "wal_position",
     "watch",
 ]

@@ -32,6 +32,15 @@ def find_dsn(dsn: str | None = None) -> str | None:
     return "" if any(os.environ.get(name) for name in _LIBPQ_TARGET) else None
 
 
+def find_read_dsn(read_dsn: str | None = None, dsn: str | None = None) -> str | None:
+    """Find the connection string of a server to read from, beside the one that find_dsn finds.
+
+    Returns the argument, else ``AGENT_PROGRESS_READ_DSN``, which stands beside ``DATABASE_URL`` and means nothing where
+    a ``dsn`` was given; else None: one server for all.
+    """
+    return read_dsn or (os.environ.get("AGENT_PROGRESS_READ_DSN") if not dsn else None) or None
+
+
 def connect(dsn: str | None = None, **options: Any) -> psycopg.Connection[TupleRow]:
     """Connect to the database.
 

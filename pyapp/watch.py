@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import LiteralString
 
 import psycopg
@@ -11,6 +12,7 @@ from psycopg.rows import TupleRow
 from pyapp.db import connect
 from pyapp.models import Key, Workflow, WorkflowNotFound
 from pyapp.progress import get_workflows, list_workflows
+from pyapp.retry import retry
 from pyapp.source import OWN, Source
 
 CHANNEL = "agent_progress"
@@ -73,8 +75,8 @@ def watch_changes(
                 if conn is None:
                     conn = connect(dsn, autocommit=True)
                     listens = _listen(conn, source)
-                now = _poll(conn, workflow_ids, seen, source)
-                on_poll(conn, now)
+                # On a standby, replaying may break off what reads.
+                now = retry(partial(_look, conn, workflow_ids, seen, source, on_poll))
             except psycopg.OperationalError as error:
                 # The server restarts, or a failover is under way: what changed meanwhile is seen after it.
                 if conn is not None:
@@ -127,6 +129,18 @@ def _poll(
     # Those that were active a moment ago: their end is worth telling.
     ended = [old.workflow_id for old in seen.values() if _is_active(old, source) and old.workflow_id not in ids]
     return active + (get_workflows(conn, ended, source=source) if ended else [])
+
+
+def _look(
+    conn: psycopg.Connection[TupleRow],
+    workflow_ids: Sequence[Key] | None,
+    seen: dict[Key, Workflow],
+    source: Source,
+    on_poll: Callable[[psycopg.Connection[TupleRow], list[Workflow]], None],
+) -> list[Workflow]:
+    now = _poll(conn, workflow_ids, seen, source)
+    on_poll(conn, now)
+    return now
 
 
 def _is_active(workflow: Workflow, source: Source) -> bool:

@@ -62,7 +62,9 @@ class Role:
 
 def pytest_configure() -> None:
     # What the developer's shell says must not lead a test to another database.
-    for name in [name for name in os.environ if name.startswith("PG") or name == "DATABASE_URL"]:
+    for name in [
+        name for name in os.environ if name.startswith("PG") or name in ("DATABASE_URL", "AGENT_PROGRESS_READ_DSN")
+    ]:
         del os.environ[name]
 
 

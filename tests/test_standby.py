@@ -19,14 +19,17 @@ from pyapp import (
     list_workflows,
     progress_metrics,
     stage_progress,
+    wait_for_position,
+    wal_position,
     watch,
 )
 from pyapp.cli import main
 from pyapp.embedded.cluster import RUN
 
 from .crash import QUICK, CrashableServer, run, servers, wait_for
-from .helpers import in_background, new_tasks, new_workflow
+from .helpers import in_background, new_tasks, new_workflow, set_status
 from .ledger import Ledger, assert_exact, difference
+from .service import following, serving
 from .test_copies import assert_goes_on, fill
 
 Make = Callable[..., CrashableServer]
@@ -172,3 +175,34 @@ def test_reading_watching_and_checking_work_on_a_standby(
     assert capsys.readouterr().out == "nothing to repair\n"
     assert main(["migrate", "--dsn", dsn]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_watching_and_serving_go_on_when_the_standby_is_promoted(primary: CrashableServer, make: Make) -> None:
+    with primary.connect("app") as conn:
+        workflow = new_workflow(conn, status="running")
+        first, second = new_tasks(conn, workflow, "running", "running")
+    standby = standby_of(primary, make)
+    changes = watch(standby.dsn("app"), [workflow], 0.02)
+    assert next(changes).progress == 0
+    with (
+        serving(None, "--read-dsn", standby.dsn("app"), "--interval", "0.1") as service,
+        service.client() as client,
+        following(service, f"/api/v1/workflows/{workflow}/stream") as stream,
+    ):
+        with primary.connect("app") as conn:
+            set_status(conn, first, "completed")
+            position = wal_position(conn)
+        stream.until(lambda event: stream.latest[str(workflow)]["progress"] == 50)
+        assert next(changes).progress == 50
+        primary.kill_everything()
+        wait_for(lambda: "cut off" in client.get("/").text)
+        with standby.connect("app") as conn:
+            assert conn.execute("select pg_promote()").fetchone() == (True,)
+            wait_for_position(conn, position)
+            set_status(conn, second, "completed")
+        stream.until(lambda event: event == ("standby", None))
+        wait_for(lambda: stream.latest[str(workflow)]["progress"] == 100 or (stream.next() and False))
+        assert next(changes).progress == 100
+        assert client.get("/readyz").json() == {"status": "ready"}
+        assert "standby, " not in client.get("/").text
+        assert service.said().count("away") == 0

@@ -11,7 +11,16 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import sql
 
-from pyapp.cli.common import add_name, database, find_source, print_json, say, workflow_key
+from pyapp.cli.common import (
+    add_name,
+    add_read_dsn,
+    database,
+    find_source,
+    print_json,
+    readable_database,
+    say,
+    workflow_key,
+)
 from pyapp.db import connect
 from pyapp.models import Drift, Key
 from pyapp.progress import find_drift, get_workflow
@@ -36,6 +45,7 @@ def add_commands(commands: Any, shared: argparse.ArgumentParser) -> None:
         " Exits 1 where anything is wrong.",
     )
     add_name(command)
+    add_read_dsn(command)
     command.add_argument("ids", nargs="*", metavar="ID", help="check these workflows only")
     command.add_argument("--json", action="store_true", help="print the result as JSON")
     command.set_defaults(run=_check)
@@ -55,7 +65,7 @@ def add_commands(commands: Any, shared: argparse.ArgumentParser) -> None:
 
 def _check(args: argparse.Namespace) -> int:
     keys = [workflow_key(text, args) for text in args.ids] or None
-    with database(args) as dsn, connect(dsn, autocommit=True) as conn:
+    with readable_database(args) as dsn, connect(dsn, autocommit=True) as conn:
         source = find_source(conn, args)
         missing, notes = _missing(conn, source)
         counted = True

@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -13,7 +13,7 @@ from uuid import UUID
 
 from psycopg import Connection
 
-from pyapp.db import find_dsn
+from pyapp.db import find_dsn, find_read_dsn
 from pyapp.models import Key
 from pyapp.source import OWN, Source
 
@@ -56,6 +56,15 @@ def add_name(command: argparse.ArgumentParser) -> None:
     command.add_argument("--name", metavar="NAME", help="the adopted tables of this name, instead of our own")
 
 
+def add_read_dsn(command: argparse.ArgumentParser) -> None:
+    """Let a command read from a standby."""
+    command.add_argument(
+        "--read-dsn",
+        metavar="DSN",
+        help="read from this server instead, a standby of the database (AGENT_PROGRESS_READ_DSN, beside DATABASE_URL)",
+    )
+
+
 def find_source(conn: Connection[Any], args: argparse.Namespace) -> Source:
     """Find the tables that the user means."""
     if args.name is None:
@@ -94,3 +103,18 @@ def database(args: argparse.Namespace, *, or_embedded: bool = False) -> Iterator
             yield server.dsn
     else:
         raise UsageError("which database? Give --dsn, set DATABASE_URL or PGHOST and the like, or say --embedded")
+
+
+def reads_from(args: argparse.Namespace) -> str | None:
+    """Tell the DSN of the standby that the user wants to read from, None for no other than the database."""
+    if args.embedded and args.read_dsn:
+        raise UsageError("--embedded has no standby: leave out --read-dsn")
+    return None if args.embedded else find_read_dsn(args.read_dsn, args.dsn)
+
+
+@contextmanager
+def readable_database(args: argparse.Namespace) -> Iterator[str]:
+    """Yield the DSN of where to read: the standby that the user means, else the database."""
+    read_dsn = reads_from(args)
+    with database(args) if read_dsn is None else nullcontext(read_dsn) as dsn:
+        yield dsn

@@ -31,6 +31,9 @@ _ADVICE: dict[type[psycopg.Error], str] = {
     errors.CrashShutdown: "the server restarts: do it again later",
     errors.QueryCanceled: "a longer statement_timeout may help",
 }
+_STANDBY_WENT_ON = (
+    "do it again; on the standby, hot_standby_feedback or a longer max_standby_streaming_delay leave more time"
+)
 # libpq quotes what it takes for a host or a port where a character of the password was not escaped.
 _MAY_QUOTE_A_PASSWORD = re.compile(r"host (name )?['\"][^'\"]*@|invalid (integer value|port number)|Servname")
 
@@ -72,6 +75,8 @@ def _explain_database(error: psycopg.Error) -> str:
         return f"no connection to the database: {'; '.join(lines[:3])}"
     if isinstance(error, errors.InsufficientPrivilege) and error.diag.message_hint:
         return f"{_first_line(error)} ({error.diag.message_hint})"
+    if isinstance(error, errors.SerializationFailure) and "recovery" in str(error):  # in English; else the usual advice
+        return f"{_first_line(error)}; {_STANDBY_WENT_ON}"
     advice = next((text for kind, text in _ADVICE.items() if isinstance(error, kind)), None)
     return f"{_first_line(error)}; {advice}" if advice else _first_line(error)
 

@@ -19,6 +19,7 @@ from pyapp.web import command as web
 
 _EPILOG = """\
 The database is the one of --dsn, else of DATABASE_URL, else of libpq's environment (PGHOST, PGDATABASE, ...).
+What only reads (list, show, watch, check, serve) takes a standby with --read-dsn or AGENT_PROGRESS_READ_DSN.
 --embedded means a private server of your own, which is started when needed and stopped after it.
 
 exit status: 0 fine; 1 not found, or drift; 2 wrong usage, no connection, or refused

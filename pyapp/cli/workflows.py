@@ -9,7 +9,17 @@ from typing import Any
 import psycopg
 from psycopg import Connection
 
-from pyapp.cli.common import STATUSES, UsageError, add_name, database, find_source, print_json, say, workflow_key
+from pyapp.cli.common import (
+    STATUSES,
+    UsageError,
+    add_name,
+    add_read_dsn,
+    find_source,
+    print_json,
+    readable_database,
+    say,
+    workflow_key,
+)
 from pyapp.cli.errors import explain
 from pyapp.db import connect
 from pyapp.history import get_forecasts, list_timeline
@@ -26,6 +36,7 @@ def add_commands(commands: Any, shared: argparse.ArgumentParser) -> None:
     """Add the commands of this module to the parser."""
     command = commands.add_parser("list", parents=[shared], help="list workflows, newest first")
     add_name(command)
+    add_read_dsn(command)
     command.add_argument("--status", help=f"only those with this status ({', '.join(STATUSES)})")
     command.add_argument("--type", help="only those of this type")
     command.add_argument("--priority", help=f"only those with this priority ({', '.join(_PRIORITIES)})")
@@ -36,6 +47,7 @@ def add_commands(commands: Any, shared: argparse.ArgumentParser) -> None:
 
     command = commands.add_parser("show", parents=[shared], help="show one workflow")
     add_name(command)
+    add_read_dsn(command)
     command.add_argument("id", metavar="ID", help="the workflow's id")
     command.add_argument("--tasks", action="store_true", help="list its tasks as well")
     command.add_argument("--timeline", action="store_true", help="list what happened to it: events, stages and tasks")
@@ -51,6 +63,7 @@ def add_commands(commands: Any, shared: argparse.ArgumentParser) -> None:
         " given have ended; without an id it follows the active ones until Ctrl-C.",
     )
     add_name(command)
+    add_read_dsn(command)
     command.add_argument("ids", nargs="*", metavar="ID", help="workflows to follow")
     command.add_argument(
         "--interval",
@@ -65,7 +78,7 @@ def add_commands(commands: Any, shared: argparse.ArgumentParser) -> None:
 
 def _list(args: argparse.Namespace) -> int:
     _require_known(args)
-    with database(args) as dsn, connect(dsn) as conn:
+    with readable_database(args) as dsn, connect(dsn) as conn:
         source = find_source(conn, args)
         workflows = list_workflows(
             conn,
@@ -101,7 +114,7 @@ def _show(args: argparse.Namespace) -> int:
     key = workflow_key(args.id, args)
     if args.name is not None:
         return _show_adopted(args, key)
-    with database(args) as dsn, connect(dsn) as conn:
+    with readable_database(args) as dsn, connect(dsn) as conn:
         workflow = get_workflow(conn, key)
         tasks = list_tasks(conn, key) if args.tasks else None
         metrics = progress_metrics(conn, key) if args.metrics else None
@@ -134,7 +147,7 @@ def _show(args: argparse.Namespace) -> int:
 
 def _show_adopted(args: argparse.Namespace, key: Key) -> int:
     """Show what adopted tables have: no stages and no history of ours."""
-    with database(args) as dsn, connect(dsn) as conn:
+    with readable_database(args) as dsn, connect(dsn) as conn:
         source = find_source(conn, args)
         workflow = get_workflow(conn, key, source=source)
         tasks = list_tasks(conn, key, source=source) if args.tasks else None
@@ -214,7 +227,7 @@ def _watch(args: argparse.Namespace) -> int:
     def tell(error: psycopg.Error | None) -> None:
         say("the database is back" if error is None else f"the database is away, trying again: {explain(error)}")
 
-    with database(args) as dsn:
+    with readable_database(args) as dsn:
         with connect(dsn) as conn:
             source = find_source(conn, args)
         if args.json:

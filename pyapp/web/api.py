@@ -3,7 +3,8 @@
 from typing import Annotated, Any, LiteralString
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, HTTPException, Query
+from fastapi import APIRouter, Depends, HTTPException, Query
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -11,7 +12,6 @@ from starlette.types import Receive, Scope, Send
 from pyapp.progress import progress_metrics
 from pyapp.source import OWN, Source
 from pyapp.web import paging, parts, queries
-from pyapp.web.database import Database
 from pyapp.web.models import (
     BurnupPoint,
     Event,
@@ -24,12 +24,24 @@ from pyapp.web.models import (
     Task,
     Workflow,
 )
-from pyapp.web.parameters import AnyPriority, AnyStatuses, Cursor, Key, Keys, Limit, Offset, Text, known
+from pyapp.web.parameters import (
+    AnyPriority,
+    AnyStatuses,
+    Cursor,
+    Key,
+    Keys,
+    Limit,
+    Offset,
+    Text,
+    after_position,
+    known,
+    run,
+)
 from pyapp.web.stream import Feed, Subscriber
 from pyapp.web.types import Priority, Row, Sort, Status
 from pyapp.web.wire import respond
 
-router = APIRouter(prefix="/api/v1")
+router = APIRouter(prefix="/api/v1", dependencies=[Depends(after_position)])
 
 
 def _responses(*codes: int) -> dict[int | str, dict[str, Any]]:
@@ -39,13 +51,8 @@ def _responses(*codes: int) -> dict[int | str, dict[str, Any]]:
     }
     return found | {
         422: {"model": Problem, "description": "Not a value for this parameter"},
-        503: {"model": Problem, "description": "The database does not answer; see Retry-After"},
+        503: {"model": Problem, "description": "The database does not answer, or a standby is behind; see Retry-After"},
     }
-
-
-def _database(request: Request) -> Database:
-    database: Database = request.app.state.database
-    return database
 
 
 def _found(row: Row | None) -> Row:
@@ -55,7 +62,7 @@ def _found(row: Row | None) -> Row:
 
 
 def _one(request: Request, workflow_id: str) -> Row:
-    rows = _database(request).run(lambda conn, source: queries.read_workflows(conn, source, [workflow_id]))
+    rows = run(request, lambda conn, source: queries.read_workflows(conn, source, [workflow_id]))
     return _found(rows[0] if rows else None)
 
 
@@ -66,7 +73,7 @@ def _rows(request: Request, workflow_id: str, query: LiteralString, limit: int, 
             _found(next(iter(queries.read_workflows(conn, source, [workflow_id])), None))
         return rows
 
-    return respond(request, _database(request).run(read))
+    return respond(request, run(request, read))
 
 
 @router.get("/workflows", tags=["workflows"], response_model=list[Workflow], responses=_responses(304, 400))
@@ -84,7 +91,8 @@ def list_workflows(
     statuses = known(request, "status", list[Status], status or [])
     priority = known(request, "priority", Priority, priority)
     try:
-        page, following = _database(request).run(
+        page, following = run(
+            request,
             lambda conn, source: paging.list_page(
                 conn,
                 source,
@@ -95,7 +103,7 @@ def list_workflows(
                 sort=sort,
                 limit=limit,
                 cursor=cursor,
-            )
+            ),
         )
     except paging.BadCursor as problem:
         raise HTTPException(400, str(problem)) from None
@@ -165,7 +173,7 @@ def get_forecast(request: Request, workflow_id: Key) -> Response:
             return dict.fromkeys(Forecast.model_fields) | {"workflow_id": workflow_id}
         return next(iter(rows), None)
 
-    return respond(request, _found(_database(request).run(read)))
+    return respond(request, _found(run(request, read)))
 
 
 @router.get("/workflows/{workflow_id}/metrics", tags=["workflows"], response_model=Metrics, responses=_responses(404))
@@ -179,13 +187,13 @@ def get_metrics(request: Request, workflow_id: Key) -> Response:
             raise HTTPException(404, "Workflow not found") from None
         return {name: getattr(measured, name) for name in Metrics.model_fields} | {"workflow_id": workflow_id}
 
-    return respond(request, _database(request).run(read))
+    return respond(request, run(request, read))
 
 
 @router.get("/stats/overview", tags=["stats"], response_model=Overview, responses=_responses(304))
 def get_overview(request: Request) -> Response:
     """Count workflows by status, and their agents."""
-    return respond(request, _database(request).run(queries.read_overview))
+    return respond(request, run(request, queries.read_overview))
 
 
 _STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
@@ -214,7 +222,8 @@ async def stream(request: Request, id: Keys) -> Response:
     """Follow workflows live, as server-sent events.
 
     `snapshot` is an array of all that is followed and comes first, and again after a loss of the database, which `away`
-    tells of; `workflow` is one in its new state, `deleted` the id of one that is gone.
+    tells of; `workflow` is one in its new state, `deleted` the id of one that is gone; `standby` says how far behind
+    the standby is that is read, null when it has become a primary.
     """
     return await _follow(request, id)
 
@@ -232,6 +241,8 @@ async def stream_workflow(request: Request, workflow_id: Key) -> Response:
 
 async def _follow(request: Request, ids: list[str] | None, *, must_exist: bool = False) -> Response:
     feed: Feed = request.app.state.feed
+    if "after_position" in request.query_params:
+        await run_in_threadpool(run, request, lambda *_: None)
     subscriber = feed.subscribe(ids)
     try:
         # The answer says at once what is wrong: no such workflow, or no database.

@@ -2,8 +2,10 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from fastapi import FastAPI
@@ -17,9 +19,11 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
 from pyapp.adopt.pair import AdoptError
-from pyapp.web import api, pages
+from pyapp.source import Source
+from pyapp.standby import StandbyBehind
+from pyapp.web import api, lag, pages
 from pyapp.web.database import Database
-from pyapp.web.models import Problem, loosened
+from pyapp.web.models import Problem, Ready, Standby, loosened
 from pyapp.web.observe import DatabaseCollector, Metrics, Observed
 from pyapp.web.parameters import WholeAddresses
 from pyapp.web.queries import readable
@@ -34,9 +38,10 @@ _STATIC = Path(__file__).parent / "static"
 def create_app(settings: Settings) -> FastAPI:
     """Put the service together: API, dashboard, streams, metrics and what guards them."""
     metrics = Metrics()
-    database = Database(settings.dsn, metrics.query_seconds.observe, settings.name)
-    feed = Feed(database.connect_async, database.source, settings.interval, metrics.stream_queries.inc)
-    metrics.registry.register(DatabaseCollector(database.run, lambda: feed.clients))
+    read_dsn, primary = (settings.dsn, None) if settings.read_dsn is None else (settings.read_dsn, settings.dsn)
+    database = Database(read_dsn, metrics.query_seconds.observe, settings.name, primary)
+    feed = Feed(database, settings.interval, metrics.stream_queries.inc)
+    metrics.registry.register(DatabaseCollector(database, lambda: feed.clients))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -90,11 +95,16 @@ def _add_probes(app: FastAPI, database: Database, metrics: Metrics) -> None:
         """Say that the process answers."""
         return {"status": "ok"}
 
-    @app.get("/readyz", tags=["probes"], response_model=dict[str, str], responses={503: {"model": Problem}})
-    def readyz() -> dict[str, str]:
-        """Say whether the database answers and has the schema."""
-        database.run(readable)
-        return {"status": "ready"}
+    @app.get("/readyz", tags=["probes"], response_model_exclude_unset=True, responses={503: {"model": Problem}})
+    def readyz() -> Ready:
+        """Say whether the database answers and has the schema, and how far behind it is where it is a standby."""
+
+        def read(conn: psycopg.Connection[Any], source: Source) -> lag.Standby | None:
+            readable(conn, source)
+            return database.meter.measure(conn)
+
+        standby = database.run(read)
+        return Ready(status="ready") if standby is None else Ready(status="ready", standby=Standby(**asdict(standby)))
 
     @app.get("/metrics", tags=["probes"], response_class=Response)
     def prometheus() -> Response:
@@ -126,6 +136,10 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(TooManyRequests)
     async def away(request: Request, _: Exception) -> Response:
         return pages.failure(request, 503, "Database unavailable", {"Retry-After": "2"})
+
+    @app.exception_handler(StandbyBehind)
+    async def behind(request: Request, _: Exception) -> Response:
+        return pages.failure(request, 503, "The standby has not got to after_position yet", {"Retry-After": "1"})
 
     @app.exception_handler(psycopg.errors.QueryCanceled)
     async def slow(request: Request, _: Exception) -> Response:

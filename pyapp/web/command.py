@@ -16,8 +16,8 @@ from typing import Any
 
 import psycopg
 
-from pyapp.cli.common import UsageError, add_name, database, find_source, say
-from pyapp.db import connect
+from pyapp.cli.common import UsageError, add_name, add_read_dsn, database, find_source, reads_from, say
+from pyapp.db import connect, find_dsn
 from pyapp.schema import resource
 from pyapp.web.queries import readable
 from pyapp.web.settings import Settings, incomplete
@@ -30,9 +30,11 @@ def add_commands(commands: Any, shared: argparse.ArgumentParser) -> None:
         parents=[shared],
         help="serve the dashboard and the HTTP API",
         description="Serve the dashboard and the HTTP API, read-only. Without a database it uses the embedded server."
-        " It listens on this machine only; anywhere else it wants a token in AGENT_PROGRESS_TOKEN.",
+        " It listens on this machine only; anywhere else it wants a token in AGENT_PROGRESS_TOKEN. With --read-dsn it"
+        " reads from a standby, and from --dsn it only hears of changes, where notifications are on.",
     )
     add_name(command)
+    add_read_dsn(command)
     command.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     command.add_argument("--port", type=port, default=8080, help="port to listen on, 0 for any (default 8080)")
     command.add_argument(
@@ -61,9 +63,12 @@ def add_commands(commands: Any, shared: argparse.ArgumentParser) -> None:
 def _serve(args: argparse.Namespace) -> int:
     _require_extra()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, the embedded server with it
+    read_dsn = reads_from(args)
+    if read_dsn is not None and find_dsn(args.dsn) is None:
+        args.dsn, read_dsn = read_dsn, None  # there is no primary to listen to
     with database(args, or_embedded=args.name is None) as dsn:
-        _require_schema(dsn, args)
-        settings = Settings(dsn, args.host, None, args.interval, tuple(args.cors_origin), args.name)
+        _require_schema(read_dsn or dsn, args)
+        settings = Settings(dsn, args.host, None, args.interval, tuple(args.cors_origin), args.name, read_dsn)
         server, listening, where = _prepare(settings, args.port)
         say(f"serving {where}  (Ctrl-C ends)")
         with suppress(KeyboardInterrupt):

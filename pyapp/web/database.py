@@ -14,7 +14,10 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from pyapp.adopt.source import find_source
+from pyapp.retry import retry
 from pyapp.source import OWN, Source
+from pyapp.standby import wait_for_position
+from pyapp.web.lag import LagMeter
 from pyapp.web.values import adapters
 
 T = TypeVar("T")
@@ -22,6 +25,8 @@ _CONNECTIONS = 10
 # Fewer than the threads that wait here (40 answer requests): where the database is slow, the rest is refused at once.
 _MOST_WAITING = 20
 _WAIT = 2.0  # seconds to wait for a connection before the answer is 503
+_PATIENCE = 1.0  # seconds to wait for a standby before the answer is 503
+_TRIES = 5  # of a query that a standby breaks off
 # A network that swallows packets is noticed; what the DSN says of these goes first.
 _NETWORK = {
     "connect_timeout": 3,
@@ -44,22 +49,37 @@ def reason(error: Exception) -> str:
     return re.sub(r"""(["']).*?\1""", '"..."', told).strip()
 
 
+def _arguments(dsn: str) -> dict[str, Any]:
+    given = conninfo_to_dict(dsn)
+    options = given.get("options") or os.environ.get("PGOPTIONS") or ""
+    return {
+        **_NETWORK,
+        "application_name": "agent-progress serve",
+        **given,
+        "options": f"{_DEFAULTS} {options} {_FIXED}",
+        "client_encoding": "utf8",
+        "autocommit": True,
+        "context": adapters(),
+    }
+
+
 class Database:
     """Runs queries on pooled connections."""
 
-    def __init__(self, dsn: str, observe: Callable[[float], None] = lambda _: None, name: str | None = None) -> None:
-        """Prepare a pool; ``observe`` is told the seconds that each use took, ``name`` is that of an adopted pair."""
-        given = conninfo_to_dict(dsn)
-        options = given.get("options") or os.environ.get("PGOPTIONS") or ""
-        self._arguments: dict[str, Any] = {
-            **_NETWORK,
-            "application_name": "agent-progress serve",
-            **given,
-            "options": f"{_DEFAULTS} {options} {_FIXED}",
-            "client_encoding": "utf8",
-            "autocommit": True,
-            "context": adapters(),
-        }
+    def __init__(
+        self,
+        dsn: str,
+        observe: Callable[[float], None] = lambda _: None,
+        name: str | None = None,
+        primary: str | None = None,
+    ) -> None:
+        """Prepare a pool; ``observe`` is told the seconds that each use took, ``name`` is that of an adopted pair.
+
+        ``primary`` is the DSN of the primary where the other one is that of a standby.
+        """
+        self._arguments = _arguments(dsn)
+        self._primary = self._arguments if primary is None else _arguments(primary)
+        self.meter = LagMeter()
         self._observe = observe
         self._name = name
         self._pool = ConnectionPool(
@@ -83,23 +103,30 @@ class Database:
         """Close all connections."""
         self._pool.close(timeout=0.2)
 
-    def run(self, query: Callable[[psycopg.Connection[Any], Source], T]) -> T:
-        """Run a query, which is told where to read.
+    def run(self, query: Callable[[psycopg.Connection[Any], Source], T], after: str | None = None) -> T:
+        """Run a query, which is told where to read; ``after`` a position in the log that has to be replayed first.
 
-        Raises psycopg's errors; ``PoolTimeout`` where no connection is to be had, AdoptError where nothing is adopted.
+        Raises psycopg's errors; ``PoolTimeout`` where no connection is to be had, AdoptError where nothing is adopted,
+        StandbyBehind where it takes longer until the position is replayed.
         """
         if self._away:
             self._probe()
         try:
-            with self._pool.connection() as conn:
-                began = time.perf_counter()
-                try:
-                    return self._read(conn, query)
-                finally:
-                    self._observe(time.perf_counter() - began)
+            # On a standby, what is replayed may break off what reads, and end its session.
+            return retry(lambda: self._use(query, after), tries=_TRIES)
         except PoolTimeout:
             self._away = True
             raise
+
+    def _use(self, query: Callable[[psycopg.Connection[Any], Source], T], after: str | None) -> T:
+        with self._pool.connection() as conn:
+            began = time.perf_counter()
+            try:
+                if after is not None:
+                    wait_for_position(conn, after, _PATIENCE)
+                return self._read(conn, query)
+            finally:
+                self._observe(time.perf_counter() - began)
 
     async def source(self) -> Source:
         """Find where the stream reads."""
@@ -125,6 +152,10 @@ class Database:
     async def connect_async(self) -> psycopg.AsyncConnection[Any]:
         """Open a connection beside the pool, for the stream."""
         return await psycopg.AsyncConnection.connect(**self._arguments)
+
+    async def connect_to_primary(self) -> psycopg.AsyncConnection[Any]:
+        """Open a connection to where notifications come from."""
+        return await psycopg.AsyncConnection.connect(**self._primary)
 
     def _probe(self) -> None:
         """See whether the database is back. One request at a time looks, all others are refused meanwhile."""

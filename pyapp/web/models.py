@@ -158,6 +158,20 @@ class Agents(BaseModel):
     open: int
 
 
+class Standby(BaseModel):
+    """The standby that is read: how old at most is what it shows, and whether it is connected to its primary."""
+
+    lag_seconds: float | None
+    following: bool
+
+
+class Ready(BaseModel):
+    """The database answers and has the schema; where it is a standby, how far it is behind."""
+
+    status: Literal["ready"] = "ready"
+    standby: Standby | None = None
+
+
 class Overview(BaseModel):
     """All workflows in numbers."""
 

@@ -17,7 +17,7 @@ from psycopg_pool import PoolTimeout, TooManyRequests
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pyapp.adopt.pair import AdoptError
-from pyapp.source import Source
+from pyapp.web.database import Database
 from pyapp.web.queries import count_drift, read_overview
 from pyapp.web.wire import error
 
@@ -50,11 +50,9 @@ class Metrics:
 class DatabaseCollector(Collector):
     """Reads, when Prometheus asks, what the database says."""
 
-    def __init__(
-        self, run: Callable[[Callable[[psycopg.Connection[Any], Source], Any]], Any], clients: Callable[[], int]
-    ):
-        """Make a collector that runs its queries with ``run``."""
-        self._run = run
+    def __init__(self, database: Database, clients: Callable[[], int]):
+        """Make a collector that reads this database."""
+        self._database = database
         self._clients = clients
         self._lock = threading.Lock()
         self._drift: float = float("nan")
@@ -65,13 +63,24 @@ class DatabaseCollector(Collector):
         yield GaugeMetricFamily("agent_progress_stream_clients", "Clients that follow live.", value=self._clients())
         up = GaugeMetricFamily("agent_progress_database_up", "Whether the database answers.")
         try:
-            read = self._run(read_overview)
+            read, standby = self._database.run(
+                lambda conn, source: (read_overview(conn, source), self._database.meter.measure(conn))
+            )
         except _AWAY:
             up.add_metric([], 0)
             yield up
             return
         up.add_metric([], 1)
         yield up
+        yield GaugeMetricFamily(
+            "agent_progress_in_recovery", "Whether what is read is a standby.", value=float(standby is not None)
+        )
+        lag = 0.0 if standby is None else standby.lag_seconds
+        yield GaugeMetricFamily(
+            "agent_progress_standby_lag_seconds",
+            "Age of what the standby shows, at most; 0 on a primary, NaN where it is not known.",
+            value=float("nan") if lag is None else lag,
+        )
         by_status = GaugeMetricFamily("agent_progress_workflows", "Workflows by status.", labels=["status"])
         for name, count in read["overview"].items():
             if name != "total_workflows":
@@ -92,7 +101,7 @@ class DatabaseCollector(Collector):
             began = time.monotonic()
             if began >= self._next_drift:
                 try:
-                    self._drift = self._run(count_drift)
+                    self._drift = self._database.run(count_drift)
                 except _AWAY:
                     self._drift = float("nan")
                 now = time.monotonic()

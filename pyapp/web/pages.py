@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, LiteralString
 from urllib.parse import parse_qs, urlencode
 
-from fastapi import APIRouter, HTTPException, Query
+from fastapi import APIRouter, Depends, HTTPException, Query
 from fastapi.templating import Jinja2Templates
 from pydantic import BeforeValidator
 from starlette.requests import Request
@@ -17,13 +17,12 @@ from starlette.responses import RedirectResponse, Response
 
 from pyapp.source import OWN, Source
 from pyapp.web import charts, looks, paging, parts, queries, text
-from pyapp.web.database import Database
-from pyapp.web.parameters import GIVEN, Cursor, Key, Text, known
+from pyapp.web.parameters import GIVEN, Cursor, Key, Text, after_position, known, run
 from pyapp.web.security import COOKIE, local_path, same, session_of
 from pyapp.web.types import Priority, Row, Sort, Status
 from pyapp.web.wire import error
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, dependencies=[Depends(after_position)])
 _HERE = Path(__file__).parent
 _PAGE = 50
 _TASKS = 200
@@ -80,25 +79,26 @@ def workflows(
     status, priority = known(request, "status", Status, status), known(request, "priority", Priority, priority)
     chosen = {"status": status, "type": type, "priority": priority, "name": name}
     given = {key: value for key, value in chosen.items() if value}
-    try:
-        (page, following), source = request.app.state.database.run(
-            lambda conn, source: (
-                paging.list_page(
-                    conn,
-                    source,
-                    status=[status] if status else (),
-                    type=type,
-                    priority=priority,
-                    name=name,
-                    sort=sort,
-                    limit=_PAGE,
-                    cursor=cursor or None,
-                ),
-                source,
-            )
+
+    def read(conn: Any, source: Source) -> dict[str, Any]:
+        page, following = paging.list_page(
+            conn,
+            source,
+            status=[status] if status else (),
+            type=type,
+            priority=priority,
+            name=name,
+            sort=sort,
+            limit=_PAGE,
+            cursor=cursor or None,
         )
+        return {"workflows": page, "following": following, "source": source}
+
+    try:
+        found = _read(request, read)
     except paging.BadCursor as problem:
         raise HTTPException(400, str(problem)) from None
+    following = found.pop("following")
 
     def to(**more: str) -> str:
         return f"/workflows?{urlencode({**given, **more})}"
@@ -107,8 +107,7 @@ def workflows(
         request,
         "workflows.html",
         {
-            "source": source,
-            "workflows": page,
+            **found,
             "chosen": chosen,
             "filtered": bool(given),
             "sort": sort,
@@ -190,10 +189,10 @@ def _read(request: Request, query: Callable[[Any, Source], dict[str, Any]]) -> d
     def read(conn: Any, source: Source) -> dict[str, Any]:
         with conn.transaction():
             conn.execute("set transaction isolation level repeatable read, read only")
-            return query(conn, source)
+            found = query(conn, source)
+        return {**found, "standby": request.app.state.database.meter.measure(conn)}
 
-    database: Database = request.app.state.database
-    return database.run(read)
+    return run(request, read)
 
 
 def _render(request: Request, template: str, context: dict[str, Any], status: int = 200) -> Response:

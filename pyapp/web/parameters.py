@@ -1,7 +1,7 @@
 """What requests may ask for: our own tables have ids, statuses and priorities of theirs, adopted ones any text."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, TypeVar, get_args
 from urllib.parse import unquote
 from uuid import UUID
@@ -15,7 +15,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from pyapp.source import Source
 from pyapp.web import queries
+from pyapp.web.database import Database
 from pyapp.web.types import Priority, Status
 
 T = TypeVar("T")
@@ -36,8 +38,26 @@ Text = Annotated[
 _AnyStatus = Annotated[Text, Field(json_schema_extra={"enum": list(get_args(Status))})]
 AnyStatuses = Annotated[list[_AnyStatus] | None, Query(description="Any of these statuses.")]
 AnyPriority = Annotated[Text | None, Query(json_schema_extra={"enum": list(get_args(Priority))})]
+Position = Annotated[
+    str | None,
+    Query(
+        pattern=r"^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$",
+        description="Answer with what a standby shows once it has replayed its primary's log up to here, as"
+        " pyapp.wal_position or pg_current_wal_lsn() told after a commit; else 503 after a second.",
+    ),
+]
 GIVEN = BeforeValidator(lambda value: value or None)
 """For a form, which sends a field that is left empty as well."""
+
+
+def after_position(after_position: Position = None) -> None:
+    """Take a parameter of all requests that read, for run."""
+
+
+def run(request: Request, query: Callable[[psycopg.Connection[Any], Source], T]) -> T:
+    """Run a query of a request, on a standby not before it has replayed what the request says."""
+    database: Database = request.app.state.database
+    return database.run(query, after=request.query_params.get("after_position"))
 
 
 def known(request: Request, name: str, kind: Any, value: T) -> T:

@@ -8,6 +8,7 @@ class Settings:
     """What ``agent-progress serve`` was told.
 
     ``interval`` is the time between two looks, in seconds; ``name`` that of an adopted pair, None for our own tables.
+    ``read_dsn`` is that of a standby to read from, while ``dsn`` tells of changes; None to do both in one place.
     """
 
     dsn: str = field(repr=False)
@@ -16,6 +17,7 @@ class Settings:
     interval: float = 0.5
     cors_origins: tuple[str, ...] = ()
     name: str | None = None
+    read_dsn: str | None = field(default=None, repr=False)
 
 
 def incomplete(name: str) -> str:

@@ -8,25 +8,32 @@ one skips states, and neither blocks others nor grows. All of it lives in the ev
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import suppress
+from dataclasses import asdict
 from typing import Any
 
 import psycopg
 from psycopg_pool import PoolTimeout
 
 from pyapp.adopt.pair import AdoptError
-from pyapp.source import OWN, Source
-from pyapp.watch import CHANNEL, NOTIFIES
-from pyapp.web.database import reason
+from pyapp.retry import BROKEN_OFF
+from pyapp.source import OWN
+from pyapp.standby import REPLAYED
+from pyapp.web.database import Database, reason
+from pyapp.web.lag import REPLAY, Standby
+from pyapp.web.listen import RESYNC, Listener
 from pyapp.web.queries import active_ids, follow_workflows
 from pyapp.web.types import Row
 from pyapp.web.wire import event
 
 HEARTBEAT = 15.0
-_GATHER = 0.1  # seconds to gather notifications and newcomers in, so that they do not set the pace
-_RESYNC = 10.0  # seconds after which all is read again although no notification came
+_GATHER = 0.1  # seconds to gather news and newcomers in, so that they do not set the pace
 _REST = 10  # times as long as looking for active workflows took, before it is done again
 _RETRY = 1.0  # seconds between attempts to connect
+# What a frame is about: a workflow, all that is followed, or the standby that is read.
+_About = str | tuple[str] | None
+_STANDBY = ("standby",)
 
 log = logging.getLogger("agent_progress.stream")
 
@@ -40,12 +47,13 @@ class Subscriber:
         self.wants_snapshot = True
         self.found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         """The number of workflows in the first snapshot, or why there is none."""
-        self._pending: dict[str | None, bytes] = {}
+        self._standby: tuple[int | None, bool] | None = None
+        self._pending: dict[_About, bytes] = {}
         self._ready = asyncio.Event()
         self._closed = False
 
-    def offer(self, news: Iterable[tuple[str | None, bytes]]) -> None:
-        """Take news of workflows, or of none; the last of each counts."""
+    def offer(self, news: Iterable[tuple[_About, bytes]]) -> None:
+        """Take news; the last of what it is about counts."""
         for about, frame in news:
             self._pending.pop(about, None)
             self._pending[about] = frame
@@ -55,10 +63,17 @@ class Subscriber:
     def offer_snapshot(self, frame: bytes, workflows: int) -> None:
         """Take the state of all that is followed, which makes obsolete what was not sent yet."""
         self.wants_snapshot = False
-        self._pending.clear()
+        self._pending = {about: old for about, old in self._pending.items() if about == _STANDBY}
         self.offer([(None, frame)])
         if not self.found.done():
             self.found.set_result(workflows)
+
+    def offer_standby(self, standby: Standby | None) -> None:
+        """Take what is known of the standby that is read, None for a primary."""
+        mark = None if standby is None else standby.mark
+        if mark != self._standby:
+            self._standby = mark
+            self.offer([(_STANDBY, event("standby", standby and asdict(standby)))])
 
     def fail(self, error: Exception) -> None:
         """Say why there is no first snapshot, if there was none yet."""
@@ -92,14 +107,12 @@ class Feed:
 
     def __init__(
         self,
-        connect: Callable[[], Awaitable[psycopg.AsyncConnection[Any]]],
-        find_source: Callable[[], Awaitable[Source]],
+        database: Database,
         interval: float,
         count_query: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare a feed that reads every ``interval`` seconds; ``count_query`` is called for each query."""
-        self._connect = connect
-        self._find_source = find_source
+        self._database = database
         self._interval = interval
         self._count_query = count_query
         self._subscribers: set[Subscriber] = set()
@@ -155,7 +168,7 @@ class Feed:
             if not self._subscribers:
                 continue
             try:
-                async with await self._connect() as conn:
+                async with await self._database.connect_async() as conn:
                     await self._follow(conn)
             except (psycopg.Error, AdoptError) as error:
                 self._lost(error)
@@ -179,55 +192,64 @@ class Feed:
         self._away = True
 
     async def _follow(self, conn: psycopg.AsyncConnection[Any]) -> None:
-        """Read while there are clients: at each tick, or where notifications are on, when there is news."""
+        """Read while there are clients, and listen meanwhile, where the tables are ours: others do not notify."""
         self._seen, self._active, self._look_again = {}, set(), 0.0
-        listens, asked = False, float("-inf")
+        self._source = await self._database.source()
+        listener = Listener(self._database.connect_to_primary, self._wake.set, self._count_query)
+        listening = asyncio.create_task(listener.run()) if self._source is OWN else None
+        try:
+            await self._read(conn, listener)
+        finally:
+            if listening is not None:
+                listening.cancel()
+                await asyncio.gather(listening, return_exceptions=True)
+
+    async def _read(self, conn: psycopg.AsyncConnection[Any], listener: Listener) -> None:
+        """Read at each tick, or where notifications are on, when there is news."""
+        looked = time.monotonic()
+        on_standby = True  # until it denies that: a primary never becomes one while we are connected
         while self._subscribers:
-            if time.monotonic() - asked >= _RESYNC:
-                self._source = await self._find_source()
-                listens, asked = await self._listen(conn), time.monotonic()
+            if time.monotonic() - looked >= RESYNC:
+                self._source, looked = await self._database.source(), time.monotonic()
             self._wake.clear()
+            standby, current = None, True
             try:
+                if on_standby:
+                    standby = await self._measure(conn)
+                    on_standby = standby is not None
+                    # Asked before the tick, which sees what is replayed by then.
+                    current = standby is None or await self._replayed(conn, listener.position)
                 await self._tick(conn)
+                for subscriber in self._subscribers:
+                    if not subscriber.wants_snapshot:
+                        subscriber.offer_standby(standby)
             except psycopg.ProgrammingError:  # a migration of the application's took a column away
-                self._source = await self._find_source()
+                self._source = await self._database.source()
                 await self._tick(conn)
+            except BROKEN_OFF:  # in favour of what a standby replays
+                if conn.closed:
+                    raise
+                current = False
             if self._away:
                 log.warning("stream: the database is back")
                 self._away = False
             gather = min(self._interval, _GATHER)
             await asyncio.sleep(gather)
-            if not listens:
-                await self._pause(self._interval - gather)
-            elif await self._pause(asked + _RESYNC - time.monotonic(), conn):
-                asked = float("-inf")
+            if current:
+                rest = looked + RESYNC - time.monotonic() if listener.listens else self._interval - gather
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), max(0.0, rest))
 
-    async def _listen(self, conn: psycopg.AsyncConnection[Any]) -> bool:
-        """Listen where notifications are on; return whether they are. They tell of our own tables only."""
-        if self._source is not OWN:
-            return False
+    async def _measure(self, conn: psycopg.AsyncConnection[Any]) -> Standby | None:
         self._count_query()
-        cursor = await conn.execute(NOTIFIES)
-        listens = await cursor.fetchone() == (True,)
-        if listens:
-            await conn.execute(f"listen {CHANNEL}")
-        return listens
+        return self._database.meter.take(await (await conn.execute(REPLAY)).fetchone())
 
-    async def _pause(self, seconds: float, conn: psycopg.AsyncConnection[Any] | None = None) -> bool:
-        """Wait for a newcomer, and on a connection that listens for news.
-
-        Returns whether notifications were turned on or off.
-        """
-        waiting = {asyncio.ensure_future(_newcomer(self._wake))}
-        if conn is not None:
-            waiting.add(asyncio.ensure_future(_switched(conn)))
-        try:
-            done, _ = await asyncio.wait(waiting, timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for one in waiting:
-                one.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
-        return any(one.result() for one in done)
+    async def _replayed(self, conn: psycopg.AsyncConnection[Any], position: str | None) -> bool:
+        """Tell whether a standby shows what the last notification told of, if there was one."""
+        if position is None:
+            return True
+        self._count_query()
+        return await (await conn.execute(REPLAYED, {"position": position})).fetchone() == (True,)
 
     async def _tick(self, conn: psycopg.AsyncConnection[Any]) -> None:
         subscribers = list(self._subscribers)  # who comes while we read has its turn at the next tick
@@ -246,7 +268,7 @@ class Feed:
         wanted = active.union(*(subscriber.ids or () for subscriber in subscribers))
         self._count_query()
         rows = {row["workflow_id"]: row for row in await follow_workflows(conn, self._source, wanted)}
-        news: list[tuple[str | None, bytes]] = [
+        news: list[tuple[_About, bytes]] = [
             (workflow_id, event("workflow", row))
             for workflow_id, row in rows.items()
             if self._seen.get(workflow_id) != row
@@ -272,13 +294,3 @@ class Feed:
                 subscriber.offer_snapshot(*of_active)
             else:
                 subscriber.offer_snapshot(*snapshot(subscriber.ids))
-
-
-async def _newcomer(wake: asyncio.Event) -> bool:
-    await wake.wait()
-    return False
-
-
-async def _switched(conn: psycopg.AsyncConnection[Any]) -> bool:
-    """Wait for a notification; return whether it says that notifications were turned on or off."""
-    return any([notice.payload in ("on", "off") async for notice in conn.notifies(stop_after=1)])

@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
+from pyapp.web.lag import Standby
+
 _BREAKS = re.compile(r"[\t\n\v\f\r\x85\u2028\u2029]+")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _LONGEST = 600
@@ -53,6 +55,12 @@ def duration(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
+def standby(of: Standby) -> str:
+    """Write how far behind a standby is. The script in the page writes alike."""
+    lag = "lag unknown" if of.lag_seconds is None else f"{duration(of.lag_seconds)} behind"
+    return f"standby, {lag}" if of.following else f"standby, cut off, {lag}"
+
+
 def between(began: datetime | None, ended: datetime | None) -> str:
     """Write how long it took; nothing where it is not known."""
     return "" if began is None or ended is None else duration((ended - began).total_seconds())
@@ -71,5 +79,5 @@ def segment(key: Any) -> str:
 
 FILTERS = {
     function.__name__: function
-    for function in (shown, number, iso, moment, minute, clock, duration, between, payload, segment)
+    for function in (shown, number, iso, moment, minute, clock, duration, standby, between, payload, segment)
 }

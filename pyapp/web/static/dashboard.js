@@ -3,6 +3,7 @@
 const root = document.documentElement;
 const main = document.getElementById("main");
 const lamp = document.getElementById("live");
+const behind = document.getElementById("standby");
 const follow = main.dataset.follow;
 
 // Adopted tables have statuses of their own; how they look is said by the page, in small letters.
@@ -14,6 +15,7 @@ const FINAL = ["completed", "failed", "cancelled"];
 const SPOKEN = ["failed", "cancelled"];
 const RETRY = [1000, 2000, 5000, 15000];
 const GRACE = 10_000; // ms that a hidden page keeps its stream: browsers allow few of them at a time
+const LATE = 5; // s that a standby may be behind
 const CALM = 5000; // ms between two looks where nothing is heard, for forecasts and running times
 
 const number = (count) => count.toLocaleString("en-US");
@@ -271,6 +273,15 @@ function show(state, text) {
     lamp.textContent = text;
 }
 
+function showStandby(standby) {
+    behind.hidden = !standby;
+    if (!standby) return;
+    const { lag_seconds: lag, following } = standby;
+    const words = ["standby", following ? "" : "cut off", lag === null ? "lag unknown" : `${duration(lag)} behind`];
+    write(behind, words.filter(Boolean).join(", "));
+    behind.toggleAttribute("data-late", !following || lag === null || lag >= LATE);
+}
+
 function connect() {
     clearTimeout(retry);
     if (source) return;
@@ -278,6 +289,8 @@ function connect() {
     source.addEventListener("snapshot", ({ data }) => takeSnapshot(JSON.parse(data)));
     source.addEventListener("workflow", ({ data }) => takeWorkflow(JSON.parse(data)));
     source.addEventListener("deleted", ({ data }) => takeDeleted(JSON.parse(data).workflow_id));
+    source.addEventListener("standby", ({ data }) => showStandby(JSON.parse(data)));
+    source.addEventListener("open", () => showStandby(null)); // or else it says so next
     source.addEventListener("away", () => show("away", "reconnecting"));
     source.addEventListener("error", () => {
         show("away", "reconnecting");
