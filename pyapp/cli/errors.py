@@ -12,6 +12,7 @@ from pyapp.embedded import EmbeddedError
 from pyapp.migrate import MigrationError
 from pyapp.models import TransitionNotAllowed, VersionConflict
 from pyapp.replay.trace import TraceError
+from pyapp.scale.partition import PartitionError
 
 _NO_SCHEMA = (
     errors.UndefinedTable,
@@ -20,7 +21,16 @@ _NO_SCHEMA = (
     errors.UndefinedObject,
     errors.InvalidSchemaName,
 )
-_OURS = (UsageError, AdoptError, MigrationError, EmbeddedError, TraceError, TransitionNotAllowed, VersionConflict)
+_OURS = (
+    UsageError,
+    AdoptError,
+    MigrationError,
+    EmbeddedError,
+    PartitionError,
+    TraceError,
+    TransitionNotAllowed,
+    VersionConflict,
+)
 _ADVICE: dict[type[psycopg.Error], str] = {
     errors.InsufficientPrivilege: "the owner of the schema can grant it (README: Rights)",
     errors.ReadOnlySqlTransaction: "this is a hot standby, or a session that may only read: name the primary",

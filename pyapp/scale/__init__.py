@@ -1,0 +1,1 @@
+"""Growing: partitions for many tasks, and an archive for those of workflows that have ended."""
