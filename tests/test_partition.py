@@ -149,6 +149,24 @@ def test_what_is_written_at_any_moment_is_there_in_the_end(
     assert_exact(conn)
 
 
+def test_tasks_that_a_foreign_key_takes_along_are_counted_once(conn: psycopg.Connection, dsn: str) -> None:
+    conn.execute(
+        "create table agent (name text primary key); insert into agent values ('a'), ('b');"
+        " alter table agent_task add constraint agent_task_agent_type_fkey foreign key (agent_type) references agent"
+        " on update cascade on delete cascade"
+    )
+    fill(conn, 3)
+    conn.execute("update agent_task set agent_type = 'b' where external_id < 'task 5'")
+    acts = (
+        "update agent set name = 'c' where name = 'a'",
+        "delete from agent where name = 'b'",
+        "delete from workflow where name = 'w1'",
+    )
+    run(dsn, Moments(comparing=lambda: [conn.execute(act) for act in acts]))
+    assert_exact(conn)
+    assert conn.execute("select distinct agent_type from agent_task").fetchall() == [("c",)]
+
+
 @pytest.mark.parametrize("moment", ["copying", "building", "checking", "comparing"])
 def test_tasks_that_are_truncated_do_not_come_back(
     conn: psycopg.Connection, dsn: str, small_batches: None, moment: str

@@ -47,6 +47,8 @@ _BATCH_SECONDS = 0.5
 _FIRST_BATCH, _LARGEST_BATCH = 200, 20_000  # blocks
 _CHUNK = 10_000  # tasks brought up to date by one statement
 _FEW = 1_000  # so many can be brought up to date while everybody waits
+# Where many wait for each other, a moment is too short; still well below deadlock_timeout (1 s).
+_SHORT_TRIES, _LONGER_TIMEOUT = 20, "400ms"
 # A vacuum gives way to whoever waits longer than deadlock_timeout (1 s); writers do not hold such a lock.
 _VACUUM_TIMEOUT = "1500ms"
 _VACUUMED = f"select exists (select from pg_locks where relation = '{OLD}'::regclass and granted and mode = %s)"
@@ -222,7 +224,6 @@ class _Run:
         self.catch_up()
         self.make_foreign_keys()
         self.verify()
-        self.make_triggers()
         while self.catch_up() > _FEW:
             pass
         _patiently(conn, self.switch, self.on_step)
@@ -333,42 +334,19 @@ class _Run:
             conn.execute(f"analyze {NEW}".encode())
 
     def make_foreign_keys(self) -> None:
-        """Make the foreign keys: for the partitions, checked while others write, and then for the whole."""
+        """Make the foreign keys of the partitions, checked while others write; that of the whole takes them over."""
         conn = self.conn
         for name, definition in self.shape.keys:
             query = "select count(*) from pg_constraint where conrelid = to_regclass(%s) and quote_ident(conname) = %s"
-            if _one(conn, query, [NEW, name]):
-                continue
             bare = [table for table in self.shape.all_partitions if not _one(conn, query, [table, name])]
             unchecked = [f"alter table {table} add constraint {name} {definition} not valid" for table in bare]
-            _patiently(conn, partial(_script, conn, *unchecked), self.on_step)
+            if unchecked:
+                _patiently(conn, partial(_script, conn, *unchecked), self.on_step)
             self.catch_up()  # workflows that were deleted before take their tasks along from here
             self.on_step(f"checking foreign key {name}")
             for table in self.shape.all_partitions:
                 check = f"alter table {table} validate constraint {name}"
                 _patiently(conn, partial(_script, conn, check), self.on_step)
-            whole = f"alter table {NEW} add constraint {name} {definition}"
-            _patiently(conn, partial(_script, conn, whole), self.on_step)
-
-    def make_triggers(self) -> None:
-        """Give the partitions the triggers that count; they fire for none of our statements, which name the whole."""
-
-        def act() -> None:
-            query = (
-                "select quote_ident(tgname), pg_get_triggerdef(oid), quote_literal(obj_description(oid, 'pg_trigger'))"
-                f" from pg_trigger where tgrelid = '{OLD}'::regclass and tgname like 'agent_task_progress_%'"
-                " and tgtype & 1 = 0"
-            )
-            for name, definition, comment in self.conn.execute(query.encode()).fetchall():
-                for table in self.shape.all_partitions:
-                    made = definition.replace(f" ON {OLD} ", f" ON {table} ", 1)
-                    _script(
-                        self.conn,
-                        made.replace("CREATE", "CREATE OR REPLACE", 1),
-                        f"comment on trigger {name} on {table} is {comment or 'null'}",
-                    )
-
-        _patiently(self.conn, act, self.on_step)
 
     def verify(self) -> None:
         """Compare the two in one snapshot, but for the tasks that were written since. Raises PartitionError."""
@@ -402,6 +380,7 @@ class _Run:
         granted, (at_once, afterwards) = rights(conn), finish(conn)
         _script(
             conn,
+            *(f"alter table {NEW} add constraint {name} {definition}" for name, definition in copy.keys),
             f"drop trigger agent_task_change on {OLD}",
             f"alter table {OLD} rename to agent_task_unpartitioned",
             f"alter table {NEW} rename to agent_task",
@@ -415,6 +394,7 @@ class _Run:
             *(f"alter index public.{meanwhile} rename to {name}" for name, meanwhile, _ in copy.indexes),
             *afterwards,
         )
+        # Not before: a foreign key that cascades writes both tables, and would count twice.
         _script(conn, *triggers.script(conn))
 
 
@@ -440,15 +420,17 @@ def _patiently(
     held: tuple[type[Exception], ...] = HELD,
 ) -> Any:
     """Do a transaction, again and again while others hold the locks that it needs."""
-    tried = False
+    tries = 0
 
     def attempt() -> Any:
-        nonlocal tried
-        vacuumed = tried and _one(conn, _VACUUMED, ["ShareUpdateExclusiveLock"])
-        tried = True
+        nonlocal tries
+        timeout = LOCK_TIMEOUT if tries < _SHORT_TRIES else _LONGER_TIMEOUT
+        if tries and _one(conn, _VACUUMED, ["ShareUpdateExclusiveLock"]):
+            timeout = _VACUUM_TIMEOUT
+        tries += 1
         with conn.transaction():
             _prepare(conn, isolation)
-            conn.execute(f"set local lock_timeout = '{_VACUUM_TIMEOUT if vacuumed else LOCK_TIMEOUT}'".encode())
+            conn.execute(f"set local lock_timeout = '{timeout}'".encode())
             return act()
 
     try:

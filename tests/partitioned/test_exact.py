@@ -9,8 +9,6 @@ from hypothesis.stateful import rule
 from tests import test_state_machine as machine
 from tests.test_concurrency import (  # noqa: F401
     blocked,
-    hammered,
-    test_numbers_are_exact_after_eight_sessions_did_as_they_pleased,
     test_truncating_tasks_deadlocks_once_with_a_transaction_that_changes_its_workflow_and_then_a_task,
 )
 from tests.test_repair import (  # noqa: F401
