@@ -12,6 +12,7 @@ from pyapp.embedded import EmbeddedError
 from pyapp.migrate import MigrationError
 from pyapp.models import TransitionNotAllowed, VersionConflict
 from pyapp.replay.trace import TraceError
+from pyapp.scale.archive import ArchiveError
 from pyapp.scale.partition import PartitionError
 
 _NO_SCHEMA = (
@@ -24,6 +25,7 @@ _NO_SCHEMA = (
 _OURS = (
     UsageError,
     AdoptError,
+    ArchiveError,
     MigrationError,
     EmbeddedError,
     PartitionError,

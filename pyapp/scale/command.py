@@ -1,6 +1,7 @@
-"""partition: agent_task in partitions, while everybody goes on writing."""
+"""partition and archive: agent_task in partitions, and without the tasks of workflows that ended long ago."""
 
 import argparse
+from dataclasses import asdict
 from typing import Any
 
 from psycopg import Connection
@@ -12,19 +13,34 @@ from pyapp.cli.common import database, print_json, say
 from pyapp.cli.errors import tell_loss
 from pyapp.db import connect
 from pyapp.locks import patiently
+from pyapp.models import SETTLED
+from pyapp.scale.archive import Archive, foresee, moment
 from pyapp.scale.partition import Outlook, abandon, blocks, look, outlook, partition, require_ready
 
-_DESCRIPTION = """\
+_PARTITION = """\
 Make agent_task a table that is partitioned by a hash of workflow_id, for many millions of tasks. Everybody goes on
 writing while it is copied; at the end stands a lock of a moment. Broken off, the same command goes on where it was.
 """
-_EPILOG = """\
+_PARTITION_EPILOG = """\
 first steps:
   agent-progress partition --dry-run           what would be done, how much room it takes, or why it cannot be done
   agent-progress partition
   agent-progress check
 
 its primary key becomes (id, workflow_id): pyapp/scale/README.md says what changes with it
+"""
+_ARCHIVE = """\
+Freeze the numbers of workflows that ended long ago, and remove the rows of their tasks, in batches, while everybody
+goes on writing. Progress stays readable, with workflow, stages and events; the tasks are gone for good. Broken off,
+the same command goes on where it was.
+"""
+_ARCHIVE_EPILOG = """\
+first steps:
+  agent-progress archive --older-than 90d --dry-run
+  agent-progress archive --older-than 90d --status completed      (leaves those that may be retried)
+
+a length of time: 90d, 12h, 2w, 6 months, or another interval of PostgreSQL. What an archived workflow still tells, and
+what not to do with it: pyapp/scale/README.md
 """
 
 
@@ -34,8 +50,8 @@ def add_commands(commands: Any, shared: argparse.ArgumentParser) -> None:
         "partition",
         parents=[shared],
         help="partition agent_task by workflow_id, online",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
+        description=_PARTITION,
+        epilog=_PARTITION_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument(
@@ -45,6 +61,25 @@ def add_commands(commands: Any, shared: argparse.ArgumentParser) -> None:
     command.add_argument("--abandon", action="store_true", help="drop what a run that was broken off left behind")
     command.add_argument("--json", action="store_true", help="print the result as JSON")
     command.set_defaults(run=_partition)
+
+    command = commands.add_parser(
+        "archive",
+        parents=[shared],
+        help="freeze workflows that ended long ago, and remove their tasks",
+        description=_ARCHIVE,
+        epilog=_ARCHIVE_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("--older-than", required=True, metavar="AGE", help="how long ago they must have ended, as 90d")
+    command.add_argument(
+        "--status",
+        action="append",
+        choices=sorted(SETTLED),
+        help="only workflows that ended with this status (may be repeated); all three by default",
+    )
+    command.add_argument("--dry-run", action="store_true", help="only say how much it would be")
+    command.add_argument("--json", action="store_true", help="print the numbers as JSON")
+    command.set_defaults(run=_archive)
 
 
 def _partition(args: argparse.Namespace) -> int:
@@ -93,6 +128,29 @@ def _foreseen(seen: Outlook) -> str:
         "nothing was changed",
     ]
     return "\n".join(lines)
+
+
+def _archive(args: argparse.Namespace) -> int:
+    statuses = args.status or sorted(SETTLED)
+    with database(args) as dsn:
+        with connect(dsn, autocommit=True) as conn:
+            before = moment(conn, args.older_than)
+            seen = foresee(conn, before, statuses)
+        if args.dry_run:
+            would = f"{seen.workflows} {_workflows(seen.workflows)} would be archived, {seen.tasks} tasks removed"
+            return _tell(args, asdict(seen), f"{would}\nnothing was changed")
+        with progress_bar("archiving", seen.tasks, "tasks") as advance, Agent(dsn, on_loss=tell_loss) as agent:
+            work = Archive(before, statuses, advance)
+            agent.persist(work.run)
+    done = work.done
+    if done.in_use:
+        say(f"{done.in_use} {_workflows(done.in_use)} left alone, since others hold their rows: run it again")
+    archived = f"{done.workflows} {_workflows(done.workflows)} archived, {done.tasks} tasks removed"
+    return _tell(args, asdict(done), archived)
+
+
+def _workflows(number: int) -> str:
+    return "workflow" if number == 1 else "workflows"
 
 
 def _tell(args: argparse.Namespace, result: dict[str, Any], text: str) -> int:
