@@ -223,6 +223,21 @@ def test_it_waits_for_a_long_transaction_and_stands_in_nobodys_way(
     assert progress(conn, workflow) == (100, 2, 2)
 
 
+def test_what_is_committed_at_the_last_moment_is_there(conn: psycopg.Connection, dsn: str, session: Session) -> None:
+    fill(conn, 3)
+    long = session()
+    task = "workflow_id = (select id from workflow limit 1) and external_id ="
+    acts = [
+        f"delete from agent_task where {task} 'task 1'",
+        f"update agent_task set result = '1' where {task} 'task 2'",
+    ]
+    # It holds the table until the switch has begun to wait for it.
+    run(dsn, Moments(comparing=lambda: [long.execute(act) for act in acts], waiting=long.commit))
+    assert count(conn) == 299
+    assert conn.execute("select count(*) from agent_task where result = '1'").fetchone() == (1,)
+    assert_exact(conn)
+
+
 def test_open_sessions_go_on_with_their_plans(conn: psycopg.Connection, dsn: str, session: Session) -> None:
     workflow = new_workflow(conn)
     tasks = iter(new_tasks(conn, workflow, *["running"] * 40))
@@ -438,7 +453,7 @@ CUSTOM = """
 KEPT = {
     "columns": "select attname::text, format_type(atttypid, atttypmod), attnotnull, attstorage::text,"
     " pg_get_expr(d.adbin, d.adrelid), attgenerated::text, col_description(attrelid, attnum),"
-    " nullif(attstattarget, -1), attoptions"
+    " nullif(attstattarget, -1), array(select o from unnest(attoptions) as o where o like 'n_distinct%')"
     " from pg_attribute left join pg_attrdef as d on d.adrelid = attrelid and d.adnum = attnum"
     " where attrelid = 'agent_task'::regclass and attnum > 0 and not attisdropped order by attnum",
     "constraints": "select conname::text, pg_get_constraintdef(oid) from pg_constraint"

@@ -155,7 +155,8 @@ def shape(conn: Connection[Any], partitions: int) -> Shape:
     )
     tuning = [
         f"alter table only {table} alter column {name} set {what}"
-        for name, _, target, settings in columns
+        for name, _, target, given in columns
+        for settings in [[option for option in given or [] if option.startswith("n_distinct")]]
         for what in (
             *([f"statistics {target}"] if target is not None and target >= 0 else []),
             *([f"({', '.join(settings)})"] if settings else []),
