@@ -22,7 +22,7 @@ from pyapp.models import SETTLED
 
 OnBatch = Callable[[int], None]
 
-_BATCH_SECONDS = 0.2  # how long the rows of a batch stay locked, about
+_BATCH_SECONDS = 0.5  # how long the rows of a batch stay locked, about
 _FIRST_BATCH, _LARGEST_BATCH = 500, 20_000  # tasks
 _WORKFLOWS = 500  # of a batch, at most
 _TRIES, _PAUSE = 5, 0.5
@@ -32,10 +32,11 @@ _ENDED = (
 _WAITING = f"""
     select w.id, w.agents_created
     from public.workflow as w
+    -- Not exists (), for which all tasks might be read.
+    cross join lateral (select from public.agent_task as a where a.workflow_id = w.id limit 1) as t
     where
         {_ENDED}
         and (%(after)s::uuid is null or w.id > %(after)s::uuid)
-        and exists (select from public.agent_task as a where a.workflow_id = w.id)
     order by w.id
     limit %(limit)s
 """
@@ -45,14 +46,12 @@ _COUNT = f"""
     cross join lateral (select count(*) as tasks from public.agent_task as a where a.workflow_id = w.id) as t
     where {_ENDED} and t.tasks > 0
 """
-_LOCK_TASKS = """
-    select t.id, t.workflow_id
-    from public.agent_task as t
-    where t.workflow_id = any (%(workflows)s)
-    order by t.id
-    limit %(limit)s
-    for update
-"""
+# By workflow, which names a partition where there are any; and of a large one so many at a time.
+_TASKS = "t.workflow_id = any (%(workflows)s)"
+_SOME = """t.id = any (array(
+    select a.id from public.agent_task as a where a.workflow_id = any (%(workflows)s) limit %(limit)s
+))"""
+_LOCK_TASKS = "select t.id, t.workflow_id from public.agent_task as t where {} order by t.id for update"
 _LOCK_WORKFLOWS = f"select w.id from public.workflow as w where w.id = any (%(workflows)s) and {_ENDED}"
 _LOCK_WORKFLOWS += " order by w.id for no key update"
 _FREEZE = """
@@ -73,7 +72,7 @@ _RECORD = """
     from public.workflow as w
     where w.id = any (%(workflows)s)
 """
-_REMOVE = "delete from public.agent_task where workflow_id = any (%(workflows)s) and id = any (%(tasks)s)"
+_REMOVE = f"delete from public.agent_task as t where {_TASKS}"
 
 
 class ArchiveError(Exception):
@@ -141,15 +140,16 @@ class Archive:
         """
         self.in_use, after = [], None
         while rows := self._waiting(conn, after):
+            after = rows[-1][0]
             # As many workflows as have the tasks of a batch, and at least one.
             taken, tasks = list[UUID](), 0
             for key, created in rows:
                 if taken and tasks + created > self._size:
-                    break
+                    self.in_use += self._empty(conn, taken)
+                    taken, tasks = [], 0
                 taken.append(key)
                 tasks += created
             self.in_use += self._empty(conn, taken)
-            after = taken[-1]
         for _ in range(_TRIES):
             if self.in_use:
                 time.sleep(_PAUSE)
@@ -182,13 +182,17 @@ class Archive:
         with conn.transaction(), conn.cursor(row_factory=tuple_row) as cursor:
             cursor.execute("set transaction isolation level read committed, read write")
             cursor.execute(f"set local lock_timeout = '{LOCK_TIMEOUT}'".encode())
-            tasks = cursor.execute(_LOCK_TASKS, {"workflows": keys, "limit": self._size}).fetchall()
+            which = _TASKS if len(keys) > 1 else f"{_TASKS} and {_SOME}"
+            values = {"workflows": keys, "limit": self._size}
+            tasks = cursor.execute(_LOCK_TASKS.format(which).encode(), values).fetchall()
             # Some may have been opened again since.
             found = {"workflows": list({row[1] for row in tasks}), **self.ended}
             ended = [row[0] for row in cursor.execute(_LOCK_WORKFLOWS, found).fetchall()]
             frozen = [row[0] for row in cursor.execute(_FREEZE, {"workflows": ended}).fetchall()]
             cursor.execute(_RECORD, {"workflows": frozen})
-            removed = cursor.execute(_REMOVE, {"workflows": ended, "tasks": [row[0] for row in tasks]}).rowcount
+            which = "" if len(keys) > 1 else " and t.id = any (%(tasks)s)"
+            values = {"workflows": ended, "tasks": [row[0] for row in tasks]}
+            removed = cursor.execute(f"{_REMOVE}{which}".encode(), values).rowcount
         self.workflows.update(ended)
         self.tasks += removed
         return removed
