@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -13,16 +14,13 @@ import psycopg
 import yoyo
 from yoyo.exceptions import LockTimeout
 
+from pyapp import partitions
 from pyapp.db import connect, connection_parameters
+from pyapp.locks import HELD, LOCK_TIMEOUT, PATIENCE, patiently
 from pyapp.schema import missing_objects, resource
 
 # Ours among all advisory locks.
 _ADVISORY_LOCK = int.from_bytes(b"agent-pr", "big")
-# Far less than deadlock_timeout (1 s): where a writer and we wait for each other, we are the one to step back. And
-# short, since everybody else queues up behind us meanwhile.
-_LOCK_TIMEOUT = "100ms"
-# How long to go on trying to get the locks that a migration needs, in seconds.
-_PATIENCE = 60.0
 # How long plain yoyo may keep its own lock, in seconds; after that it counts as left behind by a crash.
 _YOYO_PATIENCE = 5.0
 _OLDEST = 15  # major version of PostgreSQL
@@ -60,7 +58,8 @@ def migrate(dsn: str | None = None, *, on_step: OnStep = lambda _: None) -> list
             outstanding = list(backend.to_apply(migrations))
             for migration in outstanding:
                 on_step(f"applying {migration.id}")
-                _patiently(backend.apply_one, migration, on_step)
+                _patiently(partial(backend.apply_one, migration), migration.id, on_step)
+        _patiently(lambda: partitions.renew(conn), "triggers of partitions", on_step)
         # A trigger that was disabled is somebody's intention; what is gone would be missed at the next statement.
         if lost := [name for name in missing_objects(conn) if not name.endswith(" disabled")]:
             raise MigrationError(
@@ -99,7 +98,7 @@ def rollback(
                 _refuse_to_lose_rows(conn, steps)
             for migration in steps:
                 on_step(f"rolling back {migration.id}")
-                _patiently(backend.rollback_one, migration, on_step)
+                _patiently(partial(backend.rollback_one, migration), migration.id, on_step)
         # An application of the user's may keep its own migrations in the same tables.
         if last and not _one(conn, "select exists (select from public._yoyo_migration)"):
             for table in _YOYO_TABLES:
@@ -156,7 +155,7 @@ def _yoyo(conn: psycopg.Connection[Any], dsn: str | None, *, drop_data: bool = F
     parameters = connection_parameters(dsn)
     # A role's limit for its statements is not meant for this; one in the DSN is.
     given = str(parameters.get("options") or os.environ.get("PGOPTIONS") or "")
-    options = ["-c statement_timeout=0", given, f"-c lock_timeout={_LOCK_TIMEOUT}"]
+    options = ["-c statement_timeout=0", given, f"-c lock_timeout={LOCK_TIMEOUT}"]
     if drop_data:
         options.append("-c agent_progress.drop_data=on")
     parameters |= {
@@ -220,22 +219,14 @@ def _read_migrations() -> Any:
     return migrations
 
 
-def _patiently(step: Callable[[Any], None], migration: Any, on_step: OnStep) -> None:
+def _patiently(step: Callable[[], object], name: str, on_step: OnStep) -> None:
     """Do one step, again and again while others hold the locks that it needs."""
-    give_up = time.monotonic() + _PATIENCE
-    waiting = False
-    while True:
-        try:
-            return step(migration)
-        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
-            if time.monotonic() > give_up:
-                raise MigrationError(
-                    f"{migration.id}: other transactions held its tables for {_PATIENCE:.0f} s; run it again later"
-                ) from error
-            if not waiting:
-                on_step(f"waiting for other transactions: {migration.id}")
-            waiting = True
-            time.sleep(0.1)
+    try:
+        patiently(step, lambda: on_step(f"waiting for other transactions: {name}"))
+    except HELD as error:
+        raise MigrationError(
+            f"{name}: other transactions held its tables for {PATIENCE:.0f} s; run it again later"
+        ) from error
 
 
 def _applied(conn: psycopg.Connection[Any]) -> set[str]:

@@ -7,6 +7,8 @@ from typing import Any
 from psycopg import Connection
 from psycopg.rows import tuple_row
 
+from pyapp import partitions
+
 # Every object has its comment (a test holds that), so the comments list the objects.
 _NAME = r'(?:"(?:[^"]|"")*"|[^\s("]+)+'
 _COMMENT = re.compile(
@@ -51,10 +53,12 @@ def listed_objects(script: str) -> list[tuple[str, str, str]]:
 def missing_objects(conn: Connection[Any], script: str | None = None) -> list[str]:
     """List the objects of ours that the database lacks, and the triggers of ours that are disabled there.
 
-    They are those of sql/, or of another script. Returns an empty list where the schema is whole.
+    They are those of sql/, and the triggers of partitions; or those of another script. Returns an empty list where the
+    schema is whole.
     """
     texts = [script] if script else [file.read_text("utf-8") for file in sorted(resource("sql").glob("*.sql"))]
     objects = [found for text in texts for found in listed_objects(text)]
     kinds, names, relations = (list(column) for column in zip(*objects, strict=True))
     cursor = conn.cursor(row_factory=tuple_row)
-    return [row[0] for row in cursor.execute(_MISSING, [script is not None, kinds, names, relations])]
+    missing = [row[0] for row in cursor.execute(_MISSING, [script is not None, kinds, names, relations])]
+    return missing if script else missing + partitions.lacking(conn)

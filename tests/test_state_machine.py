@@ -406,7 +406,7 @@ class Tables(RuleBasedStateMachine):
         self.tasks = before
 
 
-def compare(conn: psycopg.Connection, examples: int) -> None:
+def compare(conn: psycopg.Connection, examples: int, machine: type[Tables] = Tables) -> None:
     """Run the machine that many times."""
     for table in ("agent_task", "workflow_stage", "workflow_event"):
         conn.execute(
@@ -414,7 +414,7 @@ def compare(conn: psycopg.Connection, examples: int) -> None:
             " references workflow (id) on update cascade on delete cascade"
         )
     run_machine(
-        lambda: Tables(conn),
+        lambda: machine(conn),
         settings=settings(
             max_examples=examples,
             stateful_step_count=40,

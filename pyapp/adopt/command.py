@@ -3,9 +3,6 @@
 import argparse
 import csv
 import re
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +29,7 @@ from pyapp.adopt.pair import OUTCOMES, SHOWN, Pair
 from pyapp.adopt.preview import Preview, preview
 from pyapp.adopt.render import script
 from pyapp.agent import Agent
+from pyapp.cli.bar import progress_bar
 from pyapp.cli.common import UsageError, database, print_json, say
 from pyapp.cli.errors import tell_loss
 from pyapp.db import connect
@@ -283,7 +281,7 @@ def _count(agent: Agent, name: str) -> Counted:
         # Counters of an earlier adoption are counted anew once.
         pair = replace(adoption.pair, recount=adoption.pair.recount and not adoption.counted)
         if uncounted(conn, pair) or pair.recount:
-            with _bar("counting", count_workflows(conn, pair)) as advance:
+            with progress_bar("counting", count_workflows(conn, pair)) as advance:
                 backfill(conn, pair, advance, say, keep)
 
     agent.persist(attempt)
@@ -294,7 +292,7 @@ def _mend(args: argparse.Namespace, agent: Agent, pair: Pair) -> None:
     """Recount what is wrong: something may have been missing for a while."""
 
     def attempt(conn: Connection[Any]) -> int:
-        with _bar("looking", count_workflows(conn, pair)) as advance:
+        with progress_bar("looking", count_workflows(conn, pair)) as advance:
             return mend(conn, pair, advance)
 
     mended = agent.persist(attempt)
@@ -307,7 +305,7 @@ def _publish(agent: Agent, pair: Pair) -> int:
         return 0
 
     def attempt(conn: Connection[Any]) -> int:
-        with _bar("writing progress", count_workflows(conn, pair)) as advance:
+        with progress_bar("writing progress", count_workflows(conn, pair)) as advance:
             return publish_all(conn, pair, advance)
 
     return agent.persist(attempt)
@@ -341,33 +339,6 @@ def _unadopt(args: argparse.Namespace) -> int:
     left = "the columns of --columns stay, with what they hold" if kept else "nothing of ours is left"
     print(f"{args.name} is no longer adopted; {left}")
     return 0
-
-
-@contextmanager
-def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show how far it is: a bar in a terminal, a line now and then elsewhere."""
-    try:
-        if not sys.stderr.isatty():
-            raise ImportError
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-    except ImportError:
-        done = 0
-        told = 0
-
-        def tell(step: int) -> None:
-            nonlocal done, told
-            done += step
-            if done * 10 // max(total, 1) > told:
-                told = done * 10 // max(total, 1)
-                say(f"{what}: {done} of about {total} workflows")
-
-        yield tell
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as display:
-        task = display.add_task(what, total=total)
-        yield lambda step: display.advance(task, step)
 
 
 def _values(text: str) -> tuple[str, ...]:

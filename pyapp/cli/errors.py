@@ -12,6 +12,8 @@ from pyapp.embedded import EmbeddedError
 from pyapp.migrate import MigrationError
 from pyapp.models import TransitionNotAllowed, VersionConflict
 from pyapp.replay.trace import TraceError
+from pyapp.scale.archive import ArchiveError
+from pyapp.scale.partition import PartitionError
 
 _NO_SCHEMA = (
     errors.UndefinedTable,
@@ -20,7 +22,17 @@ _NO_SCHEMA = (
     errors.UndefinedObject,
     errors.InvalidSchemaName,
 )
-_OURS = (UsageError, AdoptError, MigrationError, EmbeddedError, TraceError, TransitionNotAllowed, VersionConflict)
+_OURS = (
+    UsageError,
+    AdoptError,
+    ArchiveError,
+    MigrationError,
+    EmbeddedError,
+    PartitionError,
+    TraceError,
+    TransitionNotAllowed,
+    VersionConflict,
+)
 _ADVICE: dict[type[psycopg.Error], str] = {
     errors.InsufficientPrivilege: "the owner of the schema can grant it (README: Rights)",
     errors.ReadOnlySqlTransaction: "this is a hot standby, or a session that may only read: name the primary",

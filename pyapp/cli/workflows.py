@@ -119,17 +119,21 @@ def _show(args: argparse.Namespace) -> int:
         tasks = list_tasks(conn, key) if args.tasks else None
         metrics = progress_metrics(conn, key) if args.metrics else None
         state = get_state(conn, key)
+        frozen = conn.execute("select progress_frozen_at from public.workflow where id = %s", [key]).fetchone()
         stages, by_stages = list_stages(conn, key), stage_progress(conn, key)
         forecast = get_forecasts(conn, [key]).get(key)
         timeline = list_timeline(conn, key, limit=None) if args.timeline else None
     if args.json:
         parts = asdict(workflow) | {"version": state.version, "stages": stages, "stage_progress": by_stages}
+        parts["progress_frozen_at"] = frozen[0] if frozen else None
         parts |= {"forecast": forecast} | ({} if timeline is None else {"timeline": timeline})
         parts |= {} if tasks is None else {"tasks": tasks}
         print_json(parts | ({} if metrics is None else {"metrics": metrics}))
         return 0
     print(_description(workflow))
     print(f"version    {state.version}")
+    if frozen and frozen[0]:
+        print(f"frozen     {_time(frozen[0])}: its numbers stay as they were then")
     if stages:
         share = "" if by_stages.progress_percentage is None else f"{by_stages.progress_percentage} %: "
         print(f"stages     {share}{stage_line(stages)}")

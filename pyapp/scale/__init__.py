@@ -1,1 +1,1 @@
-"""Growing: standbys, partitions, archives, and Citus."""
+"""Growing: partitions, an archive, and Citus."""
