@@ -76,11 +76,15 @@ begin
     if changes is null then
         if tg_op = 'UPDATE' then
             update public.workflow
-            set agents_completed = agents_completed + 1
+            set
+                agents_completed = agents_completed + 1,
+                progress_updated_at = 'epoch'
             where id = new_workflow;
         else
             update public.workflow
-            set agents_created = agents_created + sign
+            set
+                agents_created = agents_created + sign,
+                progress_updated_at = 'epoch'
             where id = new_workflow;
         end if;
         return null;
@@ -95,7 +99,8 @@ begin
             agents_created = agents_created + change.created,
             agents_completed = agents_completed + change.completed,
             agents_failed = agents_failed + change.failed,
-            agents_cancelled = agents_cancelled + change.cancelled
+            agents_cancelled = agents_cancelled + change.cancelled,
+            progress_updated_at = 'epoch'
         where id = change.workflow_id;
     end loop;
     close changes;

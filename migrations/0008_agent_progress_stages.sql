@@ -129,31 +129,31 @@ begin
             p.id,
             case
                 when p.name = here.name then case
-                    when new.status = 'completed' then 'completed'
+                    when new.status = 'completed' then 'completed'::public.stage_status
                     when new.status = 'initiated' then 'pending'
                     when new.status in ('paused', 'cancelled') and p.status = 'pending' then 'pending' -- never begun
                     when new.status in ('failed', 'cancelled') then 'failed'
                     else 'running'
                 end
                 when new.status = 'completed' then case
-                    when p.status in ('completed', 'failed') then p.status::text
+                    when p.status in ('completed', 'failed') then p.status
                     when p.status = 'running' or p.name = old.current_stage then 'completed'
                     else 'skipped'
                 end
                 when here.name is null then case -- in a stage of no plan: nothing is known of those not begun
                     when p.status = 'running' and new.status in ('failed', 'cancelled') then 'failed'
                     when p.status = 'running' and p.name = old.current_stage then 'completed'
-                    else p.status::text
+                    else p.status
                 end
                 when (p.position, p.name) > (here.position, here.name) then 'pending' -- to be done again
-                when p.status in ('completed', 'failed') then p.status::text
+                when p.status in ('completed', 'failed') then p.status
                 when p.status = 'running' or p.name = old.current_stage then 'completed'
                 else 'skipped'
-            end::public.stage_status as status
+            end as status
         from public.workflow_stage as p
         where p.workflow_id = new.id
     ) as t
-    where s.id = t.id and s.status <> t.status;
+    where s.workflow_id = new.id and s.id = t.id and s.status <> t.status;
     return null;
 end
 $$;

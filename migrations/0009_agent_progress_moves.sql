@@ -13,6 +13,7 @@ security invoker
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    cancelled_at timestamptz;
     moved public.workflow;
 begin
     if transition_workflow.status = 'cancelled' then
@@ -22,8 +23,9 @@ begin
         where t.workflow_id = transition_workflow.workflow_id and t.status < 'completed'
         order by t.id
         for no key update;
+        cancelled_at := clock_timestamp();
         update public.agent_task as t
-        set status = 'cancelled', completed_at = clock_timestamp()
+        set status = 'cancelled', completed_at = cancelled_at
         where t.workflow_id = transition_workflow.workflow_id and t.status < 'completed';
     end if;
 

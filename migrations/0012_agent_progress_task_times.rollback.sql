@@ -1,2 +1,4 @@
 drop trigger if exists agent_task_times on public.agent_task;
+drop trigger if exists agent_task_reopened on public.agent_task;
 drop function if exists public.fill_task_times();
+drop function if exists public.clear_task_times();

@@ -1,6 +1,27 @@
 -- depends: 0011_agent_progress_stage_progress
 -- Times of tasks.
 
+create or replace function public.clear_task_times()
+returns trigger
+language plpgsql
+security invoker
+as $$
+begin
+    if new.status operator(pg_catalog.<) 'completed' then
+        new.completed_at := null;
+        -- What an update leaves as it was, its writer left out.
+        if new.started_at operator(pg_catalog.=) old.started_at then
+            new.started_at := null;
+        end if;
+    end if;
+    return new;
+end
+$$;
+
+comment on function public.clear_task_times() is 'Clears started_at and completed_at of a task that is opened again.';
+
+revoke execute on function public.clear_task_times() from public;
+
 create or replace function public.fill_task_times()
 returns trigger
 language plpgsql
@@ -9,17 +30,7 @@ as $$
 begin
     if new.status operator(pg_catalog.>=) 'completed' then
         new.completed_at := pg_catalog.clock_timestamp();
-        return new;
-    end if;
-    -- What an update leaves as it was, its writer left out; an insert has no old row, so nothing equals it.
-    if old.status operator(pg_catalog.>=) 'completed' or new.completed_at is not null then
-        -- opened again
-        new.completed_at := null;
-        if new.started_at operator(pg_catalog.=) old.started_at then
-            new.started_at := null;
-        end if;
-    end if;
-    if new.status operator(pg_catalog.=) 'running' then
+    elsif new.status operator(pg_catalog.=) 'running' then
         if new.started_at is null then
             new.started_at := pg_catalog.clock_timestamp();
         end if;
@@ -30,15 +41,22 @@ begin
 end
 $$;
 
-comment on function public.fill_task_times() is
-    'Fills in started_at and completed_at of a task by its status, and clears them when it is opened again.';
+comment on function public.fill_task_times() is 'Fills in started_at and completed_at of a task by its status.';
 
 revoke execute on function public.fill_task_times() from public;
+
+-- BEFORE triggers fire in the order of their names: what is cleared first is filled in then.
+create or replace trigger agent_task_reopened
+    before update of status on public.agent_task
+    for each row
+    when (old.completed_at is not null)
+    execute function public.clear_task_times();
 
 create or replace trigger agent_task_times
     before insert or update of status on public.agent_task
     for each row
-    when (new.completed_at is null or new.status < 'completed')
+    when (new.completed_at is null)
     execute function public.fill_task_times();
 
+comment on trigger agent_task_reopened on public.agent_task is 'Clears the times of a task that is opened again.';
 comment on trigger agent_task_times on public.agent_task is 'Fills in the times that the writer of a task leaves out.';

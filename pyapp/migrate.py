@@ -81,12 +81,17 @@ def rollback(
     """Take back the last migration, or all of them; the last one to go leaves nothing behind.
 
     Returns the names of the migrations taken back, in that order. Raises MigrationError, with nothing changed, if rows
-    would be lost and ``drop_data`` is not set.
+    would be lost and ``drop_data`` is not set, or if the tables are distributed.
     """
     with _alone(dsn) as conn:
         _refuse_newer(conn, _read_migrations())
         if not _one(conn, "select to_regclass('public._yoyo_migration') is not null"):
             return []
+        if _one(conn, "select to_regproc('public.refuse_truncate') is not null"):
+            raise MigrationError(
+                "the tables are distributed, nothing is taken back from them: bring them back first"
+                " (agent-progress distribute --reverse --print)"
+            )
         with _yoyo(conn, dsn, drop_data=drop_data) as (backend, migrations):
             applied = list(backend.to_rollback(migrations))
             steps = applied if all else applied[:1]

@@ -48,21 +48,22 @@ def create_workflow(
     }
     query = sql.SQL(
         """
-        insert into public.workflow ({}, current_stage)
-        values ({}, coalesce(
+        insert into public.workflow as w ({}, current_stage)
+        select {}, coalesce(
             %(current_stage)s,
             (
                 select d.name from public.stage_definition as d
                 where d.workflow_type = %(type)s order by d.position limit 1
             ),
             'initialization'
-        ))
-        returning id
+        )
+        returning w.id, w::text
         """
     ).format(sql.SQL(", ").join(map(sql.Identifier, values)), sql.SQL(", ").join(map(sql.Placeholder, values)))
     row = conn.cursor(row_factory=tuple_row).execute(query, values | {"current_stage": current_stage}).fetchone()
     assert row is not None, "insert ... returning gave no row"
-    conn.execute("select public.plan_stages(w) from public.workflow as w where w.id = %s", row)
+    # Its row goes along as text: where tables are distributed, the function is to run here and not where the row is.
+    conn.execute("select public.plan_stages(%s::public.workflow)", [row[1]])
     return get_workflow(conn, row[0])
 
 
@@ -145,7 +146,7 @@ def report_tasks(
     query = sql.SQL(
         """
         with report as (
-            select r.task_id, r.settled, r.status, r.result, r.retries
+            select r.task_id, r.settled, r.status, r.result, r.retries, now() as at
             from unnest(
                 %(ids)s::uuid[], %(settled)s::boolean[], %(statuses)s::public.task_status[], %(results)s::jsonb[],
                 %(retries)s::integer[]
@@ -164,15 +165,15 @@ def report_tasks(
                 result = case when r.retries > 0 then r.result else coalesce(r.result, old.result) end,
                 assigned_at = case when r.status = 'pending' then null
                     when r.status >= 'completed' then old.assigned_at
-                    when r.retries > 0 then now()
-                    else coalesce(old.assigned_at, now()) end,
+                    when r.retries > 0 then r.at
+                    else coalesce(old.assigned_at, r.at) end,
                 started_at = case when r.status < 'running' then null
                     when r.status >= 'completed' then old.started_at
-                    when r.retries > 0 then now()
-                    else coalesce(old.started_at, now()) end,
+                    when r.retries > 0 then r.at
+                    else coalesce(old.started_at, r.at) end,
                 completed_at = case when r.status < 'completed' then null
                     when r.status = old.status and r.retries = 0 then old.completed_at
-                    else now() end,
+                    else r.at end,
                 retry_count = old.retry_count + r.retries
             from task as old
             join report as r on r.task_id = old.id and r.settled = (old.status >= 'completed')

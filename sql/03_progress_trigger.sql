@@ -3,8 +3,9 @@
 -- Once per statement, not per row: many tasks changed at once would cost quadratic time, since each row version of the
 -- workflow is searched by the next. Workflow rows are locked in the order of their ids: two statements of the same
 -- kind never deadlock on them. The row of a frozen workflow is written as well, though nothing in it changes: thawing it
--- waits for that. The guard (04) derives total and percentage from the counters. pg_temp stands last in the search_path:
--- left out it would come first, and a writer's temporary type take the place of a type of ours.
+-- waits for that. The guard (04) derives total and percentage from the counters; it knows this function by the 'epoch'
+-- that it writes. pg_temp stands last in the search_path: left out it would come first, and a writer's temporary type
+-- take the place of a type of ours.
 
 create function public.maintain_progress()
 returns trigger
@@ -81,11 +82,15 @@ begin
     if changes is null then
         if tg_op = 'UPDATE' then
             update public.workflow
-            set agents_completed = agents_completed + 1
+            set
+                agents_completed = agents_completed + 1,
+                progress_updated_at = 'epoch'
             where id = new_workflow;
         else
             update public.workflow
-            set agents_created = agents_created + sign
+            set
+                agents_created = agents_created + sign,
+                progress_updated_at = 'epoch'
             where id = new_workflow;
         end if;
         return null;
@@ -100,7 +105,8 @@ begin
             agents_created = agents_created + change.created,
             agents_completed = agents_completed + change.completed,
             agents_failed = agents_failed + change.failed,
-            agents_cancelled = agents_cancelled + change.cancelled
+            agents_cancelled = agents_cancelled + change.cancelled,
+            progress_updated_at = 'epoch'
         where id = change.workflow_id;
     end loop;
     close changes;

@@ -1,8 +1,9 @@
 -- Nobody but the task trigger (03) moves a counter, and total and percentage always follow from the counters.
 -- What others write to these columns is silently put back, not refused: ORMs that save a row write every column, with
 -- values as old as their read, and orchestrators write percentages of their own making.
--- Maintenance is told by the trigger depth, in the body: a WHEN clause is compiled anew by each statement, which costs
--- more than the call that it saves.
+-- The task trigger is told by the trigger depth and by 'epoch', its mark. In the body, since a WHEN clause is compiled
+-- anew by each statement, which costs more than the call that it saves; and first, with few expressions: plpgsql prepares
+-- each one anew in every transaction.
 
 create function public.guard_progress()
 returns trigger
@@ -12,22 +13,20 @@ set search_path = pg_catalog, pg_temp
 set row_security = off
 as $$
 begin
-    if new.agents_planned < 0 then
+    if
+        new.progress_updated_at = 'epoch'
+        and pg_trigger_depth() > 1
+        and new.id = old.id
+        and old.progress_frozen_at is null
+    then
+        new.progress_updated_at := clock_timestamp(); -- the task trigger: the counters are as they should be
+    elsif new.agents_planned < 0 then
         -- Not a check constraint: each update of a counter would have to pass it.
         raise check_violation using
             message = format('agents_planned is %s: a number of agents cannot be negative', new.agents_planned),
             hint = 'Leave it null as long as the number is unknown.';
-    end if;
-
-    if tg_op = 'INSERT' and new.progress_frozen_at is not null then
+    elsif tg_op = 'INSERT' and new.progress_frozen_at is not null then
         return new;
-    elsif
-        pg_trigger_depth() > 1
-        and new.id = old.id
-        and old.progress_frozen_at is null
-        and new.progress_frozen_at is null
-    then
-        null; -- maintenance: the counters are as they should be
     elsif
         tg_op = 'INSERT'
         or (old.progress_frozen_at is not null and new.progress_frozen_at is null and new.id = old.id)
@@ -47,6 +46,8 @@ begin
             and (tg_op = 'UPDATE' or not exists (select from public.workflow where id = new.id));
         if tg_op = 'UPDATE' then
             new.progress_updated_at := old.progress_updated_at;
+        else
+            new.progress_updated_at := clock_timestamp();
         end if;
     elsif new.id <> old.id and new.progress_frozen_at is null then
         -- Where keys cascade on update, the tasks follow and count themselves again.
@@ -70,16 +71,17 @@ begin
 
     new.agents_total := public.progress_total(new.status, new.agents_created::bigint, new.agents_planned::bigint);
     new.progress := public.progress_percentage(new.agents_completed::bigint, new.agents_total::bigint);
-    if
-        tg_op = 'INSERT'
-        or new.progress <> old.progress
-        or new.agents_total <> old.agents_total
-        or new.agents_created is distinct from old.agents_created -- null: not counted yet
-        or new.agents_completed <> old.agents_completed
-        or new.agents_failed <> old.agents_failed
-        or new.agents_cancelled <> old.agents_cancelled
-    then
-        new.progress_updated_at := clock_timestamp();
+    if new.progress_updated_at is not distinct from old.progress_updated_at then
+        if
+            new.progress <> old.progress
+            or new.agents_total <> old.agents_total
+            or new.agents_created is distinct from old.agents_created -- null: not counted yet
+            or new.agents_completed <> old.agents_completed
+            or new.agents_failed <> old.agents_failed
+            or new.agents_cancelled <> old.agents_cancelled
+        then
+            new.progress_updated_at := clock_timestamp();
+        end if;
     end if;
     return new;
 end

@@ -38,6 +38,7 @@ cross join lateral (
             row_number() over (order by f.position, f.name) as place
         from (
             select
+                t.workflow_id,
                 t.name,
                 t.position,
                 coalesce(t.weight, d.weight) as weight,
@@ -46,20 +47,23 @@ cross join lateral (
             left join public.stage_definition as d on d.workflow_type = w.type and d.name = t.name
             where t.workflow_id = w.id
             union all
-            -- Without a plan of its own, the other stages of its type: those before the current one are behind it.
+            -- Without a plan of its own, the other stages of its type: those before the current one are behind it. Its
+            -- row is named here once more: Citus has no union of what lies at one workflow with what lies everywhere.
             select
+                v.id as workflow_id,
                 d.name,
                 d.position,
                 d.weight,
                 coalesce(d.position < h.position, false) as finished
-            from public.stage_definition as d
-            left join public.stage_definition as h on h.workflow_type = w.type and h.name = w.current_stage
+            from public.workflow as v
+            join public.stage_definition as d on d.workflow_type = v.type
+            left join public.stage_definition as h on h.workflow_type = v.type and h.name = v.current_stage
             where
-                d.workflow_type = w.type
+                v.id = w.id
                 and not exists (
                     select
                     from public.workflow_stage as t
-                    where t.workflow_id = w.id and (t.weight is not null or t.name = d.name)
+                    where t.workflow_id = v.id and (t.weight is not null or t.name = d.name)
                 )
         ) as f
     ) as s

@@ -203,8 +203,8 @@ def own_server(bin_dir: Path) -> Iterator[Callable[[], Any]]:
     parent.chmod(0o755)
     contexts: list[Any] = []
 
-    def start() -> Any:
-        contexts.append(embedded.server(parent / "data", bin_dir=bin_dir, settings={"fsync": "off"}))
+    def start(**settings: str) -> Any:
+        contexts.append(embedded.server(parent / "data", bin_dir=bin_dir, settings={"fsync": "off", **settings}))
         return contexts[-1].__enter__()
 
     yield start

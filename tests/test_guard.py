@@ -121,6 +121,21 @@ def test_a_maintained_column_keeps_its_value_whatever_is_written(conn: psycopg.C
         assert read_row(conn, workflow, keeper(conn)) == before
 
 
+def test_a_trigger_on_another_table_cannot_write_counters_either(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    new_tasks(conn, workflow, "completed", "running")
+    conn.execute("create table note (workflow_id uuid)")
+    conn.execute(
+        "create function touch() returns trigger language plpgsql as $$ begin"
+        f" update {keeper(conn)} set agents_completed = 7, agents_created = 9, progress_updated_at = now()"
+        " where id = new.workflow_id; return null; end $$"
+    )
+    conn.execute("create trigger touch after insert on note for each row execute function touch()")
+    before = read_row(conn, workflow, keeper(conn))
+    conn.execute("insert into note values (%s)", [workflow])
+    assert read_row(conn, workflow, keeper(conn)) == before
+
+
 def test_the_percentage_keeps_its_value_whatever_is_written(conn: psycopg.Connection) -> None:
     workflow = new_workflow(conn)
     new_tasks(conn, workflow, "completed", "failed", "cancelled", "running", "running")

@@ -129,6 +129,8 @@ def backfill(
             on_counted(found)
             size = max(10, min(_MOST, int(len(keys) * _BATCH_SECONDS / max(time.monotonic() - began, 0.001))))
             continue
+        if not again:
+            _retry(conn, lambda: steps.sweep(conn))
         waiting = uncounted(conn, pair)
         if not waiting:
             done = """counted_at = now(), definition = definition || '{"recount": false}'"""
@@ -314,6 +316,20 @@ class _Steps:
             keys,
         )
         return counted.rowcount + len(untold), untold
+
+    def sweep(self, conn: Connection[Any]) -> None:
+        """Delete the counters of workflows that were deleted while only the tasks had our triggers.
+
+        Two statements: the second one sees a workflow that was inserted again before its counters were locked.
+        """
+        if self._pair.columns:
+            return
+        gone = f"not exists (select from {self._workflows} as u where {self._key} = s.id)"
+        keys = _run(
+            conn, f"select id::text from {self._pair.counters} as s where {gone} order by id for update skip locked"
+        ).fetchall()
+        query = f"delete from {self._pair.counters} as s where id = {self._keys} and {gone}"
+        _run(conn, query, [key for (key,) in keys])
 
     def _freeze(self, conn: Connection[Any], keys: list[str]) -> None:
         query = f"update {self._pair.counters} set progress_frozen_at = now() where {self._id} = {self._keys}"

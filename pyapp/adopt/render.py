@@ -11,10 +11,10 @@ from pyapp.adopt.tokens import COUNT, QUOTE, SHARED, read_sql, render, views
 
 _UPDATE = re.compile(r"^( +)update public\.workflow\n.*?where id = (\S+);\n", re.DOTALL | re.MULTILINE)
 _READ = re.compile(r"^begin\n(    -- Read .*?)\n\n    -- Write it\.\n", re.DOTALL | re.MULTILINE)
-_NEGATIVE = re.compile(r"^    if new\.agents_planned < 0 then\n.*?^    end if;\n\n", re.DOTALL | re.MULTILINE)
+_NEGATIVE = re.compile(r"^    elsif new\.agents_planned < 0 then\n.*?;\n(?=    elsif)", re.DOTALL | re.MULTILINE)
 _PERCENTAGE = re.compile(r"(new\.progress := )(public\.progress_percentage\([^)]*\))")
 _LOCK = re.compile(r"^( +)perform from public\.workflow where id = (\w+) for no key update;\n", re.MULTILINE)
-_THAWED = "            new.progress_updated_at := old.progress_updated_at;\n        end if;\n    elsif new.id"
+_THAWED = "            new.progress_updated_at := old.progress_updated_at;\n        else\n"
 _ON_TABLE = re.compile(
     r"^(?:create (?:or replace )?trigger|comment on trigger|alter table \S+\n    alter column) .*?;\n",
     re.DOTALL | re.MULTILINE,

@@ -14,6 +14,7 @@ from pyapp.cli.errors import explain
 from pyapp.models import TaskNotFound, WorkflowNotFound
 from pyapp.render import clean
 from pyapp.replay import command as replay
+from pyapp.scale import distribute_command as distribute
 from pyapp.web import command as web
 
 _EPILOG = """\
@@ -89,6 +90,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"agent-progress {version('agent-progress')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (schema, workflows, moves, checks, roles, adopt, replay, web):
+    for module in (schema, workflows, moves, checks, roles, adopt, distribute, replay, web):
         module.add_commands(commands, shared)
     return parser

@@ -64,14 +64,13 @@ begin
         -- Counters begin before the row does: what a statement does to its tasks as well is counted after it. An upsert
         -- that finds the row there changes nothing.
         if not exists (select from their_workflow as u where u.their_key = new_workflow_id) then
-            insert into public.workflow_counter (id)
+            -- Counters that wait for it are those of its tasks, which came first: without a foreign key, or with a
+            -- deferred one.
+            insert into public.workflow_counter as s (id)
             values (new_workflow_id)
-            on conflict (id) do nothing;
-
-            -- Its tasks came first: where there is no foreign key, or a deferred one.
-            update public.workflow_counter
+            on conflict (id) do update
             set progress_frozen_at = null
-            where id = new_workflow_id and progress_frozen_at is not null;
+            where s.progress_frozen_at is not null;
         end if;
         return new;
     elsif tg_op = 'INSERT' then

@@ -1,65 +1,158 @@
-"""Command line: run the measurements on one private, durable server and print how they compare."""
+"""Measure what exact progress costs, on one private, durable server, and print how the ways of keeping it compare."""
 
 import argparse
 import json
 import os
 import platform
 import shutil
+import signal
 import sys
 import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from tests.benchmarks.measurements import MEASUREMENTS, Options
-from tests.benchmarks.report import as_json, table
-from tests.benchmarks.server import Bench, Size, commit_latency, running
+from pyapp.embedded import EmbeddedError, binaries
+from tests.benchmarks.catalogue import DEFAULT_SIZE, FULL_SIZE, MEASUREMENTS, QUICK_SIZE, chosen
+from tests.benchmarks.methods import Options, say
+from tests.benchmarks.report import Measurement, as_json, from_json, heading, table
+from tests.benchmarks.server import Bench, commit_latency, running
 
 
-def main() -> None:
-    arguments = _arguments()
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = _arguments(argv)
+    if arguments.plot:
+        try:  # before minutes of measuring
+            import tests.benchmarks.plot as plot
+        except ImportError:
+            return _refuse("--plot needs matplotlib: pip install -e '.[benchmark]'")
+    try:
+        if arguments.source:
+            header, measurements = from_json(json.loads(arguments.source.read_text()))
+            measurements = [m for m in measurements if m.name in (arguments.only or MEASUREMENTS)]
+            print(heading(header))
+            for measurement in measurements:
+                print(table(measurement))
+        else:
+            header, measurements = _measure(arguments)
+    except EmbeddedError as error:
+        return _refuse(str(error))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if arguments.source is None:
+            raise
+        return _refuse(f"{arguments.source} holds no samples of a benchmark: {error}")
+    except KeyboardInterrupt:
+        return _refuse("interrupted", 130)
+    if arguments.source:
+        _keep(arguments.json, header, measurements)
+    if arguments.plot and not plot.draw(header, measurements, arguments.plot):
+        return _refuse("none of these measurements can be drawn")
+    return 0
+
+
+def _measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Measurement]]:
+    names = arguments.only or chosen(quick=arguments.quick, full=arguments.full)
     options = Options(
-        arguments.rounds or (2 if arguments.quick else 11),
-        arguments.seconds or 1,
-        arguments.quick,
+        rounds=arguments.rounds or (2 if arguments.quick else Options.rounds),
+        seconds=arguments.seconds or 1,
+        transactions=1_500 if arguments.quick and not arguments.seconds else None,
+        patient=arguments.full,
     )
-    # Enough tasks that none is met twice, up to 50,000 transactions per second (20,000 on the hot workflow).
-    size = Size(
-        tasks=max(20, 10 * options.seconds),
-        hot=20_000 * max(2, options.seconds),
-        many=100_000 if options.quick else 1_000_000,
-    )
+    size = FULL_SIZE if arguments.full else QUICK_SIZE if arguments.quick else DEFAULT_SIZE
+    # Enough tasks that none is met twice: up to 20,000 transactions per second, on the hot workflow as well.
+    size = replace(size, tasks=size.tasks * max(1, options.seconds // 2), hot=size.hot * max(1, options.seconds // 2))
+    bin_dir = _bin_dir(arguments.postgres)
+    # Else a `timeout` or `kill` would leave the server behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     begin = perf_counter()
     directory = Path(tempfile.mkdtemp(prefix="benchmark-", dir=arguments.data))
     directory.chmod(0o755)  # PostgreSQL runs under another account where we are root
     try:
-        with running(directory, size) as bench:
-            print("setting up", file=sys.stderr, flush=True)
-            bench.create()
-            header = _header(bench, options)
-            for name, value in header.items():
-                print(f"{name + ':':<16} {value}")
-            print(flush=True)
-            measurements = []
-            for name in arguments.only or MEASUREMENTS:
-                measurements.append(MEASUREMENTS[name](bench, options))
-                print(table(measurements[-1]), flush=True)
+        with running(directory, size, bin_dir) as bench:
+            header, measurements = run(bench, options, names, arguments.json)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-    print(f"took {perf_counter() - begin:.0f} s", file=sys.stderr)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(as_json(header, measurements), indent=1) + "\n")
+    say(f"took {perf_counter() - begin:.0f} s")
+    return header, measurements
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a first impression in about a minute")
-    parser.add_argument("--rounds", type=int, metavar="N", help="rounds of each measurement (default 11)")
-    parser.add_argument("--seconds", type=int, metavar="N", help="length of a pgbench run (default 1)")
+def run(
+    bench: Bench, options: Options, names: Sequence[str], file: Path | None = None
+) -> tuple[dict[str, Any], list[Measurement]]:
+    """Measure what is named, print it and keep it in the file as it comes; return the header and the measurements."""
+    say("setting up")
+    bench.create_templates()
+    header = _header(bench, options)
+    print(heading(header), flush=True)
+    measurements = []
+    for place, name in enumerate(names, 1):
+        begin = perf_counter()
+        measurements.append(MEASUREMENTS[name](bench, options))
+        say(f"[{place}/{len(names)}] {name} took {perf_counter() - begin:.0f} s")
+        print(table(measurements[-1]), flush=True)
+        _keep(file, header, measurements)
+    return header, measurements
+
+
+def _bin_dir(postgres: str) -> Path:
+    return binaries(int(postgres)) if postgres.isdecimal() else Path(postgres)
+
+
+def _keep(file: Path | None, header: dict[str, Any], measurements: list[Measurement]) -> None:
+    if file:
+        file.write_text(json.dumps(as_json(header, measurements), indent=1, ensure_ascii=False) + "\n")
+
+
+def _refuse(message: str, status: int = 2) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return status
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks",
+        description=__doc__,
+        epilog="What each measurement is, and how it is taken: tests/benchmarks/README.md",
+    )
+    much = parser.add_mutually_exclusive_group()
+    much.add_argument("--quick", action="store_true", help="a first impression in about a minute, on less data")
+    much.add_argument("--full", action="store_true", help="all, with ten million tasks: half an hour, 10 GB of disk")
     parser.add_argument("--only", nargs="+", choices=MEASUREMENTS, metavar="NAME", help=", ".join(MEASUREMENTS))
-    parser.add_argument("--data", metavar="DIR", help="where to put the server's data: a real disk")
+    parser.add_argument("--rounds", type=_positive, metavar="N", help="rounds of each measurement (default 9)")
+    parser.add_argument("--seconds", type=_positive, metavar="N", help="length of a pgbench run (default 1)")
+    parser.add_argument(
+        "--postgres",
+        default="18",
+        metavar="18|16|DIR",
+        help="the embedded PostgreSQL 18 or 16, or the bin directory of an installed one (default 18)",
+    )
+    parser.add_argument("--data", type=Path, metavar="DIR", help="where to put the server's data: a real disk")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples to this file")
-    return parser.parse_args()
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the results, as .svg or .png")
+    parser.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="FILE",
+        help="measure nothing: print and draw the samples that --json wrote",
+    )
+    arguments = parser.parse_args(argv)
+    for path in (arguments.json, arguments.plot):
+        if path and not path.absolute().parent.is_dir():
+            parser.error(f"no directory {path.absolute().parent}")
+    if arguments.data and not arguments.data.is_dir():
+        parser.error(f"no directory {arguments.data}")
+    if arguments.plot and arguments.plot.suffix not in (".svg", ".png"):
+        parser.error("--plot takes a file name that ends in .svg or .png")
+    return arguments
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of 1 or more")
+    return int(text)
 
 
 def _header(bench: Bench, options: Options) -> dict[str, Any]:
@@ -72,7 +165,7 @@ def _header(bench: Bench, options: Options) -> dict[str, Any]:
         "load": f"{os.getloadavg()[0]:.1f} (one-minute average at the start)",
         "durability": "fsync on, synchronous_commit on",
         "commit latency": f"{commit_latency(bench):.2f} ms (median, one session)",
-        "rounds": f"{options.rounds}, interleaved; pgbench runs of {options.seconds} s",
+        "rounds": f"{options.rounds}, interleaved; pgbench runs of {options.length}",
     }
 
 
@@ -87,4 +180,4 @@ def _processor() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,118 +1,143 @@
-"""Measurements as a table for people and as JSON for machines."""
+"""Measurements as a table for people, and as JSON from which table and plot can be made again."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from math import inf
 from statistics import median, quantiles
 from typing import Any
+
+# What is better when there is more of it.
+_RATES = ("tps", "%")
+# Nothing makes work smaller than it is: the minimum counts, not the median.
+_STEADY = ("µs", "bytes")
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a variant must reach beside a reference: at least `limit` for rates, at most for times."""
+    """What a variant must reach: at least `limit` for rates, at most for costs; times a reference, if there is one."""
 
     variant: str
-    reference: str
     limit: float
+    reference: str | None = None
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """The samples of each variant, one a round; `target` is a bare reference where none is set."""
+    """The samples of each variant, one a round; none where this server cannot have it.
+
+    Ratios are to the variant `reference`; None where the lines are too different to be compared. `wrong` counts the
+    workflows whose stored numbers were wrong after a run, the most of all runs.
+    """
 
     name: str
     title: str
     unit: str
     samples: dict[str, list[float]]
-    target: Target | str
+    reference: str | None
+    targets: tuple[Target, ...] = ()
+    wrong: Mapping[str, int] = field(default_factory=dict)
 
     @property
-    def reference(self) -> str:
-        return self.target if isinstance(self.target, str) else self.target.reference
+    def steady(self) -> bool:
+        return self.unit in _STEADY
 
     @property
-    def steadiest(self) -> bool:
-        """Whether the minimum counts instead of the median: nothing makes CPU work faster than it is."""
-        return self.unit == "µs"
+    def rate(self) -> bool:
+        return self.unit in _RATES
 
     def value(self, variant: str) -> float:
-        return min(self.samples[variant]) if self.steadiest else median(self.samples[variant])
+        return min(self.samples[variant]) if self.steady else median(self.samples[variant])
 
-    def ratios(self, variant: str) -> list[float]:
-        """Return the variant divided by the reference, round by round."""
-        return [a / b for a, b in zip(self.samples[variant], self.samples[self.reference], strict=False)]
+    def ratios(self, variant: str, reference: str | None) -> list[float]:
+        """Return the variant divided by the reference, round by round; the samples themselves without one."""
+        if reference is None:
+            return self.samples[variant]
+        return [_over(a, b) for a, b in zip(self.samples[variant], self.samples[reference], strict=False)]
 
-    def ratio(self, variant: str) -> float:
-        if self.steadiest:
-            return self.value(variant) / self.value(self.reference)
-        return median(self.ratios(variant))
+    def ratio(self, variant: str, reference: str | None) -> float:
+        if self.steady:
+            return _over(self.value(variant), self.value(reference) if reference else 1)
+        return median(self.ratios(variant, reference))
 
-    def spread(self, variant: str) -> tuple[float, float]:
+    def spread(self, variant: str, reference: str | None) -> tuple[float, float]:
         """Return the quartiles of the ratio over the rounds; the extremes where there are few."""
-        ratios = self.ratios(variant)
+        ratios = self.ratios(variant, reference)
         if len(ratios) < 4:
             return min(ratios), max(ratios)
         first, _, third = quantiles(ratios, n=4, method="inclusive")
         return first, third
 
-    @property
-    def noisy(self) -> bool:
+    def met(self, target: Target) -> bool:
+        ratio = self.ratio(target.variant, target.reference)
+        return ratio >= target.limit if self.rate else ratio <= target.limit
+
+    def noisy(self, target: Target) -> bool:
         """Whether a quarter of the rounds or more lies on the other side of the limit."""
-        if isinstance(self.target, str):
-            return False
-        low, high = self.spread(self.target.variant)
-        return low <= self.target.limit <= high
-
-    @property
-    def met(self) -> bool | None:
-        if isinstance(self.target, str):
-            return None
-        ratio = self.ratio(self.target.variant)
-        return ratio >= self.target.limit if self.unit == "tps" else ratio <= self.target.limit
+        low, high = self.spread(target.variant, target.reference)
+        return low < target.limit < high
 
 
-def table(measurement: Measurement) -> str:
+def _over(value: float, reference: float) -> float:
+    return value / reference if reference else 1 if value == 0 else inf
+
+
+def table(m: Measurement) -> str:
     """Return the measurement as lines of text."""
-    m = measurement
-    statistic = "minimum" if m.steadiest else "median"
-    lines = [m.title, f"  {'':<28} {m.unit:>10}   ratio  middle half"]
-    for variant in m.samples:
-        low, high = m.spread(variant)
-        line = f"  {variant:<28} {m.value(variant):>10,.{_digits(m.value(variant))}f}  {m.ratio(variant):>6.2f}"
-        line += f"  {low:.2f}-{high:.2f}"
-        if isinstance(m.target, Target) and variant == m.target.variant:
-            sign = "≥" if m.unit == "tps" else "≤"
-            line += f"   target {sign} {m.target.limit:.2f}: {'met' if m.met else 'MISSED'}"
-            line += ", but within the noise" if m.noisy else ""
+    width = max(30, *(len(variant) for variant in m.samples))
+    lines = [m.title, f"  {'':<{width}} {m.unit:>10}" + ("   ratio  middle half" if m.reference else "")]
+    for variant, samples in m.samples.items():
+        if not samples:
+            lines.append(f"  {variant:<{width}} not installed")
+            continue
+        line = f"  {variant:<{width}} {number(m.value(variant)):>10}"
+        if m.reference:
+            low, high = m.spread(variant, m.reference)
+            line += f"  {m.ratio(variant, m.reference):>6.2f}  {low:.2f}-{high:.2f}"
+        if m.wrong.get(variant):
+            line += f"   WRONG: {m.wrong[variant]:,} workflow{'s' if m.wrong[variant] > 1 else ''}"
         lines.append(line)
-    lines.append(f"  ({statistic} of {len(m.samples[m.reference])} rounds; ratios to: {m.reference})")
+    for target in m.targets:
+        if not m.samples[target.variant]:
+            continue
+        verdict = ("met" if m.met(target) else "MISSED") + (", but within the noise" if m.noisy(target) else "")
+        sign = "≥" if m.rate else "≤"
+        if target.reference:
+            wanted = f"{sign} {target.limit:.2f} of {target.reference}"
+            found = f"{m.ratio(target.variant, target.reference):.2f}"
+        else:
+            wanted, found = f"{sign} {target.limit:g} {m.unit}", number(m.value(target.variant))
+        lines.append(f"  target: {target.variant} {wanted}: {found}, {verdict}")
+    rounds = max(len(samples) for samples in m.samples.values())
+    statistic = "once" if rounds == 1 else f"{'minimum' if m.steady else 'median'} of {rounds} rounds"
+    lines.append(f"  ({statistic}{f'; ratios to: {m.reference}' if m.reference else ''})")
     return "\n".join(lines) + "\n"
 
 
-def as_json(header: dict[str, Any], measurements: list[Measurement]) -> dict[str, Any]:
-    """Return everything measured, every sample included."""
-    return {
-        **header,
-        "measurements": [
-            {
-                "name": m.name,
-                "title": m.title,
-                "unit": m.unit,
-                "reference": m.reference,
-                "target": None if isinstance(m.target, str) else m.target.limit,
-                "met": m.met,
-                "noisy": m.noisy,
-                "variants": {
-                    variant: {
-                        "value": round(m.value(variant), 3),
-                        "ratio": round(m.ratio(variant), 3),
-                        "samples": [round(sample, 3) for sample in samples],
-                    }
-                    for variant, samples in m.samples.items()
-                },
-            }
-            for m in measurements
-        ],
-    }
+def heading(header: Mapping[str, Any]) -> str:
+    return "".join(f"{name + ':':<16} {value}\n" for name, value in header.items())
 
 
-def _digits(value: float) -> int:
-    return 0 if value >= 100 else 1 if value >= 10 else 3
+def number(value: float) -> str:
+    """Return a figure with about three digits that count."""
+    if value == int(value):
+        return f"{value:,.0f}"
+    return f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 3}f}"
+
+
+def as_json(header: Mapping[str, Any], measurements: list[Measurement]) -> dict[str, Any]:
+    """Return everything measured, every sample included; what was found is repeated for those who only read it."""
+    listed = []
+    for m in measurements:
+        targets = [asdict(t) | {"met": m.met(t), "noisy": m.noisy(t)} for t in m.targets if m.samples[t.variant]]
+        samples = {variant: [round(sample, 4) for sample in samples] for variant, samples in m.samples.items()}
+        listed.append(asdict(m) | {"targets": targets, "samples": samples})
+    return {"header": dict(header), "measurements": listed}
+
+
+def from_json(document: dict[str, Any]) -> tuple[dict[str, Any], list[Measurement]]:
+    """Return what `as_json` was given; KeyError or TypeError where it is something else."""
+    measurements = []
+    for one in document["measurements"]:
+        targets = tuple(Target(t["variant"], t["limit"], t["reference"]) for t in one["targets"])
+        measurements.append(Measurement(**(one | {"targets": targets})))
+    return document["header"], measurements

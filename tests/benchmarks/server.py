@@ -1,7 +1,5 @@
-"""One durable server, a database for each variant, and the means to run something in them."""
+"""One durable server, and a database for each way of keeping count."""
 
-import re
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +11,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from pyapp import embedded
-from tests.benchmarks.work import FIRST_ID, STRIDE, Work
+from tests.benchmarks.work import FIRST_ID
 
 SCHEMA = sorted((Path(__file__).parents[2] / "sql").glob("*.sql"))
 OWN_SQL = Path(__file__).parent / "sql"
@@ -30,26 +28,45 @@ SETTINGS = {
     "max_connections": "100",
     "jit": "off",
 }
-# The databases, and what each adds to the tables and the formula (sql/01 and sql/02).
-DATABASES = {
+# The ways of keeping count, and what each adds to the tables and the formula (sql/01 and sql/02).
+WAYS = {
     "untriggered": [],
     "app": [],
     "empty": [OWN_SQL / "empty.sql"],
     "row": [OWN_SQL / "row.sql"],
+    "recount": [OWN_SQL / "recount.sql"],
+    "ivm": [OWN_SQL / "ivm.sql"],
     "ours": SCHEMA[2:],
+    "no_times": [*SCHEMA[2:], OWN_SQL / "no_times.sql"],
     "columns": [],
     "side": [],
+}
+# What is wrong in each is found in its own way; a way that is not here stores nothing.
+DRIFT = {
+    "ours": "drift_ours",
+    "no_times": "drift_ours",
+    "app": "drift",
+    "row": "drift",
+    "recount": "drift",
+    "ivm": "drift_ivm",
 }
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much data: workflows of `tasks` tasks each, one hot workflow, and one with many tasks to read."""
+    """How much data each measurement works on."""
 
     workflows: int = 10_000
-    tasks: int = 20
-    hot: int = 40_000
-    many: int = 1_000_000
+    tasks: int = 20  # of each of these workflows
+    hot: int = 40_000  # tasks of the hot workflow
+    bulk: int = 20_000  # of them completed in one statement
+    copied: int = 1_000_000
+    reads: tuple[int, ...] = (10, 1_000, 100_000, 1_000_000)
+    listed: int = 100_000  # workflows of the list
+    large: int = 1_000  # tasks of each of the workflows on its first page
+    growing: tuple[int, ...] = (10, 1_000, 100_000)
+    adopted: tuple[int, int] = (10_000, 1_000_000)  # workflows and tasks
+    whole: tuple[int, int] = (100_000, 10_000_000)  # likewise
 
     @property
     def spread(self) -> int:
@@ -59,7 +76,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Bench:
-    """A running server with a database for each variant."""
+    """A running server."""
 
     server: embedded.Server
     size: Size
@@ -72,29 +89,45 @@ class Bench:
     def connect(self, database: str) -> psycopg.Connection:
         return psycopg.connect(make_conninfo(self.server.dsn, dbname=database), autocommit=True)
 
-    def create(self) -> None:
-        with self.connect("postgres") as admin:
-            admin.execute("create database base")
-            with self.connect("base") as base:
-                for file in SCHEMA[:2]:
-                    base.execute(file.read_text())
-                base.execute(self._own("base"))
-                base.execute("vacuum analyze")
-            for database, files in DATABASES.items():
-                admin.execute(f"create database {database} template base strategy file_copy")
-                with self.connect(database) as conn:
-                    for file in files:
-                        conn.execute(file.read_text())
-            admin.execute("drop database base")
+    def number(self, database: str, query: str) -> int:
+        with self.connect(database) as conn:
+            row = conn.execute(query).fetchone()
+        return int(row[0]) if row else 0
 
-    def create_reading(self) -> None:
+    def create_templates(self) -> None:
+        """Create what every database is a copy of: the tables alone (bare), and the same with workflows and tasks."""
         with self.connect("postgres") as admin:
-            admin.execute("create database reading")
-        with self.connect("reading") as conn:
-            for file in SCHEMA:
+            admin.execute("create database bare")
+            with self.connect("bare") as conn:
+                for file in SCHEMA[:2]:
+                    conn.execute(file.read_text())
+            admin.execute("create database base template bare")
+            with self.connect("base") as conn:
+                conn.execute(self._own("base"))
+                conn.execute("vacuum analyze")
+
+    def ensure(self, way: str) -> bool:
+        """Create the database of a way where it is missing; return whether this server can have it."""
+        return self.create(way, way, "base")
+
+    def create(self, database: str, way: str, template: str) -> bool:
+        """Create a database from a template, its triggers added; return whether this server can have it."""
+        if way == "ivm" and not self.number(
+            "postgres", "select count(*) from pg_available_extensions where name = 'pg_ivm'"
+        ):
+            return False
+        if self.number("postgres", f"select count(*) from pg_database where datname = '{database}'"):
+            return True
+        with self.connect("postgres") as admin:
+            admin.execute(f"create database {database} template {template} strategy file_copy")
+        with self.connect(database) as conn:
+            for file in WAYS[way]:
                 conn.execute(file.read_text())
-            conn.execute(self._own("reading"))
-            conn.execute("vacuum analyze")
+        return True
+
+    def drop(self, database: str) -> None:
+        with self.connect("postgres") as admin:
+            admin.execute(f"drop database if exists {database} with (force)")
 
     def reset(self, database: str) -> None:
         """Open all tasks again, so that the next run in this database settles them anew."""
@@ -103,84 +136,42 @@ class Bench:
             if database == "side":
                 conn.execute(self._own("reset_side"))
                 conn.execute("vacuum agent_progress.workflow_counter")
-            conn.execute("vacuum public.agent_task")
-            conn.execute("vacuum public.workflow")
+            if database == "ivm":
+                conn.execute("select refresh_immv('public.workflow_count', true)")
+                conn.execute("analyze public.workflow_count")
+            self.vacuum(conn)
+
+    def vacuum(self, conn: psycopg.Connection) -> None:
+        conn.execute("vacuum public.agent_task")
+        conn.execute("vacuum public.workflow")
 
     def moved(self, database: str) -> int:
-        """Return how many tasks are no longer pending."""
-        with self.connect(database) as conn:
-            row = conn.execute("select count(*) from public.agent_task where status <> 'pending'").fetchone()
-        return int(row[0]) if row else 0
-
-    def drifted(self) -> int:
-        """Return how many workflows of ours are wrong."""
-        with self.connect("ours") as conn:
-            row = conn.execute("select count(*) from public.workflow_progress_drift").fetchone()
-        return int(row[0]) if row else 0
-
-    def pgbench(self, database: str, script: str, clients: int, seconds: int) -> tuple[float, int]:
-        """Return transactions per second and how many there were."""
-        path = self.server.data_dir.parent / f"{database}.pgbench"
-        path.write_text(script)
-        command = [str(self.server.bin_dir / "pgbench"), "--no-vacuum", "--protocol=prepared"]
-        command += [f"--client={clients}", "--jobs=1", f"--time={seconds}"]
-        command += ["--define=seq=-1", f"--file={path}", make_conninfo(self.server.dsn, dbname=database)]
-        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        rate = re.search(r"^tps = ([0-9.]+)", output, re.MULTILINE)
-        done = re.search(r"actually processed: (\d+)", output)
-        if rate is None or done is None:
-            raise RuntimeError(f"pgbench printed something else:\n{output}")
-        return float(rate[1]), int(done[1])
-
-    def script(self, work: Work, clients: int, *, hot: bool = False) -> str:
-        """Return a pgbench script that takes another task each time, over all clients."""
-        size = self.size
-        first, count = (size.spread, size.hot) if hot else (0, size.spread)
-        workflow = str(FIRST_ID + size.workflows) if hot else f"{FIRST_ID} + :n % {size.workflows}"
-        return (
-            "\\set seq :seq + 1\n"
-            f"\\set n {first} + (:seq * {clients} + :client_id) * {STRIDE} % {count}\n"
-            f"\\set task {FIRST_ID} + :n\n"
-            f"\\set workflow {workflow}\n"
-        ) + "".join(f"{one.format(task=':task', workflow=':workflow')};\n" for one in work)
-
-    def create_loop(self, conn: psycopg.Connection, name: str, work: Work) -> None:
-        """Create the procedure that does `work` for many tasks inside the server, a transaction for each."""
-        # A transaction is here anyway; each ends with a commit, since plpgsql prepares itself anew in each.
-        statements = "".join(
-            f"{one.format(task='task_number', workflow='workflow_number')};\n"
-            for one in work
-            if one not in ("begin", "commit")
+        """Return how many tasks are no longer pending, or new."""
+        return self.number(
+            database,
+            "select count(*) from public.agent_task where status <> 'pending' or agent_type = 'inserted'",
         )
-        conn.execute(f"""
-            create or replace procedure public.{name}(first bigint, rounds bigint)
-            language plpgsql
-            as $$
-            declare
-                n bigint;
-                task_number bigint;
-                workflow_number bigint;
-            begin
-                for i in first .. first + rounds - 1 loop
-                    n := i::bigint * {STRIDE} % {self.size.spread};
-                    task_number := {FIRST_ID} + n;
-                    workflow_number := {FIRST_ID} + n % {self.size.workflows};
-                    {statements}
-                    commit;
-                end loop;
-            end
-            $$""")
+
+    def wrong(self, database: str, way: str = "") -> int:
+        """Return of how many workflows the stored counters are not what their tasks say."""
+        with self.connect(database) as conn:
+            return self.wrong_in(conn, way or database)
+
+    def wrong_in(self, conn: psycopg.Connection, way: str) -> int:
+        """Return the same as the transaction of this session sees it."""
+        row = conn.execute(self._own(DRIFT[way])).fetchone() if way in DRIFT else None
+        return int(row[0]) if row else 0
 
     def _own(self, name: str) -> str:
         size = self.size
-        numbers = {"workflows": size.workflows, "tasks": size.tasks, "hot": size.hot, "many": size.many}
+        numbers = {"workflows": size.workflows, "tasks": size.tasks, "hot": size.hot}
         numbers["hot_workflow"] = FIRST_ID + size.workflows
         return (OWN_SQL / f"{name}.sql").read_text() % numbers
 
 
 @contextmanager
-def running(directory: Path, size: Size) -> Iterator[Bench]:
-    with embedded.server(directory / "data", settings=SETTINGS) as server:
+def running(directory: Path, size: Size, bin_dir: Path | None = None) -> Iterator[Bench]:
+    with embedded.server(directory / "data", bin_dir=bin_dir, settings=SETTINGS) as server:
         yield Bench(server, size)
 
 
@@ -196,9 +187,11 @@ def processor_seconds(conn: psycopg.Connection) -> float:
 def commit_latency(bench: Bench, commits: int = 200) -> float:
     """Return the median time of a committed insert of one row in one session, in milliseconds."""
     times = []
-    with bench.connect("untriggered") as conn:
+    with bench.connect("postgres") as conn:
+        conn.execute("create table commit_probe (n integer not null)")
         for n in range(commits):
             start = perf_counter()
-            conn.execute("insert into public.commit_probe (n) values (%s)", [n])
+            conn.execute("insert into commit_probe (n) values (%s)", [n])
             times.append(perf_counter() - start)
+        conn.execute("drop table commit_probe")
     return sorted(times)[commits // 2] * 1000

@@ -26,5 +26,3 @@ select
 from generate_series(0, %(workflows)s * %(tasks)s + %(hot)s - 1) as n;
 
 reset session_replication_role;
-
-create table public.commit_probe (n integer not null);

@@ -1,0 +1,1 @@
+"""Growing: standbys, partitions, archives, and Citus."""

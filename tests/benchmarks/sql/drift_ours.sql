@@ -1,0 +1,3 @@
+-- What `agent-progress check` would find.
+
+select count(*) from public.workflow_progress_drift;
