@@ -5,7 +5,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -211,7 +211,9 @@ def _drop_empty_yoyo_tables(conn: psycopg.Connection[Any]) -> None:
         conn.execute(f"drop table if exists public.{table}")
 
 
+@cache
 def _read_migrations() -> Any:
+    # Once, since yoyo parses all of them whenever it puts them in order: that takes longer than to ask what is applied.
     directory = resource("migrations")
     migrations = yoyo.read_migrations(str(directory))
     if not migrations:

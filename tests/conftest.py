@@ -14,9 +14,10 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from pytest_postgresql import factories
 
 from pyapp import embedded, migrate
+
+from .databases import Databases, template
 
 # Says where the tests run: a DSN with rights to create databases, else an embedded server of this major version.
 TEST_DATABASE_URL = os.environ.get("TEST_DATABASE_URL")
@@ -116,18 +117,22 @@ def server(bin_dir: Path) -> Iterator[TestServer]:
         shutil.rmtree(parent, ignore_errors=True)
 
 
-def load(host: str, port: int, user: str, dbname: str, password: str | None, **_: object) -> None:
-    migrate(make_conninfo(host=host, port=port, user=user, dbname=dbname, password=password or None))
+@pytest.fixture(scope="session")
+def databases(server: TestServer) -> Iterator[Databases]:
+    """What makes the databases of the tests."""
+    made = Databases(server.dsn)
+    yield made
+    made.close()
 
 
-template = factories.postgresql_noproc(depends_on="server", load=[load])
-postgresql = factories.postgresql("template")
+migrated = template(migrate)
 
 
 @pytest.fixture
-def dsn(postgresql: psycopg.Connection, server: TestServer) -> str:
+def dsn(databases: Databases, migrated: Any) -> Iterator[str]:
     """Where the test's own database is."""
-    return server.dsn(postgresql.info.dbname)
+    with databases.copy(migrated) as dsn:
+        yield dsn
 
 
 @pytest.fixture
@@ -188,21 +193,9 @@ def no_drift(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def empty(server: TestServer) -> Iterator[Callable[[], str]]:
+def empty(databases: Databases) -> Callable[[], str]:
     """Create empty databases: each call returns the DSN of a new one."""
-    created: list[str] = []
-    with psycopg.connect(server.dsn("postgres"), autocommit=True) as admin:
-
-        def create() -> str:
-            name = f"empty_{os.environ.get('PYTEST_XDIST_WORKER', 'gw')}_{len(created)}"
-            admin.execute(f"drop database if exists {name} with (force)")
-            admin.execute(f"create database {name} template template0")
-            created.append(name)
-            return server.dsn(name)
-
-        yield create
-        for name in created:
-            admin.execute(f"drop database if exists {name} with (force)")
+    return databases.empty
 
 
 @pytest.fixture

@@ -62,13 +62,20 @@ RECOUNT = """
     begin
         update workflow as w
         set
-            agents_created = (select count(*) from agent_task as a where a.workflow_id = w.id),
-            agents_completed = (
-                select count(*) from agent_task as a where a.workflow_id = w.id and a.status = 'completed'
+            (agents_created, agents_completed, agents_failed, agents_cancelled, agents_total, progress) = (
+                select created, completed, failed, cancelled, total, progress_percentage(completed, total)
+                from (
+                    select
+                        count(*) as created,
+                        count(*) filter (where a.status = 'completed') as completed,
+                        count(*) filter (where a.status = 'failed') as failed,
+                        count(*) filter (where a.status = 'cancelled') as cancelled,
+                        progress_total(w.status, count(*), w.agents_planned) as total
+                    from agent_task as a
+                    where a.workflow_id = w.id
+                ) as g
             ),
-            agents_failed = (
-                select count(*) from agent_task as a where a.workflow_id = w.id and a.status = 'failed'
-            );
+            progress_updated_at = 'epoch';
         return null;
     end $$
 """

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from .helpers import new_workflow
+from .helpers import examples, new_workflow
 
 COUNT = st.integers(-2, 2**31 - 1) | st.integers(-2, 300)
 # Percentages sit on a half where total is a multiple of 8 or of 200: such pairs are drawn on purpose.
@@ -96,7 +96,7 @@ def exact(completed: int, total: int) -> int:
 
 
 @given(pairs=PAIRS)
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_percentage_agrees_with_exact_fractions(conn: psycopg.Connection, pairs: list[tuple[int, int]]) -> None:
     rows = conn.execute(
         "select p.completed, p.total, progress_percentage(p.completed, p.total)"

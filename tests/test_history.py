@@ -328,7 +328,7 @@ def test_the_forecast_of_a_huge_workflow_reads_few_of_its_tasks(conn: psycopg.Co
     conn.execute(
         "insert into agent_task (workflow_id, agent_type, status, completed_at)"
         " select %s, 'a', s::task_status, case s when 'completed' then now() - n * interval '1 ms' end"
-        " from generate_series(1, 300000) as n,"
+        " from generate_series(1, 100000) as n,"
         " lateral (select case when n %% 3 = 0 then 'assigned' else 'completed' end) as t (s)",
         [huge],
     )
@@ -343,7 +343,7 @@ def test_the_forecast_of_a_huge_workflow_reads_few_of_its_tasks(conn: psycopg.Co
 
     (all_pages,) = conn.execute("select pg_relation_size('agent_task') / 8192").fetchone()
     for _ in range(2):
-        assert all_pages > 3000
+        assert all_pages > 1000
         assert pages("workflow_id = %s", [huge]) < 300
         assert pages("workflow_id = any (%s)", [[huge, small]]) < 300
         conn.execute("analyze agent_task, workflow")

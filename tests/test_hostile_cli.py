@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from pyapp import list_workflows
 from pyapp.cli import main
 
+from .helpers import examples
 from .test_cli import ROOT, commands
 
-FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 # What an argument or a variable can hold: any character but NUL; a surrogate is a byte that is no UTF-8.
 ODD = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8) | st.sampled_from(
     ["\udcff", "\x1b[2J", "-", "--", "²", "1e999", "nan", "-1", "9" * 5000, "a\nb", "%s", "\u202e"]

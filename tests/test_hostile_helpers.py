@@ -15,7 +15,7 @@ from psycopg.pq import TransactionStatus
 import pyapp
 from pyapp import TaskNotFound, TransitionNotAllowed, VersionConflict, WorkflowNotFound
 
-from .helpers import new_tasks, new_workflow, progress
+from .helpers import examples, new_tasks, new_workflow, progress
 
 NOBODY = UUID(int=0)
 # What a helper may raise for what it was given. KeyError, AttributeError, IndexError and the like are faults of ours.
@@ -78,7 +78,7 @@ def attempt(conn: psycopg.Connection, act: Callable[[], Any]) -> None:
     conn.rollback()
 
 
-many = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @given(

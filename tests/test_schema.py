@@ -104,15 +104,25 @@ def test_up_down_up_gives_the_same_schema(empty: Callable[[], str], bin_dir: Pat
     assert dump(dsn, bin_dir) == first
 
 
-def test_each_migration_can_be_taken_back_and_applied_again(empty: Callable[[], str], bin_dir: Path) -> None:
+def test_each_migration_is_taken_back_to_what_was_before_it_and_can_be_applied_again(
+    empty: Callable[[], str], bin_dir: Path
+) -> None:
+    step_by_step = empty()
+    states = [dump(step_by_step, bin_dir)]
+    with psycopg.connect(step_by_step, autocommit=True) as conn:
+        for file in FORWARD:
+            with conn.transaction():
+                conn.execute(file.read_text("utf-8"))
+            states.append(dump(step_by_step, bin_dir))
     dsn = empty()
-    migrate(dsn)
-    whole = dump(dsn, bin_dir)
-    for depth in range(1, len(FORWARD) + 1):
-        names = [name for _ in range(depth) for name in rollback(dsn)]
-        assert names == [file.stem for file in reversed(FORWARD[-depth:])]
-        assert migrate(dsn) == names[::-1]
-        assert dump(dsn, bin_dir) == whole
+    names = migrate(dsn)
+    assert names == [file.stem for file in FORWARD]
+    for number in range(len(FORWARD), 0, -1):
+        assert dump(dsn, bin_dir) == states[number]
+        assert rollback(dsn) == [names[number - 1]]
+    assert dump(dsn, bin_dir) == states[0]
+    assert migrate(dsn) == names
+    assert dump(dsn, bin_dir) == states[-1]
 
 
 def test_each_migration_can_be_run_twice(dsn: str, conn: psycopg.Connection, bin_dir: Path) -> None:

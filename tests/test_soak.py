@@ -1,4 +1,4 @@
-"""A bounded soak of the counters; ``SOAK_SECONDS`` says how long (default 15)."""
+"""A bounded soak of the counters; ``SOAK_SECONDS`` says how long (default 5)."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from .conftest import TEST_DATABASE_URL
 from .interleave import RECOUNT
 from .soak import Soak, private_server
 
-SECONDS = float(os.environ.get("SOAK_SECONDS") or 15)
+SECONDS = float(os.environ.get("SOAK_SECONDS") or 5)
 Target = tuple[str, Path | None]
 
 

@@ -1,6 +1,5 @@
 """Random statements of every kind: what is stored equals what is calculated, and a model kept apart, after each."""
 
-import os
 import uuid
 from fractions import Fraction
 from typing import Any
@@ -13,10 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 from psycopg import errors
 
-from .helpers import allow_all_transitions, keeper, stored
-
-# How many runs to try; more for a longer search.
-EXAMPLES = int(os.environ.get("STATE_MACHINE_EXAMPLES", "100"))
+from .helpers import allow_all_transitions, examples, keeper, stored
 
 WORKFLOWS = [uuid.UUID(int=number) for number in range(1, 5)]
 NUMBERS = ["progress", "agents_completed", "agents_total", "agents_created", "agents_failed", "agents_cancelled"]
@@ -406,8 +402,8 @@ class Tables(RuleBasedStateMachine):
         self.tasks = before
 
 
-def compare(conn: psycopg.Connection, examples: int, machine: type[Tables] = Tables) -> None:
-    """Run the machine that many times."""
+def compare(conn: psycopg.Connection, number: int, machine: type[Tables] = Tables) -> None:
+    """Run the machine that many times, or a part of it."""
     for table in ("agent_task", "workflow_stage", "workflow_event"):
         conn.execute(
             f"alter table {table} drop constraint {table}_workflow_id_fkey, add foreign key (workflow_id)"
@@ -416,7 +412,7 @@ def compare(conn: psycopg.Connection, examples: int, machine: type[Tables] = Tab
     run_machine(
         lambda: machine(conn),
         settings=settings(
-            max_examples=examples,
+            max_examples=examples(number),
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),
@@ -425,4 +421,4 @@ def compare(conn: psycopg.Connection, examples: int, machine: type[Tables] = Tab
 
 
 def test_stored_calculated_and_model_agree_after_any_statements(conn: psycopg.Connection) -> None:
-    compare(conn, EXAMPLES)
+    compare(conn, 100)

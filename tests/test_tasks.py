@@ -36,6 +36,7 @@ from pyapp.models import SETTLED
 
 from .helpers import (
     counters,
+    examples,
     in_background,
     new_tasks,
     new_workflow,
@@ -366,7 +367,7 @@ REPORT = st.tuples(
     first=st.lists(st.sampled_from(STATUSES), min_size=3, max_size=3),
     batches=st.lists(st.lists(REPORT, max_size=8), max_size=3),
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_batch_has_the_outcome_of_single_reports(conn: psycopg.Connection, first: list[str], batches: Any) -> None:
     with conn.transaction(force_rollback=True):
         workflows = [new_workflow(conn), new_workflow(conn)]

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from pyapp.replay.trace import SAMPLE_PATH, Trace, TraceError, TraceTask, read_trace
 
+from .helpers import examples
+
 FULL = "task_id;process;tag;name;status;exit;attempt;submit;start;complete;duration;realtime;error_action"
 SHORT = "task_id\tname\tstatus\tsubmit\tduration\trealtime"
 T0 = 1_700_000_000_000
@@ -563,7 +565,7 @@ SCRAP = st.binary(max_size=8) | st.sampled_from(
     data=st.binary(max_size=300),
     start=st.sampled_from([b"", b"{", b"[", b"\x1f\x8b\x08", FULL.encode() + b"\n"]),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_arbitrary_bytes_give_a_trace_or_a_trace_error(fuzzed: Path, data: bytes, start: bytes) -> None:
     read_anything(fuzzed, start + data)
 
@@ -572,7 +574,7 @@ def test_arbitrary_bytes_give_a_trace_or_a_trace_error(fuzzed: Path, data: bytes
     data=st.sampled_from(VALID),
     edits=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 12), SCRAP), min_size=1, max_size=6),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_a_damaged_file_gives_a_trace_or_a_trace_error(
     fuzzed: Path, data: bytes, edits: list[tuple[float, int, bytes]]
 ) -> None:
@@ -590,7 +592,7 @@ JSON = st.recursive(
 
 
 @given(which=st.integers(0, 60), value=JSON)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_a_json_file_with_one_value_replaced_gives_a_trace_or_a_trace_error(
     fuzzed: Path, which: int, value: object
 ) -> None:
@@ -642,6 +644,6 @@ ROW = st.builds(
 
 
 @given(rows=st.lists(ROW | st.lists(CELL, min_size=13, max_size=13).map(";".join), max_size=12))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_rows_in_any_combination_give_a_trace_or_a_trace_error(fuzzed: Path, rows: list[str]) -> None:
     read_anything(fuzzed, "\n".join([FULL, *rows]).encode())

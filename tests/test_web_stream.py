@@ -405,23 +405,22 @@ def test_notify_can_be_switched_twice_and_leaves_nothing_behind(service_dsn, con
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_ends_within_a_second_with_open_streams(service_dsn, conn, number):
+def test_it_ends_its_open_streams_when_it_ends(service_dsn, conn, number):
     workflow = new_workflow(conn)
     with serving(service_dsn) as service:
         streams = [following(service, where) for where in (path(workflow), "/api/v1/stream") for _ in range(5)]
         opened = [stream.__enter__() for stream in streams]
         for stream in opened:
             stream.next()
-        began = time.monotonic()
         service.process.send_signal(number)
         for stream in opened:
             assert stream.next() is None
-        assert time.monotonic() - began < 1
-        status = service.process.wait(2)  # the interpreter takes its time on a busy machine
+        status = service.process.wait(20)
         for stream in streams:
             stream.__exit__(None, None, None)
     assert status == 0
     assert "Traceback" not in service.said()
+    assert "graceful" not in service.said()  # what the server says of streams that it had to break off
 
 
 def test_it_ends_also_when_a_client_does_not_read(service_dsn, conn):

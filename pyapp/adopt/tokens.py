@@ -7,7 +7,7 @@ for a value of the pair, and for itself where the tables are ours.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from pyapp.adopt.pair import COUNTERS, OUTCOMES, SHOWN, Pair, literal, quote
 from pyapp.schema import resource
@@ -95,66 +95,103 @@ def read_sql(name: str) -> str:
 
 def render(pair: Pair, text: str) -> str:
     """Put in what the tokens stand for; in views without naming a column of the application's but the key."""
-    if _BODY.search(text) is None:  # views
-        return TOKEN.sub(lambda token: _value(pair, token[0], late=True), text)
-    return TOKEN.sub(lambda token: _value(pair, token[0], late=False), text)
+    return TOKEN.sub(_put(pair, late=_BODY.search(text) is None), text)
+
+
+def _put(pair: Pair, *, late: bool, existing: frozenset[str] | None = None) -> Callable[[re.Match[str]], str]:
+    """Return what puts in the values of tokens; each that occurs is worked out once."""
+    values: dict[str, str] = {}
+
+    def put(found: re.Match[str]) -> str:
+        token = found[0]
+        if token not in values:
+            values[token] = _value(pair, token, late=late, existing=existing)
+        return values[token]
+
+    return put
 
 
 def _value(pair: Pair, token: str, *, late: bool, existing: frozenset[str] | None = None) -> str:
     """Say what a token stands for; ``late``: without naming a column of the application's but the key."""
     schema = quote(pair.schema)
-    workflows, key = quote(*pair.workflows), quote(pair.key)
-    if token == "$$":
-        return QUOTE
-    if token == "public.workflow as w":
-        if late:
+    workflows, tasks, key = quote(*pair.workflows), quote(*pair.tasks), quote(pair.key)
+    match token:
+        case "$$":
+            return QUOTE
+        case "public.workflow as w" if late:
             return f"{workflows} as u\ncross join lateral {schema}.describe_workflow(u.{key}) as w"
-        return f"{_workflows(pair, existing)} as w"
-    if token == "public.workflow_progress_drift as d":
-        return f"({_inline(pair, 'workflow_progress_drift', existing)}) as d"
-    if token == "public.agent_task as a":
-        return f"{_tasks(pair, quote(*pair.tasks))} as a"
-    if token.endswith((" as o", " as n", " as c")):
-        return f"{_tasks(pair, token[:-5])}{token[-5:]}"
-    if token == "new_workflow as w":
-        values = f"u.{key} as id, {_meaning(pair, 'u')} as status, {_plan(pair, 'u')} as agents_planned"
-        return f"(select {values} from new_workflow as u) as w"
-    if token == "old_workflow as w":
-        return f"(select u.{key} as id from old_workflow as u) as w"
+        case "public.workflow as w":
+            return f"{_workflows(pair, existing)} as w"
+        case "public.workflow_progress_drift as d":
+            return f"({_inline(pair, 'workflow_progress_drift', existing)}) as d"
+        case "public.agent_task as a":
+            return f"{_tasks(pair, tasks)} as a"
+        case "old_task as o" | "new_task as n" | "changed_task as c":
+            return f"{_tasks(pair, token[:-5])}{token[-5:]}"
+        case "new_workflow as w":
+            values = f"u.{key} as id, {_meaning(pair, 'u')} as status, {_plan(pair, 'u')} as agents_planned"
+            return f"(select {values} from new_workflow as u) as w"
+        case "old_workflow as w":
+            return f"(select u.{key} as id from old_workflow as u) as w"
+        case "public.workflow" | "their_counters":
+            return pair.counters
+        case "public.agent_task":
+            return tasks
+        case "public.":
+            return f"{schema}."
+        case "uuid":
+            return pair.key_type
+        case "where id =":
+            # Qualified: a key can be called as a variable of ours is.
+            return f"where {workflows}.{key} =" if pair.columns else token
+        case "progress_total(w.status,":
+            return "progress_total(w.meaning,"
     if token.startswith("create "):
         return token.replace("create ", "create or replace ")
     if token.startswith(("new.", "old.")):
         row, _, column = token.partition(".")
         return _column(pair, row, column)
-    reading = _reading(pair)
-    fixed = {
-        "public.workflow": pair.counters,
-        "public.agent_task": quote(*pair.tasks),
-        "public.": f"{schema}.",
-        "uuid": pair.key_type,
-        # Qualified: a key can be called as a variable of ours is.
-        "where id =": f"where {workflows}.{key} =" if pair.columns else token,
-        "progress_total(w.status,": "progress_total(w.meaning,",
-        "their_workflow": workflows,
-        "their_key": key,
-        "their_keys_cascade": "exists (select from pg_constraint as c where c.contype = 'f'"
-        f" and c.conrelid = to_regclass({literal(quote(*pair.tasks))})"
-        f" and c.confrelid = to_regclass({literal(workflows)}) and c.confupdtype in ('c', 'n', 'd'))",
-        "their_progress": quote(pair.progress_column or ""),
-        "their_counters": pair.counters,
-        "their_reading": ", ".join(f"{name} {type_}" for name, type_ in reading.items()),
-        # The key as it is compared, as varchar or integer by its index; and as it is shown, text or bigint.
-        "their_values": ", ".join(f"w.id::{pair.key_type}" if name == "id" else f"w.{name}" for name in reading),
-        "their_id": key if pair.columns else "id",
-        "their_status": _meaning(pair, "u"),
-        "their_planned": _plan(pair, "u") if pair.planned else "new.agents_planned",
-        "their_workflow_now": _workflows(pair, None),
-        "their_workflow_by_name": _workflows(pair, frozenset()),
-        "their_count": f"({_count(pair)})",
-        "their_count_where": f"({_count(pair, QUOTE).partition(QUOTE)[0]}",
-        "their_count_end": f"{_count(pair, QUOTE).partition(QUOTE)[2]})",
-    }
-    return fixed[token]
+    return _theirs(pair, token)
+
+
+def _theirs(pair: Pair, token: str) -> str:
+    """Say what a token stands for that is written for adopted tables alone."""
+    workflows, tasks, key = quote(*pair.workflows), quote(*pair.tasks), quote(pair.key)
+    match token:
+        case "their_workflow":
+            return workflows
+        case "their_key":
+            return key
+        case "their_keys_cascade":
+            return (
+                "exists (select from pg_constraint as c where c.contype = 'f'"
+                f" and c.conrelid = to_regclass({literal(tasks)})"
+                f" and c.confrelid = to_regclass({literal(workflows)}) and c.confupdtype in ('c', 'n', 'd'))"
+            )
+        case "their_progress":
+            return quote(pair.progress_column or "")
+        case "their_reading":
+            return ", ".join(f"{name} {type_}" for name, type_ in _reading(pair).items())
+        case "their_values":
+            # The key as it is compared, as varchar or integer by its index; and as it is shown, text or bigint.
+            return ", ".join(f"w.id::{pair.key_type}" if name == "id" else f"w.{name}" for name in _reading(pair))
+        case "their_id":
+            return key if pair.columns else "id"
+        case "their_status":
+            return _meaning(pair, "u")
+        case "their_planned":
+            return _plan(pair, "u") if pair.planned else "new.agents_planned"
+        case "their_workflow_now":
+            return _workflows(pair, None)
+        case "their_workflow_by_name":
+            return _workflows(pair, frozenset())
+        case "their_count":
+            return f"({_count(pair)})"
+        case "their_count_where":
+            return f"({_count(pair, QUOTE).partition(QUOTE)[0]}"
+        case "their_count_end":
+            return f"{_count(pair, QUOTE).partition(QUOTE)[2]})"
+    raise KeyError(token)
 
 
 def _column(pair: Pair, row: str, column: str) -> str:
@@ -303,6 +340,7 @@ def _inline(pair: Pair, view: str, existing: frozenset[str] | None) -> str:
     text = COUNT.sub("left join their_count as g", queries[view])
     calculated = "public.workflow_progress_calculated as c"
     parts = text.split(calculated)
-    rendered = [TOKEN.sub(lambda token: _value(pair, token[0], late=False, existing=existing), part) for part in parts]
+    put = _put(pair, late=False, existing=existing)
+    rendered = [TOKEN.sub(put, part) for part in parts]
     inner = "" if len(parts) == 1 else f"({_inline(pair, 'workflow_progress_calculated', existing)}) as c"
     return inner.join(rendered)

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import psycopg
@@ -77,11 +77,10 @@ def _serve(args: argparse.Namespace) -> int:
 
 
 def _require_extra() -> None:
+    # Found, not imported: that takes a second, which nobody should wait to be told of a wrong option.
     for name in ("fastapi", "jinja2", "prometheus_client", "psycopg_pool", "uvicorn"):
-        try:
-            import_module(name)
-        except ImportError:
-            raise UsageError(f"{name} is missing: pip install 'agent-progress[web]'") from None
+        if find_spec(name) is None:
+            raise UsageError(f"{name} is missing: pip install 'agent-progress[web]'")
 
 
 def _require_schema(dsn: str, args: argparse.Namespace) -> None:
@@ -130,10 +129,6 @@ def in_background(dsn: str, port: int) -> Iterator[str]:
 
 def _prepare(settings: Settings, port: int) -> tuple[Any, Any, str]:
     _require_extra()
-    import uvicorn
-
-    from pyapp.web.app import create_app
-
     host = settings.host
     token = os.environ.get("AGENT_PROGRESS_TOKEN", "").strip() or None
     if token is not None and not (token.isascii() and token.isprintable()):
@@ -142,6 +137,11 @@ def _prepare(settings: Settings, port: int) -> tuple[Any, Any, str]:
     if token is None and not ipaddress.ip_address(address[0]).is_loopback:
         raise UsageError(f"to listen on {host}, set AGENT_PROGRESS_TOKEN: whoever knows it may read")
     listening = _listen(family, address, host, port)
+
+    import uvicorn
+
+    from pyapp.web.app import create_app
+
     app = create_app(replace(settings, token=token))
 
     class Server(uvicorn.Server):

@@ -1,34 +1,21 @@
 """Databases of applications: empty, without our own tables."""
 
-import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import psycopg
 import pytest
 
 from pyapp.adopt import list_adoptions
 
-from ..conftest import TestServer
+from ..databases import Databases
 from .application import App
 from .shape import Shape
 
 
-@contextmanager
-def database(server: TestServer, name: str) -> Iterator[str]:
-    """Make an empty database, and drop it at the end."""
-    name = f"{name}_{os.environ.get('PYTEST_XDIST_WORKER', 'gw')}"
-    with psycopg.connect(server.dsn("postgres"), autocommit=True) as admin:
-        admin.execute(f"drop database if exists {name} with (force)")
-        admin.execute(f"create database {name} template template0")
-        yield server.dsn(name)
-        admin.execute(f"drop database {name} with (force)")
-
-
 @pytest.fixture
-def dsn(server: TestServer) -> Iterator[str]:
+def dsn(databases: Databases) -> Iterator[str]:
     """An empty database, gone after the test."""
-    with database(server, "adopted") as dsn:
+    with databases.copy("template0") as dsn:
         yield dsn
 
 

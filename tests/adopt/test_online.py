@@ -17,15 +17,13 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import IsolationLevel, errors
-from psycopg.conninfo import make_conninfo
-from pytest_postgresql import factories
 
 from pyapp import embedded
 from pyapp.adopt import Counted, Findings, Wanted, backfill, get_adoption, install, look, uncounted
 from pyapp.adopt.backfill import _Steps
 from pyapp.cli import main
 from tests.adopt.counted import APP, SEARCH_PATH, assert_exact
-from tests.conftest import TestServer
+from tests.databases import Databases, template
 from tests.helpers import (
     counters,
     in_background,
@@ -41,23 +39,19 @@ from tests.helpers import (
 Session = Callable[[], psycopg.Connection]
 
 
-def load(host: str, port: int, user: str, dbname: str, password: str | None, **_: object) -> None:
-    dsn = make_conninfo(host=host, port=port, user=user, dbname=dbname, password=password or None)
+def create_tables(dsn: str) -> None:
     with psycopg.connect(dsn) as conn:
         conn.execute(APP.read_text("utf-8"))
 
 
-application = factories.postgresql_noproc(depends_on="server", dbname="application", load=[load])
-postgresql_application = factories.postgresql("application")
+application = template(create_tables, "application")
 
 
 @pytest.fixture
-def dsn(postgresql_application: psycopg.Connection, server: TestServer) -> str:
+def dsn(databases: Databases, application: Any) -> Iterator[str]:
     """Where an application's database is that has not been adopted."""
-    name = postgresql_application.info.dbname
-    postgresql_application.execute(f"alter database {name} set search_path = {SEARCH_PATH}")
-    postgresql_application.commit()
-    return server.dsn(name)
+    with databases.copy(application, search_path=SEARCH_PATH) as dsn:
+        yield dsn
 
 
 @pytest.fixture(params=[False, True], ids=["beside", "in columns"])

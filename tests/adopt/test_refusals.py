@@ -1,14 +1,12 @@
 """What cannot be adopted is refused, before anything is changed, in one line that says why."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
 import pytest
 
-from ..conftest import TestServer
 from .application import cli, succeed
-from .conftest import database
 
 TABLES = """
 create type task_state as enum ('todo', 'done', 'broken');
@@ -53,9 +51,9 @@ create schema idle;
 
 
 @pytest.fixture(scope="module")
-def refusing(server: TestServer) -> Iterator[psycopg.Connection[Any]]:
+def refusing(empty: Callable[[], str]) -> Iterator[psycopg.Connection[Any]]:
     """Tables for all tests that change nothing."""
-    with database(server, "refusing") as dsn, psycopg.connect(dsn, autocommit=True) as conn:
+    with psycopg.connect(empty(), autocommit=True) as conn:
         conn.execute(TABLES.encode())
         yield conn
 

@@ -1,6 +1,5 @@
 """The SQL of an adoption, for any names: it parses, says nothing of our own tables, and does what it should."""
 
-import os
 import re
 from collections.abc import Callable
 from typing import Any
@@ -17,9 +16,7 @@ from pyapp.adopt.pair import quote
 from pyapp.adopt.render import Partitions, removal, script
 from pyapp.adopt.tokens import SHARED, TOKEN, own
 from pyapp.schema import resource
-
-# How many sets of names to try on a server; more for a longer search.
-EXAMPLES = int(os.environ.get("RENDER_EXAMPLES", "15"))
+from tests.helpers import examples
 
 NASTY = [
     "public",
@@ -90,7 +87,7 @@ def test_every_token_occurs_in_sql(token: str) -> None:
 
 
 @pytest.mark.parametrize("columns", [False, True], ids=["beside", "in columns"])
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 @given(given=distinct, labels=values)
 def test_for_any_names_the_script_parses_and_says_nothing_of_our_tables(
     columns: bool, given: list[str], labels: list[str]
@@ -108,7 +105,12 @@ def test_any_names_can_be_adopted_counted_and_given_back(columns: bool, empty: C
     dsn = empty()
 
     # As found: to make an example smaller takes many adoptions.
-    @settings(deadline=None, max_examples=EXAMPLES, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+    @settings(
+        deadline=None,
+        max_examples=examples(30),
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate],
+    )
     @given(given=distinct, labels=values)
     def check(given: list[str], labels: list[str]) -> None:
         with psycopg.connect(dsn, autocommit=True) as conn:

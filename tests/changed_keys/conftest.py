@@ -4,11 +4,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
-from pytest_postgresql import factories
 
 from pyapp import migrate
 from pyapp.scale.distribute import distribution
+from tests.databases import template
 
 TRUNCATE = "a distributed agent_task cannot be truncated"
 KEY = "a task is found by the id of its workflow and its own: the id alone is no key"
@@ -24,15 +23,13 @@ LEFT_OUT = {
 }
 
 
-def load(host: str, port: int, user: str, dbname: str, password: str | None, **_: object) -> None:
-    dsn = make_conninfo(host=host, port=port, user=user, dbname=dbname, password=password or None)
+def change_keys(dsn: str) -> None:
     migrate(dsn)
     with psycopg.connect(dsn, autocommit=True) as conn:
         conn.execute(distribution(citus=False).encode())
 
 
-template = factories.postgresql_noproc(depends_on="server", dbname="changed_keys", load=[load])
-postgresql = factories.postgresql("template")
+migrated = template(change_keys, "changed_keys")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,6 +1,5 @@
 """What holds for tasks in one table holds in partitions: some of the same tests, and the random statements."""
 
-import os
 from typing import Any
 
 import psycopg
@@ -34,8 +33,6 @@ from tests.test_trigger import (  # noqa: F401
     test_what_a_savepoint_takes_back_is_not_counted,
 )
 
-EXAMPLES = int(os.environ.get("STATE_MACHINE_EXAMPLES", "10"))
-
 
 class Partitioned(machine.Tables):
     """The same statements, but that an upsert names the whole key, and so moves no task."""
@@ -58,4 +55,4 @@ class Partitioned(machine.Tables):
 
 
 def test_stored_calculated_and_model_agree_after_any_statements(conn: psycopg.Connection) -> None:
-    machine.compare(conn, EXAMPLES, Partitioned)
+    machine.compare(conn, 25, Partitioned)

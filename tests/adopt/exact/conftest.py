@@ -9,12 +9,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
-from pytest_postgresql import factories
 
 from pyapp.adopt import Wanted, backfill, install, look
 from tests.adopt.counted import APP, SEARCH_PATH, assert_exact
-from tests.conftest import TestServer
+from tests.databases import Databases, template
 
 NO_COLUMNS = "counters are no columns of the workflow: they cannot be inserted with it"
 NO_PLAN = "a negative plan is none; no write of the application's is refused"
@@ -39,8 +37,7 @@ LEFT_OUT = {
 }
 
 
-def load(host: str, port: int, user: str, dbname: str, password: str | None, *, columns: bool, **_: object) -> None:
-    dsn = make_conninfo(host=host, port=port, user=user, dbname=dbname, password=password or None)
+def adopt(dsn: str, *, columns: bool) -> None:
     with psycopg.connect(dsn, autocommit=True) as conn:
         conn.execute(APP.read_text("utf-8"))
         wanted = Wanted("app.workflow", "app.agent_task", "default", "agent_progress", columns=columns)
@@ -50,23 +47,15 @@ def load(host: str, port: int, user: str, dbname: str, password: str | None, *, 
         conn.execute("grant usage on schema agent_progress to public")
 
 
-template_beside = factories.postgresql_noproc(
-    depends_on="server", dbname="adopted_beside", load=[partial(load, columns=False)]
-)
-template_columns = factories.postgresql_noproc(
-    depends_on="server", dbname="adopted_columns", load=[partial(load, columns=True)]
-)
-postgresql_beside = factories.postgresql("template_beside")
-postgresql_columns = factories.postgresql("template_columns")
+beside = template(partial(adopt, columns=False), "beside")
+columns = template(partial(adopt, columns=True), "columns")
 
 
 @pytest.fixture(params=["beside", "columns"])
-def dsn(request: pytest.FixtureRequest, server: TestServer) -> str:
+def dsn(request: pytest.FixtureRequest, databases: Databases) -> Iterator[str]:
     """Where the test's own database is, with adopted tables that are found by the names of ours."""
-    postgresql: psycopg.Connection = request.getfixturevalue(f"postgresql_{request.param}")
-    postgresql.execute(f"alter database {postgresql.info.dbname} set search_path = {SEARCH_PATH}")
-    postgresql.commit()
-    return server.dsn(postgresql.info.dbname)
+    with databases.copy(request.getfixturevalue(request.param), search_path=SEARCH_PATH) as dsn:
+        yield dsn
 
 
 @pytest.fixture(autouse=True)

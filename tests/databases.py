@@ -1,0 +1,78 @@
+"""Databases for tests, as cheap as they come: templates that pytest-postgresql fills once, copied file by file for each
+test, and dropped when nobody waits for it.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+from pytest_postgresql import factories
+
+
+def template(load: Callable[[str], object], name: str = "agent_progress") -> Any:
+    """Return a fixture of pytest-postgresql: a database that is filled once in a session; ``load`` is told its DSN."""
+
+    def fill(host: str, port: int, user: str, dbname: str, password: str | None, **_: object) -> None:
+        load(make_conninfo(host=host, port=port, user=user, dbname=dbname, password=password or None))
+
+    return factories.postgresql_noproc(depends_on="server", dbname=name, load=[fill])
+
+
+class Databases:
+    """What one worker of a run makes on a server."""
+
+    def __init__(self, dsn: Callable[[str], str]) -> None:
+        self._dsn = dsn
+        self._admin = psycopg.connect(dsn("postgres"), autocommit=True)
+        self._prefix = f"ap_{os.environ.get('PYTEST_XDIST_WORKER', 'main')}_"
+        self._made = 0
+        self._kept: list[str] = []
+        # Those of a run that was killed, on a server that outlived it.
+        rows = self._admin.execute("select datname from pg_database where starts_with(datname, %s)", [self._prefix])
+        self._left = [name for (name,) in rows]
+
+    def close(self) -> None:
+        """Drop all that was made."""
+        self._drop(self._left + self._kept)
+        self._admin.close()
+
+    def empty(self) -> str:
+        """Create an empty database, which is there to the end of the run, and return its DSN."""
+        name = self._create("template0")
+        self._kept.append(name)
+        return self._dsn(name)
+
+    @contextmanager
+    def copy(self, template: Any, **settings: str) -> Iterator[str]:
+        """Copy a template, or a database by its name, with settings of its own.
+
+        Yields the DSN of the copy, which is of no use after the block.
+        """
+        name = self._create(template if isinstance(template, str) else template.template_dbname)
+        for setting, value in settings.items():
+            self._execute(f"alter database {{}} set {setting} = {value}", name)
+        try:
+            yield self._dsn(name)
+        finally:
+            self._left.append(name)
+
+    def _create(self, template: str) -> str:
+        # Not at once: sessions take a moment to end, and DROP DATABASE looks for them but every 100 ms.
+        self._drop(self._left[:-1])
+        del self._left[:-1]
+        self._made += 1
+        name = f"{self._prefix}{self._made}"
+        # By default it would go page by page through the write-ahead log, for more than twice the price.
+        self._execute("create database {} template {} strategy file_copy", name, template)
+        return name
+
+    def _drop(self, names: list[str]) -> None:
+        for name in names:
+            self._execute("drop database {} with (force)", name)
+
+    def _execute(self, statement: str, *names: str) -> None:
+        self._admin.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
