@@ -29,7 +29,9 @@ security invoker
 as $$
 begin
     if new.status operator(pg_catalog.>=) 'completed' then
-        new.completed_at := pg_catalog.clock_timestamp();
+        if new.completed_at is null then
+            new.completed_at := pg_catalog.clock_timestamp();
+        end if;
     elsif new.status operator(pg_catalog.=) 'running' then
         if new.started_at is null then
             new.started_at := pg_catalog.clock_timestamp();
@@ -53,10 +55,18 @@ create or replace trigger agent_task_reopened
     execute function public.clear_task_times();
 
 create or replace trigger agent_task_times
-    before insert or update of status on public.agent_task
+    before update of status on public.agent_task
     for each row
     when (new.completed_at is null)
     execute function public.fill_task_times();
 
+create or replace trigger agent_task_times_insert
+    before insert on public.agent_task
+    for each row
+    when (new.status <> 'pending')
+    execute function public.fill_task_times();
+
 comment on trigger agent_task_reopened on public.agent_task is 'Clears the times of a task that is opened again.';
 comment on trigger agent_task_times on public.agent_task is 'Fills in the times that the writer of a task leaves out.';
+comment on trigger agent_task_times_insert on public.agent_task is
+    'Fills in the times of a task that is inserted as begun or settled.';

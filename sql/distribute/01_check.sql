@@ -12,6 +12,7 @@ declare
         'agent_task_progress_truncate',
         'agent_task_reopened',
         'agent_task_times',
+        'agent_task_times_insert',
         'workflow_stages',
         'workflow_events',
         'zy_workflow_transition_guard',

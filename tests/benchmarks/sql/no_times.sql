@@ -1,4 +1,5 @@
 -- Ours without the triggers that fill in the times of tasks (sql/12): what counting alone costs.
 
 drop trigger agent_task_times on public.agent_task;
+drop trigger agent_task_times_insert on public.agent_task;
 drop trigger agent_task_reopened on public.agent_task;
