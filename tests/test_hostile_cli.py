@@ -72,6 +72,8 @@ SEPARATOR = st.text(st.sampled_from("/?#[]@:%&=+ '\"\\,;\n\té"), min_size=1, ma
 @given(between=SEPARATOR, form=st.sampled_from(["url", "url of digits", "keywords", "keywords, quoted"]))
 @example(between="/", form="url")
 @example(between="@", form="url")
+@example(between='@"', form="url")
+@example(between="@'", form="url")
 @example(between="?", form="url of digits")
 @FUZZ
 def test_no_form_of_a_password_is_ever_shown(capfd: pytest.CaptureFixture[str], between: str, form: str) -> None:

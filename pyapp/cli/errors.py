@@ -47,7 +47,9 @@ _STANDBY_WENT_ON = (
     "do it again; on the standby, hot_standby_feedback or a longer max_standby_streaming_delay leave more time"
 )
 # libpq quotes what it takes for a host or a port where a character of the password was not escaped.
-_MAY_QUOTE_A_PASSWORD = re.compile(r"host (name )?['\"][^'\"]*@|invalid (integer value|port number)|Servname")
+_MAY_QUOTE_A_PASSWORD = re.compile(
+    r"""host (name )?(['"])((?!\2[,:]).)*@|invalid (integer value|port number)|Servname""", re.DOTALL
+)
 
 
 def explain(error: Exception) -> str | None:
