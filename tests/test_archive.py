@@ -129,6 +129,8 @@ def test_lengths_of_time_are_those_of_postgres(conn: psycopg.Connection, given: 
         "9999999999y",
         "5000y",
         "d90",
+        "1d d90",
+        "1 day ago 3d",
         "1 2",
         "%s",
     ],

@@ -26,6 +26,7 @@ _BATCH_SECONDS = 0.5  # how long the rows of a batch stay locked, about
 _FIRST_BATCH, _LARGEST_BATCH = 500, 20_000  # tasks
 _WORKFLOWS = 500  # of a batch, at most
 _TRIES, _PAUSE = 5, 0.5
+_LENGTH = re.compile(r"\s*(P[\dYMWDTHS.]+|((\d+(\.\d+)?\s*[A-Za-z]+|\d+:\d\d(:\d\d)?)[\s,]*)+)")
 _ENDED = (
     "w.status = any (%(statuses)s::public.workflow_status[]) and coalesce(w.completed_at, w.updated_at) < %(before)s"
 )
@@ -91,8 +92,9 @@ class Archived:
 def moment(conn: Connection[Any], older_than: str) -> datetime:
     """Find the moment before which workflows must have ended. Raises ArchiveError for an interval without sense."""
     wrong = f"--older-than {older_than!r} is no length of time: 90d, 12h, 2w, or an interval of PostgreSQL"
-    if not re.search("[A-Za-z:]", older_than):
-        raise ArchiveError(f"{wrong}; it needs a unit")
+    # Told here: some versions of PostgreSQL read 'd90' as no time at all.
+    if not _LENGTH.fullmatch(older_than):
+        raise ArchiveError(wrong)
     query = "select now(), now() - %s::interval"
     try:
         with conn.transaction():
