@@ -20,13 +20,14 @@ def patiently(
     on_wait: Callable[[], None] = lambda: None,
     *,
     held: tuple[type[Exception], ...] = HELD,
+    patience: float | None = None,
 ) -> T:
     """Do a transaction, again and again while others hold the locks that it needs.
 
     ``act`` has to set ``lock_timeout`` itself. ``on_wait`` is called once, when it has to wait. Returns what ``act``
-    returns; raises the last error when the patience, in seconds, is at its end.
+    returns; raises the last error when the patience, in seconds (PATIENCE by default), is at its end.
     """
-    give_up = time.monotonic() + PATIENCE
+    give_up = time.monotonic() + (PATIENCE if patience is None else patience)
     waiting = False
     while True:
         try:

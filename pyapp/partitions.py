@@ -47,7 +47,10 @@ _LACKING = """
     ) as d
     where
         t.tgrelid = 'public.agent_task'::regclass
-        and (t.tgname like 'agent_task_progress_%' or t.tgname = 'agent_task_times')
+        and (
+            t.tgname like 'agent_task_progress_%'
+            or t.tgname in ('agent_task_reopened', 'agent_task_times', 'agent_task_times_insert')
+        )
         and t.tgname <> 'agent_task_progress_merge' -- never fires, whether enabled or not
         and not t.tgisinternal
         and (d.wanted is distinct from d.found or o.tgenabled not in ('O', 'A'))

@@ -18,18 +18,14 @@ from psycopg.rows import TupleRow, tuple_row
 
 from pyapp.adopt.pair import Pair, quote
 from pyapp.adopt.tokens import count_relation, meaning_and_plan, tasks_relation
+from pyapp.locks import HELD, LOCK_TIMEOUT
 
 _BATCH_SECONDS = 0.1  # how long the rows of a batch stay locked, about
 _MOST = 5000
 _EXAMPLES = 20
-# In turn with a writer who locks in another order, we are the one to step back; and the longer he holds it, the longer.
-_LOCK_TIMEOUT = "100ms"
+# The longer a writer holds his lock, the longer we step back.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
-_RETRIED = (
-    psycopg.errors.LockNotAvailable,
-    psycopg.errors.DeadlockDetected,
-    psycopg.errors.SerializationFailure,
-)
+_RETRIED = (*HELD, psycopg.errors.SerializationFailure)
 
 T = TypeVar("T")
 OnBatch = Callable[[int], None]
@@ -352,7 +348,7 @@ def _retry(conn: Connection[Any], act: Callable[[], T]) -> T:
             with conn.transaction():
                 # A batch counts with a new snapshot what it has locked.
                 conn.execute("set transaction isolation level read committed")
-                conn.execute(f"set local lock_timeout = '{_LOCK_TIMEOUT}'".encode())
+                conn.execute(f"set local lock_timeout = '{LOCK_TIMEOUT}'".encode())
                 return act()
         except _RETRIED:
             time.sleep(pause)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -19,13 +18,11 @@ from pyapp.adopt.findings import Findings
 from pyapp.adopt.pair import SHADOW_COLUMN, AdoptError, Pair, literal, quote
 from pyapp.adopt.render import Trigger, drop_trigger, removal, script, steps
 from pyapp.db import connect
+from pyapp.locks import HELD, LOCK_TIMEOUT, PATIENCE, patiently
 from pyapp.schema import listed_objects
 
 OnStep = Callable[[str], None]
 
-# Writers queue up behind us while we wait for a lock: so we wait a moment only, and again.
-_LOCK_TIMEOUT = "100ms"
-_PATIENCE = 60.0
 # If others always hold one table and wait for the other, no moment comes in which both can be locked.
 _PATIENCE_FOR_BOTH = 3.0
 _MARK = "agent-progress: the pair of tables whose progress is kept here; one row."
@@ -200,28 +197,24 @@ def _patiently(conn: Connection[Any], parts: Sequence[str], on_step: OnStep) -> 
         return
     on_step("still waiting: from now on for one table at a time")
     for number, part in enumerate(parts):
-        if not _repeatedly(conn, part, _PATIENCE, on_step):
+        if not _repeatedly(conn, part, PATIENCE, on_step):
             done = "not finished" if number else "nothing changed"
-            raise AdoptError(f"{done}: other transactions held a table for {_PATIENCE:.0f} s; run it again later")
+            raise AdoptError(f"{done}: other transactions held a table for {PATIENCE:.0f} s; run it again later")
 
 
 def _repeatedly(conn: Connection[Any], text: str, patience: float, on_step: OnStep) -> bool:
     """Run a script in a transaction until it gets its locks; return whether it did."""
-    give_up = time.monotonic() + patience
-    waiting = False
-    while True:
-        try:
-            with conn.transaction():
-                conn.execute(f"set local lock_timeout = '{_LOCK_TIMEOUT}'")
-                conn.execute("set local client_min_messages = warning")
-                # Two at once would meet each other's half-made objects.
-                conn.execute("select pg_advisory_xact_lock(hashtext('agent-progress adopt'))")
-                conn.execute(text.encode())
-            return True
-        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
-            if time.monotonic() > give_up:
-                return False
-            if not waiting:
-                on_step("waiting for other transactions")
-            waiting = True
-            time.sleep(0.1)
+
+    def attempt() -> None:
+        with conn.transaction():
+            conn.execute(f"set local lock_timeout = '{LOCK_TIMEOUT}'")
+            conn.execute("set local client_min_messages = warning")
+            # Two at once would meet each other's half-made objects.
+            conn.execute("select pg_advisory_xact_lock(hashtext('agent-progress adopt'))")
+            conn.execute(text.encode())
+
+    try:
+        patiently(attempt, lambda: on_step("waiting for other transactions"), patience=patience)
+    except HELD:
+        return False
+    return True

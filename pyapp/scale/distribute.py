@@ -15,6 +15,7 @@ _STATEMENT = re.compile(r"^[a-z](?:\$\$.*?\$\$|'[^']*'|--[^\n]*|[^;'$])*;$", re.
 _DROPPED = re.compile(r"^drop function public\.(\w+)", re.MULTILINE)
 _OF_FUNCTION = re.compile(r"(?:create function|(?:comment|revoke execute) on function) public\.(\w+)")
 _KEPT = ("create type", "comment on type", "insert into")
+_COMPARE = "compare.sql"
 _CITUS = ("02_check_citus.sql", "04_shards.sql")
 
 
@@ -27,15 +28,17 @@ def distribution(*, citus: bool = True) -> str:
 
     Without ``citus`` it changes the keys and the triggers only, which needs none.
     """
-    return _transaction(_read(file) for file in _files("0*.sql") if citus or file.name not in _CITUS)
+    parts = [_read(file) for file in _files("0*.sql") if citus or file.name not in _CITUS]
+    return _transaction([*parts, *map(_read, _files(_COMPARE))])
 
 
 def way_back() -> str:
     """Write the SQL that makes our tables plain ones again, as sql/ has them, in one transaction."""
     check, aside, rows, end = map(_read, _files("1*.sql"))
+    [compare] = map(_read, _files(_COMPARE))
     gone = set(_DROPPED.findall(aside))
     made = [statement for statement in own_statements() if _is_gone(statement, gone)]
-    return _transaction([check, aside, *made, rows, end])
+    return _transaction([check, aside, *made, rows, compare, end])
 
 
 def own_statements() -> list[str]:

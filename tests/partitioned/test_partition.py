@@ -238,13 +238,16 @@ def test_check_tells_a_trigger_that_a_partition_lacks_and_partition_or_migrate_m
         )
         assert progress(conn, workflow)[2] == 1
     conn.execute(f"alter table {part} disable trigger agent_task_progress_insert")
-    conn.execute(f"alter table {part} disable trigger agent_task_times")
+    for name in ("agent_task_reopened", "agent_task_times", "agent_task_times_insert"):
+        conn.execute(f"alter table {part} disable trigger {name}")
     assert missing_objects(conn) == [
         f"trigger agent_task_progress_insert on public.{part} disabled",
+        f"trigger agent_task_reopened on public.{part} disabled",
         f"trigger agent_task_times on public.{part} disabled",
+        f"trigger agent_task_times_insert on public.{part} disabled",
     ]
     assert migrate(dsn) == []  # somebody's intention
-    assert len(missing_objects(conn)) == 2
+    assert len(missing_objects(conn)) == 4
 
 
 def test_a_trigger_of_another_form_is_told_and_renewed(conn: psycopg.Connection, dsn: str) -> None:
