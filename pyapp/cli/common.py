@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
     from psycopg import Connection
     from psycopg.rows import TupleRow
 
@@ -89,6 +90,43 @@ class Command(click.Command):
                 formatter.write("\n".join(f"  {line}" for line in cleandoc(self.example).splitlines()) + "\n")
 
 
+def complete_ids(ctx: click.Context, _: click.Parameter, incomplete: str) -> list["CompletionItem"]:
+    """Complete the id of a workflow: the newest ones, with their names where the shell shows them."""
+    from click.shell_completion import CompletionItem
+
+    from pyapp.db import connect
+    from pyapp.helpers import list_workflows
+
+    target = ctx.ensure_object(Target)
+    try:
+        if target.embedded:
+            return []  # starting a server is more than a key press asks for
+        with readable_database(target) as dsn, connect(dsn, connect_timeout=2) as conn:
+            found = list_workflows(conn, limit=100, schema=target.schema)
+    except Exception:  # a completion never complains
+        return []
+    return [
+        CompletionItem(clean(str(w.workflow_id)), help=f"{clean(w.name)} ({w.progress} %, {clean(w.status)})")
+        for w in found
+        if str(w.workflow_id).startswith(incomplete)
+    ]
+
+
+def complete_from(words: Sequence[str]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """Complete a value that is usually one of these, and may be another."""
+    return lambda _ctx, _param, incomplete: [word for word in words if word.startswith(incomplete)]
+
+
+def workflow_id(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a command take the id of a workflow."""
+    return click.argument("id", metavar="ID", shell_complete=complete_ids)(command)
+
+
+def workflow_ids(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a command take ids of workflows, or none."""
+    return click.argument("ids", nargs=-1, metavar="[ID]...", shell_complete=complete_ids)(command)
+
+
 def as_json(command: Callable[..., Any]) -> Callable[..., Any]:
     """Let a command print JSON."""
     return click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")(command)
@@ -144,11 +182,12 @@ def require_extra(extra: str, modules: Sequence[str]) -> None:
 
 
 @contextmanager
-def database(target: Target, *, or_embedded: bool = False) -> Iterator[str]:
+def database(target: Target, *, or_embedded: bool = False, migrated: bool = True) -> Iterator[str]:
     """Yield the DSN of the database that the user means.
 
     That is the embedded server with ``--embedded``, or, with ``or_embedded``, where no other was given: started for as
-    long as the block lasts, and migrated. Raises a UsageError where nobody said which database.
+    long as the block lasts and, unless ``migrated`` is false, migrated. Raises a UsageError where nobody said which
+    database.
     """
     from pyapp.db import find_dsn
 
@@ -166,7 +205,8 @@ def database(target: Target, *, or_embedded: bool = False) -> Iterator[str]:
     from pyapp.migrate import migrate
 
     with embedded.server() as server:
-        migrate(server.dsn, schema=target.schema)
+        if migrated:
+            migrate(server.dsn, schema=target.schema)
         yield server.dsn
 
 
@@ -185,6 +225,18 @@ def readable_database(target: Target) -> Iterator[str]:
     read_dsn = reads_from(target)
     with database(target) if read_dsn is None else nullcontext(read_dsn) as dsn:
         yield dsn
+
+
+def views_of(conn: "Connection[Any]", schema: str | None) -> set[str]:
+    """Tell which tables and views the schema has: adopted tables come without stages and history."""
+    from pyapp.db import find_schema
+
+    rows = conn.execute(
+        "select c.relname from pg_catalog.pg_class as c join pg_catalog.pg_namespace as n on n.oid = c.relnamespace"
+        " where n.nspname = %s and c.relkind in ('r', 'p', 'v')",
+        [find_schema(schema)],
+    )
+    return {name for (name,) in rows}
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import click
 import psycopg
 from psycopg import Connection, errors
 
-from pyapp.cli.common import say
+from pyapp.cli.common import say, views_of
 
 _LACKING = (
     errors.UndefinedTable,
@@ -41,9 +41,9 @@ def explain(error: Exception) -> tuple[str, int] | None:
     """Say in one line what went wrong, and the exit status for it; None for a fault of the program itself."""
     if isinstance(error, click.ClickException):
         return _explain_usage(error), 2
-    from pyapp.errors import AgentProgressError, TaskNotFound, WorkflowNotFound
+    from pyapp.errors import TaskNotFound, WorkflowNotFound
 
-    if isinstance(error, AgentProgressError):
+    if type(error).__module__.startswith("pyapp."):  # each error class of the package says in a line what to do
         return _first_line(error), 1 if isinstance(error, WorkflowNotFound | TaskNotFound) else 2
     if isinstance(error, psycopg.Error):
         return _explain_database(error), 2
@@ -72,17 +72,12 @@ def telling_what_lacks(conn: Connection[Any], schema: str | None) -> Iterator[No
         from pyapp.db import find_schema
 
         conn.rollback()
-        name = find_schema(schema)
-        row = conn.execute(
-            "select exists (select from pg_catalog.pg_class as c"
-            " join pg_catalog.pg_namespace as n on n.oid = c.relnamespace"
-            " where n.nspname = %s and c.relname = 'workflow_progress')",
-            [name],
-        ).fetchone()
-        if row == (True,):
+        if "workflow_progress" in views_of(conn, schema):
             lacks = f"{_first_line(error)}: the schema is older than this program, or not whole"
         else:
-            lacks = f"there is no agent-progress in schema {name} of this database (another is named by --schema)"
+            lacks = (
+                f"schema {find_schema(schema)} has no agent-progress in this database (another is named by --schema)"
+            )
         raise click.ClickException(f"{lacks}: run agent-progress migrate") from error
 
 
