@@ -1,20 +1,18 @@
 """archive: workflows that ended long ago."""
 
 import re
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import click
 import psycopg
-from psycopg import sql
+from psycopg import Connection, sql
 
 from pyapp import helpers
-from pyapp.cli.common import Command, Target, as_json, connection, pass_target, print_json, say
+from pyapp.cli.common import Target, as_json, command, connection, print_json, say
 from pyapp.cli.text import plural
-from pyapp.cli.waiting import progress_bar
+from pyapp.cli.waiting import at_work
 from pyapp.db import find_schema, retry
-
-if TYPE_CHECKING:
-    from psycopg import Connection
 
 _ENDED = ("completed", "failed", "cancelled")
 # Asked for here: PostgreSQL takes 90 for seconds.
@@ -30,13 +28,7 @@ _COUNT = """
 """
 
 
-@click.command(
-    cls=Command,
-    example="""
-    agent-progress archive --older-than 90d --dry-run
-    agent-progress archive --older-than 90d --status completed     leaves those that may be retried
-    """,
-)
+@command()
 @click.option(
     "--older-than", required=True, metavar="AGE", help="How long ago they must have ended: 90d, 12h, 2w, '6 months'."
 )
@@ -49,12 +41,15 @@ _COUNT = """
 )
 @click.option("--dry-run", is_flag=True, help="Only say how much it would be.")
 @as_json
-@pass_target
 def archive(target: Target, older_than: str, statuses: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     """Freeze workflows that ended long ago, and remove the rows of their tasks.
 
     In batches, while everybody goes on writing. Progress stays readable, with workflow, stages and events; the tasks
     are gone for good. Interrupted, the same command goes on where it was.
+
+    Example:
+      agent-progress archive --older-than 90d --dry-run
+      agent-progress archive --older-than 90d --status completed    (leaves those that may be retried)
     """
     wrong = f"--older-than {older_than!r} is no length of time: 90d, 12h, 2w, or an interval of PostgreSQL"
     if not _LENGTH.fullmatch(older_than):
@@ -70,10 +65,9 @@ def archive(target: Target, older_than: str, statuses: tuple[str, ...], dry_run:
             _report({"workflows": workflows, "tasks": tasks, "in_use": 0}, f"{would}\nnothing was changed", as_json)
             return
         done, removed = 0, 0
-        with progress_bar("archiving", tasks, "tasks") as advance:
-            while batch := retry(
-                lambda: helpers.archive(conn, older_than, statuses=wanted, schema=target.schema)  # type: ignore[arg-type]
-            ):
+        one_batch = partial(helpers.archive, conn, older_than, statuses=wanted, schema=target.schema)
+        with at_work("archiving", tasks, "tasks") as advance:
+            while batch := retry(one_batch):
                 done += len(batch)
                 removed += sum(archived.tasks for archived in batch)
                 advance(sum(archived.tasks for archived in batch))
@@ -87,7 +81,7 @@ def archive(target: Target, older_than: str, statuses: tuple[str, ...], dry_run:
     )
 
 
-def _count(conn: "Connection[Any]", schema: str | None, older_than: str, statuses: list[str]) -> tuple[int, int]:
+def _count(conn: Connection[Any], schema: str | None, older_than: str, statuses: list[str]) -> tuple[int, int]:
     names = {name: sql.Identifier(find_schema(schema), name) for name in ("workflow", "agent_task")}
     row = conn.execute(sql.SQL(_COUNT).format(**names), [statuses, older_than]).fetchone()
     return (row[0], int(row[1])) if row else (0, 0)

@@ -1,41 +1,33 @@
 """check and repair: is every number right, and if not, repair it."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
-import click
-from psycopg import sql
+from psycopg import Connection, sql
 
 from pyapp import helpers
-from pyapp.cli import tables
-from pyapp.cli.common import Command, Target, as_json, connection, pass_target, print_json, say, workflow_ids
+from pyapp.cli.common import Target, as_json, command, connection, print_json, say, workflow_ids
+from pyapp.cli.tables import Column, print_table
 from pyapp.cli.text import plural
-from pyapp.cli.waiting import heartbeat
+from pyapp.cli.waiting import at_work
 from pyapp.db import find_schema, retry
 from pyapp.errors import WorkflowNotFound
 from pyapp.models import Drift
 from pyapp.renew import differences
 
-if TYPE_CHECKING:
-    from psycopg import Connection
 
-
-@click.command(
-    cls=Command,
-    reads=True,
-    example="""
-    agent-progress check || agent-progress repair
-    agent-progress check --json | jq '.drift, .missing'
-    """,
-)
+@command(reads=True)
 @workflow_ids
 @as_json
-@pass_target
 def check(target: Target, ids: tuple[str, ...], as_json: bool) -> int:
     """Compare what is stored with what is counted.
 
     Counts every task, or those of the workflows given, and compares with what is stored; sees that all functions,
     triggers and views are there, enabled and as they were shipped. Exits 1 where anything is wrong. Nothing is changed.
+
+    Example:
+      agent-progress check || agent-progress repair
     """
     with connection(target, reads=True, autocommit=True) as conn:
         missing = differences(conn, find_schema(target.schema))
@@ -57,28 +49,25 @@ def check(target: Target, ids: tuple[str, ...], as_json: bool) -> int:
     return 1 if drift or missing else 0
 
 
-@click.command(
-    cls=Command,
-    example="""
-    agent-progress repair
-    agent-progress repair 6f1c29a0-…
-    """,
-)
+@command()
 @workflow_ids
 @as_json
-@pass_target
 def repair(target: Target, ids: tuple[str, ...], as_json: bool) -> None:
     """Recount what is wrong, and repair it.
 
     Each workflow whose stored progress is wrong is repaired in a transaction of its own, while others go on writing.
     Says what it changed.
+
+    Example:
+      agent-progress repair
+      agent-progress repair 6f1c29a0-…
     """
     repaired: list[Drift] = []
     with connection(target, autocommit=True) as conn:
         for wrong in compare(conn, ids, target.schema)[1]:
-            key = wrong.workflow_id
             try:
-                repaired += retry(lambda key=key: helpers.repair(conn, key, schema=target.schema), tries=100)
+                mend = partial(helpers.repair, conn, wrong.workflow_id, schema=target.schema)
+                repaired += retry(mend, tries=100)
             except WorkflowNotFound:
                 continue  # deleted meanwhile
     if as_json:
@@ -89,7 +78,7 @@ def repair(target: Target, ids: tuple[str, ...], as_json: bool) -> None:
         print("nothing to repair")
 
 
-def compare(conn: "Connection[Any]", ids: Sequence[Any], schema: str | None) -> tuple[int, list[Drift]]:
+def compare(conn: Connection[Any], ids: Sequence[Any], schema: str | None) -> tuple[int, list[Drift]]:
     """Compare all workflows, or those given, showing that it is at work.
 
     Returns how many were compared and those that are wrong. Raises WorkflowNotFound for an unknown id.
@@ -97,16 +86,16 @@ def compare(conn: "Connection[Any]", ids: Sequence[Any], schema: str | None) -> 
     if ids:
         for key in ids:
             helpers.get_workflow(conn, key, schema=schema)
-        with heartbeat("counting tasks"):
+        with at_work("counting tasks"):
             return len(ids), helpers.find_drift(conn, ids, schema=schema)
     view = sql.Identifier(find_schema(schema), "workflow_progress")
     query = sql.SQL("select count(*), coalesce(sum(agents_created), 0) from {}").format(view)
     workflows, tasks = conn.execute(query).fetchone() or (0, 0)
-    with heartbeat(f"counting {tasks} tasks of {workflows} workflows"):
+    with at_work(f"counting {tasks} tasks of {workflows} workflows"):
         return workflows, helpers.find_drift(conn, schema=schema)
 
 
-def _sees_a_part(conn: "Connection[Any]", schema: str | None) -> bool:
+def _sees_a_part(conn: Connection[Any], schema: str | None) -> bool:
     """Tell whether policies keep rows from this role."""
     row = conn.execute(
         "select coalesce(bool_or(pg_catalog.row_security_active(c.oid)), false) from pg_catalog.pg_class as c"
@@ -125,7 +114,5 @@ def _print_drift(drift: list[Drift], verbs: tuple[str, str]) -> None:
         rest = f", {created} created, {failed} failed, {cancelled} cancelled"
         return f"{getattr(d, f'{side}_progress')} % ({completed} of {total}{rest})"
 
-    tables.print_table(
-        (tables.Column("ID"), tables.Column("NAME", least=8, most=40), *verbs),
-        [(d.workflow_id, d.name, numbers(d, "stored"), numbers(d, "calculated")) for d in drift],
-    )
+    rows = [(d.workflow_id, d.name, numbers(d, "stored"), numbers(d, "calculated")) for d in drift]
+    print_table(("ID", Column("NAME", least=8, most=40), *(Column(verb, least=16) for verb in verbs)), rows)

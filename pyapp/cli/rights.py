@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from pyapp.cli.common import Command, Target, clean, connection, pass_target, say
+from pyapp.cli.common import Target, clean, command, connection, say
 from pyapp.errors import RoleNotFound
 from pyapp.roles import grant as grant_rights
 from pyapp.roles import grants, loopholes
@@ -14,19 +14,12 @@ def _roles(kind: str, what: str) -> Any:
     return click.option(f"--{kind}", f"{kind}s", multiple=True, metavar="ROLE", help=f"{what} May be repeated.")
 
 
-@click.command(
-    cls=Command,
-    example="""
-    agent-progress grant --agent workers --reader dashboard --operator orchestrator
-    agent-progress grant --agent workers --print | less
-    """,
-)
+@command()
 @_roles("agent", "Make this role an agent.")
 @_roles("reader", "Make this role a reader.")
 @_roles("operator", "Make this role an operator.")
 @click.option("--revoke", is_flag=True, help="Take the same rights back.")
 @click.option("--print", "only_print", is_flag=True, help="Write the SQL instead of running it; needs no database.")
-@pass_target
 def grant(
     target: Target,
     agents: tuple[str, ...],
@@ -40,6 +33,9 @@ def grant(
     Agents add tasks, report on them and read progress; readers read, as the dashboard does; operators also create,
     move, delete and repair workflows, as orchestrators do. Safe to repeat; do so after an upgrade. What migrate and
     notify do needs the owner.
+
+    Example:
+      agent-progress grant --agent workers --reader dashboard --operator orchestrator
     """
     if not (agents or readers or operators):
         raise click.UsageError("grant to whom? Give --agent, --reader or --operator with a role")
