@@ -1,20 +1,24 @@
 -- Optional: says on channel agent_progress which workflow changed, its id as payload, once per workflow and transaction
--- (equal notifications of a transaction are one). Not part of the schema, since a transaction that notifies takes a lock of
--- the whole database when it commits: about 10,700 → 4,500 transactions a second where each of them counts. Counting (03)
--- fires it with the owner's rights: hence pg_temp last in its search_path, where types of the writer hide none of ours.
+-- (equal notifications of a transaction are one); in another schema than public the channel is agent_progress.SCHEMA. Not
+-- part of the schema, since a transaction that notifies takes a lock of the whole database when it commits: about 10,700 →
+-- 4,500 transactions a second where each of them counts. Counting fires it with the owner's rights: hence pg_temp last in
+-- its search_path, where types of the writer hide none of the schema.
 
 create or replace function public.notify_progress()
 returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    -- As name, which is cut off where it is too long: to pg_notify that would be an error.
+    channel constant name := concat('agent_progress', '.' || nullif(tg_table_schema, 'public'));
 begin
-    perform pg_notify('agent_progress', coalesce(new.id, old.id)::text);
+    perform pg_notify(channel, coalesce(new.id, old.id)::text);
     return null;
 end
 $$;
 
-comment on function public.notify_progress() is 'Notifies on channel agent_progress that a workflow changed.';
+comment on function public.notify_progress() is 'Notifies on channel agent_progress, or agent_progress.SCHEMA elsewhere than in public, that a workflow changed.';
 
 revoke execute on function public.notify_progress() from public;
 
