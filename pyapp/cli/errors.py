@@ -81,7 +81,7 @@ def telling_what_lacks(conn: Connection[Any], schema: str | None) -> Iterator[No
 
 
 def _explain_usage(error: click.ClickException) -> str:
-    line = error.format_message().rstrip(".")
+    line = " ".join(error.format_message().split()).rstrip(".")
     where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else None
     return f"{line} (see {where} --help)" if where else line
 
