@@ -1,37 +1,9 @@
--- Which way a workflow may go, for every writer. A change of status or stage moves the version: orchestrators compare
--- and swap on it, and a row written back with an older version cannot revert what happened since. Counting (03) names
--- neither column and so never comes here, and a change of progress never makes a swap fail.
+-- Which way a workflow may go, for every writer. A change of status or stage moves the version: orchestrators compare and
+-- swap on it, and a row written back with an older version cannot revert what happened since. Counting (04) names none of
+-- these columns and never comes here: progress that moves never makes a swap fail.
 -- SQLSTATE WP001: the version moved on; read the row again. WP002: this transition is not allowed.
 
-create table public.workflow_transition (
-    from_status public.workflow_status not null,
-    to_status public.workflow_status not null,
-    constraint workflow_transition_pkey primary key (from_status, to_status)
-);
-
-comment on table public.workflow_transition is 'Allowed changes of a workflow''s status; a row more or less changes the rule.';
-comment on column public.workflow_transition.from_status is 'Status that the workflow has.';
-comment on column public.workflow_transition.to_status is 'Status that it may get.';
-
-insert into public.workflow_transition (from_status, to_status)
-values
-    ('initiated', 'running'),
-    ('initiated', 'paused'),
-    ('initiated', 'completed'),
-    ('initiated', 'failed'),
-    ('initiated', 'cancelled'),
-    ('running', 'paused'),
-    ('running', 'completed'),
-    ('running', 'failed'),
-    ('running', 'cancelled'),
-    ('paused', 'running'),
-    ('paused', 'completed'),
-    ('paused', 'failed'),
-    ('paused', 'cancelled'),
-    ('failed', 'running'),
-    ('cancelled', 'running');
-
-create function public.guard_transition()
+create or replace function public.guard_transition()
 returns trigger
 language plpgsql
 security definer
@@ -44,12 +16,25 @@ declare
 begin
     if tg_op = 'INSERT' then
         new.completed_at := case when settled then coalesce(new.completed_at, clock_timestamp()) end;
+        -- Without a stage, or with the column's default where its type has no such stage, it begins in the first one.
+        if new.version = 1 and coalesce(new.current_stage, 'initialization') = 'initialization' then
+            select d.name
+            into new.current_stage
+            from public.stage_definition as d
+            where d.workflow_type = new.type
+            order by d.name = 'initialization' and new.current_stage is not null desc, d.position
+            limit 1;
+            new.current_stage := coalesce(new.current_stage, 'initialization');
+        end if;
         return new;
     end if;
 
     if new.status = old.status and new.current_stage = old.current_stage then
-        -- A row written back whole may be older than its read: it must not turn the clock back either.
-        new.version := greatest(old.version, new.version);
+        -- A row written back whole may be older than its read: it must not turn version or clock back. ORMs that count
+        -- versions themselves write the next one.
+        if new.version <> old.version + 1 then
+            new.version := old.version;
+        end if;
         new.updated_at := greatest(old.updated_at, new.updated_at);
         new.completed_at := case when settled then coalesce(new.completed_at, old.completed_at) end;
         return new;
@@ -89,7 +74,7 @@ begin
         end;
     end if;
 
-    new.version := greatest(old.version + 1, new.version);
+    new.version := least(old.version, 2147483646) + 1;
     new.updated_at := clock_timestamp();
     return new;
 end
@@ -101,10 +86,10 @@ comment on function public.guard_transition() is
 revoke execute on function public.guard_transition() from public;
 
 -- A list of columns costs the statements that count nothing, where a WHEN clause would be compiled by each of them. So a
--- BEFORE trigger of a user's that sets the status in a statement which names neither column is not seen (README). Named
--- to fire after all others but the guard of the counters (04): what they make of a status is checked as well.
-create trigger zy_workflow_transition_guard
-    before insert or update of status, current_stage on public.workflow
+-- BEFORE trigger of a user that sets the status in a statement which names none of the columns is not seen. Named to fire
+-- after all others but the guard of the counters (05): what they make of a status is checked as well.
+create or replace trigger zy_workflow_transition_guard
+    before insert or update of status, current_stage, version on public.workflow
     for each row
     execute function public.guard_transition();
 

@@ -1,6 +1,6 @@
 -- Progress by stages, beside progress by agents and never instead of it.
 
-create view public.workflow_stage_progress
+create or replace view public.workflow_stage_progress
 with (security_invoker = true)
 as
 select
@@ -79,7 +79,7 @@ comment on column public.workflow_stage_progress.stages is
     'Number of stages in the plan of the workflow, or in the definition of its type as long as it has no plan.';
 comment on column public.workflow_stage_progress.stages_finished is 'Number of those that are completed or skipped.';
 
-create view public.workflow_stage_agents
+create or replace view public.workflow_stage_agents
 with (security_invoker = true)
 as
 select

@@ -1,42 +1,9 @@
--- depends: 0003_agent_progress_trigger
--- The guard. Counts what the tables hold already.
-
--- Nobody else changes a workflow from the count to the commit; readers go on. Tasks need no lock: what a statement has not
--- counted yet waits for this one, is not seen by the count below, and is added after it.
-lock table public.workflow in share row exclusive mode;
-
-update public.workflow as w
-set
-    agents_created = t.created,
-    agents_completed = t.completed,
-    agents_failed = t.failed,
-    agents_cancelled = t.cancelled,
-    agents_total = public.progress_total(w.status, t.created, w.agents_planned),
-    progress = public.progress_percentage(t.completed, public.progress_total(w.status, t.created, w.agents_planned)),
-    progress_updated_at = clock_timestamp()
-from (
-    select
-        v.id as workflow_id,
-        count(a.id) as created,
-        count(a.id) filter (where a.status = 'completed') as completed,
-        count(a.id) filter (where a.status = 'failed') as failed,
-        count(a.id) filter (where a.status = 'cancelled') as cancelled
-    from public.workflow as v
-    left join public.agent_task as a on a.workflow_id = v.id
-    group by v.id
-) as t
-where
-    t.workflow_id = w.id
-    and w.progress_frozen_at is null
-    and (w.agents_created, w.agents_completed, w.agents_failed, w.agents_cancelled, w.agents_total, w.progress)
-    is distinct from (
-        t.created,
-        t.completed,
-        t.failed,
-        t.cancelled,
-        public.progress_total(w.status, t.created, w.agents_planned),
-        public.progress_percentage(t.completed, public.progress_total(w.status, t.created, w.agents_planned))
-    );
+-- Nobody but the task trigger (04) moves a counter, and total and percentage always follow from the counters.
+-- What others write to these columns is silently put back, not refused: ORMs that save a row write every column, with
+-- values as old as their read, and orchestrators write percentages of their own making.
+-- The task trigger is told by the trigger depth and by 'epoch', its mark. In the body, since a WHEN clause is compiled
+-- anew by each statement, which costs more than the call that it saves; and first, with few expressions: plpgsql prepares
+-- each one anew in every transaction.
 
 create or replace function public.guard_progress()
 returns trigger

@@ -1,8 +1,8 @@
 -- The number itself, and what it is taken of: the only place where either is written.
--- Both functions are inlined into the statements that call them (5 µs a call otherwise): hence a `return` body,
--- qualified names and no SET clause. Null, not counted yet, stays null.
+-- Both functions are inlined into the statements that call them (a call would cost 5 us): hence a `return` body,
+-- qualified names and no SET clause. Null, which means not counted yet, stays null.
 
-create function public.progress_percentage(completed bigint, total bigint)
+create or replace function public.progress_percentage(completed bigint, total bigint)
 returns integer
 language sql
 immutable
@@ -18,7 +18,7 @@ end;
 comment on function public.progress_percentage(bigint, bigint) is
     'Share of completed in total in percent, 0 to 100, rounded half up; 100 only when all are completed, 0 only when none is.';
 
-create function public.progress_total(status public.workflow_status, created bigint, planned bigint)
+create or replace function public.progress_total(status public.workflow_status, created bigint, planned bigint)
 returns bigint
 language sql
 immutable

@@ -1,5 +1,4 @@
--- depends: 0004_agent_progress_guard
--- The views.
+-- What everyone reads (stored, one row per workflow), the same counted afresh (the definition), and where they differ.
 
 create or replace view public.workflow_progress
 with (security_invoker = true)

@@ -1,51 +1,15 @@
 -- The plan of a workflow's stages, by its type, and the course of each workflow along it. The plan of a workflow is a
 -- copy, so that editing the definition does not change workflows that run. It is made on demand and not when a workflow
 -- is inserted: a restore brings workflows and their stages, which must not double.
+-- Without sequential scans: the plans of these functions are kept, and one made while the tables were empty would read all
+-- stages for each of the many workflows that a bulk load inserted since.
 
-create table public.stage_definition (
-    workflow_type text not null,
-    position integer not null,
-    name text not null,
-    weight integer not null default 1,
-    agents integer,
-    constraint stage_definition_pkey primary key (workflow_type, name),
-    constraint stage_definition_workflow_type_position_key unique (workflow_type, position),
-    constraint stage_definition_weight_check check (weight > 0),
-    constraint stage_definition_agents_check check (agents >= 0)
-);
-
-comment on table public.stage_definition is 'Stages of a type of workflow, in order; to be edited.';
-comment on column public.stage_definition.workflow_type is 'The type of workflow.';
-comment on column public.stage_definition.position is 'Place of the stage in the order of stages, from 0.';
-comment on column public.stage_definition.name is 'Name of the stage, as in workflow.current_stage and agent_task.stage.';
-comment on column public.stage_definition.weight is 'Share of the stage in the whole, relative to the other stages; above 0.';
-comment on column public.stage_definition.agents is
-    'Number of tasks that the stage will have; where all stages name one, it fills workflow.agents_planned. Null if unknown.';
-
-insert into public.stage_definition (workflow_type, position, name, weight)
-values
-    ('app', 0, 'initialization', 5),
-    ('app', 1, 'scaffolding', 10),
-    ('app', 2, 'dependency_installation', 10),
-    ('app', 3, 'validation', 15),
-    ('app', 4, 'e2e_testing', 20),
-    ('app', 5, 'integration', 15),
-    ('app', 6, 'deployment', 15),
-    ('app', 7, 'monitoring', 10),
-    ('feature', 0, 'initialization', 10),
-    ('feature', 1, 'scaffolding', 20),
-    ('feature', 2, 'dependency_installation', 15),
-    ('feature', 3, 'validation', 25),
-    ('feature', 4, 'e2e_testing', 30),
-    ('bugfix', 0, 'initialization', 20),
-    ('bugfix', 1, 'validation', 40),
-    ('bugfix', 2, 'e2e_testing', 40);
-
-create function public.plan_stages(planned public.workflow)
+create or replace function public.plan_stages(planned public.workflow)
 returns void
 language plpgsql
 security invoker
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 begin
     insert into public.workflow_stage (workflow_id, name, position, weight, status, started_at)
@@ -87,11 +51,12 @@ $$;
 comment on function public.plan_stages(public.workflow) is
     'Gives a workflow the stages of its type, and the planned number of agents if it has none and all stages name theirs.';
 
-create function public.follow_stages()
+create or replace function public.follow_stages()
 returns trigger
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 set row_security = off
 as $$
 declare
@@ -163,7 +128,7 @@ comment on function public.follow_stages() is
 
 revoke execute on function public.follow_stages() from public;
 
-create trigger workflow_stages
+create or replace trigger workflow_stages
     after update of status, current_stage on public.workflow
     for each row
     execute function public.follow_stages();

@@ -1,7 +1,7 @@
 -- When a workflow will be done, by how fast its agents were lately; and whether it has come to a halt. Both read the last
 -- completions and the tasks that are being done, by index, however many tasks there are.
 
-create view public.workflow_forecast
+create or replace view public.workflow_forecast
 with (security_invoker = true)
 as
 select
@@ -86,7 +86,7 @@ comment on column public.workflow_forecast.last_activity_at is 'When a task was 
 comment on column public.workflow_forecast.stalled is
     'Whether the workflow runs and nothing of that happened for 10 minutes, or for the interval in the parameter agent_progress.stalled_after.';
 
-create view public.workflow_burnup
+create or replace view public.workflow_burnup
 with (security_invoker = true)
 as
 select

@@ -1,5 +1,10 @@
--- depends: 0002_agent_progress_formula
--- The trigger that counts.
+-- Each statement on agent_task adds what it changed to the counters of its workflows, in its own transaction.
+-- Differences are added, never a recount: that would miss the tasks that other transactions finish at the same time.
+-- Once per statement, not per row: many tasks changed at once would cost quadratic time, since each row version of the
+-- workflow is searched by the next. Workflow rows are locked in the order of their ids, so that two statements of the
+-- same kind never deadlock on them. Frozen rows are updated too, to take the lock that a concurrent thaw waits for.
+-- The guard (05) derives total and percentage from the counters; it knows this function by the 'epoch' that it writes.
+-- pg_temp stands last in the search_path: left out it would come first, with a writer's temporary types and functions.
 
 create or replace function public.maintain_progress()
 returns trigger
@@ -120,11 +125,15 @@ create or replace trigger agent_task_progress_insert
     for each statement
     execute function public.maintain_progress();
 
+comment on trigger agent_task_progress_insert on public.agent_task is 'Counts the tasks that a statement created.';
+
 create or replace trigger agent_task_progress_update
     after update on public.agent_task
     referencing old table as old_task new table as new_task
     for each statement
     execute function public.maintain_progress();
+
+comment on trigger agent_task_progress_update on public.agent_task is 'Counts the tasks that a statement settled, re-opened or moved.';
 
 create or replace trigger agent_task_progress_delete
     after delete on public.agent_task
@@ -132,12 +141,11 @@ create or replace trigger agent_task_progress_delete
     for each statement
     execute function public.maintain_progress();
 
+comment on trigger agent_task_progress_delete on public.agent_task is 'Takes the tasks that a statement deleted from the counts.';
+
 create or replace trigger agent_task_progress_truncate
     after truncate on public.agent_task
     for each statement
     execute function public.maintain_progress();
 
-comment on trigger agent_task_progress_insert on public.agent_task is 'Counts the tasks that a statement created.';
-comment on trigger agent_task_progress_update on public.agent_task is 'Counts the tasks that a statement settled, re-opened or moved.';
-comment on trigger agent_task_progress_delete on public.agent_task is 'Takes the tasks that a statement deleted from the counts.';
 comment on trigger agent_task_progress_truncate on public.agent_task is 'Counts afresh after the task table was emptied.';

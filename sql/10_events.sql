@@ -1,5 +1,5 @@
--- depends: 0009_agent_progress_moves
--- Events and the timeline.
+-- What happened to a workflow: each change of status and stage is recorded, progress is not. Written by an update only,
+-- never by an insert: a restore brings its events along.
 
 create or replace function public.record_event()
 returns trigger
@@ -58,14 +58,15 @@ select
     t.kind,
     t.name,
     t.what,
-    t.detail
+    t.detail,
+    t.place
 from (
     select
         e.workflow_id,
         e.occurred_at as at,
         'event' as kind,
         e.event_type as name,
-        case when e.payload ? 'to' then (e.payload ->> 'from') || ' → ' || (e.payload ->> 'to') end as what,
+        case when e.payload ? 'to' then (e.payload ->> 'from') || ' -> ' || (e.payload ->> 'to') end as what,
         e.payload as detail,
         e.id as place
     from public.workflow_event as e
@@ -77,7 +78,7 @@ from (
         s.name,
         c.what,
         jsonb_build_object('position', s.position, 'retry_count', s.retry_count) as detail,
-        2 * s.position + c.place as place
+        2 * s.position::bigint + c.place as place
     from public.workflow_stage as s
     cross join lateral (values (s.started_at, 'started', 0), (s.completed_at, s.status::text, 1)) as c (at, what, place)
     where c.at is not null
@@ -89,18 +90,19 @@ from (
         a.agent_type as name,
         c.what,
         jsonb_build_object('task_id', a.id, 'external_id', a.external_id, 'stage', a.stage) as detail,
-        c.place
+        3 * a.ordinal + c.place as place
     from public.agent_task as a
     cross join lateral (
-        values (a.created_at, 'created', 1), (a.started_at, 'started', 2), (a.completed_at, a.status::text, 3)
+        values (a.created_at, 'created', 0), (a.started_at, 'started', 1), (a.completed_at, a.status::text, 2)
     ) as c (at, what, place)
     where c.at is not null
-) as t
-order by t.at, t.kind, t.place;
+) as t;
 
 comment on view public.workflow_timeline is
-    'Events, stages and tasks of a workflow in time order; to be read for one workflow at a time.';
+    'Events, stages and tasks of each workflow; to be read for one workflow at a time, ordered by at, kind, place, name.';
 comment on column public.workflow_timeline.at is 'When it happened.';
 comment on column public.workflow_timeline.kind is 'Kind of what happened: event, stage or task.';
 comment on column public.workflow_timeline.name is 'Type of the event, name of the stage, or type of the agent.';
-comment on column public.workflow_timeline.what is 'What happened: from → to, created, started, completed, failed, cancelled.';
+comment on column public.workflow_timeline.what is 'What happened: from -> to, created, started, completed, failed, cancelled.';
+comment on column public.workflow_timeline.place is
+    'Order of what happened at the same time, within a kind; stages of one position come in the order of their names.';

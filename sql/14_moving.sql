@@ -1,7 +1,7 @@
 -- Moving a workflow in one round trip. Each function returns the row as it will be committed, so that no caller has to
 -- send back, or to guess, what it read before.
 
-create function public.transition_workflow(
+create or replace function public.transition_workflow(
     workflow_id uuid,
     status public.workflow_status,
     stage text default null,
@@ -60,7 +60,7 @@ $$;
 comment on function public.transition_workflow(uuid, public.workflow_status, text, integer) is
     'Moves a workflow to a status and stage, if it still has the expected version; cancelling cancels its open tasks. Returns the row as it is committed; SQLSTATE WP001: the version moved on, WP002: not allowed, P0002: no such workflow.';
 
-create function public.advance_workflow(workflow_id uuid, expected_version integer default null)
+create or replace function public.advance_workflow(workflow_id uuid, expected_version integer default null)
 returns public.workflow
 language plpgsql
 security invoker
