@@ -119,11 +119,17 @@ def loosened(part: Any) -> Any:
         return [loosened(one) for one in part]
     if not isinstance(part, dict):
         return part
-    strict = [("format", "uuid"), *(("enum", list(get_args(words))) for words in (WorkflowStatus, TaskStatus, Priority))]
+    strict = [
+        ("format", "uuid"),
+        *(("enum", list(get_args(words))) for words in (WorkflowStatus, TaskStatus, Priority)),
+    ]
     found = {name: loosened(value) for name, value in part.items() if (name, value) not in strict}
     if isinstance(properties := found.get("properties"), dict) and "workflow_id" in properties:
         found["properties"] = {name: {"anyOf": [value, {"type": "null"}]} for name, value in properties.items()}
     return found
+
+
+_STRICT = [("format", "uuid"), *(("enum", list(get_args(words))) for words in (WorkflowStatus, TaskStatus, Priority))]
 
 
 def _sent(hint: Any) -> Any:

@@ -1,6 +1,7 @@
 """The HTTP API: read-only JSON, thin over the views."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
@@ -86,19 +87,19 @@ def get_workflow(request: Request, workflow_id: Key) -> Response:
 @router.get(f"{_ONE}/tasks", **_of(list[described(Task, without=reads.NOT_SENT)]))  # type: ignore[misc]
 def list_tasks(request: Request, workflow_id: Key, limit: Limit = 200, offset: Offset = 0) -> Response:
     """List the tasks of a workflow in the order in which they were created."""
-    return _one(request, workflow_id, lambda *where: reads.read_tasks(*where, limit, offset))
+    return _one(request, workflow_id, partial(reads.read_tasks, limit=limit, offset=offset))
 
 
 @router.get(f"{_ONE}/events", **_of(list[described(Event)]))  # type: ignore[misc]
 def list_events(request: Request, workflow_id: Key, limit: Limit = 200, offset: Offset = 0) -> Response:
     """List the changes of status and stage, the newest first."""
-    return _one(request, workflow_id, lambda *where: reads.read_events(*where, limit, offset))
+    return _one(request, workflow_id, partial(reads.read_events, limit=limit, offset=offset))
 
 
 @router.get(f"{_ONE}/timeline", **_of(list[described(Moment)]))  # type: ignore[misc]
 def list_timeline(request: Request, workflow_id: Key, limit: Limit = 500, offset: Offset = 0) -> Response:
     """List what happened to a workflow, in time order: events, stages and tasks."""
-    return _one(request, workflow_id, lambda *where: reads.read_timeline(*where, limit, offset))
+    return _one(request, workflow_id, partial(reads.read_timeline, limit=limit, offset=offset))
 
 
 @router.get(f"{_ONE}/stages", **_of(list[described(Stage)]))  # type: ignore[misc]

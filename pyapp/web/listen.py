@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import psycopg
-from psycopg import sql
 
 from pyapp import aio
-from pyapp.watch import NOTIFIES, channel
+from pyapp.drive import run_async
+from pyapp.watch import Follower, listen
 
 RESYNC = 10.0
 """Seconds after which all is looked at again, although no notification came."""
@@ -52,9 +52,9 @@ class Listener:
     async def _hear(self, conn: psycopg.AsyncConnection[Any]) -> None:
         while True:
             self._count_query()
-            listens = await (await conn.execute(NOTIFIES, [self._schema])).fetchone() == (True,)
+            listens = await run_async(conn, Follower(None, self._schema).begin())
             if listens:
-                await conn.execute(sql.SQL("listen {}").format(sql.Identifier(channel(self._schema))))
+                await conn.execute(listen(self._schema))
             if listens != self.listens:
                 self.listens = listens
                 self._wake()  # what changed before is not told

@@ -8,7 +8,7 @@ from psycopg.rows import class_row, dict_row
 
 from pyapp import get_forecasts
 from pyapp.models import BurnupPoint, Forecast, Moment, Task, Workflow
-from pyapp.queries import as_array
+from pyapp.queries import _array as as_array
 from pyapp.web.answers import Agents, Event, Listed, Overview, columns
 from pyapp.web.looks import look, rank
 from pyapp.web.shape import Shape, either

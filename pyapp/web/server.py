@@ -117,9 +117,7 @@ def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as error:
-        raise CannotServe(
-            f"cannot listen on {host}: {getattr(error, 'strerror', None) or 'not an address'}"
-        ) from None
+        raise CannotServe(f"cannot listen on {host}: {getattr(error, 'strerror', None) or 'not an address'}") from None
     return family, address
 
 

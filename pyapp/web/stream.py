@@ -16,7 +16,7 @@ import psycopg
 from psycopg_pool import PoolTimeout
 
 from pyapp import StandbyBehind, aio
-from pyapp.db import CONFLICTS
+from pyapp.db import interrupted
 from pyapp.web.answers import Listed, Standby
 from pyapp.web.database import AWAY, Database, reason
 from pyapp.web.lag import REPLAY
@@ -219,8 +219,8 @@ class Feed:
                 for subscriber in self._subscribers:
                     if not subscriber.wants_snapshot:
                         subscriber.offer_standby(standby)
-            except CONFLICTS:  # in favour of what a standby replays
-                if conn.closed:
+            except psycopg.Error as error:
+                if conn.closed or not interrupted(error):  # in favour of what a standby replays
                     raise
                 current = False
             if self._away:
