@@ -6,24 +6,21 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-import psycopg
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from psycopg_pool import PoolTimeout, TooManyRequests
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pyapp.adopt.pair import AdoptError
-from pyapp.web.database import Database
-from pyapp.web.queries import count_drift, read_overview
+from pyapp.web.database import AWAY, Database
+from pyapp.web.reads import count_drift, read_overview
 from pyapp.web.wire import error
 
 log = logging.getLogger("agent_progress.access")
 _DRIFT_EVERY = 60.0  # seconds; it counts every task, so it rests 100 times as long as it takes
-_AWAY = (psycopg.Error, PoolTimeout, TooManyRequests, AdoptError)
 
 
 class Metrics:
@@ -64,9 +61,9 @@ class DatabaseCollector(Collector):
         up = GaugeMetricFamily("agent_progress_database_up", "Whether the database answers.")
         try:
             read, standby = self._database.run(
-                lambda conn, source: (read_overview(conn, source), self._database.meter.measure(conn))
+                lambda conn, shape: (read_overview(conn, shape), self._database.meter.measure(conn))
             )
-        except _AWAY:
+        except AWAY:
             up.add_metric([], 0)
             yield up
             return
@@ -82,13 +79,13 @@ class DatabaseCollector(Collector):
             value=float("nan") if lag is None else lag,
         )
         by_status = GaugeMetricFamily("agent_progress_workflows", "Workflows by status.", labels=["status"])
-        for name, count in read["overview"].items():
+        for name, count in read.overview.items():
             if name != "total_workflows":
                 by_status.add_metric([name.removesuffix("_workflows")], count)
         yield by_status
         tasks = GaugeMetricFamily("agent_progress_tasks", "Tasks of all workflows by outcome.", labels=["outcome"])
-        for name, count in read["agents"].items():
-            tasks.add_metric([name], float(count))
+        for name, count in asdict(read.agents).items():
+            tasks.add_metric([name], count)
         yield tasks
         yield GaugeMetricFamily(
             "agent_progress_drifting_workflows",
@@ -102,7 +99,7 @@ class DatabaseCollector(Collector):
             if began >= self._next_drift:
                 try:
                     self._drift = self._database.run(count_drift)
-                except _AWAY:
+                except AWAY:
                     self._drift = float("nan")
                 now = time.monotonic()
                 self._next_drift = now + max(_DRIFT_EVERY, 100 * (now - began))

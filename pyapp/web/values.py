@@ -1,12 +1,10 @@
 """How values of the database become Python's: whatever a writer stored, reading it does not fail."""
 
-import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import psycopg
-from psycopg.abc import AdaptContext, Buffer
+from psycopg.abc import Buffer
 from psycopg.adapt import AdaptersMap, Loader
 
 
@@ -17,19 +15,9 @@ class RawJson:
     text: str
 
 
-class _RawJsonLoader(Loader):
+class _JsonLoader(Loader):
     def load(self, data: Buffer) -> RawJson:
         return RawJson(bytes(data).decode())
-
-
-class _JsonLoader(Loader):
-    def load(self, data: Buffer) -> Any:
-        text = bytes(data).decode()
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError):
-            # A number of more than 4,300 digits, or too deep: what can be shown is the text.
-            return text
 
 
 class _TimeLoader(Loader):
@@ -50,8 +38,3 @@ def adapters() -> AdaptersMap:
     made.register_loader("timestamptz", _TimeLoader)
     made.register_loader("jsonb", _JsonLoader)
     return made
-
-
-def keep_json(context: AdaptContext) -> None:
-    """Let this cursor pass JSON on as it stands."""
-    context.adapters.register_loader("jsonb", _RawJsonLoader)

@@ -3,7 +3,9 @@
 import hashlib
 import json
 import secrets
+from dataclasses import fields, is_dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -17,17 +19,23 @@ _MARK = secrets.token_hex(16)
 
 
 def encode(value: Any) -> bytes:
-    """Encode as JSON: times ISO 8601, ids as text, JSON of the database as it is."""
+    """Encode as JSON: rows as objects, times ISO 8601, keys as text, JSON of the database as it is."""
     raw: list[str] = []
 
     def plain(part: Any) -> Any:
+        if isinstance(part, RawJson):
+            raw.append(part.text)
+            return _MARK
+        if is_dataclass(part):
+            found = {field.name: getattr(part, field.name) for field in fields(part)}
+            # Keys are text, whatever their type is.
+            return found | {"workflow_id": str(found["workflow_id"])} if "workflow_id" in found else found
         if isinstance(part, datetime):
             return part.isoformat()
         if isinstance(part, UUID):
             return str(part)
-        if isinstance(part, RawJson):
-            raw.append(part.text)
-            return _MARK
+        if isinstance(part, Decimal):
+            return float(part)
         raise TypeError(type(part))
 
     text = json.dumps(value, default=plain, ensure_ascii=False, separators=(",", ":"))
