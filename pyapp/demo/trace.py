@@ -3,13 +3,15 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from pyapp.errors import AgentProgressError
+
 Outcome = Literal["completed", "failed", "cancelled"]
 
 MAX_TEXT = 500
 """The longest name or key: they end up in B-tree indexes, which refuse entries above 2,700 bytes."""
 
 
-class TraceError(Exception):
+class TraceError(AgentProgressError):
     """A file cannot be played; the message is one line, "FILE:LINE: reason" or "FILE: reason"."""
 
 
