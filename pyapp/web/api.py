@@ -1,6 +1,6 @@
 """The HTTP API: read-only JSON, thin over the views."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
 from urllib.parse import urlencode
@@ -12,11 +12,11 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from pyapp import list_stages, progress_metrics
+from pyapp import progress_metrics
 from pyapp.models import BurnupPoint, Forecast, Moment, ProgressMetrics, Stage, Task
 from pyapp.web import reads
 from pyapp.web.answers import Event, Listed, Overview, Problem, described
-from pyapp.web.paging import Sort, list_page
+from pyapp.web.paging import Sort, Wanted, list_page
 from pyapp.web.parameters import Cursor, Key, Keys, Limit, Offset, OnePriority, Statuses, Text, after_position, run
 from pyapp.web.shape import Shape
 from pyapp.web.stream import Feed, Subscriber
@@ -67,10 +67,8 @@ def list_workflows(
     cursor: Cursor = None,
 ) -> Response:
     """List workflows, newest first; the Link header leads to the next page."""
-    chosen: dict[str, Any] = {"type": type, "priority": priority, "name": name, "sort": sort, "limit": limit}
-    page, following = run(
-        request, lambda conn, shape: list_page(conn, shape, status=status or (), cursor=cursor, **chosen)
-    )
+    wanted = Wanted(status or (), type, priority, name, sort, limit, cursor)
+    page, following = run(request, lambda conn, shape: list_page(conn, shape, wanted))
     if following is None:
         return respond(request, page)
     parameters = [(key, value) for key, value in request.query_params.multi_items() if key != "cursor"]
@@ -84,32 +82,28 @@ def get_workflow(request: Request, workflow_id: Key) -> Response:
     return _one(request, workflow_id, reads.find_workflow)
 
 
-@router.get(f"{_ONE}/tasks", **_of(list[described(Task, without=reads.NOT_SENT)]))  # type: ignore[misc]
+@router.get(f"{_ONE}/tasks", **_of(list[described(Task, without=reads.TASKS.without)]))  # type: ignore[misc]
 def list_tasks(request: Request, workflow_id: Key, limit: Limit = 200, offset: Offset = 0) -> Response:
     """List the tasks of a workflow in the order in which they were created."""
-    return _one(request, workflow_id, partial(reads.read_tasks, limit=limit, offset=offset))
+    return _one(request, workflow_id, partial(reads.read_part, part=reads.TASKS, limit=limit, offset=offset))
 
 
 @router.get(f"{_ONE}/events", **_of(list[described(Event)]))  # type: ignore[misc]
 def list_events(request: Request, workflow_id: Key, limit: Limit = 200, offset: Offset = 0) -> Response:
     """List the changes of status and stage, the newest first."""
-    return _one(request, workflow_id, partial(reads.read_events, limit=limit, offset=offset))
+    return _one(request, workflow_id, partial(reads.read_part, part=reads.EVENTS, limit=limit, offset=offset))
 
 
 @router.get(f"{_ONE}/timeline", **_of(list[described(Moment)]))  # type: ignore[misc]
 def list_timeline(request: Request, workflow_id: Key, limit: Limit = 500, offset: Offset = 0) -> Response:
     """List what happened to a workflow, in time order: events, stages and tasks."""
-    return _one(request, workflow_id, partial(reads.read_timeline, limit=limit, offset=offset))
+    return _one(request, workflow_id, partial(reads.read_part, part=reads.TIMELINE, limit=limit, offset=offset))
 
 
 @router.get(f"{_ONE}/stages", **_of(list[described(Stage)]))  # type: ignore[misc]
-def get_stages(request: Request, workflow_id: Key) -> Response:
+def list_stages(request: Request, workflow_id: Key) -> Response:
     """List the stages of a workflow with their agents."""
-
-    def read(conn: Connection[Any], shape: Shape, key: str) -> Sequence[Stage]:
-        return list_stages(conn, key, schema=shape.schema) if shape.has("workflow_stage_agents") else []
-
-    return _one(request, workflow_id, read)
+    return _one(request, workflow_id, partial(reads.read_part, part=reads.STAGES))
 
 
 @router.get(f"{_ONE}/burnup", **_of(list[described(BurnupPoint)]))  # type: ignore[misc]

@@ -24,10 +24,10 @@ from pyapp.models import WORKFLOW_STATUSES
 from pyapp.web import api, pages
 from pyapp.web.answers import Problem, Ready, Standby, loosened
 from pyapp.web.database import AWAY, Database
-from pyapp.web.observe import DatabaseCollector, Metrics, Observed
+from pyapp.web.observe import DatabaseCollector, Metrics, observed
 from pyapp.web.paging import BadCursor
-from pyapp.web.parameters import WholeAddresses
-from pyapp.web.security import KnownHosts, LimitBody, RequireToken, SecurityHeaders
+from pyapp.web.parameters import whole_addresses
+from pyapp.web.security import known_hosts, limit_body, require_token, security_headers
 from pyapp.web.shape import NotAValue, Shape, readable
 from pyapp.web.stream import Feed
 
@@ -83,13 +83,13 @@ def create_app(settings: Settings) -> FastAPI:
     _add_errors(app, settings.schema)
 
     # The last one added comes first.
-    app.add_middleware(WholeAddresses)
-    app.add_middleware(LimitBody)
+    app.add_middleware(whole_addresses)
+    app.add_middleware(limit_body)
     if settings.token is not None:
-        app.add_middleware(RequireToken, token=settings.token)
+        app.add_middleware(require_token, token=settings.token)
     else:
         # Without a token only this machine may read.
-        app.add_middleware(KnownHosts, host=settings.host)
+        app.add_middleware(known_hosts, host=settings.host)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -98,8 +98,8 @@ def create_app(settings: Settings) -> FastAPI:
             allow_headers=["Authorization"],
             expose_headers=["ETag", "Link"],
         )
-    app.add_middleware(Observed, metrics=metrics)
-    app.add_middleware(SecurityHeaders, cross_origin=bool(settings.cors_origins))
+    app.add_middleware(observed, metrics=metrics)
+    app.add_middleware(security_headers, cross_origin=bool(settings.cors_origins))
     return app
 
 

@@ -15,7 +15,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout, TooManyRequests
 from pyapp import retry, wait_for_position
 from pyapp.web.lag import LagMeter
 from pyapp.web.shape import Shape, find_shape
-from pyapp.web.values import adapters
+from pyapp.web.wire import adapters
 
 T = TypeVar("T")
 AWAY = (psycopg.Error, PoolTimeout, TooManyRequests)

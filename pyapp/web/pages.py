@@ -15,9 +15,8 @@ from pydantic import BeforeValidator
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from pyapp import list_stages
 from pyapp.web import charts, looks, reads, text
-from pyapp.web.paging import Sort, list_page
+from pyapp.web.paging import Sort, Wanted, list_page
 from pyapp.web.parameters import Cursor, Key, Text, after_position, run
 from pyapp.web.security import COOKIE, local_path, same, session_of
 from pyapp.web.shape import Shape
@@ -92,24 +91,17 @@ def workflows(
     cursor: Cursor = None,
 ) -> Response:
     """Show the list, filtered, sorted and paged."""
-    chosen: dict[str, Any] = {"type": type, "priority": priority, "name": name}
-
-    def read(conn: Connection[Any], shape: Shape) -> dict[str, Any]:
-        statuses = [status] if status else []
-        page, following = list_page(
-            conn, shape, status=statuses, sort=sort, limit=_PAGE, cursor=cursor or None, **chosen
-        )
-        return {"workflows": page, "following": following}
-
-    found = _read(request, read)
-    following = found.pop("following")
-    chosen = {"status": status, **chosen}
+    chosen = {"status": status, "type": type, "priority": priority, "name": name}
     given = {key: value for key, value in chosen.items() if value}
+    wanted = Wanted([status] if status else (), type, priority, name, sort, _PAGE, cursor or None)
+    found = _read(request, lambda conn, shape: {"page": list_page(conn, shape, wanted)})
+    page, following = found.pop("page")
 
     def to(**more: str) -> str:
         return f"/workflows?{urlencode({**given, **more})}"
 
     more = {
+        "workflows": page,
         "chosen": chosen,
         "filtered": bool(given),
         "sort": sort,
@@ -134,8 +126,8 @@ def workflow(request: Request, workflow_id: Key) -> Response:
             "workflow": found,
             "running": running,
             "tasks": tasks,
-            "stages": list_stages(conn, key, schema=shape.schema) if shape.has("workflow_stage_agents") else [],
-            "events": reads.read_events(conn, shape, key, _EVENTS),
+            "stages": reads.read_part(conn, shape, key, reads.STAGES),
+            "events": reads.read_part(conn, shape, key, reads.EVENTS, _EVENTS),
             "points": reads.read_burnup(conn, shape, key),
             "forecast": reads.read_forecast(conn, shape, key),
         }

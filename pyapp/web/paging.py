@@ -4,6 +4,7 @@ import base64
 import json
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
@@ -33,70 +34,65 @@ class BadCursor(ValueError):
         super().__init__("cursor: not one of this list and order; start again without it")
 
 
-def list_page(
-    conn: Connection[Any],
-    shape: Shape,
-    *,
-    status: Sequence[str] = (),
-    type: str | None = None,
-    priority: str | None = None,
-    name: str | None = None,
-    sort: Sort = "-created",
-    limit: int = 50,
-    cursor: str | None = None,
-) -> tuple[list[Listed], str | None]:
-    """List a page of workflows; ``name`` is the beginning of the names wanted.
+@dataclass(frozen=True)
+class Wanted:
+    """Which page: filters (``name`` is the beginning of the names), an order, and where the page before ended."""
 
-    Returns the workflows and the cursor of the next page, None on the last one. Raises BadCursor and NotAValue.
+    status: Sequence[str] = ()
+    type: str | None = None
+    priority: str | None = None
+    name: str | None = None
+    sort: Sort = "-created"
+    limit: int = 50
+    cursor: str | None = None
+
+
+def list_page(conn: Connection[Any], shape: Shape, wanted: Wanted) -> tuple[list[Listed], str | None]:
+    """List a page of workflows.
+
+    Returns them and the cursor of the next page, None on the last one. Raises BadCursor and NotAValue.
     """
-    shape.check("status", *status)
-    shape.check("priority", *([priority] if priority else []))
-    query, values = page_query(shape, list(dict.fromkeys(status)), type, priority, name, sort, limit, cursor)
+    shape.check("status", *wanted.status)
+    shape.check("priority", *([wanted.priority] if wanted.priority else []))
+    query, values = page_query(shape, wanted)
     try:
         with conn.cursor(row_factory=class_row(Listed)) as reader:
             # Planned anew each time: a page of a rare type wants another plan than one of a frequent type.
             rows = reader.execute(query, values, prepare=False).fetchall()
     except DataError:
-        if cursor is None:
+        if wanted.cursor is None:
             raise
         raise BadCursor from None
-    return rows[:limit], _write_cursor(rows[limit - 1], sort) if len(rows) > limit else None
+    page = rows[: wanted.limit]
+    return page, _write_cursor(page[-1], wanted.sort) if len(rows) > len(page) else None
 
 
-def page_query(
-    shape: Shape,
-    status: Sequence[str],
-    type: str | None,
-    priority: str | None,
-    name: str | None,
-    sort: Sort,
-    limit: int,
-    cursor: str | None,
-) -> tuple[sql.Composed, dict[str, Any]]:
+def page_query(shape: Shape, wanted: Wanted) -> tuple[sql.Composed, dict[str, Any]]:
     """Compose the query for a page and one row more, which tells whether there is a next one. Raises BadCursor."""
-    columns, descending = _ORDERS[sort.removeprefix("-")], sort.startswith("-")
+    columns, descending = _ORDERS[wanted.sort.removeprefix("-")], wanted.sort.startswith("-")
     order = sql.SQL(", ").join(_column(column) + sql.SQL(" desc" if descending else "") for column in columns)
-    values: dict[str, Any] = {"type": type, "priority": priority, "limit": limit + 1}
+    values: dict[str, Any] = {"type": wanted.type, "priority": wanted.priority, "limit": wanted.limit + 1}
     filters: list[sql.Composable] = []
-    if type:
+    if wanted.type:
         filters.append(sql.SQL("p.type = %(type)s"))
-    if priority:
+    if wanted.priority:
         filters.append(sql.SQL("p.priority = %(priority)s"))
-    if name:
-        values["name"] = name.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_") + "%"
+    if wanted.name:
+        values["name"] = wanted.name.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_") + "%"
         filters.append(sql.SQL("{} like %(name)s").format(_NAME))
     # Each status is read by itself, since the index begins with it, and so is each part of what is left.
-    values |= {f"status{place}": one for place, one in enumerate(status)}
-    statuses: list[sql.Composable] = [_is("status", f"status{place}") for place in range(len(status))]
+    chosen = {f"status{place}": status for place, status in enumerate(dict.fromkeys(wanted.status))}
+    statuses: list[sql.Composable] = [_is("status", parameter) for parameter in chosen]
     if columns[0] == "name" and statuses:
         statuses = [either(statuses)]
+    keys: dict[str, str | None] = {}
     left: list[sql.Composable] = [sql.SQL("true")]
-    if cursor is not None:
-        keys = {f"key{place}": key for place, key in enumerate(_read_cursor(cursor, sort))}
+    if wanted.cursor is not None:
+        keys = {f"key{place}": key for place, key in enumerate(_read_cursor(wanted.cursor, wanted.sort))}
         left = _after(list(zip(columns, keys.items(), strict=True)), descending)
-        values |= keys
     parts = [sql.SQL(" and ").join([*filters, one, rest]) for one in statuses or [sql.SQL("true")] for rest in left]
-    return listed(shape, apart(shape, parts, order), order) + sql.SQL(" limit %(limit)s"), values
+    query = listed(shape, apart(shape, parts, order), order) + sql.SQL(" limit %(limit)s")
+    return query, {**values, **chosen, **keys}
 
 
 def _column(name: str) -> sql.Composable:

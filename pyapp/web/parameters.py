@@ -35,7 +35,7 @@ Cursor = Annotated[str | None, Query(max_length=8000, description="From the Link
 _Status = Annotated[Text, Field(json_schema_extra={"enum": list(get_args(WorkflowStatus))})]
 Statuses = Annotated[list[_Status] | None, Query(description="Any of these statuses.")]
 OnePriority = Annotated[Text | None, Query(json_schema_extra={"enum": list(get_args(Priority))})]
-# WholeAddresses left it escaped.
+# whole_addresses left it escaped.
 Key = Annotated[
     str, Path(json_schema_extra={"format": "uuid"}), AfterValidator(lambda part: _without_nul(unquote(part)))
 ]
@@ -61,16 +61,14 @@ def run(request: Request, query: Callable[[psycopg.Connection[Any], Shape], T]) 
     return database.run(query, after=request.query_params.get("after_position"))
 
 
-class WholeAddresses:
-    """Keeps an escaped slash in an address apart from one that separates its parts: keys may have any character."""
+def whole_addresses(app: ASGIApp) -> ASGIApp:
+    """Keep an escaped slash in an address apart from one that separates its parts: keys may have any character."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        """Wrap an application."""
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, in whose path %2F and %25 are still escaped."""
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope.get("raw_path"):
             raw = scope["raw_path"].decode("latin-1").partition("?")[0]
+            # In the path that is passed on, %2F and %25 are still escaped.
             scope["path"] = unquote(re.sub("%(2F|25)", r"%25\1", raw, flags=re.IGNORECASE))
-        await self._app(scope, receive, send)
+        await app(scope, receive, send)
+
+    return answer

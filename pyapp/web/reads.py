@@ -1,24 +1,39 @@
 """What the service reads beside the core's helpers: short selects on the same views."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, LiteralString, TypeVar
+from dataclasses import dataclass
+from typing import Any, LiteralString
 
 from psycopg import AsyncConnection, Connection, sql
 from psycopg.rows import class_row, dict_row
 
 from pyapp import get_forecasts
-from pyapp.models import BurnupPoint, Forecast, Moment, Task, Workflow
+from pyapp.models import BurnupPoint, Forecast, Moment, Stage, Task, Workflow
 from pyapp.queries import _array as as_array
 from pyapp.web.answers import Agents, Event, Listed, Overview, columns
 from pyapp.web.looks import look, rank
 from pyapp.web.shape import Shape, either
 
-T = TypeVar("T")
 NEWEST = sql.SQL("p.created_at desc, p.workflow_id desc")
 FOLLOWED = 200
 """So many of the active workflows are followed."""
-NOT_SENT = ("payload",)
-"""What agents were given may be large and is nobody else's business."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of a relation that belong to a workflow, in an order, and columns of them that are not sent."""
+
+    relation: str
+    of: type[Any]
+    order: LiteralString
+    without: tuple[str, ...] = ()
+
+
+# What agents were given may be large, and is nobody else's business.
+TASKS = Part("agent_task", Task, "p.ordinal, p.created_at, p.id", without=("payload",))
+EVENTS = Part("workflow_event", Event, "p.id desc")
+TIMELINE = Part("workflow_timeline", Moment, "p.at, p.kind, p.place, p.name")
+STAGES = Part("workflow_stage_agents", Stage, "p.position, p.name")
 
 
 def listed(shape: Shape, rows: sql.Composable, order: sql.Composable) -> sql.Composed:
@@ -94,42 +109,16 @@ def read_attention(
     return sorted(active, key=lambda one: (not stalled(one), not one.agents_failed)), failed[:5], forecasts
 
 
-def _read_part(
-    conn: Connection[Any],
-    shape: Shape,
-    relation: str,
-    of: type[T],
-    order: LiteralString,
-    workflow_id: str,
-    limit: int,
-    offset: int,
-) -> list[T]:
-    if not shape.has(relation):
+def read_part(
+    conn: Connection[Any], shape: Shape, workflow_id: str, part: Part, limit: int = 1000, offset: int = 0
+) -> list[Any]:
+    """Read a part of a workflow in its order; nothing where the schema does not have it."""
+    if not shape.has(part.relation):
         return []
     query = sql.SQL("select {} from {} as p where p.workflow_id = %s order by {} limit %s offset %s").format(
-        columns(of), shape.name(relation), sql.SQL(order)
+        columns(part.of, part.without), shape.name(part.relation), sql.SQL(part.order)
     )
-    with conn.cursor(row_factory=class_row(of)) as reader:
-        return reader.execute(query, [workflow_id, limit, offset]).fetchall()
-
-
-def read_events(conn: Connection[Any], shape: Shape, workflow_id: str, limit: int, offset: int = 0) -> list[Event]:
-    """Read the changes of status and stage, the newest first."""
-    return _read_part(conn, shape, "workflow_event", Event, "p.id desc", workflow_id, limit, offset)
-
-
-def read_timeline(conn: Connection[Any], shape: Shape, workflow_id: str, limit: int, offset: int) -> list[Moment]:
-    """Read what happened to a workflow, in time order."""
-    order: LiteralString = "p.at, p.kind, p.place, p.name"
-    return _read_part(conn, shape, "workflow_timeline", Moment, order, workflow_id, limit, offset)
-
-
-def read_tasks(conn: Connection[Any], shape: Shape, workflow_id: str, limit: int, offset: int) -> list[dict[str, Any]]:
-    """Read tasks in the order of their creation, without what they were given."""
-    query = sql.SQL(
-        "select {} from {} as p where p.workflow_id = %s order by p.ordinal, p.created_at, p.id limit %s offset %s"
-    ).format(columns(Task, NOT_SENT), shape.name("agent_task"))
-    with conn.cursor(row_factory=dict_row) as reader:
+    with conn.cursor(row_factory=dict_row if part.without else class_row(part.of)) as reader:
         return reader.execute(query, [workflow_id, limit, offset]).fetchall()
 
 
@@ -170,7 +159,7 @@ def read_page_of_tasks(
         for place, (condition, most) in enumerate(((failed, 50), (at_work, 50), (others, 200)))
     )
     query = sql.SQL("select {} from ({}) as p order by p.place, p.ordinal, p.created_at, p.id limit %(limit)s").format(
-        columns(Task, NOT_SENT, result=sql.SQL("left(p.result::text, 1000)")), rows
+        columns(Task, TASKS.without, result=sql.SQL("left(p.result::text, 1000)")), rows
     )
     count = sql.SQL("select count(*) from {} as p where p.workflow_id = %(workflow)s and {}").format(
         shape.name("agent_task"), at_work

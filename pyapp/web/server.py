@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -94,14 +94,11 @@ def _look(settings: Settings, say: Callable[[str], None]) -> None:
 
 
 def _prepare(settings: Settings, port: int) -> tuple[_Server, socket.socket, str]:
-    host = settings.host
     token = os.environ.get("AGENT_PROGRESS_TOKEN", "").strip() or None
     if token is not None and not (token.isascii() and token.isprintable()):
         raise CannotServe("AGENT_PROGRESS_TOKEN has characters that a header cannot carry: take printable ASCII")
-    family, address = _resolve(host, port)
-    if token is None and not ipaddress.ip_address(address[0]).is_loopback:
-        raise CannotServe(f"to listen on {host}, set AGENT_PROGRESS_TOKEN: whoever knows it may read")
-    listening = _listen(family, address, host, port)
+    host = settings.host
+    listening = _listen(host, port, anywhere=token is not None)
     config = uvicorn.Config(
         create_app(replace(settings, token=token)),
         log_config=_LOGGING,
@@ -113,23 +110,20 @@ def _prepare(settings: Settings, port: int) -> tuple[_Server, socket.socket, str
     return _Server(config), listening, f"http://{shown}:{listening.getsockname()[1]}/"
 
 
-def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except (OSError, UnicodeError) as error:
-        raise CannotServe(f"cannot listen on {host}: {getattr(error, 'strerror', None) or 'not an address'}") from None
-    return family, address
-
-
-def _listen(family: socket.AddressFamily, address: Any, host: str, port: int) -> socket.socket:
-    # With the protocol: without it, asyncio takes a connection for no TCP, and each answer waits 40 ms (Nagle).
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        # From here on, a client may connect; it is answered once the service has started.
-        listening.listen(2048)
-    except OSError as error:
-        listening.close()
-        raise CannotServe(f"cannot listen on {host} port {port}: {error.strerror or error}") from None
-    return listening
+def _listen(host: str, port: int, *, anywhere: bool) -> socket.socket:
+    """Listen, from which on a client may connect: it is answered once the service has started."""
+    with ExitStack() as opened:
+        try:
+            family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            if not anywhere and not ipaddress.ip_address(address[0]).is_loopback:
+                raise CannotServe(f"to listen on {host}, set AGENT_PROGRESS_TOKEN: whoever knows it may read")
+            # With the protocol: without it, asyncio takes a connection for no TCP, and each answer waits 40 ms (Nagle).
+            listening = opened.enter_context(socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP))
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+            listening.listen(2048)
+        except (OSError, UnicodeError) as error:
+            why = getattr(error, "strerror", None) or "not an address"
+            raise CannotServe(f"cannot listen on {host} port {port}: {why}") from None
+        opened.pop_all()
+        return listening

@@ -167,15 +167,14 @@ class Feed:
             try:
                 async with await self._database.connect_async() as conn:
                     await self._follow(conn)
+                continue
             except AWAY as error:
                 self._lost(error)
-                await asyncio.sleep(_RETRY)
-                self._wake.set()
             except Exception as error:
-                # A fault of ours must not end the streams for good.
+                # An internal fault must not end the streams for good.
                 log.exception("stream: %s", type(error).__name__)
-                await asyncio.sleep(_RETRY)
-                self._wake.set()
+            await asyncio.sleep(_RETRY)
+            self._wake.set()
 
     def _lost(self, error: Exception) -> None:
         """Tell the clients that what they see may be old; what changes meanwhile is seen when the database is back."""

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from pyapp.web.answers import Standby
-from pyapp.web.values import RawJson
+from pyapp.web.wire import RawJson
 
 _BREAKS = re.compile(r"[\t\n\v\f\r\x85\u2028\u2029]+")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
