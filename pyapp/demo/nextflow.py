@@ -105,8 +105,7 @@ def _row(line: int, run: int, values: dict[str, str]) -> _Row:
         raise ValueError(f"{status} without complete or duration")
     if start is None:
         start = submit if end is None or realtime is None else end - realtime
-    # Numbers begin at 1 again in each run.
-    key = str(task_id) if run == 1 else f"{run}-{task_id}"
+    key = str(task_id) if run == 1 else f"{run}-{task_id}"  # numbers begin at 1 again in each run
     return _Row(line, run, key, name, status, attempt, action, submit, start, end)
 
 

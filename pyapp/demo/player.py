@@ -6,31 +6,29 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from itertools import groupby
+from typing import Any
 
 import psycopg
-from psycopg import Connection, sql
+from psycopg import sql
 
 import pyapp
 from pyapp.db import find_schema
 from pyapp.demo.trace import Trace, TraceTask
-from pyapp.models import Key
 
-T = TypeVar("T")
-PATIENCE = 60.0
-"""How long to go on connecting to a database that is away, in seconds."""
-_PAUSE = 0.2  # seconds between two attempts
+PATIENCE = 60.0  # seconds to go on connecting to a database that is away
 _MOST_STAGES = 50  # more are no stages: each task may be of its own type
 
 
 @dataclass
 class _Run:
-    """A trace that is being played: its workflow, the stages still to be entered, and the tasks added so far."""
+    """A trace that is being played: its workflow, the stages to be entered, the tasks to be added, and those added."""
 
     trace: Trace
-    workflow_id: Key
+    workflow_id: pyapp.Key
     stages: list[str]
-    row_ids: dict[str, Key] = field(default_factory=dict)
+    additions: Iterator[tuple[float, Iterator[TraceTask]]]
+    row_ids: dict[str, pyapp.Key] = field(default_factory=dict)
     ended: int = 0
 
 
@@ -51,8 +49,8 @@ class Player:
 
     def __post_init__(self) -> None:
         """Create the workflows."""
-        self._conn = pyapp.connect(self.dsn, autocommit=True)
-        self._runs = [pyapp.retry(partial(_begin, self._conn, trace, self.schema)) for trace in self.traces]
+        with pyapp.connect(self.dsn, autocommit=True) as self._conn:
+            self._runs = [pyapp.retry(partial(_begin, self._conn, trace, self.schema)) for trace in self.traces]
         self.workflow_ids = [run.workflow_id for run in self._runs]
 
     def play(self) -> None:
@@ -67,33 +65,34 @@ class Player:
                     due = 0.0 if self.speed is None else began + at / self.speed - time.monotonic()
                     if self.stopped.wait(min(max(due, 0.0), threading.TIMEOUT_MAX)):
                         break
+                    if task.key not in run.row_ids:
+                        self._persist(_add_once, run, list(next(run.additions)[1]))
                     for status in statuses:
                         self._move(run, task, status, agents)
                     if at == task.attempts[-1].finished * run.trace.stretch:
                         self._end_task(run, agents)
-        except BaseExceptionGroup as refused:  # reports, of which the first error says why
+        except BaseExceptionGroup as refused:  # the first report of those refused says why
             raise refused.exceptions[0] from None
+        except RuntimeError as error:  # an agent has given up: its cause says why
+            raise error.__cause__ or error from None
         finally:
             self.stopped.set()
             self._cancel_open()
             self._conn.close()
 
-    def _moves(self) -> Iterator[tuple[float, _Run, TraceTask, list[str]]]:
+    def _moves(self) -> Iterator[tuple[float, _Run, TraceTask, list[pyapp.TaskStatus]]]:
         """Tell when each task moves, and to which statuses."""
         for run in self._runs:
             for task in run.trace.tasks:
-                moves: dict[float, list[str]] = {}
-                for attempt in task.attempts:
-                    moves.setdefault(attempt.submitted, []).append("pending")
+                moves: dict[float, list[pyapp.TaskStatus]] = {}
+                for number, attempt in enumerate(task.attempts):
+                    moves.setdefault(attempt.submitted, []).extend(["pending"] if number else [])
                     if attempt.finished > attempt.started:
                         moves.setdefault(attempt.started, []).extend(("assigned", "running"))
                     moves.setdefault(attempt.finished, []).append(attempt.outcome)
                 yield from ((at * run.trace.stretch, run, task, statuses) for at, statuses in moves.items())
 
-    def _move(self, run: _Run, task: TraceTask, status: str, agents: list[pyapp.TaskReporter]) -> None:
-        if task.key not in run.row_ids:
-            run.row_ids[task.key] = self._persist(_add_once, run, task)
-            return
+    def _move(self, run: _Run, task: TraceTask, status: pyapp.TaskStatus, agents: list[pyapp.TaskReporter]) -> None:
         # On to the stage of a task that starts, never back: in real runs the stages overlap.
         if status == "running" and task.stage in run.stages:
             del run.stages[: run.stages.index(task.stage) + 1]
@@ -110,7 +109,7 @@ class Player:
             interrupted = any(task.attempts[-1].outcome == "cancelled" for task in run.trace.tasks)
             self._persist(pyapp.transition, run.workflow_id, "failed" if interrupted else "completed")
 
-    def _persist(self, act: Callable[..., T], *args: Any, **more: Any) -> T:
+    def _persist(self, act: Callable[..., Any], *args: Any, **more: Any) -> Any:
         """Do what, done twice, is done once: again where the connection was lost meanwhile."""
         give_up = time.monotonic() + PATIENCE
         while True:
@@ -122,17 +121,16 @@ class Player:
                 # Wrong data or a full disk is no loss of the connection.
                 if not self._conn.closed or self.stopped.is_set() or time.monotonic() > give_up:
                     raise
-                time.sleep(_PAUSE)
+                time.sleep(0.2)
 
     def _cancel_open(self) -> None:
         for run in self._runs:
-            # The database may be away; somebody else may have ended or deleted the workflow.
+            # The database may be away; the workflow may have ended, or be deleted.
             with suppress(psycopg.Error, pyapp.WorkflowNotFound, pyapp.TransitionNotAllowed):
-                if run.ended < len(run.trace.tasks):
-                    self._persist(pyapp.transition, run.workflow_id, "cancelled")
+                self._persist(pyapp.transition, run.workflow_id, "cancelled")
 
 
-def _begin(conn: Connection[Any], trace: Trace, schema: str | None) -> _Run:
+def _begin(conn: psycopg.Connection[Any], trace: Trace, schema: str | None) -> _Run:
     """Create the workflow of a trace, with its stages in the order in which the trace comes to them, and start it."""
     stages = list(dict.fromkeys(task.stage for task in trace.tasks))
     stages = stages if 1 < len(stages) <= _MOST_STAGES else []
@@ -143,23 +141,19 @@ def _begin(conn: Connection[Any], trace: Trace, schema: str | None) -> _Run:
     ).format(sql.Identifier(find_schema(schema)))
     with conn.transaction():
         workflow = pyapp.create_workflow(
-            conn,
-            trace.name,
-            trace.system,
-            agents_planned=len(trace.tasks),
-            created_by="demo",
-            schema=schema,
+            conn, trace.name, trace.system, agents_planned=len(trace.tasks), created_by="demo", schema=schema
         )
         conn.execute(plan, [workflow.workflow_id, stages])
         pyapp.transition(conn, workflow.workflow_id, "running", schema=schema)
-    return _Run(trace, workflow.workflow_id, stages)
+    # Tasks that become ready together are added together.
+    return _Run(trace, workflow.workflow_id, stages, groupby(trace.tasks, lambda task: task.attempts[0].submitted))
 
 
-def _add_once(conn: Connection[Any], run: _Run, task: TraceTask, schema: str | None) -> Key:
-    """Add a task, or find the one that was added when the connection was lost."""
+def _add_once(conn: psycopg.Connection[Any], run: _Run, tasks: list[TraceTask], schema: str | None) -> None:
+    """Add tasks, or find those that were added when the connection was lost."""
+    new = [pyapp.NewTask(task.agent_type, external_id=task.key, stage=task.stage) for task in tasks]
     try:
-        new = pyapp.NewTask(task.agent_type, external_id=task.key, stage=task.stage)
-        return pyapp.add_tasks(conn, run.workflow_id, [new], schema=schema)[0].id
+        added = pyapp.add_tasks(conn, run.workflow_id, new, schema=schema)
     except psycopg.errors.UniqueViolation:
-        tasks = pyapp.list_tasks(conn, run.workflow_id, schema=schema)
-        return next(row.id for row in tasks if row.external_id == task.key)
+        added = pyapp.list_tasks(conn, run.workflow_id, schema=schema)
+    run.row_ids |= {str(task.external_id): task.id for task in added}

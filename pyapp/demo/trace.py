@@ -7,8 +7,7 @@ from pyapp.errors import AgentProgressError
 
 Outcome = Literal["completed", "failed", "cancelled"]
 
-MAX_TEXT = 500
-"""The longest name or key: they end up in B-tree indexes, which refuse entries above 2,700 bytes."""
+MAX_TEXT = 500  # names and keys end up in B-tree indexes, which refuse entries above 2,700 bytes
 
 
 class TraceError(AgentProgressError):
@@ -37,11 +36,10 @@ class TraceTask:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """A run: its tasks in order of submission, and what the reader had to leave out or to assume."""
+    """A run: its tasks in order of submission, what the reader left out or assumed, and how slowly to play it."""
 
     name: str
     system: str
     tasks: tuple[TraceTask, ...]
     warnings: tuple[str, ...]
     stretch: float = 1.0
-    """How many times slower it is played than it was."""
