@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from psycopg import Connection
     from psycopg.rows import TupleRow
 
-STATUSES = ("initiated", "running", "paused", "completed", "failed", "cancelled")
-PRIORITIES = ("low", "medium", "high", "critical")
-
 
 @dataclass
 class Target:

@@ -5,9 +5,9 @@ from functools import partial
 import click
 
 from pyapp import helpers
-from pyapp.cli.common import STATUSES, Target, as_json, clean, command, connection, print_json, workflow_id
+from pyapp.cli.common import Target, as_json, clean, command, connection, print_json, workflow_id
 from pyapp.db import retry
-from pyapp.models import WorkflowState
+from pyapp.models import WORKFLOW_STATUSES, WorkflowState, WorkflowStatus
 
 _VERSIONS = click.IntRange(0, 2**31 - 1)
 _version = click.option("--version", type=_VERSIONS, metavar="N", help="Only if it has this version (show tells it).")
@@ -15,11 +15,13 @@ _version = click.option("--version", type=_VERSIONS, metavar="N", help="Only if 
 
 @command()
 @workflow_id
-@click.argument("status", type=click.Choice(STATUSES), metavar="STATUS")
+@click.argument("status", type=click.Choice(WORKFLOW_STATUSES), metavar="STATUS")
 @click.option("--stage", metavar="NAME", help="Move it to this stage as well.")
 @_version
 @as_json
-def transition(target: Target, id: str, status: str, stage: str | None, version: int | None, as_json: bool) -> None:
+def transition(
+    target: Target, id: str, status: WorkflowStatus, stage: str | None, version: int | None, as_json: bool
+) -> None:
     """Move a workflow to a status.
 
     STATUS is one of initiated, running, paused, completed, failed, cancelled; the table workflow_transition says which

@@ -1,5 +1,6 @@
 """grant: the rights of agents, readers and operators."""
 
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -10,7 +11,7 @@ from pyapp.roles import grant as grant_rights
 from pyapp.roles import grants, loopholes
 
 
-def _roles(kind: str, what: str) -> Any:
+def _roles(kind: str, what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return click.option(f"--{kind}", f"{kind}s", multiple=True, metavar="ROLE", help=f"{what} May be repeated.")
 
 
