@@ -25,7 +25,7 @@ from pyapp.replay.trace import SAMPLE_PATH
 from .conftest import TEST_DATABASE_URL, TestServer
 from .helpers import in_background, new_tasks, new_workflow
 from .service import wait_for
-from .test_cli import outcome, start
+from .commands import outcome, start
 from .test_trace import instance
 
 ID = str(UUID(int=1))
