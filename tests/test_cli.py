@@ -53,7 +53,7 @@ def test_every_command_explains_itself(name: str | None, capsys: pytest.CaptureF
     assert main([name, "--help"] if name else ["--help"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("Usage: agent-progress")
-    assert max(map(len, out.splitlines())) <= 120
+    assert max(map(len, out.splitlines())) <= 80
     if name is None:
         assert "Exit status: 0 fine; 1 not found, or drift; 2 wrong usage" in out
         assert [re.search(rf"^  {command} +\w", out, re.M) for command in NAMES].count(None) == 0

@@ -39,7 +39,8 @@ _COUNT = """
     "statuses",
     type=click.Choice(_ENDED),
     multiple=True,
-    help="Only workflows that ended with this status; all three by default. May be repeated.",
+    metavar="STATUS",
+    help="Only those that ended as completed, failed or cancelled; may be repeated.",
 )
 @click.option("--dry-run", is_flag=True, help="Only say how much it would be.")
 @as_json
@@ -53,7 +54,7 @@ def archive(
 
     Example:
       agent-progress archive --older-than 90d --dry-run
-      agent-progress archive --older-than 90d --status completed    (leaves those that may be retried)
+      agent-progress archive --older-than 90d --status completed
     """
     wrong = f"--older-than {older_than!r} is no length of time: 90d, 12h, 2w, or an interval of PostgreSQL"
     if not _LENGTH.fullmatch(older_than):

@@ -60,7 +60,7 @@ def repair(target: Target, ids: tuple[str, ...], as_json: bool) -> None:
 
     Example:
       agent-progress repair
-      agent-progress repair 6f1c29a0-…
+      agent-progress repair ID
     """
     repaired: list[Drift] = []
     with connection(target, autocommit=True) as conn:

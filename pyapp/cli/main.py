@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pyapp.cli.common import Target, clean, database_options, say
+from pyapp.cli.common import Command, Target, clean, pass_target, say
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -81,7 +81,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
 """Each command by its group: the module in pyapp.cli, and what the command does."""
 
 
-class LazyGroup(click.Group):
+class LazyGroup(Command, click.Group):
     """The commands of COMMANDS, each imported when it is called or asked for its help."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
@@ -93,12 +93,13 @@ class LazyGroup(click.Group):
         for group in COMMANDS.values():
             if cmd_name in group:
                 module = import_module(f"pyapp.cli.{group[cmd_name][0]}")
-                command: click.Command = getattr(module, "list_" if cmd_name == "list" else cmd_name)
-                return command
+                found: click.Command = getattr(module, "list_" if cmd_name == "list" else cmd_name)
+                return found
         return None
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the commands by group, without importing them."""
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands below the options, by group and without importing them."""
+        super().format_options(ctx, formatter)
         width = max(map(len, self.list_commands(ctx)))
         for title, group in COMMANDS.items():
             with formatter.section(title):
@@ -108,47 +109,33 @@ class LazyGroup(click.Group):
         """Complete the name of a command, without importing any."""
         from click.shell_completion import CompletionItem
 
-        names = [
-            CompletionItem(name, help=what)
-            for group in COMMANDS.values()
-            for name, (_, what) in group.items()
-            if name.startswith(incomplete)
-        ]
+        commands = [(name, what) for group in COMMANDS.values() for name, (_, what) in group.items()]
+        names = [CompletionItem(name, help=what) for name, what in commands if name.startswith(incomplete)]
         return names + click.Command.shell_complete(self, ctx, incomplete)
 
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        """Write which database is meant, exit statuses and first steps."""
-        formatter.write(_EPILOG)
 
-
-_EPILOG = """
-The database is the one of --dsn, else of DATABASE_URL, else of libpq's environment
-(PGHOST, PGDATABASE, ...). What only reads (list, show, watch, check, serve) takes a
-standby with --read-dsn or AGENT_PROGRESS_READ_DSN. --embedded means a private server
-of your own, which is started when needed and stopped after it.
-
-Exit status: 0 fine; 1 not found, or drift; 2 wrong usage, no connection, or refused.
-
-First steps:
-  agent-progress demo                      see it at work, without any database of yours
-  agent-progress --dsn postgresql://localhost/mydb migrate
-  agent-progress --dsn postgresql://localhost/mydb watch
-  agent-progress COMMAND --help            options and an example
-"""
-
-
-@click.group(
-    NAME,
+@click.command(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     subcommand_metavar="COMMAND [ARGS]...",
-    params=database_options(),
 )
 @click.version_option(package_name=NAME, message="%(package)s %(version)s")
-@click.pass_context
-def program(ctx: click.Context) -> None:
-    """Exact, live progress of agent workflows, kept by PostgreSQL itself."""
-    ctx.ensure_object(Target)
+@pass_target
+def program(_: Target) -> None:
+    """Exact, live progress of agent workflows, kept by PostgreSQL itself.
+
+    The database is the one of --dsn, else of DATABASE_URL, else of libpq's environment (PGHOST, PGDATABASE, ...). What
+    only reads (list, show, watch, check, serve) takes a standby with --read-dsn or AGENT_PROGRESS_READ_DSN. --embedded
+    means a private server of your own, which is started when needed and stopped after it.
+
+    Exit status: 0 fine; 1 not found, or drift; 2 wrong usage, no connection, or refused.
+
+    Example:
+      agent-progress demo            (see it at work, without a database of yours)
+      agent-progress --dsn postgresql://localhost/mydb migrate
+      agent-progress --dsn postgresql://localhost/mydb watch
+      agent-progress list --help     (options and an example)
+    """
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -28,8 +28,8 @@ def transition(
     may follow which. Cancelling a workflow cancels its open tasks as well.
 
     Example:
-      agent-progress transition 6f1c29a0-… running
-      agent-progress transition 6f1c29a0-… failed --version 4    (only if nobody moved it meanwhile)
+      agent-progress transition ID running
+      agent-progress transition ID failed --version 4    (if nobody moved it meanwhile)
     """
     with connection(target, autocommit=True) as conn:
         move = partial(helpers.transition, conn, id, status, stage=stage, expected_version=version)
@@ -46,7 +46,7 @@ def advance(target: Target, id: str, version: int | None, as_json: bool) -> None
     The stages are those of its plan; after the last one it is completed.
 
     Example:
-      agent-progress advance 6f1c29a0-…
+      agent-progress advance ID
     """
     with connection(target, autocommit=True) as conn:
         move = partial(helpers.advance, conn, id, expected_version=version, schema=target.schema)

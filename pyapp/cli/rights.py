@@ -36,7 +36,7 @@ def grant(
     notify do needs the owner.
 
     Example:
-      agent-progress grant --agent workers --reader dashboard --operator orchestrator
+      agent-progress grant --agent workers --reader dashboard --operator conductor
     """
     if not (agents or readers or operators):
         raise click.UsageError("grant to whom? Give --agent, --reader or --operator with a role")

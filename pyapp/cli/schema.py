@@ -20,17 +20,21 @@ def migrate(target: Target, mark: bool, as_json: bool) -> None:
     """Install or upgrade the schema.
 
     Applies the migrations that are not applied yet, and makes functions, triggers and views anew where their text
-    differs. Safe at any time; rows that are there are counted.
+    differs, in adoptions as well. Safe at any time; rows that are there are counted.
 
     Example:
       agent-progress --dsn postgresql://localhost/mydb migrate
-      agent-progress --dsn postgresql://localhost/mydb migrate --schema agents    (in a schema of its own)
+      agent-progress migrate --schema agents    (in a schema of its own)
     """
+    from pyapp.adopt.install import renew_adoptions
+
     with database(target, migrated=False) as dsn:
         if mark:
             _report(record(dsn, schema=target.schema), as_json, "recorded")
         else:
-            _report(apply(dsn, schema=target.schema, on_step=say), as_json, "applied")
+            done = apply(dsn, schema=target.schema, on_step=say)
+            renew_adoptions(dsn, on_step=say)
+            _report(done, as_json, "applied")
 
 
 @command()

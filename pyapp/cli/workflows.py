@@ -86,8 +86,8 @@ def show(target: Target, id: str, as_json: bool, **wanted: bool) -> None:
     """Show one workflow: its progress, stages and forecast.
 
     Example:
-      agent-progress show 6f1c29a0-… --tasks
-      agent-progress show 6f1c29a0-… --timeline --json
+      agent-progress show ID --tasks
+      agent-progress show ID --timeline --json
     """
     with connection(target, reads=True) as conn:
         workflow = helpers.get_workflow(conn, id, schema=target.schema)
