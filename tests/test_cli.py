@@ -342,7 +342,7 @@ def test_without_any_argument_it_shows_its_help(capsys: pytest.CaptureFixture[st
     assert main([]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert "First steps:" in err
+    assert "agent-progress demo" in err
 
 
 def test_control_characters_in_an_argument_are_not_echoed(run: Run) -> None:
@@ -393,6 +393,9 @@ def test_psql_opens_the_database(dsn: str, bin_dir: Path) -> None:
     assert outcome(process) == (0, "42\n", "")
     process = start("psql", "--dsn", dsn, "--", "-c", "select nonsense", env={**os.environ, "PATH": path})
     assert outcome(process)[0] != 0
+    show = ["--", "-XAtc", "show search_path"]
+    process = start("psql", "--dsn", dsn, "--schema", 'My "Own', *show, env={**os.environ, "PATH": path})
+    assert outcome(process) == (0, '"My ""Own",public\n', "")
 
 
 # --- list and show ------------------------------------------------------------------------------------------

@@ -1,31 +1,14 @@
 """The command line: which commands there are, and how they end.
 
-A command is a function in a module of its group, and a line in COMMANDS, which names the module and says in a few words
-what the command does: the module is imported only when the command is called. It looks like this:
+A command is a function in the module of its group (moves.py is a short one to copy), and a line in COMMANDS, which
+names the module and says in a few words what the command does: the module is imported when the command is called.
 
-    \"""archive: workflows that ended long ago.\"""
-
-    @command()
-    @click.option("--older-than", required=True, metavar="AGE", help="How long ago they must have ended, as 90d.")
-    @as_json
-    def archive(target: Target, older_than: str, as_json: bool) -> int | None:
-        \"""Freeze workflows that ended long ago, and remove their tasks.
-
-        What else is to be said.
-
-        Example:
-          agent-progress archive --older-than 90d
-        \"""
-        from pyapp.somewhere import heavy  # what needs an extra, or time to import
-
-        with connection(target, autocommit=True) as conn:  # or: with database(target) as dsn
-            ...
-
-``command()`` gives it --dsn, --embedded and --schema, and with ``reads=True`` --read-dsn as well; they may stand
-before the command too, and are found in ``target``. Data goes to stdout, messages to stderr by ``say``. A
-function returns its exit status, None for 0. What is wrong is raised: click.UsageError, or an error of the package,
-whose message is one line (AgentProgressError); psycopg's errors are explained in ``pyapp.cli.errors``. Text from the
-database is shown through ``clean`` or the tables of ``pyapp.cli.text``.
+The decorator ``command()`` gives a function --dsn, --embedded and --schema, and with ``reads=True`` --read-dsn as well;
+they may stand before the command too, and come as its first argument, ``target``, which ``connection`` and ``database``
+take. Its docstring is the help, the part below "Example:" as it stands. Data goes to stdout, messages to stderr by
+``say``; text from the database is shown through ``clean`` or the tables of ``pyapp.cli.tables``. It returns its exit
+status, None for 0. What is wrong is raised: a click.ClickException, or an error class of the package; each message is
+one line that says what to do. What needs an extra is imported in the function, after ``require_extra``.
 """
 
 import io

@@ -29,7 +29,7 @@ def transition(
 
     Example:
       agent-progress transition ID running
-      agent-progress transition ID failed --version 4    (if nobody moved it meanwhile)
+      agent-progress transition ID failed --version 4    (if nobody moved it since)
     """
     with connection(target, autocommit=True) as conn:
         move = partial(helpers.transition, conn, id, status, stage=stage, expected_version=version)
