@@ -77,7 +77,7 @@ def name(value: str) -> str:
 
 def trigger_name(adoption: Adoption, what: str) -> str:
     """Name a trigger: several adoptions can share a table."""
-    return f"{adoption.schema[: 40]}_{what}"
+    return f"{adoption.schema[:40]}_{what}"
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,12 @@ class Renderer:
         formula = read_formula().replace("create function", "create or replace function")
         objects.append(formula.replace("public.", f"{name(of.schema)}."))
         names = ["02_count.sql", *(["03_delete.sql"] if of.workflows else [])]
-        names += ["04_workflows.sql" if of.workflows else "04_groups.sql", "05_tasks.sql", "06_views.sql", "07_repair.sql"]
+        names += [
+            "04_workflows.sql" if of.workflows else "04_groups.sql",
+            "05_tasks.sql",
+            "06_views.sql",
+            "07_repair.sql",
+        ]
         names += ["08_publish.sql"] if of.publishes else []
         objects += [self.render(file) for file in names]
         tasks = [self.render("10_tasks.sql")]
@@ -184,7 +189,11 @@ class Renderer:
         of, words = self._of, []
         for state in ("running", "assigned"):
             words += [f"when {text(word)} then {text(state)}" for word in of.words.get(state, ())]
-        return f"case lower(({of.status})::text) {' '.join(words)} else 'pending' end" if of.status and words else "'pending'"
+        return (
+            f"case lower(({of.status})::text) {' '.join(words)} else 'pending' end"
+            if of.status and words
+            else "'pending'"
+        )
 
     def workflow_is(self, state: str) -> str:
         """Write when a workflow is in one of our states; null where nothing tells."""
@@ -221,15 +230,21 @@ class Renderer:
         of = self._of
         here = self._published("now_created", "now_completed", "now_frozen")
         there = self._published("c.agents_created", "c.agents_completed", "c.frozen_progress")
-        any_row = self._published("coalesce(c.agents_created, 0)", "coalesce(c.agents_completed, 0)", "c.frozen_progress")
+        any_row = self._published(
+            "coalesce(c.agents_created, 0)", "coalesce(c.agents_completed, 0)", "c.frozen_progress"
+        )
         columns = list(here)
         moved = [f"new.{name(c)} is distinct from old.{name(c)}" for c in columns]
         if planned := of.columns.get("agents_planned"):
-            plan = f"(select array[({planned})::bigint, ({self.workflow_is('completed')})::integer] from {{}} as workflow)"
+            plan = (
+                f"(select array[({planned})::bigint, ({self.workflow_is('completed')})::integer] from {{}} as workflow)"
+            )
             moved.append(f"{plan.format('(select new.*)')} is distinct from {plan.format('(select old.*)')}")
 
         def differs(values: dict[str, str]) -> str:
-            return "(" + " or ".join(f"workflow.{name(c)} is distinct from {value}" for c, value in values.items()) + ")"
+            return (
+                "(" + " or ".join(f"workflow.{name(c)} is distinct from {value}" for c, value in values.items()) + ")"
+            )
 
         def given(values: dict[str, str]) -> str:
             return ", ".join(f"{name(c)} = {value}" for c, value in values.items())
@@ -290,7 +305,9 @@ class Renderer:
             "tasks": of.tasks.sql,
             "workflows": workflows,
             "definition": text(json.dumps(of.to_json(), sort_keys=True)),
-            "counts": text(hashlib.md5(json.dumps(of.counts(), sort_keys=True).encode(), usedforsecurity=False).hexdigest()),
+            "counts": text(
+                hashlib.md5(json.dumps(of.counts(), sort_keys=True).encode(), usedforsecurity=False).hexdigest()
+            ),
             "tasks_name": text(of.tasks.sql),
             # The key of a workflow.
             "keys": each("key_{i}"),
@@ -357,8 +374,12 @@ class Renderer:
             "old_workflows": "old_workflow",
             "new_workflows": "new_workflow",
             "status": self._status(),
-            "planned": f"({of.columns['agents_planned']})::integer" if "agents_planned" in of.columns else "null::integer",
-            "published": f"workflow.{name(of.publish['progress'])}::numeric" if "progress" in of.publish else "null::numeric",
+            "planned": f"({of.columns['agents_planned']})::integer"
+            if "agents_planned" in of.columns
+            else "null::integer",
+            "published": f"workflow.{name(of.publish['progress'])}::numeric"
+            if "progress" in of.publish
+            else "null::numeric",
             # The views.
             "calculated_id": "w.workflow_id" if of.workflows else "k.workflow_id",
             "calculated_from": f"{schema}.read_workflows() as w left join {schema}.compare_progress() as k on {each('k.key_{i} = w.key_{i}', ' and ')}"
