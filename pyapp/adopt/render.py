@@ -7,15 +7,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 from psycopg import sql
 
 from pyapp.adopt.adoption import OUTCOMES, Adoption, AdoptError, Table
+from pyapp.renew import for_schema, resource
 
 MARK = "$agent_progress$"
 """Quotes the bodies of functions: nothing that is filled in may hold it."""
-_HERE = Path(__file__).resolve().parent
 _TASK_COLUMNS = {
     "external_id": "text",
     "agent_type": "text",
@@ -49,20 +48,9 @@ _WORKFLOW_COLUMNS = {
 _STATES = ("completed", "failed", "cancelled", "paused", "initiated")
 
 
-def read_template(name: str) -> str:
-    """Read a file of sql/, beside the package or one level up."""
-    for folder in (_HERE.parent / "sql", _HERE.parent.parent / "sql"):
-        if (path := folder / name).is_file():
-            return path.read_text(encoding="utf-8")
-    raise AdoptError(f"the installation is incomplete: sql/{name} is missing")
-
-
-def read_formula() -> str:
-    """Read the file of sql/ that holds the formula: the one that adoptions share."""
-    for folder in (_HERE.parent / "sql", _HERE.parent.parent / "sql"):
-        for path in sorted(folder.glob("[0-9]*_progress_formula.sql")):
-            return path.read_text(encoding="utf-8")
-    raise AdoptError("the installation is incomplete: the formula is missing in sql/")
+def read_template(file: str) -> str:
+    """Read a template of sql/adopt/."""
+    return (resource("sql") / "adopt" / file).read_text("utf-8")
 
 
 def text(value: str) -> str:
@@ -113,10 +101,9 @@ class Renderer:
 
     def script(self) -> Script:
         """Render all that an adoption installs."""
-        of, files = self._of, ["01_schema.sql"]
-        objects = [self.render(file) for file in files]
-        formula = read_formula().replace("create function", "create or replace function")
-        objects.append(formula.replace("public.", f"{name(of.schema)}."))
+        of = self._of
+        # The formula is written once for all: its file is the one of sql/ that adoptions share.
+        objects = [self.render("01_schema.sql"), for_schema(read_template("../03_formula.sql"), of.schema)]
         names = ["02_count.sql", *(["03_delete.sql"] if of.workflows else [])]
         names += [
             "04_workflows.sql" if of.workflows else "04_groups.sql",
@@ -143,7 +130,7 @@ class Renderer:
 
     def render(self, file: str, table: Table | None = None) -> str:
         """Fill in the slots of a template; ``table``: the one that its triggers are on."""
-        return self.fill(read_template(f"adopt/{file}"), **({"table": table.sql} if table else {}))
+        return self.fill(read_template(file), **({"table": table.sql} if table else {}))
 
     def fill(self, template: str, **more: str) -> str:
         """Fill in the slots of a text, those given as well."""
@@ -416,7 +403,7 @@ class Renderer:
         probes = []
 
         def fragment(file: str) -> str:
-            return _fill(read_template(f"adopt/{file}"), filled).strip()
+            return _fill(read_template(file), filled).strip()
 
         ended = " or ".join(test for state in OUTCOMES if (test := self.workflow_is(state)) != "false") or "false"
         if of.publishes:

@@ -64,13 +64,10 @@ def read_preset(name: str) -> Request:
     if name not in list_presets():
         raise AdoptError(f"there is no preset {name}; there are: {', '.join(list_presets()) or 'none'}")
     values = tomllib.loads(path.read_text(encoding="utf-8"))
-    known = {f.name for f in fields(Request)}
-    lists = {"key", "key_sql", "workflow_key"}
-    given = {
-        option: tuple(value) if option in lists else value
-        for option, value in values.items()
-        if option in known - {"words", "conditions", "workflow_words", "workflow_conditions"}
-    }
-    words = {kind: {m: tuple(v) for m, v in values.get(kind, {}).items()} for kind in ("words", "workflow_words")}
-    conditions = {kind: values.get(kind, {}) for kind in ("conditions", "workflow_conditions")}
-    return Request(**given, **words, **conditions, preset=name)
+    given: dict[str, Any] = {"preset": name}
+    for option in (f.name for f in fields(Request) if f.name in values):
+        value = values[option]
+        if option in ("words", "workflow_words"):
+            value = {meaning: tuple(words) for meaning, words in value.items()}
+        given[option] = tuple(value) if isinstance(value, list) else value
+    return Request(**given)
