@@ -8,14 +8,14 @@ from typing import Any
 
 from psycopg import sql
 
+from pyapp.errors import AgentProgressError
+
 OUTCOMES = ("completed", "failed", "cancelled")
 """What a settled task is, in the order of the numbers that stand for it in SQL: 1, 2, 3."""
 
 
-class AdoptError(Exception):
+class AdoptError(AgentProgressError):
     """Tables that cannot be adopted as asked, or a schema that holds no adoption."""
-
-    sqlstate: str | None = None
 
 
 @dataclass(frozen=True)

@@ -90,9 +90,7 @@ class Backfill:
 
     def _stage(self) -> None:
         """Count all tasks in one pass, unless that was done and nobody truncated them since."""
-        if self._value(
-            "select staged = truncated and to_regclass({counted_name}) is not null from {schema}.counting"
-        ):
+        if self._value("select staged = truncated and to_regclass({counted_name}) is not null from {schema}.counting"):
             return
 
         def count() -> int:
@@ -249,5 +247,9 @@ class Backfill:
 
 
 def _value(conn: Connection[Any], query: Any) -> Any:
-    row = conn.cursor(row_factory=tuple_row).execute(query if isinstance(query, sql.Composable) else query.encode()).fetchone()
+    row = (
+        conn.cursor(row_factory=tuple_row)
+        .execute(query if isinstance(query, sql.Composable) else query.encode())
+        .fetchone()
+    )
     return row[0] if row else None

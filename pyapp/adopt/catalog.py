@@ -135,7 +135,9 @@ class Found:
     def column(self, wanted: str, option: str) -> Column:
         """Get a column that an option names. Raises AdoptError."""
         if wanted not in self.columns:
-            raise AdoptError(f"{option} {wanted}: {self.table.sql} has no such column; it has {', '.join(self.columns)}")
+            raise AdoptError(
+                f"{option} {wanted}: {self.table.sql} has no such column; it has {', '.join(self.columns)}"
+            )
         return self.columns[wanted]
 
     def find(self, candidates: Sequence[str]) -> Column | None:

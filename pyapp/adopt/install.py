@@ -151,7 +151,8 @@ def outdated(conn: Connection[Any], adoption: Adoption, script: Script) -> list[
 def remove_script(conn: Connection[Any], adoption: Adoption) -> list[str]:
     """Render the SQL that takes an adoption back, in parts that each lock one table of the application's."""
     drops = [
-        f"drop trigger if exists {_quoted(name)} on {table.sql};\n" for name, table, _ in triggers(conn, adoption.schema)
+        f"drop trigger if exists {_quoted(name)} on {table.sql};\n"
+        for name, table, _ in triggers(conn, adoption.schema)
     ]
     return [*drops, f"drop schema if exists {_quoted(adoption.schema)} cascade;\n"]
 

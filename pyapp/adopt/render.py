@@ -7,15 +7,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 from psycopg import sql
 
 from pyapp.adopt.adoption import OUTCOMES, Adoption, AdoptError, Table
+from pyapp.renew import for_schema, resource
 
 MARK = "$agent_progress$"
 """Quotes the bodies of functions: nothing that is filled in may hold it."""
-_HERE = Path(__file__).resolve().parent
 _TASK_COLUMNS = {
     "external_id": "text",
     "agent_type": "text",
@@ -49,20 +48,9 @@ _WORKFLOW_COLUMNS = {
 _STATES = ("completed", "failed", "cancelled", "paused", "initiated")
 
 
-def read_template(name: str) -> str:
-    """Read a file of sql/, beside the package or one level up."""
-    for folder in (_HERE.parent / "sql", _HERE.parent.parent / "sql"):
-        if (path := folder / name).is_file():
-            return path.read_text(encoding="utf-8")
-    raise AdoptError(f"the installation is incomplete: sql/{name} is missing")
-
-
-def read_formula() -> str:
-    """Read the file of sql/ that holds the formula: the one that adoptions share."""
-    for folder in (_HERE.parent / "sql", _HERE.parent.parent / "sql"):
-        for path in sorted(folder.glob("[0-9]*_progress_formula.sql")):
-            return path.read_text(encoding="utf-8")
-    raise AdoptError("the installation is incomplete: the formula is missing in sql/")
+def read_template(file: str) -> str:
+    """Read a template of sql/adopt/."""
+    return (resource("sql") / "adopt" / file).read_text("utf-8")
 
 
 def text(value: str) -> str:
@@ -77,7 +65,7 @@ def name(value: str) -> str:
 
 def trigger_name(adoption: Adoption, what: str) -> str:
     """Name a trigger: several adoptions can share a table."""
-    return f"{adoption.schema[: 40]}_{what}"
+    return f"{adoption.schema[:40]}_{what}"
 
 
 @dataclass(frozen=True)
@@ -113,12 +101,16 @@ class Renderer:
 
     def script(self) -> Script:
         """Render all that an adoption installs."""
-        of, files = self._of, ["01_schema.sql"]
-        objects = [self.render(file) for file in files]
-        formula = read_formula().replace("create function", "create or replace function")
-        objects.append(formula.replace("public.", f"{name(of.schema)}."))
+        of = self._of
+        # The formula is written once for all: its file is the one of sql/ that adoptions share.
+        objects = [self.render("01_schema.sql"), for_schema(read_template("../03_formula.sql"), of.schema)]
         names = ["02_count.sql", *(["03_delete.sql"] if of.workflows else [])]
-        names += ["04_workflows.sql" if of.workflows else "04_groups.sql", "05_tasks.sql", "06_views.sql", "07_repair.sql"]
+        names += [
+            "04_workflows.sql" if of.workflows else "04_groups.sql",
+            "05_tasks.sql",
+            "06_views.sql",
+            "07_repair.sql",
+        ]
         names += ["08_publish.sql"] if of.publishes else []
         objects += [self.render(file) for file in names]
         tasks = [self.render("10_tasks.sql")]
@@ -138,7 +130,7 @@ class Renderer:
 
     def render(self, file: str, table: Table | None = None) -> str:
         """Fill in the slots of a template; ``table``: the one that its triggers are on."""
-        return self.fill(read_template(f"adopt/{file}"), **({"table": table.sql} if table else {}))
+        return self.fill(read_template(file), **({"table": table.sql} if table else {}))
 
     def fill(self, template: str, **more: str) -> str:
         """Fill in the slots of a text, those given as well."""
@@ -184,7 +176,11 @@ class Renderer:
         of, words = self._of, []
         for state in ("running", "assigned"):
             words += [f"when {text(word)} then {text(state)}" for word in of.words.get(state, ())]
-        return f"case lower(({of.status})::text) {' '.join(words)} else 'pending' end" if of.status and words else "'pending'"
+        return (
+            f"case lower(({of.status})::text) {' '.join(words)} else 'pending' end"
+            if of.status and words
+            else "'pending'"
+        )
 
     def workflow_is(self, state: str) -> str:
         """Write when a workflow is in one of our states; null where nothing tells."""
@@ -221,15 +217,21 @@ class Renderer:
         of = self._of
         here = self._published("now_created", "now_completed", "now_frozen")
         there = self._published("c.agents_created", "c.agents_completed", "c.frozen_progress")
-        any_row = self._published("coalesce(c.agents_created, 0)", "coalesce(c.agents_completed, 0)", "c.frozen_progress")
+        any_row = self._published(
+            "coalesce(c.agents_created, 0)", "coalesce(c.agents_completed, 0)", "c.frozen_progress"
+        )
         columns = list(here)
         moved = [f"new.{name(c)} is distinct from old.{name(c)}" for c in columns]
         if planned := of.columns.get("agents_planned"):
-            plan = f"(select array[({planned})::bigint, ({self.workflow_is('completed')})::integer] from {{}} as workflow)"
+            plan = (
+                f"(select array[({planned})::bigint, ({self.workflow_is('completed')})::integer] from {{}} as workflow)"
+            )
             moved.append(f"{plan.format('(select new.*)')} is distinct from {plan.format('(select old.*)')}")
 
         def differs(values: dict[str, str]) -> str:
-            return "(" + " or ".join(f"workflow.{name(c)} is distinct from {value}" for c, value in values.items()) + ")"
+            return (
+                "(" + " or ".join(f"workflow.{name(c)} is distinct from {value}" for c, value in values.items()) + ")"
+            )
 
         def given(values: dict[str, str]) -> str:
             return ", ".join(f"{name(c)} = {value}" for c, value in values.items())
@@ -290,7 +292,9 @@ class Renderer:
             "tasks": of.tasks.sql,
             "workflows": workflows,
             "definition": text(json.dumps(of.to_json(), sort_keys=True)),
-            "counts": text(hashlib.md5(json.dumps(of.counts(), sort_keys=True).encode(), usedforsecurity=False).hexdigest()),
+            "counts": text(
+                hashlib.md5(json.dumps(of.counts(), sort_keys=True).encode(), usedforsecurity=False).hexdigest()
+            ),
             "tasks_name": text(of.tasks.sql),
             # The key of a workflow.
             "keys": each("key_{i}"),
@@ -357,8 +361,12 @@ class Renderer:
             "old_workflows": "old_workflow",
             "new_workflows": "new_workflow",
             "status": self._status(),
-            "planned": f"({of.columns['agents_planned']})::integer" if "agents_planned" in of.columns else "null::integer",
-            "published": f"workflow.{name(of.publish['progress'])}::numeric" if "progress" in of.publish else "null::numeric",
+            "planned": f"({of.columns['agents_planned']})::integer"
+            if "agents_planned" in of.columns
+            else "null::integer",
+            "published": f"workflow.{name(of.publish['progress'])}::numeric"
+            if "progress" in of.publish
+            else "null::numeric",
             # The views.
             "calculated_id": "w.workflow_id" if of.workflows else "k.workflow_id",
             "calculated_from": f"{schema}.read_workflows() as w left join {schema}.compare_progress() as k on {each('k.key_{i} = w.key_{i}', ' and ')}"
@@ -395,7 +403,7 @@ class Renderer:
         probes = []
 
         def fragment(file: str) -> str:
-            return _fill(read_template(f"adopt/{file}"), filled).strip()
+            return _fill(read_template(file), filled).strip()
 
         ended = " or ".join(test for state in OUTCOMES if (test := self.workflow_is(state)) != "false") or "false"
         if of.publishes:
