@@ -17,13 +17,12 @@ from typing import Any, Generic, Self, TypeAlias, TypeVar
 from uuid import UUID
 
 import psycopg
-from psycopg import sql
 
 from pyapp.db import connect, interrupted, pause_after
 from pyapp.drive import Pause, Statement, Transaction, act, drive
 from pyapp.errors import translate
 from pyapp.models import Key, Task, TaskReport, TaskStatus
-from pyapp.queries import known, report_tasks
+from pyapp.queries import known, report_statement
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Future[Task] | asyncio.Future[Task])
@@ -33,8 +32,8 @@ _MOST_TRIES = 100  # of a transaction that others interrupt
 _MOST_LOSSES = 100  # of the connection in one transaction: what the server ends each time will not succeed
 _PAUSE = 0.2  # seconds between attempts to connect
 # The statistics of a server begin anew when it recovers from a crash, and only then, unless somebody resets them.
-_NUMBER = Statement(sql.SQL("select pg_current_xact_id()::text, stats_reset from pg_stat_bgwriter"))
-_FATE = sql.SQL(
+_NUMBER = Statement("select pg_current_xact_id()::text, stats_reset from pg_stat_bgwriter")
+_FATE = (
     "select case when stats_reset is not distinct from %s::timestamptz then pg_xact_status(%s::xid8) end"
     " from pg_stat_bgwriter"
 )
@@ -207,7 +206,7 @@ class Batches(Generic[F]):
         """
         by_workflow = attrgetter("workflow_id")
         reports = [
-            next(report_tasks(workflow_id, [waiting.report for waiting in of_workflow], schema=self._schema))
+            report_statement(workflow_id, [waiting.report for waiting in of_workflow], self._schema)
             for workflow_id, of_workflow in groupby(sorted(batch, key=by_workflow), by_workflow)
         ]
         return [_NUMBER, *reports]

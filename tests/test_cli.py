@@ -26,7 +26,7 @@ import pytest
 from pyapp import migrate
 from pyapp.cli import checks, main
 from pyapp.cli.main import _parser
-from pyapp.schema import resource
+from pyapp.renew import resource
 
 from .helpers import new_tasks, new_workflow, set_status
 from .test_tasks import as_replica

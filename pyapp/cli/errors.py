@@ -72,13 +72,12 @@ def telling_what_lacks(conn: Connection[Any], schema: str | None) -> Iterator[No
         from pyapp.db import find_schema
 
         conn.rollback()
-        if "workflow_progress" in relations(conn, schema):
-            lacks = f"{_first_line(error)}: the schema is older than this program, or not whole"
-        else:
-            lacks = (
-                f"schema {find_schema(schema)} has no agent-progress in this database (another is named by --schema)"
-            )
-        raise click.ClickException(f"{lacks}: run agent-progress migrate") from error
+        name = find_schema(schema)
+        lacks = f"no agent-progress in schema {name} of this database (--schema names another)"
+        if "workflow_progress" in relations(conn, name):
+            lacks = f"{_first_line(error)}: schema {name} is older than this program, or not whole"
+        run = "agent-progress migrate" if name == "public" else f"agent-progress migrate --schema {name}"
+        raise click.ClickException(f"{lacks}: run {run}") from error
 
 
 def _explain_usage(error: click.ClickException) -> str:

@@ -54,7 +54,7 @@ def grant(
             )
             warnings = [] if revoke else loopholes(conn, [*agents, *readers], schema=target.schema)
     except RoleNotFound as error:
-        raise click.UsageError(str(error)) from None
+        raise click.ClickException(str(error)) from None
     print("\n".join(map(clean, done)))
     for warning in warnings:
         say(f"warning: {clean(warning)}")

@@ -99,4 +99,4 @@ def _embedded_psql() -> Path:
     try:
         return embedded.binaries() / "psql"
     except embedded.EmbeddedError:
-        raise click.UsageError("there is no psql: install PostgreSQL's client, or the extra embedded") from None
+        raise click.ClickException("there is no psql: install PostgreSQL's client, or the extra embedded") from None

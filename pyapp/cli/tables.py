@@ -124,7 +124,7 @@ def bar(workflow: Workflow) -> Callable[[int], Text]:
         failed = min(left, cells(w.agents_failed, w.agents_total, width))
         cancelled = min(left - failed, cells(w.agents_cancelled, w.agents_total, width))
         text = Text("█" * completed, style="green")
-        text.append("█" * failed, style="red").append("█" * cancelled, style="yellow")
+        text.append("▓" * failed, style="red").append("▒" * cancelled, style="yellow")
         return text.append("░" * (width - completed - failed - cancelled), style="dim")
 
     return draw
