@@ -16,7 +16,6 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from pyapp import embedded, migrate
-from pyapp.embedded.account import server_account
 
 # Transactions of several statements deadlock now and then, as they may; nobody waits a second for that.
 SHORT_DEADLOCKS = {"deadlock_timeout": "10ms"}
@@ -121,10 +120,16 @@ def run(bin_dir: Path, program: str, *arguments: str | Path, input: str = "", cw
         text=True,
         cwd=cwd,
         env={**os.environ, "LC_ALL": "C"},
-        **server_account().switch,
+        **embedded.account(),
     )
     assert done.returncode == 0, f"{program}: {done.stderr or done.stdout}"
     return str(done.stdout)
+
+
+def give(path: Path) -> None:
+    """Give a file or directory to the account of the servers."""
+    if who := embedded.account():
+        os.chown(path, who["user"], who["group"])
 
 
 @contextmanager
@@ -134,7 +139,7 @@ def directory(within: str | None = None) -> Iterator[Path]:
     roomy = os.access(shm, os.W_OK) and shutil.disk_usage(shm).free > 2**30
     path = Path(tempfile.mkdtemp(prefix="ap-", dir=within or (shm if roomy else None)))
     path.chmod(0o755)
-    server_account().own(path)
+    give(path)
     try:
         yield path
     finally:
