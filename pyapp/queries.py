@@ -8,6 +8,7 @@ any.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import datetime, timedelta
+from functools import cache
 from time import perf_counter
 from typing import Any, LiteralString, TypeVar
 from uuid import UUID
@@ -42,14 +43,14 @@ from pyapp.models import (
 
 R = TypeVar("R")
 
-# What the view workflow_progress computes, of the row of a workflow that has no tasks yet.
-_OF_A_NEW_ROW = {
-    "workflow_id": "id",
-    "progress_percentage": "progress",
-    "agents_open": "agents_created",
-    "settled_percentage": "progress",
-    "progress_calculation_method": "'agent-based'",
-    "last_updated_at": "progress_updated_at",
+# What the view has under other names than the table, or computes: here for a workflow that has no tasks yet.
+_OF_WORKFLOW: dict[str, LiteralString] = {
+    "workflow_id": "id as workflow_id",
+    "progress_percentage": "progress as progress_percentage",
+    "agents_open": "agents_created as agents_open",
+    "settled_percentage": "progress as settled_percentage",
+    "progress_calculation_method": "'agent-based' as progress_calculation_method",
+    "last_updated_at": "progress_updated_at as last_updated_at",
 }
 
 
@@ -125,7 +126,7 @@ def list_tasks(workflow_id: Key, *, schema: str | None = None) -> Query[list[Tas
 
 def get_state(workflow_id: Key, *, schema: str | None = None) -> Query[WorkflowState]:
     """Get status, stage and version of a workflow, to compare and swap on. Raises WorkflowNotFound."""
-    query = "select {columns} from {schema}.workflow where id = %s"
+    query = "select {of_workflow} from {schema}.workflow where id = %s"
     states = yield from _fetch(WorkflowState, query, [str(workflow_id)], schema)
     if not states:
         raise WorkflowNotFound(workflow_id)
@@ -247,10 +248,10 @@ def create_workflow(
     Returns the workflow. Raises WorkflowNotFound and ParentNotAllowed for the parent, and
     ``psycopg.errors.CheckViolation`` for a negative plan.
     """
-    query = "select {columns} from {schema}.create_workflow(%s, %s, %s, %s, %s, %s, %s::integer, %s, %s, %s, %s)"
+    query = "select {of_workflow} from {schema}.create_workflow(%s, %s, %s, %s, %s, %s, %s::integer, %s, %s, %s, %s)"
     values: list[Any] = [name, type, description, status, current_stage, priority, agents_planned, trace_id]
     values += [_json(input_data), created_by, _text(parent_id)]
-    rows = yield from _fetch(Workflow, query, values, schema, parent_id, _OF_A_NEW_ROW)
+    rows = yield from _fetch(Workflow, query, values, schema, parent_id)
     return rows[0]
 
 
@@ -300,9 +301,7 @@ def report_tasks(
     what is no id, before anything is sent; WorkflowNotFound; and TaskNotFound if the workflow lacks one of the tasks:
     then none is changed.
     """
-    query = "select {columns} from {schema}.report_tasks(%s, %s)"
-    values = [str(workflow_id), Jsonb([_report(report) for report in reports])]
-    return (yield from _fetch(Task, query, values, schema, workflow_id))
+    return (yield from _send(report_statement(workflow_id, reports, schema), workflow_id))
 
 
 def transition(
@@ -319,7 +318,7 @@ def transition(
     committed. Raises WorkflowNotFound, TransitionNotAllowed, and VersionConflict if ``expected_version`` is given and
     the workflow has another one by now. After an error the transaction has to be rolled back.
     """
-    query = "select {columns} from {schema}.transition_workflow(%s, %s, %s, %s::integer)"
+    query = "select {of_workflow} from {schema}.transition_workflow(%s, %s, %s, %s::integer)"
     values = [str(workflow_id), status, stage, expected_version]
     return (yield from _fetch(WorkflowState, query, values, schema, workflow_id))[0]
 
@@ -332,7 +331,7 @@ def advance(
     From a stage that is not in the plan it goes to the first that was not begun yet. Returns and raises as transition
     does; also ``psycopg.errors.ObjectNotInPrerequisiteState`` if the workflow has no plan, or no such stage.
     """
-    query = "select {columns} from {schema}.advance_workflow(%s, %s::integer)"
+    query = "select {of_workflow} from {schema}.advance_workflow(%s, %s::integer)"
     return (yield from _fetch(WorkflowState, query, [str(workflow_id), expected_version], schema, workflow_id))[0]
 
 
@@ -373,38 +372,46 @@ def known(status: Any) -> str:
     return str(status)
 
 
-def _fetch(
-    row: type[R],
-    query: LiteralString,
-    values: Sequence[Any],
-    schema: str | None,
-    workflow_id: Any = None,
-    renamed: Mapping[str, LiteralString] | None = None,
-) -> Query[list[R]]:
-    """Send a statement for rows of a model, in a schema; its errors are about the workflow."""
+def report_statement(
+    workflow_id: Key, reports: Iterable[TaskReport | Mapping[str, Any] | tuple[Any, ...]], schema: str | None
+) -> Statement:
+    """Write the statement of report_tasks."""
+    values = [str(workflow_id), Jsonb([_report(report) for report in reports])]
+    return _statement(Task, "select {columns} from {schema}.report_tasks(%s, %s)", values, schema)
+
+
+def _statement(row: type[Any], query: LiteralString, values: Sequence[Any], schema: str | None) -> Statement:
+    """Write a statement for rows of a model, in a schema; see ``_slots`` for what it may select."""
+    return Statement(sql.SQL(query).format(schema=sql.Identifier(find_schema(schema)), **_slots(row)), values, row)
+
+
+@cache
+def _slots(row: Hashable) -> dict[str, sql.Composable]:
+    """List the columns that a model is made of, as the views name them, and as they are in a row of ``workflow``."""
+    names = [field.name for field in fields(cast("type[Any]", row))]
+    return {
+        "columns": sql.SQL(", ").join(map(sql.Identifier, names)),
+        "of_workflow": sql.SQL(", ").join(
+            sql.SQL(_OF_WORKFLOW[name]) if name in _OF_WORKFLOW else sql.Identifier(name) for name in names
+        ),
+    }
+
+
+def _send(statement: Statement, workflow_id: Key | None) -> Query[Any]:
+    """Send a statement that is about a workflow; its errors are."""
     try:
-        rows: list[R] = yield Statement(
-            sql.SQL(query).format(columns=_columns(row, renamed or {}), schema=sql.Identifier(find_schema(schema))),
-            values,
-            row,
-        )
+        return (yield statement)
     except psycopg.Error as error:
         if meant := translate(error, workflow_id):
             raise meant from error
         raise
+
+
+def _fetch(
+    row: type[R], query: LiteralString, values: Sequence[Any], schema: str | None, workflow_id: Key | None = None
+) -> Query[list[R]]:
+    rows: list[R] = yield from _send(_statement(row, query, values, schema), workflow_id)
     return rows
-
-
-def _columns(row: type[Any], renamed: Mapping[str, LiteralString]) -> sql.Composable:
-    """List the columns that a model is made of."""
-    if row is WorkflowState:
-        renamed = {"workflow_id": "id"}
-    return sql.SQL(", ").join(
-        sql.SQL("{} as {}").format(sql.SQL(renamed[name]), sql.Identifier(name))
-        if name in renamed
-        else sql.Identifier(name)
-        for name in (field.name for field in fields(row))
-    )
 
 
 def _array(items: Iterable[object]) -> str:

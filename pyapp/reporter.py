@@ -23,7 +23,7 @@ from pyapp.db import connect, interrupted, pause_after
 from pyapp.drive import Pause, Statement, Transaction, act, drive
 from pyapp.errors import translate
 from pyapp.models import Key, Task, TaskReport, TaskStatus
-from pyapp.queries import known, report_tasks
+from pyapp.queries import known, report_statement
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Future[Task] | asyncio.Future[Task])
@@ -207,7 +207,7 @@ class Batches(Generic[F]):
         """
         by_workflow = attrgetter("workflow_id")
         reports = [
-            next(report_tasks(workflow_id, [waiting.report for waiting in of_workflow], schema=self._schema))
+            report_statement(workflow_id, [waiting.report for waiting in of_workflow], self._schema)
             for workflow_id, of_workflow in groupby(sorted(batch, key=by_workflow), by_workflow)
         ]
         return [_NUMBER, *reports]
