@@ -5,9 +5,6 @@ Helpers take a ``psycopg.Connection``, never commit and never cache; ``pyapp.aio
 pass through. ``schema`` is where the tables are: by default ``AGENT_PROGRESS_SCHEMA``, else ``public``.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
 from pyapp import aio
 from pyapp.db import connect, retry
 from pyapp.errors import (
@@ -46,6 +43,7 @@ from pyapp.helpers import (
     wait_for_position,
     wal_position,
 )
+from pyapp.migrate import mark, migrate, pending, rollback
 from pyapp.models import (
     Archived,
     BurnupPoint,
@@ -67,11 +65,8 @@ from pyapp.models import (
     WorkflowStatus,
 )
 from pyapp.reporter import TaskReporter
+from pyapp.roles import grant
 from pyapp.watch import watch
-
-if TYPE_CHECKING:
-    from pyapp.migrate import mark, migrate, pending, rollback
-    from pyapp.roles import grant
 
 __all__ = [
     "AgentProgressError",
@@ -135,16 +130,3 @@ __all__ = [
     "wal_position",
     "watch",
 ]
-
-_LATER = {"grant": "roles", "mark": "migrate", "migrate": "migrate", "pending": "migrate", "rollback": "migrate"}
-
-
-def __getattr__(name: str) -> Any:
-    """Import what few programs need when it is asked for."""
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = import_module(f"pyapp.{_LATER[name]}")
-    for later, source in _LATER.items():
-        if source == _LATER[name]:
-            globals()[later] = getattr(module, later)
-    return globals()[name]

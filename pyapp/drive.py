@@ -10,7 +10,7 @@ from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar, get_args
 
 import psycopg
-from psycopg import AsyncConnection, AsyncCursor, Connection, Cursor, sql
+from psycopg import AsyncConnection, AsyncCursor, Connection, Cursor
 from psycopg.pq import Format, TransactionStatus
 from psycopg.rows import class_row, tuple_row
 from psycopg.types.json import JsonbLoader
@@ -23,7 +23,7 @@ T = TypeVar("T")
 class Statement:
     """A statement to send; its rows come back as ``row``, or as tuples."""
 
-    text: sql.SQL | sql.Composed
+    text: str
     values: Sequence[Any] = ()
     row: type[Any] | None = None
 

@@ -8,9 +8,8 @@ any.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import datetime, timedelta
-from functools import cache
 from time import perf_counter
-from typing import Any, LiteralString, TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 import psycopg
@@ -44,13 +43,13 @@ from pyapp.models import (
 R = TypeVar("R")
 
 # What the view has under other names than the table, or computes: here for a workflow that has no tasks yet.
-_OF_WORKFLOW: dict[str, LiteralString] = {
-    "workflow_id": "id as workflow_id",
-    "progress_percentage": "progress as progress_percentage",
-    "agents_open": "agents_created as agents_open",
-    "settled_percentage": "progress as settled_percentage",
-    "progress_calculation_method": "'agent-based' as progress_calculation_method",
-    "last_updated_at": "progress_updated_at as last_updated_at",
+_OF_WORKFLOW = {
+    "workflow_id": "id",
+    "progress_percentage": "progress",
+    "agents_open": "agents_created",
+    "settled_percentage": "progress",
+    "progress_calculation_method": "'agent-based'",
+    "last_updated_at": "progress_updated_at",
 }
 
 
@@ -91,7 +90,7 @@ def list_workflows(
     ``status`` takes one status or several. ``after`` takes the last workflow of the page before, or its creation time
     and id: the next page costs as much as the first. Returns at most ``limit`` workflows.
     """
-    conditions: list[LiteralString] = ["true"]
+    conditions = ["true"]
     values: list[Any] = []
     if status is not None:
         conditions.append("status = any (%s)")
@@ -301,7 +300,8 @@ def report_tasks(
     what is no id, before anything is sent; WorkflowNotFound; and TaskNotFound if the workflow lacks one of the tasks:
     then none is changed.
     """
-    return (yield from _send(report_statement(workflow_id, reports, schema), workflow_id))
+    tasks: list[Task] = yield from _send(report_statement(workflow_id, reports, schema), workflow_id)
+    return tasks
 
 
 def transition(
@@ -380,21 +380,19 @@ def report_statement(
     return _statement(Task, "select {columns} from {schema}.report_tasks(%s, %s)", values, schema)
 
 
-def _statement(row: type[Any], query: LiteralString, values: Sequence[Any], schema: str | None) -> Statement:
-    """Write a statement for rows of a model, in a schema; see ``_slots`` for what it may select."""
-    return Statement(sql.SQL(query).format(schema=sql.Identifier(find_schema(schema)), **_slots(row)), values, row)
+def _statement(row: type[Any], query: str, values: Sequence[Any], schema: str | None) -> Statement:
+    """Write a statement for rows of a model, in a schema.
 
-
-@cache
-def _slots(row: Hashable) -> dict[str, sql.Composable]:
-    """List the columns that a model is made of, as the views name them, and as they are in a row of ``workflow``."""
-    names = [field.name for field in fields(cast("type[Any]", row))]
-    return {
-        "columns": sql.SQL(", ").join(map(sql.Identifier, names)),
-        "of_workflow": sql.SQL(", ").join(
-            sql.SQL(_OF_WORKFLOW[name]) if name in _OF_WORKFLOW else sql.Identifier(name) for name in names
-        ),
-    }
+    Its columns are called as in the model in the views, {columns}, and partly otherwise in a row of ``workflow``,
+    {of_workflow}.
+    """
+    names = [field.name for field in fields(row)]
+    text = query.format(
+        columns=", ".join(names),
+        of_workflow=", ".join(f"{_OF_WORKFLOW[name]} as {name}" if name in _OF_WORKFLOW else name for name in names),
+        schema=sql.Identifier(find_schema(schema)).as_string().replace("%", "%%"),
+    )
+    return Statement(text, values, row)
 
 
 def _send(statement: Statement, workflow_id: Key | None) -> Query[Any]:
@@ -408,7 +406,7 @@ def _send(statement: Statement, workflow_id: Key | None) -> Query[Any]:
 
 
 def _fetch(
-    row: type[R], query: LiteralString, values: Sequence[Any], schema: str | None, workflow_id: Key | None = None
+    row: type[R], query: str, values: Sequence[Any], schema: str | None, workflow_id: Key | None = None
 ) -> Query[list[R]]:
     rows: list[R] = yield from _send(_statement(row, query, values, schema), workflow_id)
     return rows

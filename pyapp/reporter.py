@@ -17,7 +17,6 @@ from typing import Any, Generic, Self, TypeAlias, TypeVar
 from uuid import UUID
 
 import psycopg
-from psycopg import sql
 
 from pyapp.db import connect, interrupted, pause_after
 from pyapp.drive import Pause, Statement, Transaction, act, drive
@@ -33,8 +32,8 @@ _MOST_TRIES = 100  # of a transaction that others interrupt
 _MOST_LOSSES = 100  # of the connection in one transaction: what the server ends each time will not succeed
 _PAUSE = 0.2  # seconds between attempts to connect
 # The statistics of a server begin anew when it recovers from a crash, and only then, unless somebody resets them.
-_NUMBER = Statement(sql.SQL("select pg_current_xact_id()::text, stats_reset from pg_stat_bgwriter"))
-_FATE = sql.SQL(
+_NUMBER = Statement("select pg_current_xact_id()::text, stats_reset from pg_stat_bgwriter")
+_FATE = (
     "select case when stats_reset is not distinct from %s::timestamptz then pg_xact_status(%s::xid8) end"
     " from pg_stat_bgwriter"
 )

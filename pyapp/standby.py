@@ -1,16 +1,13 @@
 """Reading from a standby what one has just written to its primary: queries, as in ``pyapp.queries``."""
 
 import time
-from typing import LiteralString
-
-from psycopg import sql
 
 from pyapp.drive import Ask, Pause, Query, Statement
 from pyapp.errors import StandbyBehind
 
 # A commit that did not wait for the disk may lie beyond what is written so far, but not beyond what is inserted. Where
 # the next record would begin a page, that is told behind the page's header, where nobody gets before there is one.
-POSITION: LiteralString = """
+POSITION = """
     select
         pg_current_xact_id_if_assigned() is null,
         case
@@ -22,11 +19,9 @@ POSITION: LiteralString = """
         lateral (select mod(inserted - '0/0', current_setting('wal_block_size')::numeric) as in_page) as p
 """
 """Whether nothing of this transaction is left to commit, and the position in the log at which all is that was."""
-REPLAYED: LiteralString = "select not pg_is_in_recovery() or pg_last_wal_replay_lsn() >= %s::pg_lsn"
+REPLAYED = "select not pg_is_in_recovery() or pg_last_wal_replay_lsn() >= %s::pg_lsn"
 """Whether a server shows all that was committed at a position."""
-_SEES_ONE_MOMENT: LiteralString = (
-    "select current_setting('transaction_isolation') in ('repeatable read', 'serializable')"
-)
+_SEES_ONE_MOMENT = "select current_setting('transaction_isolation') in ('repeatable read', 'serializable')"
 _SHORTEST, _LONGEST = 0.001, 0.05  # seconds between two looks
 
 
@@ -38,7 +33,7 @@ def wal_position() -> Query[str]:
     without going back in time. Raises ValueError where the transaction of the connection has written and is not
     committed yet.
     """
-    [(committed, position)] = yield Statement(sql.SQL(POSITION))
+    [(committed, position)] = yield Statement(POSITION)
     if not committed:
         raise ValueError("the transaction is still open: commit it, then ask for the position")
     return str(position)
@@ -52,12 +47,12 @@ def wait_for_position(position: str, timeout: float = 5.0) -> Query[None]:
     ValueError within a transaction whose statements all see what its first one saw.
     """
     is_open = yield Ask.IN_TRANSACTION
-    if is_open and (yield Statement(sql.SQL(_SEES_ONE_MOMENT))) == [(True,)]:
+    if is_open and (yield Statement(_SEES_ONE_MOMENT)) == [(True,)]:
         raise ValueError("this transaction will not see it: wait before it begins")
     give_up = time.monotonic() + timeout
     pause = _SHORTEST
     while True:
-        replayed = yield Statement(sql.SQL(REPLAYED), [position])
+        replayed = yield Statement(REPLAYED, [position])
         if not is_open:
             yield Ask.ROLLBACK  # of the transaction that asking began: the next one sees what is replayed
         if replayed == [(True,)]:

@@ -60,7 +60,7 @@ class Follower:
 
     def begin(self) -> Query[bool]:
         """Look around on a new connection; returns whether the database notifies here: a standby cannot listen."""
-        [(ours, notifies)] = yield Statement(sql.SQL(_OFFERS), [find_schema(self._schema)])
+        [(ours, notifies)] = yield Statement(_OFFERS, [find_schema(self._schema)])
         self._statuses = ACTIVE if ours else None
         return bool(notifies)
 
