@@ -8,6 +8,7 @@ returns setof public.agent_task
 language plpgsql
 security invoker
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off -- plans are kept, also those made while the table was small
 as $$
 declare
     wrong text;
@@ -66,8 +67,9 @@ begin
         left join lateral (
             select a.id
             from public.agent_task as a
-            where a.workflow_id = report_tasks.workflow_id and a.external_id = r.external_id
-        ) as t on r.task_id is null
+            where r.task_id is null and a.workflow_id = report_tasks.workflow_id and a.external_id = r.external_id
+            limit 1 -- no join, for which all tasks of the workflow might be read
+        ) as t on true
     ) as n;
     if wrong is not null then
         raise invalid_parameter_value using
@@ -147,6 +149,7 @@ returns public.agent_task
 language plpgsql
 security invoker
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
     reported public.agent_task;
