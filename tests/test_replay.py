@@ -20,8 +20,8 @@ from pyapp.cli import main
 from pyapp.replay.player import Player
 from pyapp.replay.trace import SAMPLE_PATH, read_trace
 
-from .test_cli import Run, Terminal, outcome, start
-from .test_cli import run as run  # a fixture, used by its name
+from .commands import Run, Terminal, outcome, start
+from .commands import run as run  # a fixture, used by its name
 from .test_embedded import is_alive
 from .test_trace import FULL, REAL, row
 

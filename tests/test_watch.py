@@ -198,7 +198,7 @@ def test_leaving_the_loop_closes_the_connection(conn: psycopg.Connection, watche
     wait_until_gone(conn)
 
 
-@pytest.mark.parametrize("schema", ["public", 'My "own" Agents'])
+@pytest.mark.parametrize("schema", ["public", 'My "own" Agents', "ä" * 25])
 def test_a_notification_is_followed_at_once_however_long_the_interval(
     dsn: str, conn: psycopg.Connection, watcher: Any, schema: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

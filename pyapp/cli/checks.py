@@ -60,7 +60,7 @@ def repair(target: Target, ids: tuple[str, ...], as_json: bool) -> None:
 
     Example:
       agent-progress repair
-      agent-progress repair 6f1c29a0-…
+      agent-progress repair ID
     """
     repaired: list[Drift] = []
     with connection(target, autocommit=True) as conn:
@@ -91,7 +91,7 @@ def compare(conn: Connection[Any], ids: Sequence[Any], schema: str | None) -> tu
     view = sql.Identifier(find_schema(schema), "workflow_progress")
     query = sql.SQL("select count(*), coalesce(sum(agents_created), 0) from {}").format(view)
     workflows, tasks = conn.execute(query).fetchone() or (0, 0)
-    with at_work(f"counting {tasks} tasks of {workflows} workflows"):
+    with at_work(f"counting {plural(tasks, 'task')} of {plural(workflows, 'workflow')}"):
         return workflows, helpers.find_drift(conn, schema=schema)
 
 

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from psycopg import Connection
     from psycopg.rows import TupleRow
 
-STATUSES = ("initiated", "running", "paused", "completed", "failed", "cancelled")
-PRIORITIES = ("low", "medium", "high", "critical")
-
 
 @dataclass
 class Target:
@@ -63,13 +60,16 @@ class Command(click.Command):
         self.params += self.database_options
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the command's own options first, and the example as it stands last."""
+        """Write the command's own options first."""
         options = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
         own = [option for option in options if option not in self.database_options]
         for title, listed in (("Options", own), ("Database", self.database_options)):
             if records := [record for option in listed if (record := option.get_help_record(ctx))]:
                 with formatter.section(title):
                     formatter.write_dl(records)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Write the example as it stands."""
         formatter.write(f"\nExample:\n{self.example}\n" if self.example else "")
 
 

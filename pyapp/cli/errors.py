@@ -81,7 +81,7 @@ def telling_what_lacks(conn: Connection[Any], schema: str | None) -> Iterator[No
 
 
 def _explain_usage(error: click.ClickException) -> str:
-    line = error.format_message().rstrip(".")
+    line = " ".join(error.format_message().split()).rstrip(".")
     where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else None
     return f"{line} (see {where} --help)" if where else line
 
@@ -98,8 +98,8 @@ def _explain_database(error: psycopg.Error) -> str:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return f"no connection to the database: {'; '.join(lines[:3])}"
     line = _first_line(error)
-    if isinstance(error, errors.InvalidTextRepresentation) and "uuid" in line:
-        return f"{line} (ids are those that agent-progress list shows)"
+    if isinstance(error, errors.InvalidTextRepresentation):
+        return f"{line} (agent-progress list shows ids, --help statuses and priorities)"
     if error.diag.message_hint:
         return f"{line} ({error.diag.message_hint})"
     if isinstance(error, errors.SerializationFailure) and "recovery" in str(error):  # in English; else the usual advice
