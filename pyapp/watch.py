@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from hashlib import md5
-from hashlib import md5
 from typing import Any
 
 import psycopg
