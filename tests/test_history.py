@@ -94,7 +94,7 @@ def test_events_of_transactions_that_waited_stand_in_the_order_of_the_changes(
     transition(early, workflow, "running")
     early.commit()
     told = [m.what for m in list_timeline(conn, workflow) if m.kind == "event"]
-    assert told == ["running → paused", "paused → running"]
+    assert told == ["running -> paused", "paused -> running"]
 
 
 # --- Timeline -----------------------------------------------------------------------------------------------
@@ -110,12 +110,12 @@ def test_the_timeline_tells_events_stages_and_tasks_in_time_order(conn: psycopg.
     create_workflow(conn, "another", "bugfix", status="running")
     moments = list_timeline(conn, workflow)
     assert [(m.kind, m.name, m.what) for m in moments] == [
-        ("event", "status_changed", "initiated → running"),
+        ("event", "status_changed", "initiated -> running"),
         ("stage", "initialization", "started"),
         ("task", "agent", "created"),
         ("task", "agent", "started"),
         ("task", "agent", "failed"),
-        ("event", "stage_changed", "initialization → validation"),
+        ("event", "stage_changed", "initialization -> validation"),
         ("stage", "initialization", "completed"),
         ("stage", "validation", "started"),
     ]
@@ -350,107 +350,3 @@ def test_the_forecast_of_a_huge_workflow_reads_few_of_its_tasks(conn: psycopg.Co
     conn.execute("update agent_task set status = 'completed' where status = 'assigned' and workflow_id = %s", [huge])
     assert pages("workflow_id = any (%s)", [[huge, small]]) < 300
     assert get_forecasts(conn, [huge])[huge].basis_completions == 100
-
-
-# --- Times of tasks -----------------------------------------------------------------------------------------
-
-
-def times(conn: psycopg.Connection, task: Any) -> tuple[datetime | None, datetime | None]:
-    return conn.execute("select started_at, completed_at from agent_task where id = %s", [task]).fetchone()
-
-
-@pytest.mark.parametrize("status", ["pending", "assigned", "running", "completed", "failed", "cancelled"])
-def test_times_that_are_left_out_are_filled_in(conn: psycopg.Connection, status: str) -> None:
-    workflow = new_workflow(conn)
-    (inserted,) = new_tasks(conn, workflow, status)
-    (updated,) = new_tasks(conn, workflow, "assigned")
-    set_status(conn, updated, status)
-    settled = status in ("completed", "failed", "cancelled")
-    for task in (inserted, updated):
-        started, completed = times(conn, task)
-        assert (started is not None, completed is not None) == (status == "running", settled)
-        for moment in filter(None, (started, completed)):
-            assert timedelta(0) <= datetime.now(UTC) - moment < timedelta(minutes=1)
-
-
-def test_times_that_are_given_are_left_alone(conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn)
-    (task,) = conn.execute(
-        "insert into agent_task (workflow_id, agent_type, status, started_at) values (%s, 'a', 'running', %s)"
-        " returning id",
-        [workflow, LONG_AGO],
-    ).fetchone()
-    assert times(conn, task) == (LONG_AGO, None)
-    set_status(conn, task, "running")
-    assert times(conn, task) == (LONG_AGO, None)
-    later = LONG_AGO + timedelta(hours=1)
-    conn.execute("update agent_task set status = 'completed', completed_at = %s", [later])
-    assert times(conn, task) == (LONG_AGO, later)
-    conn.execute("update agent_task set status = 'completed', result = '{}'")
-    assert times(conn, task) == (LONG_AGO, later)
-    again = later + timedelta(hours=1)
-    conn.execute("update agent_task set status = 'failed', completed_at = %s", [again])
-    assert times(conn, task) == (LONG_AGO, again)
-    reopened = again + timedelta(hours=1)
-    conn.execute("update agent_task set status = 'running', started_at = %s", [reopened])
-    assert times(conn, task) == (reopened, None)
-
-
-def test_a_task_settled_otherwise_keeps_the_time_unless_it_is_given_another(conn: psycopg.Connection) -> None:
-    (task,) = new_tasks(conn, new_workflow(conn), "completed")
-    first = times(conn, task)[1]
-    set_status(conn, task, "failed")
-    assert times(conn, task)[1] == first
-    conn.execute("update agent_task set status = 'cancelled', completed_at = null")
-    assert times(conn, task)[1] > first
-
-
-@pytest.mark.parametrize("cleared", ["", ", completed_at = null"])
-def test_a_task_that_is_opened_again_has_no_times_of_before(conn: psycopg.Connection, cleared: str) -> None:
-    workflow = new_workflow(conn)
-    for status in ("pending", "assigned", "running"):
-        (task,) = new_tasks(conn, workflow, "running")
-        first = times(conn, task)[0]
-        set_status(conn, task, "completed")
-        assert times(conn, task)[0] == first
-        conn.execute(f"update agent_task set status = %s{cleared} where id = %s", [status, task])
-        started, completed = times(conn, task)
-        assert completed is None
-        assert (started is not None) == (status == "running")
-        assert started is None or started > first
-
-
-def test_every_way_of_writing_fills_the_times_in(conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn)
-    new_tasks(conn, workflow, *["running"] * 50)
-    conn.execute("update agent_task set status = 'completed'")
-    with conn.cursor().copy("copy agent_task (workflow_id, agent_type, status) from stdin") as copy:
-        for status in ("completed", "running"):
-            copy.write_row((workflow, "copied", status))
-    for status in ("pending", "failed"):
-        conn.execute(
-            "insert into agent_task (workflow_id, external_id, agent_type, status) values (%s, 'k', 'upserted', %s)"
-            " on conflict (workflow_id, external_id) where external_id is not null"
-            " do update set status = excluded.status",
-            [workflow, status],
-        )
-    for status in ("running", "cancelled"):
-        conn.execute(
-            "merge into agent_task as t using (values (%s::uuid, %s::task_status)) as s (w, status)"
-            " on t.workflow_id = s.w and t.external_id = 'm'"
-            " when matched then update set status = s.status"
-            " when not matched then insert (workflow_id, external_id, agent_type, status)"
-            " values (s.w, 'm', 'merged', s.status)",
-            [workflow, status],
-        )
-    rows = conn.execute(
-        "select agent_type, status, count(*), count(started_at), count(completed_at) from agent_task"
-        " group by agent_type, status order by 1, 2"
-    ).fetchall()
-    assert rows == [
-        ("agent", "completed", 50, 50, 50),
-        ("copied", "running", 1, 1, 0),
-        ("copied", "completed", 1, 0, 1),
-        ("merged", "cancelled", 1, 1, 1),
-        ("upserted", "failed", 1, 0, 1),
-    ]
