@@ -9,11 +9,14 @@ import psycopg
 import pytest
 
 from pyapp import (
+    Moment,
     WorkflowNotFound,
+    add_tasks,
     advance,
     create_workflow,
     get_forecasts,
     list_burnup,
+    list_tasks,
     list_timeline,
     report_task,
     transition,
@@ -126,6 +129,22 @@ def test_the_timeline_tells_events_stages_and_tasks_in_time_order(conn: psycopg.
     assert list_timeline(conn, workflow, limit=None) == moments
 
 
+def test_pages_of_the_timeline_lose_and_repeat_nothing_where_times_are_equal(conn: psycopg.Connection) -> None:
+    workflow = create_workflow(conn, "w", "bugfix").workflow_id
+    long_ago = LONG_AGO.isoformat()
+    add_tasks(conn, workflow, [{"agent_type": f"a{n % 3}", "created_at": long_ago} for n in range(100)])
+    conn.execute("update agent_task set status = 'failed', started_at = created_at, completed_at = created_at")
+    conn.execute("update workflow_stage set started_at = %s, completed_at = %s", [long_ago, long_ago])
+    seen: list[Moment] = []
+    while page := list_timeline(conn, workflow, limit=7, after=seen[-1] if seen else None):
+        seen += page
+    everything = list_timeline(conn, workflow)
+    assert seen == everything
+    assert len({(m.kind, m.place, m.name) for m in seen}) == len(seen) == 306
+    told = [(m.detail["task_id"], m.what) for m in seen if m.kind == "task"]
+    assert told == [(str(t.id), what) for t in list_tasks(conn, workflow) for what in ("created", "started", "failed")]
+
+
 def test_the_timeline_of_an_unknown_workflow_is_not_found(conn: psycopg.Connection) -> None:
     assert list_timeline(conn, new_workflow(conn)) == []
     for read in (list_timeline, list_burnup):
@@ -221,32 +240,23 @@ def test_there_is_no_forecast_while_too_little_is_known_or_nothing_runs(
     conn.commit()
 
 
-def test_a_forecast_begins_with_the_third_completion_over_a_second(session: Any) -> None:
+@pytest.mark.parametrize(
+    ("planned", "ago", "rate", "basis"),
+    [
+        (4, (1, 0.5, 0), 120, (3, 1)),  # it begins with the third completion, over a second
+        (None, (30, 20, 10), 4, (3, 30)),  # nothing remains
+        (1000, (*range(250), *range(10_000, 10_100)), 60, (100, 99)),  # the last hundred
+    ],
+)
+def test_a_rate_is_taken_from_the_last_completions(
+    session: Any, planned: int | None, ago: tuple[float, ...], rate: int, basis: tuple[int, int]
+) -> None:
     conn = session()
-    workflow = new_workflow(conn, status="running", agents_planned=4)
-    completed_ago(conn, workflow, 1, 0.5, 0)
+    workflow = new_workflow(conn, status="running", agents_planned=planned)
+    completed_ago(conn, workflow, *ago)
     forecast = get_forecasts(conn, [workflow])[workflow]
-    assert (forecast.completed_per_minute, forecast.basis_seconds) == (120, 1)
-    assert forecast.estimated_completion_at is not None
-    conn.commit()
-
-
-def test_nothing_remains_to_be_forecast_where_all_is_settled(session: Any) -> None:
-    conn = session()
-    workflow = new_workflow(conn, status="running")
-    completed_ago(conn, workflow, 30, 20, 10)
-    new_tasks(conn, workflow, "failed")
-    forecast = get_forecasts(conn, [workflow])[workflow]
-    assert (forecast.completed_per_minute, forecast.estimated_completion_at) == (4, None)
-    conn.commit()
-
-
-def test_the_basis_is_the_last_hundred_completions(session: Any) -> None:
-    conn = session()
-    workflow = new_workflow(conn, status="running", agents_planned=1000)
-    completed_ago(conn, workflow, *range(0, 250), *range(10_000, 10_100))
-    forecast = get_forecasts(conn, [workflow])[workflow]
-    assert (forecast.basis_completions, forecast.basis_seconds, forecast.completed_per_minute) == (100, 99, 60)
+    assert (forecast.completed_per_minute, forecast.basis_completions, forecast.basis_seconds) == (rate, *basis)
+    assert (forecast.estimated_completion_at is None) == (planned is None)
     conn.commit()
 
 
@@ -305,14 +315,11 @@ def test_what_happens_ends_a_stall(conn: psycopg.Connection, act: str) -> None:
     now = get_forecasts(conn, [workflow])[workflow]
     assert not now.stalled
     assert now.last_activity_at > old.last_activity_at
-
-
-def test_counting_is_activity(conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn, status="running")
-    (task,) = new_tasks(conn, workflow, "running")
-    before = get_forecasts(conn, [workflow])[workflow].last_activity_at
+    counted = new_workflow(conn, status="running")
+    (task,) = new_tasks(conn, counted, "running")
+    before = get_forecasts(conn, [counted])[counted].last_activity_at
     set_status(conn, task, "failed")
-    assert get_forecasts(conn, [workflow])[workflow].last_activity_at > before
+    assert get_forecasts(conn, [counted])[counted].last_activity_at > before
 
 
 def test_forecasts_are_of_those_that_exist(conn: psycopg.Connection) -> None:

@@ -17,7 +17,6 @@ from pyapp import (
     Moment,
     ProgressMetrics,
     Stage,
-   
     Task,
     Workflow,
     WorkflowNotFound,
