@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any, LiteralString
 
 import psycopg
-import yoyo
 from psycopg import Connection, sql
 from psycopg.rows import tuple_row
-from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 
 from pyapp import renew
 from pyapp.db import connect, find_schema
@@ -153,38 +151,39 @@ def require_version(server_version: int) -> None:
         raise MigrationError(f"nothing changed: agent-progress needs PostgreSQL {_OLDEST} or newer, this is {told}")
 
 
-class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
-    """yoyo's backend on a connection of ours, with its tables in a schema that is named, not found by search_path.
+def _backend(conn: Connection[Any], schema: str, drop_data: bool) -> Any:
+    """Make yoyo's backend on a connection of ours, with its tables in a schema that is named, not found by search_path.
 
     Behind a pooler a search_path that is set, and a startup parameter, would reach other people's sessions.
     """
+    # Here, so that a program that only reads progress does not load it.
+    from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 
-    def __init__(self, conn: Connection[Any], schema: str, drop_data: bool) -> None:
-        self._conn, self._schema, self._drop_data = conn, schema, drop_data
-        super().__init__("", "_yoyo_migration")
+    class Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
+        def connect(self, _: str) -> Connection[Any]:
+            return conn
 
-    def connect(self, _: str) -> Connection[Any]:
-        return self._conn
+        def copy(self) -> Any:
+            return nullcontext(self)
 
-    def copy(self) -> Any:
-        return nullcontext(self)
+        def quote_identifier(self, name: str) -> str:
+            names = (schema, name) if name in _YOYO_TABLES else (name,)
+            return sql.Identifier(*names).as_string()
 
-    def quote_identifier(self, name: str) -> str:
-        names = (self._schema, name) if name in _YOYO_TABLES else (name,)
-        return sql.Identifier(*names).as_string()
+        def list_tables(self, **_: Any) -> list[str]:
+            return [name for name in _YOYO_TABLES if _exists(conn, schema, name)]
 
-    def list_tables(self, **_: Any) -> list[str]:
-        return [name for name in _YOYO_TABLES if _exists(self._conn, self._schema, name)]
+        def create_lock_table(self) -> None:
+            if not _exists(conn, schema, self.lock_table):
+                self.execute(self.format_sql(self.create_lock_table_sql))
 
-    def create_lock_table(self) -> None:
-        if not _exists(self._conn, self._schema, self.lock_table):
-            self.execute(self.format_sql(self.create_lock_table_sql))
+        def begin(self) -> None:
+            super().begin()
+            _set_limits(conn)
+            if drop_data:
+                conn.execute("set local agent_progress.drop_data = on")
 
-    def begin(self) -> None:
-        super().begin()
-        _set_limits(self._conn)
-        if self._drop_data:
-            self._conn.execute("set local agent_progress.drop_data = on")
+    return Backend("", "_yoyo_migration")
 
 
 @contextmanager
@@ -193,7 +192,7 @@ def _yoyo(conn: Connection[Any], schema: str, *, drop_data: bool = False) -> Ite
     # yoyo records who migrates, and fails for users without a passwd entry.
     os.environ.setdefault("LOGNAME", str(os.getuid()) if hasattr(os, "getuid") else "unknown")
     _drop_empty_yoyo_tables(conn, schema)
-    backend = _Backend(conn, schema, drop_data)
+    backend = _backend(conn, schema, drop_data)
     backend.create_lock_table()
     lock = sql.Identifier(schema, backend.lock_table)
     # A negative number of a process is that of a run of this kind. Such a row outlived a crash: see _alone.
@@ -263,6 +262,8 @@ def _holder(guard: Connection[Any], schema: str) -> str:
 @contextmanager
 def _migrations(schema: str) -> Iterator[Any]:
     """Read the migrations, as they are for a schema."""
+    import yoyo
+
     source = resource("migrations")
     with tempfile.TemporaryDirectory(prefix="agent-progress-") as directory:
         for file in source.iterdir() if source.is_dir() else ():

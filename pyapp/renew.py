@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, LiteralString, NamedTuple, TypeAlias
 
 import psycopg
-import sqlparse
 from psycopg import Connection, sql
 from psycopg.rows import tuple_row
 
@@ -106,6 +105,8 @@ def for_schema(text: str, schema: str) -> str:
 
 def shipped_items(schema: str) -> list[Item]:
     """Read the repeatable objects from sql/, in their order; comments and revokes belong to the object before them."""
+    import sqlparse  # of yoyo's; here, so that a program that only reads progress does not load it
+
     items: list[Item] = []
     for file in sorted(resource("sql").glob("[0-9]*.sql")):
         found: list[tuple[str, str, str, list[str]]] = [("comments", file.stem, "", [])]

@@ -23,9 +23,10 @@ from pyapp.demo.files import SAMPLE
 from pyapp.migrate import require_version
 
 from .conftest import TEST_DATABASE_URL, TestServer
+from .crash import give
 from .helpers import in_background, new_tasks, new_workflow
 from .service import wait_for
-from .test_cli import outcome, start
+from .commands import outcome, start
 from .test_trace import instance
 
 ID = str(UUID(int=1))
@@ -230,11 +231,10 @@ def test_a_hot_standby_serves_readers_and_tells_writers_why(
     with psycopg.connect(primary.dsn, autocommit=True) as conn:
         new_workflow(conn, id=ID, status="completed")
     copy = primary.data_dir.parent / "standby"
-    account = embedded.account.server_account(primary.data_dir)
     where = psycopg.conninfo.conninfo_to_dict(primary.dsn)
     shutil.copystat(primary.data_dir.parent, tmp_path)
     copy.mkdir(mode=0o700)
-    account.own(copy)
+    give(copy)
     subprocess.run(
         [
             bin_dir / "pg_basebackup",
@@ -253,9 +253,8 @@ def test_a_hot_standby_serves_readers_and_tells_writers_why(
         check=True,
         cwd="/",
         capture_output=True,
-        **account.switch,
+        **embedded.account(),
     )
-    shutil.rmtree(copy / ".agent-progress", ignore_errors=True)
     with embedded.server(copy, bin_dir=bin_dir) as standby:
         for command in (*READS, ["pending"], ["repair"]):
             assert call(standby.dsn, *command)[0] == 0, command

@@ -4,13 +4,11 @@ import os
 import re
 import subprocess
 import sys
-from argparse import _SubParsersAction
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
-from pyapp.cli.main import _parser
 from tests.conftest import TestServer
 from tests.helpers import new_tasks, new_workflow, progress
 
@@ -117,10 +115,3 @@ def test_the_shell_examples_of_the_migrations_run(empty, server: TestServer, bin
 def test_ci_calls_the_test_command_of_the_readme() -> None:
     (command,) = [line for block in blocks("sh") for line in block.splitlines() if line.endswith("pytest")]
     assert command in (ROOT / ".ci" / "run").read_text().splitlines()
-
-
-def test_the_readme_names_every_command() -> None:
-    commands = next(action.choices for action in _parser()._actions if isinstance(action, _SubParsersAction))
-    section = README.split("## Command line")[1].split("\n## ")[0]
-    for name in commands:
-        assert f"`{name}" in section, name

@@ -22,7 +22,7 @@ from pyapp.replay.trace import SAMPLE_PATH, read_trace
 
 from .helpers import in_background, new_tasks, new_workflow, progress, set_status, wait_until_blocked
 from .service import following, serving, wait_for
-from .test_cli import outcome, start
+from .commands import outcome, start
 
 SAMPLE = read_trace(SAMPLE_PATH)
 # A session looks for a deadlock once, so long after it began to wait: who looks first while the circle is closed is the

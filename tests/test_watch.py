@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from pyapp import Workflow, WorkflowNotFound, watch
-from pyapp.schema import resource
+from pyapp.renew import resource
 from pyapp.watch import watch_changes
 
 from .helpers import in_background, new_tasks, new_workflow, set_status

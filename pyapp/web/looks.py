@@ -1,23 +1,27 @@
-"""How a status looks: words of the application's own get the sign and the colour of those of ours that they mean."""
-
-from collections.abc import Mapping
+"""How a status looks: words of an application's own get the sign and the colour of those of ours that they mean."""
 
 OTHER = "other"
-_WORDS = {
-    "running": ("running", "in_progress", "in progress", "in-progress", "processing", "started", "active", "executing"),
-    "assigned": ("assigned", "claimed"),
-    "paused": ("paused", "suspended", "on_hold", "on hold", "blocked"),
-    "initiated": ("initiated", "created", "new", "draft"),
-    "pending": ("pending", "queued", "scheduled", "waiting", "ready", "open", "todo"),
+ENDED = ("completed", "failed", "cancelled")
+WORDS = {
+    "running": ("in_progress", "in progress", "in-progress", "processing", "started", "active", "executing"),
+    "assigned": ("claimed",),
+    "initiated": ("created", "new", "draft"),
+    "paused": ("suspended", "on_hold", "on hold", "blocked"),
+    "pending": ("queued", "scheduled", "waiting", "ready", "open", "todo"),
+    "completed": ("complete", "done", "succeeded", "success", "successful", "finished"),
+    "failed": ("failure", "error", "errored", "timed_out", "timeout"),
+    "cancelled": ("canceled", "aborted", "skipped"),
 }
-_KNOWN = {word: look for look, words in _WORDS.items() for word in words}
+"""Looks in the order of the overview's tiles, and other words, in small letters, that look like them."""
+LOOKS = {word: look for look, words in WORDS.items() for word in (look, *words)}
+_ORDER = (*WORDS, OTHER)
 
 
-def of(outcomes: Mapping[str, str]) -> dict[str, str]:
-    """Map statuses, in small letters, to looks; ``outcomes`` says which ones mean completed, failed or cancelled."""
-    return _KNOWN | dict(outcomes)
-
-
-def look(status: str | None, outcomes: Mapping[str, str]) -> str:
+def look(status: str | None) -> str:
     """Say how a status looks; one that is not known looks like nothing special."""
-    return of(outcomes).get((status or "").lower(), OTHER)
+    return LOOKS.get((status or "").lower(), OTHER)
+
+
+def rank(status: str) -> int:
+    """Tell the place of a status among others."""
+    return _ORDER.index(look(status))

@@ -6,10 +6,9 @@ const lamp = document.getElementById("live");
 const behind = document.getElementById("standby");
 const follow = main.dataset.follow;
 
-// Adopted tables have statuses of their own; how they look is said by the page, in small letters.
-const pair = main.dataset.pair;
-const looks = pair && new Map(Object.entries(JSON.parse(main.dataset.looks)));
-const lookOf = (status) => (looks ? (looks.get((status ?? "").toLowerCase()) ?? "other") : status);
+// Statuses may be words of an application's own; how they look is said by the page, in small letters.
+const looks = new Map(Object.entries(JSON.parse(main.dataset.looks)));
+const lookOf = (status) => looks.get((status ?? "").toLowerCase()) ?? "other";
 
 const FINAL = ["completed", "failed", "cancelled"];
 const SPOKEN = ["failed", "cancelled"];
@@ -82,7 +81,7 @@ function write(element, text) {
 }
 
 const FIELDS = {
-    name: (w) => shown(w.name) || (pair && shown(w.workflow_id)) || "unnamed",
+    name: (w) => shown(w.name) || shown(w.workflow_id),
     stage: (w) => shown(w.current_stage),
     progress: (w) => String(w.progress_percentage),
     settled: (w) => String(w.settled_percentage),
