@@ -222,7 +222,7 @@ def test_each_command_works_in_the_schema_that_is_named(
             2,
             "",
             "agent-progress: no agent-progress in schema My Agents of this database (--schema names another):"
-            " run agent-progress migrate --schema My Agents\n",
+            " run agent-progress migrate --schema 'My Agents'\n",
         )
 
 
@@ -579,6 +579,15 @@ def test_check_names_what_is_missing_disabled_or_changed(conn: psycopg.Connectio
     assert run("check")[1].splitlines()[:-1] == [named[1]]  # that somebody disabled it is an intention
     conn.execute("alter table agent_task enable trigger agent_task_progress_insert")
     assert run("check")[0] == 0
+
+
+def test_check_names_what_is_missing_where_nothing_can_be_counted(conn: psycopg.Connection, run: Run) -> None:
+    conn.execute("drop view workflow_progress_calculated cascade")
+    status, out, _ = run("check")
+    assert (status, "view workflow_progress_calculated is missing" in out.splitlines()) == (1, True)
+    assert out.splitlines()[-1].startswith("0 workflows checked, nothing could be counted: relation ")
+    assert run("migrate")[0] == 0
+    assert run("check") == (0, "0 workflows checked, stored equals counted\n", "")
 
 
 def test_repair_of_one_workflow_waits_for_nobody_else(conn: psycopg.Connection, dsn: str, run: Run) -> None:

@@ -108,7 +108,7 @@ def adopt(target: Target, as_json: bool, **options: Any) -> None:
     Example:
       agent-progress adopt --workflows '"Workflow"' --tasks '"AgentTask"' --dry-run
       agent-progress adopt --workflows '"Workflow"' --tasks '"AgentTask"'
-      agent-progress adopt --tasks jobs --key-sql "meta->>'workflow_id'"    (without a table of workflows)
+      agent-progress adopt --tasks jobs --key-sql "meta->>'workflow_id'"
       agent-progress list --schema agent_progress
     """
     schema = target.schema or SCHEMA
