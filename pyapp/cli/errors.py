@@ -82,9 +82,10 @@ def telling_what_lacks(conn: Connection[Any], schema: str | None) -> Iterator[No
 
 
 def _explain_usage(error: click.ClickException) -> str:
-    line = " ".join(error.format_message().split()).rstrip(".")
-    where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else None
-    return f"{line} (see {where} --help)" if where else line
+    if not isinstance(error, click.UsageError):
+        return error.format_message()
+    line = " ".join(error.format_message().split()).rstrip(".")  # click lists choices below each other
+    return f"{line} (see {error.ctx.command_path} --help)" if error.ctx else line
 
 
 def _explain_database(error: psycopg.Error) -> str:
