@@ -22,7 +22,7 @@ begin
         ended_before := now() - archive_workflows.older_than;
     else
         raise invalid_parameter_value using
-            message = format('older_than is no length of time: %s', coalesce(archive_workflows.older_than::text, 'null'));
+            message = format('older_than is no length of time: %s', archive_workflows.older_than);
     end if;
     if archive_workflows.statuses <@ '{completed,failed,cancelled}'::public.workflow_status[] is not true then
         raise invalid_parameter_value using
@@ -43,7 +43,7 @@ begin
     loop
         exit when archived >= archive_workflows.batch;
         begin
-            -- Tasks first, then the workflow: the order in which agents lock. What somebody uses is left for a later call.
+            -- Tasks first, then the workflow: the order in which agents lock. Nobody is waited for.
             perform from public.agent_task as a where a.workflow_id = candidate order by a.id for update nowait;
             continue when not found; -- another call archived it meanwhile
             perform
