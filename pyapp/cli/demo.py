@@ -1,5 +1,6 @@
 """demo and replay: see it at work on recorded workflow runs."""
 
+import logging
 import shutil
 import sys
 import time
@@ -97,6 +98,7 @@ def demo(target: Target, agents: int, speed: float, serve: bool, port: int, keep
 
 def _play(dsn: str, schema: str | None, traces: Sequence[Trace], agents: int, speed: float | None) -> int:
     """Play to the end with a live display, then compare what is stored with what is counted."""
+    logging.getLogger("psycopg").setLevel(logging.ERROR)  # it warns of what a lost connection interrupts
     with connect(dsn) as conn, telling_what_lacks(conn, schema):
         helpers.list_workflows(conn, limit=1, schema=schema)
     began = time.monotonic()
