@@ -65,7 +65,7 @@ def test_every_command_explains_itself(name: str | None, capsys: pytest.CaptureF
 
 
 def test_the_table_of_the_readme_and_the_program_name_the_same_commands() -> None:
-    section = (ROOT / "README.md").read_text("utf-8").split("## Command line")[1].split("\n## ")[0]
+    section = (ROOT / "README.md").read_text("utf-8").split("**Command line**")[1].split("\n## ")[0]
     cells = [row.split("|")[1] for row in section.splitlines() if row.startswith("| `")]
     assert {name for cell in cells for name in re.findall(r"`([a-z]+)", cell)} == set(NAMES)
 
