@@ -98,7 +98,7 @@ def complete_ids(ctx: click.Context, _: click.Parameter, incomplete: str) -> lis
     except Exception:  # a completion never complains
         return []
     return [
-        CompletionItem(clean(str(w.workflow_id)), help=f"{clean(w.name)} ({w.progress} %, {clean(w.status)})")
+        CompletionItem(clean(str(w.workflow_id)), help=f"{clean(w.name)}: {w.progress} % {clean(w.status)}")
         for w in found
         if str(w.workflow_id).startswith(incomplete)
     ]
