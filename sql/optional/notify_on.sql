@@ -1,14 +1,8 @@
 -- Optional: says on channel agent_progress which workflow changed, its id as payload, once per workflow and transaction
-<<<<<<< HEAD
 -- (equal notifications of a transaction are one). In a schema other than public the channel is agent_progress_SCHEMA.
 -- Not part of the schema, since a transaction that notifies takes a lock of the whole database when it commits: about
 -- 10,700 -> 4,500 transactions a second where each of them counts. Counting (04) fires it with the owner's rights:
 -- hence pg_temp last in its search_path, where types of the writer hide none of ours.
-=======
--- (equal notifications of a transaction are one). Not part of the schema, since a transaction that notifies takes a lock of
--- the whole database when it commits: from 10,700 to 4,500 transactions a second where each of them counts. Counting (03)
--- fires it with the owner's rights: hence pg_temp last in its search_path, where types of the writer hide none of ours.
->>>>>>> sqltests
 
 create or replace function public.notify_progress()
 returns trigger
