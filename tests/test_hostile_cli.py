@@ -14,7 +14,6 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pyapp import list_workflows
 from pyapp.cli import main
 from pyapp.cli.main import COMMANDS, program
 
@@ -166,13 +165,3 @@ def test_a_bomb_is_refused_within_a_gigabyte(bomb: str, tmp_path: Path) -> None:
     assert (process.returncode, out, err.count("\n")) == (2, "", 1)
     assert complaint in err
     assert usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) < 1000 * MEGABYTE
-
-
-def test_a_huge_graph_is_refused_before_a_server_is_asked(
-    dsn: str, conn: psycopg.Connection, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "run.json"
-    file.write_text('{"schemaVersion": "1.5", "workflow": {"specification": {"tasks": [' + "{}," * 6_000_000 + "0]}}}")
-    status, out, err = run(capfd, "replay", str(file), "--dsn", dsn)
-    assert (status, out, err) == (2, "", f"agent-progress: {file}: more than 5,000,000 JSON values\n")
-    assert list_workflows(conn) == []

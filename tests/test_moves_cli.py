@@ -3,7 +3,6 @@
 import json
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -61,22 +60,20 @@ def test_what_is_refused_is_told_in_one_line_and_changes_nothing(conn: psycopg.C
     status, out, err = run("advance", other)
     assert (status, out, err.count("\n"), "no plan" in err) == (2, "", 1, True)
     assert get_state(conn, workflow) == before
-    for command in (("transition", NO_ONE, "running"), ("advance", NO_ONE)):
-        assert run(*command) == (1, "", f"agent-progress: workflow {NO_ONE} not found\n")
 
 
 @pytest.mark.parametrize(
     "command",
     [
-        ("transition", NO_ONE),
-        ("transition", "7", "running"),
-        ("transition", NO_ONE, "running", "--version", "x"),
-        ("advance",),
-        ("advance", NO_ONE, "--version", 2**40),
+        "transition ID",
+        "transition 7 running",
+        "transition ID running --version x",
+        "advance",
+        f"advance ID --version {2**40}",
     ],
 )
-def test_wrong_usage_exits_2(run: Run, command: tuple[Any, ...]) -> None:
-    status, out, err = run(*command)
+def test_wrong_usage_exits_2(run: Run, command: str) -> None:
+    status, out, err = run(*command.replace("ID", str(NO_ONE)).split())
     assert (status, out, err.count("\n"), "migrate" in err) == (2, "", 1, False)
 
 

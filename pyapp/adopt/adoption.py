@@ -44,9 +44,9 @@ class Adoption:
     """Tables whose progress is kept, and how to read them.
 
     All SQL is about one row: ``task`` for a task, ``workflow`` for a workflow. ``outcomes`` says by SQL when a task is
-    completed, failed, cancelled or ignored; ``words`` says so by its status, in small letters. ``columns`` shows columns
-    of a workflow (of its first task, where there is no table of workflows) under our names, ``task_columns`` those of a
-    task. ``workflow_generated`` has the expressions of keys that are generated columns: BEFORE triggers cannot read them.
+    completed, failed, cancelled or ignored; ``words`` says so by its status, in small letters. ``columns`` shows a
+    workflow (its first task, where there is no table of workflows) under our names, ``task_columns`` a task.
+    ``workflow_generated`` has the expressions of generated columns: BEFORE triggers cannot read these.
     """
 
     schema: str

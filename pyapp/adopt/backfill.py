@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import Connection, sql
@@ -16,6 +16,7 @@ from pyapp.adopt.install import LOCK_TIMEOUT, OnStep
 from pyapp.adopt.render import Renderer, text
 
 OnBatch = Callable[[int], None]
+T = TypeVar("T")
 
 _BATCH = 5000
 _LONGEST_PAUSE = 1.0
@@ -34,15 +35,9 @@ class Counted:
     frozen: int
 
 
-def uncounted(conn: Connection[Any], adoption: Adoption) -> int:
-    """Count the workflows that wait to be counted: none once it is live and swept."""
-    return int(_value(conn, Backfill(conn, adoption).waiting))
-
-
 def is_live(conn: Connection[Any], adoption: Adoption) -> bool:
     """Tell whether all that was there before has been counted, or is being swept up."""
-    schema = sql.Identifier(adoption.schema)
-    return bool(_value(conn, sql.SQL("select coalesce(bool_and(live), true) from {}.counting").format(schema)))
+    return bool(Backfill(conn, adoption).value("select coalesce(bool_and(live), true) from {schema}.counting"))
 
 
 def backfill(
@@ -60,8 +55,8 @@ class Backfill:
     """The statements of a back-fill.
 
     One pass over the tasks counts them into a table beside, after all triggers are there. It is copied in batches,
-    giving way to rows that are there: whoever changed a task since then has made one, that says "not counted". These are
-    counted at the end, under their locks.
+    giving way to rows that are there: whoever changed a task since then has made one, which says "not counted". These
+    are counted at the end, under their locks.
     """
 
     def __init__(self, conn: Connection[Any], adoption: Adoption) -> None:
@@ -69,7 +64,10 @@ class Backfill:
         self._conn, self._of = conn, adoption
         self._render = Renderer(adoption)
         self._schema = sql.Identifier(adoption.schema).as_string(None)
-        self.waiting = f"select count(*) from {self._schema}.workflow_counter where agents_created is null"
+
+    def waiting(self) -> int:
+        """Count the workflows that are not counted though they have counters: those that changed meanwhile."""
+        return int(self.value("select count(*) from {schema}.workflow_counter where agents_created is null"))
 
     def run(self, on_batch: OnBatch, on_step: OnStep) -> Counted:
         """Do all of it."""
@@ -82,7 +80,7 @@ class Backfill:
             if not self._retry(self._go_live):
                 on_step("the tasks were truncated meanwhile: counting again")
         counted += self._sweep(on_batch, on_step, patient=True)
-        self._retry(lambda: self._execute("drop table if exists {schema}.workflow_counted"))
+        self._retry(lambda: self._execute("drop table if exists {schema}.workflow_counted").rowcount)
         frozen = self._retry(self._freeze) if fresh and self._of.publishes else 0
         if self._of.publishes:
             self.publish(on_batch)
@@ -90,11 +88,11 @@ class Backfill:
 
     def _stage(self) -> None:
         """Count all tasks in one pass, unless that was done and nobody truncated them since."""
-        if self._value("select staged = truncated and to_regclass({counted_name}) is not null from {schema}.counting"):
+        if self.value("select staged = truncated and to_regclass({counted_name}) is not null from {schema}.counting"):
             return
 
         def count() -> int:
-            seen = int(self._value("select truncated from {schema}.counting"))
+            seen = int(self.value("select truncated from {schema}.counting"))
             self._execute("set local statement_timeout = 0")
             self._execute("drop table if exists {schema}.workflow_counted")
             self._execute(
@@ -109,7 +107,7 @@ class Backfill:
 
         seen = self._retry(count)
         # In a transaction of its own: it can have to wait for writers, and would begin again.
-        self._retry(lambda: self._execute("update {schema}.counting set staged = {seen}", seen=str(seen)))
+        self._retry(lambda: self._execute("update {schema}.counting set staged = {seen}", seen=str(seen)).rowcount)
 
     def _copy(self, on_batch: OnBatch) -> int:
         """Copy what was counted, batch by batch, until nothing is left of it."""
@@ -117,14 +115,14 @@ class Backfill:
 
         def batch() -> tuple[int, int]:
             # A truncation of the tasks waits, or what was counted is of no use any more.
-            if not self._value("select staged = truncated from {schema}.counting for share"):
+            if not self.value("select staged = truncated from {schema}.counting for share"):
                 return 0, 0
             found = self._execute(
                 "with batch as (delete from {schema}.workflow_counted where ctid in (select ctid from"
                 " {schema}.workflow_counted order by {keys} limit {batch}) returning *), copied as ("
                 " insert into {schema}.workflow_counter ({keys}, agents_created, agents_completed, agents_failed,"
-                " agents_cancelled, described) select {keys}, created, completed, failed, cancelled, described from batch"
-                " order by {keys} on conflict ({keys}) do nothing returning 1)"
+                " agents_cancelled, described)"
+                " select {keys}, created, completed, failed, cancelled, described from batch order by {keys} on conflict ({keys}) do nothing returning 1)"
                 " select (select count(*) from batch), (select count(*) from copied)"
             ).fetchone()
             return (found[0], found[1]) if found else (0, 0)
@@ -171,9 +169,9 @@ class Backfill:
             marked = self._retry(batch)
             done += marked
             on_batch(marked)
-            if marked:
+            if marked == _BATCH or (marked and patient):
                 continue
-            if not patient or not (waiting := int(_value(self._conn, self.waiting))):
+            if not patient or not (waiting := self.waiting()):
                 return done
             on_step(f"waiting for {waiting} workflows that other transactions have locked")
             time.sleep(pause)
@@ -189,19 +187,20 @@ class Backfill:
         column = self._of.publish.get("progress")
         if column is None or completed == "false":
             return 0
-        return self._execute(
+        frozen = self._execute(
             "update {schema}.workflow_counter as c set frozen_progress = 100 from {workflows} as workflow"
             " where {workflow_is_counter} and c.agents_created > 0 and c.agents_completed = 0 and c.agents_failed = 0"
             " and c.agents_cancelled = 0 and {ended} and workflow.{column} >= 100",
             ended=completed,
             column=sql.Identifier(column).as_string(None),
-        ).rowcount
+        )
+        return frozen.rowcount
 
     def publish(self, on_batch: OnBatch = lambda _: None) -> int:
         """Write to the published columns wherever they say something else. Returns how many workflows."""
         done, beyond = 0, "true"
 
-        def batch() -> tuple[int, list[Any]]:
+        def batch() -> tuple[int, Sequence[str]]:
             # The guard has the last word on what is written: it sees the counters once the row is locked.
             rows = self._execute(
                 "with batch as (select {workflow_keys_as_is} from {workflows} as workflow"
@@ -213,7 +212,7 @@ class Backfill:
                 " select (select count(*) from changed), {keys_as_text} from batch order by {last_keys} limit 1",
                 beyond=beyond,
             ).fetchall()
-            return (rows[0][0], rows[0][1:]) if rows else (0, [])
+            return (rows[0][0], rows[0][1:]) if rows else (0, ())
 
         while True:
             changed, last = self._retry(batch)
@@ -228,28 +227,20 @@ class Backfill:
         filled = self._render.fill(query, **slots)
         return psycopg.ClientCursor(self._conn, row_factory=tuple_row).execute(filled.encode())
 
-    def _value(self, query: str) -> Any:
+    def value(self, query: str) -> Any:
+        """Execute a query with slots, and return its first value."""
         row = self._execute(query).fetchone()
         return row[0] if row else None
 
-    def _retry(self, act: Callable[[], Any]) -> Any:
+    def _retry(self, act: Callable[[], T]) -> T:
         """Act in a transaction, again where others had to go first."""
         pause = 0.02
         while True:
             try:
                 with self._conn.transaction():
                     self._conn.execute("set transaction isolation level read committed")
-                    self._conn.execute(f"set local lock_timeout = '{LOCK_TIMEOUT}'")
+                    self._conn.execute(sql.SQL("set local lock_timeout = {}").format(LOCK_TIMEOUT))
                     return act()
             except _RETRIED:
                 time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
-
-
-def _value(conn: Connection[Any], query: Any) -> Any:
-    row = (
-        conn.cursor(row_factory=tuple_row)
-        .execute(query if isinstance(query, sql.Composable) else query.encode())
-        .fetchone()
-    )
-    return row[0] if row else None

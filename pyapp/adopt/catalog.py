@@ -11,7 +11,7 @@ from psycopg import Connection
 from psycopg.errors import Error
 from psycopg.rows import class_row, dict_row, tuple_row
 
-from pyapp.adopt.adoption import Adoption, AdoptError, Table
+from pyapp.adopt.adoption import AdoptError, Adoption, Table
 from pyapp.adopt.render import Partitions, name
 
 _TABLE = """
@@ -164,7 +164,7 @@ def read_table(conn: Connection[Any], given: str, option: str) -> Found:
     with conn.cursor(row_factory=class_row(Column)) as cursor:
         columns = {column.name: column for column in cursor.execute(_COLUMNS, [found["oid"]])}
     keys = conn.cursor(row_factory=tuple_row).execute(_UNIQUE, [found["oid"]]).fetchall()
-    primary = next((columns for columns, is_primary in keys if is_primary), [])
+    primary: list[str] = next((columns for columns, is_primary in keys if is_primary), [])
     return Found(columns=columns, unique=[key for key, _ in keys], primary=primary, **found)
 
 

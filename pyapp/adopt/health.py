@@ -10,7 +10,7 @@ import psycopg
 from psycopg import Connection, sql
 from psycopg.rows import tuple_row
 
-from pyapp.adopt.adoption import Adoption, AdoptError
+from pyapp.adopt.adoption import AdoptError, Adoption
 from pyapp.adopt.backfill import Backfill, is_live
 from pyapp.adopt.catalog import first_line
 from pyapp.adopt.install import outdated, render, triggers
@@ -58,7 +58,7 @@ def preview(conn: Connection[Any], adoption: Adoption) -> Preview:
                 c.progress as counted,
                 coalesce(
                     w.published >= 100 and w.status = 'completed' and c.agents_created > 0
-                    and c.agents_completed + c.agents_failed + c.agents_cancelled = 0 and {"false" if ended == "false" else "true"},
+                    and c.agents_completed + c.agents_failed + c.agents_cancelled = 0 and {ended != "false"},
                     false
                 ) as frozen
             from {name(adoption.schema)}.workflow_progress_calculated as c
@@ -88,7 +88,9 @@ def preview(conn: Connection[Any], adoption: Adoption) -> Preview:
         conn.execute(render(conn, adoption).objects.encode())
         row = conn.cursor(row_factory=tuple_row).execute(query.encode()).fetchone()
     assert row is not None, "an aggregate gave no row"
-    return Preview(*row[:6], [Change(*change) for change in row[6]])
+    *numbers, examples = row
+    workflows, unchanged, raised, lowered, zeroed, frozen = numbers
+    return Preview(workflows, unchanged, raised, lowered, zeroed, frozen, [Change(*change) for change in examples])
 
 
 def examine(conn: Connection[Any], adoption: Adoption) -> tuple[list[str], list[str]]:
@@ -117,8 +119,7 @@ def examine(conn: Connection[Any], adoption: Adoption) -> tuple[list[str], list[
         return missing, []
     notes = []
     if not is_live(conn, adoption):
-        row = conn.cursor(row_factory=tuple_row).execute(Backfill(conn, adoption).waiting.encode()).fetchone()
-        more = f" ({row[0]} have changed since)" if row and row[0] else ""
+        more = f" ({waiting} have changed since)" if (waiting := Backfill(conn, adoption).waiting()) else ""
         notes.append(f"what was there before is not counted yet{more}: agent-progress adopt --continue")
     if adoption.shadow and (different := _different(conn, adoption)):
         noun = "workflow says" if different == 1 else "workflows say"

@@ -12,9 +12,9 @@ from psycopg import Connection, sql
 from psycopg.errors import Error
 from psycopg.rows import tuple_row
 
-from pyapp.adopt.adoption import OUTCOMES, Adoption, AdoptError, Key
+from pyapp.adopt.adoption import OUTCOMES, AdoptError, Adoption, Key
 from pyapp.adopt.catalog import Column, Found, first_line, foreign_keys, partitions, read_table, reference
-from pyapp.adopt.render import Renderer, name, text
+from pyapp.adopt.render import Renderer, name
 from pyapp.adopt.request import Request, read_preset
 from pyapp.adopt.words import STATUS, TASK_COLUMNS, TASK_WORDS, WORKFLOW_COLUMNS, WORKFLOW_WORDS
 
@@ -165,7 +165,7 @@ class _Inspection:
             for column in wanted.key:
                 tasks.column(column, "--key")
             found = [key for key in found if sorted(key[0]) == sorted(wanted.key)]
-        if given and not found or wanted.key_sql:
+        if (given and not found) or wanted.key_sql:
             keys = self._given_keys()
             link = "without a foreign key"
             theirs = self._workflow_keys(keys, [snake_key for snake_key in wanted.key]) if workflows else ()

@@ -10,7 +10,7 @@ import psycopg
 from psycopg import Connection, sql
 from psycopg.rows import tuple_row
 
-from pyapp.adopt.adoption import Adoption, AdoptError, Table
+from pyapp.adopt.adoption import AdoptError, Adoption, Table
 from pyapp.adopt.catalog import partitions
 from pyapp.adopt.render import Renderer, Script, trigger_name
 from pyapp.db import connect

@@ -10,7 +10,7 @@ from functools import cached_property
 
 from psycopg import sql
 
-from pyapp.adopt.adoption import OUTCOMES, Adoption, AdoptError, Table
+from pyapp.adopt.adoption import OUTCOMES, AdoptError, Adoption, Table
 from pyapp.renew import for_schema, resource
 
 MARK = "$agent_progress$"
@@ -92,7 +92,7 @@ class Script:
 class Renderer:
     """Fills in the slots for one adoption."""
 
-    def __init__(self, adoption: Adoption, partitions: Partitions = Partitions()) -> None:  # noqa: B008 (frozen)
+    def __init__(self, adoption: Adoption, partitions: Partitions = Partitions()) -> None:
         """Take the adoption, and the partitions that its tables have now."""
         self._of, self._partitions = adoption, partitions
         self._size = len(adoption.keys)
@@ -444,8 +444,8 @@ class Renderer:
 
 
 def _fill(template: str, slots: Mapping[str, str]) -> str:
-    composed = {slot: sql.SQL(value) for slot, value in slots.items()}  # type: ignore[arg-type]
-    return sql.SQL(template).format(**composed).as_string(None)  # type: ignore[arg-type]
+    composed = {slot: sql.SQL(value) for slot, value in slots.items()}
+    return sql.SQL(template).format(**composed).as_string(None)
 
 
 def _cast(expression: str | None, kind: str) -> str:

@@ -23,7 +23,7 @@ SCHEMA = "agent_progress"
 """Where an adoption lies, unless --schema says otherwise."""
 
 
-class Values(click.ParamType):
+class Values(click.ParamType[tuple[str, ...]]):
     """Values with commas between them; one with a comma in it stands in double quotes."""
 
     name = "values"
@@ -38,7 +38,7 @@ class Values(click.ParamType):
         return found
 
 
-class Mapping(click.ParamType):
+class Mapping(click.ParamType[tuple[str, str]]):
     """OURS=THEIRS."""
 
     name = "mapping"
@@ -108,7 +108,7 @@ def adopt(target: Target, as_json: bool, **options: Any) -> None:
     Example:
       agent-progress adopt --workflows '"Workflow"' --tasks '"AgentTask"' --dry-run
       agent-progress adopt --workflows '"Workflow"' --tasks '"AgentTask"'
-      agent-progress adopt --tasks jobs --key-sql "meta->>'workflow_id'"    (without a table of workflows)
+      agent-progress adopt --tasks jobs --key-sql "meta->>'workflow_id'"
       agent-progress list --schema agent_progress
     """
     schema = target.schema or SCHEMA

@@ -1,6 +1,7 @@
 """What the commands share: their class and options, which database is meant, and where output goes."""
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -97,7 +98,7 @@ def complete_ids(ctx: click.Context, _: click.Parameter, incomplete: str) -> lis
     except Exception:  # a completion never complains
         return []
     return [
-        CompletionItem(clean(str(w.workflow_id)), help=f"{clean(w.name)} ({w.progress} %, {clean(w.status)})")
+        CompletionItem(clean(str(w.workflow_id)), help=f"{clean(w.name)}: {w.progress} % {clean(w.status)}")
         for w in found
         if str(w.workflow_id).startswith(incomplete)
     ]
@@ -218,3 +219,8 @@ def relations(conn: "Connection[Any]", schema: str | None) -> set[str]:
         " where n.nspname = %s and c.relkind in ('r', 'p', 'v')"
     )
     return {name for (name,) in conn.execute(query, [find_schema(schema)])}
+
+
+def spelled(name: str, schema: str) -> str:
+    """Spell a command for a schema, as the user would type it."""
+    return f"agent-progress {name}" + ("" if schema == "public" else f" --schema {shlex.quote(schema)}")

@@ -1,5 +1,6 @@
 """demo and replay: see it at work on recorded workflow runs."""
 
+import logging
 import shutil
 import sys
 import time
@@ -29,15 +30,19 @@ from pyapp.watch import watch_changes
 _MOST_WARNINGS = 50
 _LOOK = 0.1  # seconds between two looks at the workflows
 _AGENTS = click.IntRange(1, 150)
-_SPEED = Number(0, 1e9, min_open=True)
+_SPEED = Number(0, 1_000_000, min_open=True)
 
 Show = Callable[[Sequence[Workflow], Mapping[Key, Forecast]], None]
 
 
 @command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
-@click.option("--agents", type=_AGENTS, default=4, show_default=True, help="Agents, each with its own connection.")
-@click.option("--speed", type=_SPEED, help="Seconds of the run that pass in a second; as fast as can be by default.")
+@click.option(
+    "--agents", type=_AGENTS, default=4, show_default=True, metavar="N", help="Agents, each with its own connection."
+)
+@click.option(
+    "--speed", type=_SPEED, metavar="X", help="Seconds of the run that pass in a second; as fast as can be by default."
+)
 def replay(target: Target, files: tuple[Path, ...], agents: int, speed: float | None) -> int:
     """Play recorded workflow runs through the database.
 
@@ -60,8 +65,17 @@ def replay(target: Target, files: tuple[Path, ...], agents: int, speed: float | 
 
 
 @command()
-@click.option("--agents", type=_AGENTS, default=8, show_default=True, help="Agents, each with its own connection.")
-@click.option("--speed", type=_SPEED, default=40, show_default=True, help="Seconds of the runs that pass in a second.")
+@click.option(
+    "--agents", type=_AGENTS, default=8, show_default=True, metavar="N", help="Agents, each with its own connection."
+)
+@click.option(
+    "--speed",
+    type=_SPEED,
+    default=40,
+    show_default=True,
+    metavar="X",
+    help="Seconds of the runs that pass in a second.",
+)
 @click.option("--serve", is_flag=True, help="Show it on a live dashboard, until Ctrl-C.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Its port; 0 for any.")
 @click.option("--keep", is_flag=True, help="Keep the server running at the end, until Ctrl-C.")
@@ -97,6 +111,7 @@ def demo(target: Target, agents: int, speed: float, serve: bool, port: int, keep
 
 def _play(dsn: str, schema: str | None, traces: Sequence[Trace], agents: int, speed: float | None) -> int:
     """Play to the end with a live display, then compare what is stored with what is counted."""
+    logging.getLogger("psycopg").setLevel(logging.ERROR)  # it warns of what a lost connection interrupts
     with connect(dsn) as conn, telling_what_lacks(conn, schema):
         helpers.list_workflows(conn, limit=1, schema=schema)
     began = time.monotonic()

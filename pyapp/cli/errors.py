@@ -9,7 +9,7 @@ import click
 import psycopg
 from psycopg import Connection, errors
 
-from pyapp.cli.common import relations, say
+from pyapp.cli.common import relations, say, spelled
 
 _LACKING = (
     errors.UndefinedTable,
@@ -73,17 +73,19 @@ def telling_what_lacks(conn: Connection[Any], schema: str | None) -> Iterator[No
 
         conn.rollback()
         name = find_schema(schema)
+        there = relations(conn, name)
         lacks = f"no agent-progress in schema {name} of this database (--schema names another)"
-        if "workflow_progress" in relations(conn, name):
+        if "workflow_progress" in there or "installed_object" in there:
             lacks = f"{_first_line(error)}: schema {name} is older than this program, or not whole"
-        run = "agent-progress migrate" if name == "public" else f"agent-progress migrate --schema {name}"
-        raise click.ClickException(f"{lacks}: run {run}") from error
+        run = "adopt" if "workflow_progress" in there and "installed_object" not in there else "migrate"
+        raise click.ClickException(f"{lacks}: run {spelled(run, name)}") from error
 
 
 def _explain_usage(error: click.ClickException) -> str:
-    line = " ".join(error.format_message().split()).rstrip(".")
-    where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else None
-    return f"{line} (see {where} --help)" if where else line
+    if not isinstance(error, click.UsageError):
+        return error.format_message()
+    line = " ".join(error.format_message().split()).rstrip(".")  # click lists choices below each other
+    return f"{line} (see {error.ctx.command_path} --help)" if error.ctx else line
 
 
 def _explain_database(error: psycopg.Error) -> str:

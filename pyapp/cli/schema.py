@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -105,6 +106,7 @@ def psql(target: Target, arguments: tuple[str, ...]) -> int:
             path = re.sub(r"([\\\s])", r"\\\1", sql.Identifier(name).as_string())
             dsn = make_conninfo(dsn, options=f"{given} -csearch_path={path},public")
         program = shutil.which("psql") or _embedded_psql()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is psql's, which cancels a query with it
         return subprocess.run([program, f"--dbname={dsn}", *arguments], check=False).returncode
 
 

@@ -86,10 +86,10 @@ def _rows(data: bytes, path: Path, problems: list[tuple[int, str]]) -> Iterator[
 def _row(line: int, run: int, values: dict[str, str]) -> _Row:
     given = {name: value for name, value in values.items() if value not in ("", "-")}
     status, action = given.get("status", ""), given.get("error_action")
-    name = given.get("name") or " ".join(given[part] for part in ("process", "tag") if part in given)
+    name = given.get("name") or f"{given.get('process', '')} ({given.get('tag', '')})"
     if status not in _OUTCOME:
         raise ValueError(f"unknown status {status!r:.60}")
-    if not name or not name.isprintable():
+    if name.startswith(" ") or not name.isprintable():
         raise ValueError("no name that can be shown")
     task_id, attempt = _value(given, "task_id", int), _value(given, "attempt", int)
     # Raw traces write a time that never came as 0.

@@ -57,7 +57,7 @@ class Player:
         """Play to the end, or until it is stopped; raises why that cannot be."""
         try:
             with ExitStack() as stack:
-                made = (pyapp.TaskReporter(self.dsn, schema=self.schema) for _ in range(self.agents))
+                made = (pyapp.TaskReporter(self.dsn, patience=PATIENCE, schema=self.schema) for _ in range(self.agents))
                 agents = [stack.enter_context(agent) for agent in made]
                 began = time.monotonic()
                 # The sort is stable: what happens at one time stays in the order of the trace.

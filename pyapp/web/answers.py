@@ -13,7 +13,7 @@ from uuid import UUID
 from psycopg import sql
 from pydantic import BaseModel, create_model
 
-from pyapp.models import Key, Priority, TaskStatus, Workflow, WorkflowStatus
+from pyapp.models import Key, Priority, Workflow
 
 KEYS = (Key, UUID)
 
@@ -114,22 +114,19 @@ def described(of: type[Any], name: str | None = None, without: Iterable[str] = (
 
 
 def loosened(part: Any) -> Any:
-    """Describe the same for a schema of other keys and words: they are any text, and what it lacks is null."""
+    """Describe the same for an adoption: its keys and priorities are any text, and what it lacks is null."""
     if isinstance(part, list):
         return [loosened(one) for one in part]
     if not isinstance(part, dict):
         return part
-    strict = [
-        ("format", "uuid"),
-        *(("enum", list(get_args(words))) for words in (WorkflowStatus, TaskStatus, Priority)),
-    ]
+    strict = (("format", "uuid"), ("enum", list(get_args(Priority))))
     found = {name: loosened(value) for name, value in part.items() if (name, value) not in strict}
     if isinstance(properties := found.get("properties"), dict) and "workflow_id" in properties:
         found["properties"] = {name: {"anyOf": [value, {"type": "null"}]} for name, value in properties.items()}
     return found
 
 
-_STRICT = [("format", "uuid"), *(("enum", list(get_args(words))) for words in (WorkflowStatus, TaskStatus, Priority))]
+_STRICT = [("format", "uuid"), ("enum", list(get_args(Priority)))]
 
 
 def _sent(hint: Any) -> Any:

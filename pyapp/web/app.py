@@ -20,7 +20,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from pyapp import StandbyBehind, WorkflowNotFound
-from pyapp.models import WORKFLOW_STATUSES
 from pyapp.web import api, pages
 from pyapp.web.answers import Problem, Ready, Standby, loosened
 from pyapp.web.database import AWAY, Database
@@ -128,10 +127,10 @@ def _add_probes(app: FastAPI, database: Database, metrics: Metrics) -> None:
     @app.get("/openapi.json", include_in_schema=False)
     def description() -> Response:
         try:
-            ours = database.shape().values("status") == WORKFLOW_STATUSES
+            is_adoption = not database.shape().has("workflow")
         except AWAY:
-            ours = True
-        return JSONResponse(app.openapi() if ours else loosened(app.openapi()))
+            is_adoption = False
+        return JSONResponse(loosened(app.openapi()) if is_adoption else app.openapi())
 
 
 def _add_errors(app: FastAPI, schema: str) -> None:

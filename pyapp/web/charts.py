@@ -5,8 +5,8 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from pyapp.models import BurnupPoint, Stage, Workflow
-from pyapp.web.looks import ENDED, look
 
+_FINAL = ("completed", "failed", "cancelled")
 PARTS = ("completed", "failed", "cancelled", "running", "open", "planned")
 
 
@@ -20,7 +20,7 @@ class Segment(NamedTuple):
 
 def parts(workflow: Workflow, running: int = 0) -> dict[str, int]:
     """Split the agents of a workflow: ``running`` of the open ones are at work, planned ones are not created yet."""
-    settled = {name: int(getattr(workflow, f"agents_{name}") or 0) for name in ENDED}
+    settled = {name: int(getattr(workflow, f"agents_{name}") or 0) for name in _FINAL}
     opened = max(0, workflow.agents_open or 0)
     running = min(running, opened)
     planned = max(0, (workflow.agents_total or 0) - sum(settled.values()) - opened)
@@ -48,10 +48,9 @@ def bar(counts: dict[str, int], least: float = 2.5) -> list[Segment]:
 
 def state(workflow: Workflow) -> str:
     """Say how a bar looks: done only where the workflow is completed with all its agents, else active or ended."""
-    looks = look(workflow.status)
-    if looks == "completed" and workflow.progress_percentage == 100:
+    if workflow.status == "completed" and workflow.progress_percentage == 100:
         return "done"
-    return "ended" if looks in ENDED else "active"
+    return "ended" if workflow.status in _FINAL else "active"
 
 
 def burnup(points: list[BurnupPoint], workflow: Workflow, now: datetime) -> dict[str, Any] | None:
@@ -67,7 +66,8 @@ def burnup(points: list[BurnupPoint], workflow: Workflow, now: datetime) -> dict
     if state(workflow) == "active":
         ended = max(ended, now)
     span = max((ended - began) / timedelta(seconds=1), 1.0)
-    highest = max(last.agents_total, workflow.agents_total, 1)
+    total = workflow.agents_total or 0
+    highest = max(last.agents_total, total, 1)
     step = _nice_step(highest)
     top = -(-highest // step) * step
 
@@ -88,7 +88,7 @@ def burnup(points: list[BurnupPoint], workflow: Workflow, now: datetime) -> dict
         "total": lines["agents_total"],
         "completed": lines["agents_completed"],
         "area": f"{lines['agents_completed']}V1000H0Z",
-        "plan": y(workflow.agents_total) if workflow.agents_total > last.agents_total else None,
+        "plan": y(total) if total > last.agents_total else None,
         "counts": list(range(top, -1, -step)),
         "times": [began + (ended - began) * part / 4 for part in range(5)],
         "days": began.astimezone(UTC).date() != ended.astimezone(UTC).date(),

@@ -1,7 +1,6 @@
 """The dashboard: three pages rendered here, which show the same numbers from the same views as the API."""
 
 import hashlib
-import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +14,9 @@ from pydantic import BeforeValidator
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from pyapp.web import charts, looks, reads, text
+from pyapp.models import WorkflowStatus
+from pyapp.watch import ACTIVE
+from pyapp.web import charts, reads, text
 from pyapp.web.paging import Sort, Wanted, list_page
 from pyapp.web.parameters import Cursor, Key, Text, after_position, run
 from pyapp.web.security import COOKIE, local_path, same, session_of
@@ -27,9 +28,10 @@ _HERE = Path(__file__).parent
 _PAGE = 50
 _TASKS = 200
 _EVENTS = 50
-_TILES = 6
+_TILES = ("running", "initiated", "paused", "completed", "failed", "cancelled")
 # A form sends a field that is left empty as well.
-_Given = Annotated[Text | None, BeforeValidator(lambda value: value or None), Query()]
+_GIVEN = BeforeValidator(lambda value: value or None)
+_Given = Annotated[Text | None, _GIVEN, Query()]
 
 
 def _asset(name: str) -> str:
@@ -53,8 +55,6 @@ _templates.env.globals |= {
     "stage_spans": charts.stage_spans,
     "state": charts.state,
     "called": _called,
-    "look": looks.look,
-    "looks": json.dumps(looks.LOOKS),
 }
 _templates.env.filters |= text.FILTERS
 
@@ -66,11 +66,11 @@ def overview(request: Request) -> Response:
     def read(conn: Connection[Any], shape: Shape) -> dict[str, Any]:
         active, failed, forecasts = reads.read_attention(conn, shape)
         found = reads.read_overview(conn, shape)
-        tiles = [(name.removesuffix("_workflows"), count) for name, count in found.overview.items()]
+        counts = {status: found.overview[f"{status}_workflows"] for status in _TILES}
         return {
             "total": found.overview["total_workflows"],
-            "tiles": [tile for tile in tiles if tile[0] != "total"][:_TILES],
-            "running": reads.count_active(found),
+            "tiles": counts,
+            "running": sum(counts[status] for status in ACTIVE),
             "agents": found.agents,
             "active": active,
             "failed": failed,
@@ -83,7 +83,7 @@ def overview(request: Request) -> Response:
 @router.get("/workflows")
 def workflows(
     request: Request,
-    status: _Given = None,
+    status: Annotated[WorkflowStatus | None, _GIVEN, Query()] = None,
     type: _Given = None,
     priority: _Given = None,
     name: _Given = None,

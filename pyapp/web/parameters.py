@@ -31,9 +31,8 @@ Text = Annotated[
 Limit = Annotated[int, Query(ge=1, le=1000, description="At most so many.")]
 Offset = Annotated[int, Query(ge=0, le=10_000_000, description="Leave out so many at the beginning.")]
 Cursor = Annotated[str | None, Query(max_length=8000, description="From the Link header of a page.")]
-# Which values there are, the schema tells; the description names those of our own tables.
-_Status = Annotated[Text, Field(json_schema_extra={"enum": list(get_args(WorkflowStatus))})]
-Statuses = Annotated[list[_Status] | None, Query(description="Any of these statuses.")]
+Statuses = Annotated[list[WorkflowStatus] | None, Query(description="Any of these statuses.")]
+# Those of an adoption may be other words.
 OnePriority = Annotated[Text | None, Query(json_schema_extra={"enum": list(get_args(Priority))})]
 # whole_addresses left it escaped.
 Key = Annotated[

@@ -8,15 +8,18 @@ from psycopg import AsyncConnection, Connection, sql
 from psycopg.rows import class_row, dict_row
 
 from pyapp import get_forecasts
-from pyapp.models import BurnupPoint, Forecast, Moment, Stage, Task, Workflow
+from pyapp.models import WORKFLOW_STATUSES, BurnupPoint, Forecast, Moment, Stage, Task, Workflow
 from pyapp.queries import _array as as_array
+from pyapp.watch import ACTIVE
 from pyapp.web.answers import Agents, Event, Listed, Overview, columns
-from pyapp.web.looks import look, rank
-from pyapp.web.shape import Shape, either
+from pyapp.web.shape import Shape
 
 NEWEST = sql.SQL("p.created_at desc, p.workflow_id desc")
 FOLLOWED = 200
 """So many of the active workflows are followed."""
+
+
+_AT_WORK = ("assigned", "running")
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ async def active_ids(conn: AsyncConnection[Any], shape: Shape) -> set[str]:
 
 def active_query(shape: Shape) -> sql.Composed:
     """Compose the query for the keys of the newest workflows that have not ended."""
-    rows = apart(shape, shape.having("workflow_progress"), NEWEST)
+    rows = apart(shape, [sql.SQL("p.status = {}").format(status) for status in ACTIVE], NEWEST)
     return sql.SQL("select p.workflow_id::text from {} as p order by {} limit %(limit)s").format(rows, NEWEST)
 
 
@@ -88,16 +91,16 @@ def read_attention(
     conn: Connection[Any], shape: Shape, limit: int = 20
 ) -> tuple[list[Listed], list[Listed], dict[str, Forecast]]:
     """Read what the overview shows: active workflows, those first that need attention, recent failures, forecasts."""
-    of_failed = shape.having("workflow_progress", "failed")
     # Which of them are stalled takes their tasks to tell; only those whose progress rests can be.
-    resting = sql.SQL(
-        "{} and p.last_updated_at < now() - coalesce("
-        "nullif(current_setting('agent_progress.stalled_after', true), ''), '10 minutes')::interval"
-    ).format(either(shape.having("workflow_progress", "running")))
-    first = sql.SQL("({}) is true desc, p.agents_failed > 0 desc, {}").format(resting, NEWEST)
-    of_active = apart(shape, [either(shape.having("workflow_progress"))], first)
+    first = sql.SQL(
+        "p.status = 'running' and p.last_updated_at < now() - coalesce("
+        "nullif(current_setting('agent_progress.stalled_after', true), ''), '10 minutes')::interval desc,"
+        " p.agents_failed > 0 desc, {}"
+    ).format(NEWEST)
+    of_active = apart(shape, [sql.SQL("p.status in ({})").format(sql.SQL(", ").join(map(sql.Literal, ACTIVE)))], first)
+    of_failed = apart(shape, [sql.SQL("p.status = 'failed'")], NEWEST)
     with conn.cursor(row_factory=class_row(Listed)) as reader:
-        failed = reader.execute(listed(shape, apart(shape, of_failed, NEWEST), NEWEST), {"limit": 5}).fetchall()
+        failed = reader.execute(listed(shape, of_failed, NEWEST), {"limit": 5}).fetchall()
         active = reader.execute(listed(shape, of_active, NEWEST), {"limit": limit}).fetchall()
     found = get_forecasts(conn, [workflow.workflow_id for workflow in active], schema=shape.schema)
     forecasts = {str(key): forecast for key, forecast in found.items()}
@@ -106,7 +109,7 @@ def read_attention(
         return bool((forecast := forecasts.get(str(workflow.workflow_id))) and forecast.stalled)
 
     # The order is kept within those that need the same attention.
-    return sorted(active, key=lambda one: (not stalled(one), not one.agents_failed)), failed[:5], forecasts
+    return sorted(active, key=lambda one: (not stalled(one), not one.agents_failed)), failed, forecasts
 
 
 def read_part(
@@ -147,22 +150,20 @@ def read_page_of_tasks(
 
     With thousands of tasks these would not be among the oldest.
     """
-    failed = either(shape.having("agent_task", "failed"))
-    at_work = either(shape.having("agent_task", "assigned", "running"))
-    others = sql.SQL("({} or {}) is not true").format(failed, at_work)
     one = sql.SQL(
-        "(select p.*, {} as place from {} as p where p.workflow_id = %(workflow)s and {}"
+        "(select p.*, {} as place from {} as p where p.workflow_id = %(workflow)s and p.status in ({})"
         " order by p.ordinal, p.created_at, p.id limit {})"
     )
+    groups = ((("failed",), 50), (_AT_WORK, 50), (("pending", "completed", "cancelled"), 200))
     rows = sql.SQL(" union all ").join(
-        one.format(place, shape.name("agent_task"), condition, most)
-        for place, (condition, most) in enumerate(((failed, 50), (at_work, 50), (others, 200)))
+        one.format(place, shape.name("agent_task"), sql.SQL(", ").join(map(sql.Literal, statuses)), most)
+        for place, (statuses, most) in enumerate(groups)
     )
     query = sql.SQL("select {} from ({}) as p order by p.place, p.ordinal, p.created_at, p.id limit %(limit)s").format(
         columns(Task, TASKS.without, result=sql.SQL("left(p.result::text, 1000)")), rows
     )
-    count = sql.SQL("select count(*) from {} as p where p.workflow_id = %(workflow)s and {}").format(
-        shape.name("agent_task"), at_work
+    count = sql.SQL("select count(*) from {} where workflow_id = %(workflow)s and status in ({})").format(
+        shape.name("agent_task"), sql.SQL(", ").join(map(sql.Literal, _AT_WORK))
     )
     values = {"workflow": workflow_id, "limit": limit}
     with conn.cursor(row_factory=dict_row) as reader:
@@ -175,25 +176,14 @@ def read_overview(conn: Connection[Any], shape: Shape) -> Overview:
     """Count workflows by status, and the tasks of all of them."""
     query = sql.SQL(
         "select p.status::text, count(*), sum(p.agents_created), sum(p.agents_completed), sum(p.agents_failed),"
-        " sum(p.agents_cancelled), sum(p.agents_open) from {} as p group by p.status order by count(*) desc, 1"
+        " sum(p.agents_cancelled), sum(p.agents_open) from {} as p group by p.status"
     ).format(shape.name("workflow_progress"))
     rows = conn.execute(query, []).fetchall()
-    counts = dict.fromkeys(shape.values("status"), 0) | {row[0]: row[1] for row in rows}
-    statuses = sorted(filter(None, counts), key=rank)
+    counts = dict.fromkeys(WORKFLOW_STATUSES, 0) | {row[0]: row[1] for row in rows}
     return Overview(
-        {
-            **{f"{status}_workflows": counts[status] for status in statuses},
-            "total_workflows": sum(counts.values()),
-        },
+        {**{f"{status}_workflows": count for status, count in counts.items()}, "total_workflows": sum(counts.values())},
         Agents(*(int(sum(row[place] or 0 for row in rows)) for place in range(2, 7))),
     )
-
-
-def count_active(overview: Overview) -> int:
-    """Count the workflows that have not ended."""
-    counts = {name.removesuffix("_workflows"): count for name, count in overview.overview.items()}
-    ended = sum(count for status, count in counts.items() if look(status) in ("completed", "failed", "cancelled"))
-    return counts["total"] - ended
 
 
 def count_drift(conn: Connection[Any], shape: Shape) -> float:

@@ -19,9 +19,9 @@ def shown(text: str | None) -> str:
     return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", _BREAKS.sub(" ", text or "")).strip()
 
 
-def number(count: int) -> str:
-    """Write a number with its thousands apart."""
-    return f"{count:,}"
+def number(count: int | None) -> str:
+    """Write a number with its thousands apart; what was not counted yet is a dash."""
+    return "\N{EN DASH}" if count is None else f"{count:,}"
 
 
 def iso(value: datetime | None) -> str:
