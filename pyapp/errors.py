@@ -15,6 +15,8 @@ class AgentProgressError(Exception):
 
     sqlstate: str | None = None
     """What PostgreSQL calls it; None where the database did not raise it."""
+    workflow_id: Key | None = None
+    """The workflow that it is about."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle message and attributes, whatever the constructor takes."""
@@ -54,28 +56,19 @@ class RoleNotFound(AgentProgressError, LookupError):
         self.role = role
 
 
-class _Refused(AgentProgressError):
-    """The database refused to change a workflow, and said why."""
-
-    def __init__(self, message: str, workflow_id: Key | None = None) -> None:
-        """Pass on the message of the database."""
-        super().__init__(message)
-        self.workflow_id = workflow_id
-
-
-class VersionConflict(_Refused):
+class VersionConflict(AgentProgressError):
     """The workflow has moved on since the caller read it: read it again and decide anew."""
 
     sqlstate = "WP001"
 
 
-class TransitionNotAllowed(_Refused):
+class TransitionNotAllowed(AgentProgressError):
     """A workflow cannot go from its status to the one asked for; the message says what is allowed."""
 
     sqlstate = "WP002"
 
 
-class ParentNotAllowed(_Refused):
+class ParentNotAllowed(AgentProgressError):
     """A workflow cannot have this parent: it would be its own ancestor, or its tree deeper than 64."""
 
     sqlstate = "WP004"
@@ -107,19 +100,17 @@ class StandbyBehind(AgentProgressError):
 
 def translate(error: psycopg.Error, workflow_id: Any) -> AgentProgressError | None:
     """Say what an error of the database means, by its SQLSTATE; None for what passes through as it is."""
-    message = error.diag.message_primary or str(error)
     match error.sqlstate:
         case "P0002":
             return WorkflowNotFound(workflow_id)
-        case "WP001":
-            return VersionConflict(message, workflow_id)
-        case "WP002":
-            return TransitionNotAllowed(message, workflow_id)
         case "WP003":
             missing = json.loads(error.diag.message_detail or "[]")
             return TaskNotFound(workflow_id, [_task_id(given) for given in missing])
-        case "WP004":
-            return ParentNotAllowed(message, workflow_id)
+        case "WP001" | "WP002" | "WP004":
+            refusals = {"WP001": VersionConflict, "WP002": TransitionNotAllowed, "WP004": ParentNotAllowed}
+            refused = refusals[error.sqlstate](error.diag.message_primary)
+            refused.workflow_id = workflow_id
+            return refused
     return None
 
 
