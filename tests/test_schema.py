@@ -17,7 +17,10 @@ from pyapp import migrate, rollback
 
 ROOT = Path(__file__).resolve().parents[1]
 SQL = sorted((ROOT / "sql").glob("*.sql"))
-OPTIONAL = [*sorted((ROOT / "sql" / "optional").glob("grant_*.sql")), *sorted((ROOT / "sql" / "optional").glob("n*.sql"))]
+OPTIONAL = [
+    *sorted((ROOT / "sql" / "optional").glob("grant_*.sql")),
+    *sorted((ROOT / "sql" / "optional").glob("n*.sql")),
+]
 MIGRATIONS = sorted((ROOT / "migrations").glob("*.sql"))
 FORWARD = [file for file in MIGRATIONS if not file.name.endswith(".rollback.sql")]
 RENEWALS = sorted((ROOT / "migrations").glob("*_renew.py"))

@@ -139,9 +139,7 @@ def test_a_parent_that_stays_and_progress_that_moves_cost_no_walk(conn: psycopg.
 
 
 @pytest.mark.parametrize("level", ["READ_COMMITTED", "REPEATABLE_READ"])
-def test_two_sessions_never_close_a_cycle_together(
-    conn: psycopg.Connection, session: Session, level: str
-) -> None:
+def test_two_sessions_never_close_a_cycle_together(conn: psycopg.Connection, session: Session, level: str) -> None:
     one, other = new_workflow(conn), new_workflow(conn)
     first, second = session(), session()
     for opened in (first, second):
