@@ -425,8 +425,9 @@ def test_an_unprivileged_user_has_a_server_at_home(base: Path, unprivileged: Cli
 
 @pytest.mark.parametrize("variable", ["HOME", "XDG_DATA_HOME", "AGENT_PROGRESS_DATA"])
 def test_a_directory_that_cannot_be_made_is_a_clear_error(base: Path, unprivileged: Client, variable: str) -> None:
-    line = line_of(unprivileged(AT_HOME, **{"HOME": "/nonexistent", variable: f"{base}/closed"}))
-    assert line.startswith(f"cannot use the data directory {base}/closed")
+    (base / "closed").mkdir(mode=0o555)
+    line = line_of(unprivileged(AT_HOME, **{"HOME": "/nonexistent", variable: f"{base}/closed/there"}))
+    assert line.startswith(f"cannot use the data directory {base}/closed/there")
     assert line.endswith("set AGENT_PROGRESS_DATA to another")
 
 
