@@ -16,13 +16,11 @@ begin
 end
 $$;
 
--- Of agent-progress partition, where it was broken off.
-drop table if exists public.agent_task_partitioned, public.agent_task_change, public.agent_task_partitioning;
+drop table if exists public.installed_object;
 drop table if exists public.workflow_event;
 drop table if exists public.workflow_stage;
 drop table if exists public.agent_task;
 drop table if exists public.workflow;
-drop function if exists public.log_task_change();
 drop function if exists public.notify_progress(); -- of agent-progress notify on
 drop type if exists public.priority_level;
 drop type if exists public.stage_status;

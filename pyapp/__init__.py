@@ -1,74 +1,114 @@
 """Exact, live workflow progress, kept by PostgreSQL itself: the public names of the package.
 
-Helpers take a psycopg connection, never commit and never cache. Errors of psycopg pass through.
+Helpers take a ``psycopg.Connection``, never commit and never cache; ``pyapp.aio`` has the same ones for an
+``AsyncConnection``. They raise what ``pyapp.errors`` has, all of it below AgentProgressError; other errors of psycopg
+pass through. ``schema`` is where the tables are: by default ``AGENT_PROGRESS_SCHEMA``, else ``public``.
 """
 
-from pyapp.db import connect
-from pyapp.history import get_forecasts, list_burnup, list_timeline
-from pyapp.migrate import MigrationError, mark, migrate, pending, rollback
+from pyapp import aio
+from pyapp.db import connect, retry
+from pyapp.errors import (
+    AgentProgressError,
+    MigrationError,
+    ParentNotAllowed,
+    RoleNotFound,
+    StandbyBehind,
+    TaskNotFound,
+    TransitionNotAllowed,
+    UnknownStatus,
+    VersionConflict,
+    WorkflowNotFound,
+)
+from pyapp.helpers import (
+    add_tasks,
+    advance,
+    archive,
+    create_workflow,
+    find_drift,
+    get_forecasts,
+    get_state,
+    get_workflow,
+    get_workflows,
+    list_burnup,
+    list_stages,
+    list_tasks,
+    list_timeline,
+    list_workflows,
+    progress_metrics,
+    repair,
+    report_task,
+    report_tasks,
+    stage_progress,
+    transition,
+    wait_for_position,
+    wal_position,
+)
+from pyapp.migrate import mark, migrate, pending, rollback
 from pyapp.models import (
+    Archived,
     BurnupPoint,
     Drift,
     Forecast,
+    Key,
     Moment,
     NewTask,
+    Priority,
     ProgressMetrics,
-    RoleNotFound,
     Stage,
     StageProgress,
+    StageStatus,
     Task,
-    TaskNotFound,
     TaskReport,
-    TransitionNotAllowed,
-    VersionConflict,
+    TaskStatus,
     Workflow,
-    WorkflowNotFound,
     WorkflowState,
-)
-from pyapp.progress import (
-    find_drift,
-    get_workflow,
-    list_tasks,
-    list_workflows,
-    progress_metrics,
+    WorkflowStatus,
 )
 from pyapp.reporter import TaskReporter
-from pyapp.retry import retry
 from pyapp.roles import grant
-from pyapp.stages import advance, get_state, list_stages, stage_progress, transition
-from pyapp.standby import StandbyBehind, wait_for_position, wal_position
-from pyapp.tasks import add_tasks, create_workflow, repair, report_task, report_tasks
 from pyapp.watch import watch
 
 __all__ = [
+    "AgentProgressError",
+    "Archived",
     "BurnupPoint",
     "Drift",
     "Forecast",
+    "Key",
     "MigrationError",
     "Moment",
     "NewTask",
+    "ParentNotAllowed",
+    "Priority",
     "ProgressMetrics",
     "RoleNotFound",
     "Stage",
     "StageProgress",
+    "StageStatus",
     "StandbyBehind",
     "Task",
     "TaskNotFound",
     "TaskReport",
     "TaskReporter",
+    "TaskStatus",
     "TransitionNotAllowed",
+    "UnknownStatus",
     "VersionConflict",
     "Workflow",
     "WorkflowNotFound",
     "WorkflowState",
+    "WorkflowStatus",
     "add_tasks",
     "advance",
+    "aio",
+    "archive",
     "connect",
     "create_workflow",
     "find_drift",
     "get_forecasts",
     "get_state",
     "get_workflow",
+    "get_workflows",
     "grant",
     "list_burnup",
     "list_stages",

@@ -1,5 +1,5 @@
 """Run the command line: ``python -m pyapp``."""
 
-from pyapp.cli import main
+from pyapp.cli.main import main
 
 raise SystemExit(main())

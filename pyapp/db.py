@@ -1,11 +1,17 @@
-"""Where the database is, and how to connect to it."""
+"""Where the database is, how to connect to it, and doing a transaction again."""
 
 import os
-from typing import Any
+import random
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import psycopg
+from psycopg import AsyncConnection, Connection
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
+
+T = TypeVar("T")
 
 _LIBPQ_TARGET = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE")
 # A server that takes connections and says nothing, and a network that swallows packets, are noticed. In seconds, the
@@ -17,6 +23,9 @@ _NETWORK = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
+ISO = "set datestyle = 'ISO'"
+"""What a session needs of which ``needs_iso`` says so."""
+_LONGEST = 1.0  # seconds between two tries, at most
 
 
 def find_dsn(dsn: str | None = None) -> str | None:
@@ -41,25 +50,13 @@ def find_read_dsn(read_dsn: str | None = None, dsn: str | None = None) -> str | 
     return read_dsn or (os.environ.get("AGENT_PROGRESS_READ_DSN") if not dsn else None) or None
 
 
-def connect(dsn: str | None = None, **options: Any) -> psycopg.Connection[TupleRow]:
-    """Connect to the database.
-
-    The server is the one that ``dsn`` names, else ``DATABASE_URL``, else libpq's environment and defaults. ``options``
-    go to ``psycopg.connect``. Returns an open connection; the caller commits and closes it. Raises
-    ``psycopg.OperationalError`` if the server cannot be reached, also where it does not answer within 10 seconds
-    (``connect_timeout`` in the DSN, or ``PGCONNECT_TIMEOUT``, says otherwise).
-    """
-    conn = psycopg.connect(**(connection_parameters(dsn) | options))
-    # psycopg cannot read times in another style, which a role or a database may have as its default.
-    if not (conn.info.parameter_status("DateStyle") or "ISO").startswith("ISO"):
-        conn.execute("set datestyle = 'ISO'")
-        if not conn.autocommit:
-            conn.commit()
-    return conn
+def find_schema(schema: str | None = None) -> str:
+    """Find the schema to work in: the argument, else ``AGENT_PROGRESS_SCHEMA``, else ``public``."""
+    return schema or os.environ.get("AGENT_PROGRESS_SCHEMA") or "public"
 
 
 def connection_parameters(dsn: str | None = None) -> dict[str, Any]:
-    """Say how to connect: what the DSN says, and where it says nothing, what suits us.
+    """Say how to connect: what the DSN says, and where it says nothing, what suits here.
 
     Raises ``psycopg.ProgrammingError`` where the DSN cannot be read.
     """
@@ -69,3 +66,59 @@ def connection_parameters(dsn: str | None = None) -> dict[str, Any]:
         del network["connect_timeout"]
     # Text is Unicode in Python, whatever the environment, the role or the database prefers.
     return {**network, "application_name": "agent-progress", **given, "client_encoding": "utf8"}
+
+
+def connect(dsn: str | None = None, **options: Any) -> Connection[TupleRow]:
+    """Connect to the database.
+
+    The server is the one that ``dsn`` names, else ``DATABASE_URL``, else libpq's environment and defaults. ``options``
+    go to psycopg's ``connect``, for example ``autocommit=True``, or ``prepare_threshold=None`` behind a pooler. Returns
+    an open connection; the caller commits and closes it. Raises ``psycopg.OperationalError`` if the server cannot be
+    reached, also where it does not answer within 10 seconds (``connect_timeout`` in the DSN, or ``PGCONNECT_TIMEOUT``,
+    says otherwise).
+    """
+    conn = psycopg.connect(**(connection_parameters(dsn) | options))
+    if needs_iso(conn):
+        conn.execute(ISO)
+        if not conn.autocommit:
+            conn.commit()
+    return conn
+
+
+def needs_iso(conn: Connection[Any] | AsyncConnection[Any]) -> bool:
+    """Tell whether psycopg could not read times of this session: a role or a database may prefer another style."""
+    return not (conn.info.parameter_status("DateStyle") or "ISO").startswith("ISO")
+
+
+def interrupted(error: BaseException) -> bool:
+    """Tell whether PostgreSQL interrupted a transaction in favour of another: a client answers by doing it again.
+
+    That is SQLSTATE 40P01 and 40001, on a standby also what is in the way of replaying, and XX000 where a row was
+    locked by several and updated twice at once.
+    """
+    if isinstance(error, psycopg.errors.InternalError_):
+        return "new multixact has more than one updating member" in str(error)
+    return isinstance(error, psycopg.errors.DeadlockDetected | psycopg.errors.SerializationFailure)
+
+
+def pause_after(attempt: int) -> float:
+    """Say how long to wait before doing a transaction again, in seconds: a random while, longer each time."""
+    return random.uniform(0, min(_LONGEST, 0.005 * 2 ** min(attempt, 20)))  # noqa: S311 (no secret)
+
+
+def retry(transaction: Callable[[], T], *, tries: int = 10) -> T:
+    """Do a transaction, and again where PostgreSQL interrupted it in favour of another (40P01, 40001, a rare XX000).
+
+    ``transaction`` has to begin and end it: a helper on a connection with autocommit, or a function that does its work
+    in ``with conn.transaction():`` or on a connection of its own. On a standby, what reads is interrupted as well, in
+    favour of what is replayed. Returns what ``transaction`` returns. Raises what it raises; the last time also these
+    errors.
+    """
+    for attempt in range(tries - 1):
+        try:
+            return transaction()
+        except psycopg.Error as error:
+            if not interrupted(error):
+                raise
+        time.sleep(pause_after(attempt))
+    return transaction()

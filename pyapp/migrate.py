@@ -1,77 +1,89 @@
-"""Applying and taking back the migrations: the only module that knows yoyo."""
+"""Applying and taking back the migrations: the only module that knows yoyo, whose tables lie in the schema as well."""
 
 import os
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from functools import cache, partial
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlencode
+from typing import Any, LiteralString
 
 import psycopg
-import yoyo
-from yoyo.exceptions import LockTimeout
+from psycopg import Connection, sql
+from psycopg.rows import tuple_row
 
-from pyapp import partitions
-from pyapp.db import connect, connection_parameters
-from pyapp.locks import HELD, LOCK_TIMEOUT, PATIENCE, patiently
-from pyapp.schema import missing_objects, resource
+from pyapp import renew
+from pyapp.db import connect, find_schema
+from pyapp.errors import MigrationError
+from pyapp.renew import OnStep, for_schema, resource
 
-# Ours among all advisory locks.
-_ADVISORY_LOCK = int.from_bytes(b"agent-pr", "big")
-# How long plain yoyo may keep its own lock, in seconds; after that it counts as left behind by a crash.
-_YOYO_PATIENCE = 5.0
+__all__ = ["MigrationError", "mark", "migrate", "pending", "rollback"]
+
 _OLDEST = 15  # major version of PostgreSQL
+_PATIENCE = 60.0
+"""How long to wait for another run, or for the locks of tables that others use, in seconds."""
+# Far less than deadlock_timeout (1 s): where a writer and we wait for each other, we are the one to step back. And
+# short, since everybody else queues up behind us meanwhile.
+_LOCK_TIMEOUT = "100ms"
+_HELD = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
+_ADVISORY_LOCK = int.from_bytes(b"agnt")  # and the hash of the schema: two installations do not wait for each other
 _YOYO_TABLES = ("_yoyo_log", "_yoyo_migration", "_yoyo_version", "yoyo_lock")
-_OURS = "_agent_progress_"
-_COLUMNS_OF_OURS = {
+_MARK = "_agent_progress_"
+_COLUMNS = {
     "workflow": {"agents_completed", "agents_planned", "progress_frozen_at"},
     "agent_task": {"workflow_id", "external_id", "agent_type"},
     "workflow_stage": {"workflow_id", "position", "agent_id"},
     "workflow_event": {"workflow_id", "event_type", "occurred_at"},
 }
-_TYPES_OF_OURS = ["workflow_status", "task_status", "stage_status", "priority_level"]
+_MORE_COLUMNS = {  # of tables that are not there yet after a crash between the first two migrations
+    "workflow_transition": {"from_status", "to_status"},
+    "stage_definition": {"workflow_type", "position", "weight", "agents"},
+    "installed_object": {"kind", "name", "shipped_md5", "installed_md5"},
+}
+_TYPES = ["workflow_status", "task_status", "stage_status", "priority_level"]
 
-OnStep = Callable[[str], None]
 
+def migrate(
+    dsn: str | None = None, *, schema: str | None = None, on_step: OnStep = lambda _: None
+) -> list[str]:
+    """Apply the migrations that are not applied yet, and make functions, views and triggers anew that differ.
 
-class MigrationError(Exception):
-    """The migrations cannot be applied or taken back; the message says why, in one line."""
-
-
-def migrate(dsn: str | None = None, *, on_step: OnStep = lambda _: None) -> list[str]:
-    """Apply the migrations that are not applied yet.
-
-    Safe at any time: when all are applied, twice at once, after a crash. Rows that the tables hold are counted.
-    ``on_step`` is told each step in a line. Returns the names of the migrations applied, in their order. Raises
-    MigrationError, and psycopg's errors.
+    Safe at any time: when all is done, twice at once, after a crash, while others write. Rows that the tables hold are
+    counted. A schema that is not there is created. ``on_step`` is told each step in a line. Returns the names of the
+    migrations applied, in their order. Raises MigrationError, and psycopg's errors.
     """
-    with _alone(dsn) as conn:
-        # Before yoyo makes its tables: a refusal leaves nothing behind.
-        _refuse_newer(conn, _read_migrations())
-        if not _applied(conn):
-            _require_create(conn)
-            _refuse_foreign_tables(conn)
-        with _yoyo(conn, dsn) as (backend, migrations):
+    schema = find_schema(schema)
+    told = set[str]()
+
+    def say(line: str) -> None:  # each thing once
+        if line not in told:
+            told.add(line)
+            on_step(line)
+
+    with _alone(dsn, schema, say) as conn, _migrations(schema) as migrations:
+        # Before anything is made: a refusal leaves nothing behind.
+        _refuse_newer(conn, schema, migrations)
+        if not _applied(conn, schema):
+            _require_create(conn, schema)
+            _refuse_foreign_tables(conn, schema)
+        with renew.revoked(conn, schema, say), _yoyo(conn, schema) as backend:
             outstanding = list(backend.to_apply(migrations))
             for migration in outstanding:
-                on_step(f"applying {migration.id}")
-                _patiently(partial(backend.apply_one, migration), migration.id, on_step)
-        _patiently(lambda: partitions.renew(conn), "triggers of partitions", on_step)
-        # A trigger that was disabled is somebody's intention; what is gone would be missed at the next statement.
-        if lost := [name for name in missing_objects(conn) if not name.endswith(" disabled")]:
-            raise MigrationError(
-                f"all migrations are applied, but the schema lacks {_some(lost)}, dropped since: restore what is"
-                f" missing from the files in {resource('sql')}"
-            )
-        return [migration.id for migration in outstanding]
+                say(f"applying {migration.id}")
+                if not _renews(migration):
+                    with renew.revoked(conn, schema, say):
+                        _patiently(partial(backend.apply_one, migration), migration.id, say)
+            renew.renew(conn, schema, partial(_in_transaction, conn, say), say)
+            backend.mark_migrations([migration for migration in outstanding if _renews(migration)])
+    return [migration.id for migration in outstanding]
 
 
 def rollback(
     dsn: str | None = None,
     *,
+    schema: str | None = None,
     all: bool = False,
     drop_data: bool = False,
     on_step: OnStep = lambda _: None,
@@ -79,106 +91,60 @@ def rollback(
     """Take back the last migration, or all of them; the last one to go leaves nothing behind.
 
     Returns the names of the migrations taken back, in that order. Raises MigrationError, with nothing changed, if rows
-    would be lost and ``drop_data`` is not set, or if the tables are distributed.
+    would be lost and ``drop_data`` is not set.
     """
-    with _alone(dsn) as conn:
-        _refuse_newer(conn, _read_migrations())
-        if not _one(conn, "select to_regclass('public._yoyo_migration') is not null"):
+    schema = find_schema(schema)
+    with _alone(dsn, schema, on_step) as conn, _migrations(schema) as migrations:
+        _refuse_newer(conn, schema, migrations)
+        if not _exists(conn, schema, "_yoyo_migration"):
             return []
-        if _one(conn, "select to_regproc('public.refuse_truncate') is not null"):
-            raise MigrationError(
-                "the tables are distributed, nothing is taken back from them: bring them back first"
-                " (agent-progress distribute --reverse --print)"
-            )
-        with _yoyo(conn, dsn, drop_data=drop_data) as (backend, migrations):
+        with _yoyo(conn, schema, drop_data=drop_data) as backend:
             applied = list(backend.to_rollback(migrations))
             steps = applied if all else applied[:1]
-            last = len(steps) == len(applied)
             if not drop_data:
                 _refuse_to_lose_rows(conn, steps)
             for migration in steps:
                 on_step(f"rolling back {migration.id}")
-                _patiently(partial(backend.rollback_one, migration), migration.id, on_step)
-        # An application of the user's may keep its own migrations in the same tables.
-        if last and not _one(conn, "select exists (select from public._yoyo_migration)"):
-            for table in _YOYO_TABLES:
-                conn.execute(f"drop table if exists public.{table}")
+                if _renews(migration):
+                    _in_transaction(conn, on_step, partial(renew.drop, conn, schema), migration.id)
+                    backend.unmark_migrations([migration])
+                else:
+                    _patiently(partial(backend.rollback_one, migration), migration.id, on_step)
+        # An application may keep its own migrations in the same tables.
+        if len(steps) == len(applied) and not _rows(conn, schema, "select from {schema}._yoyo_migration limit 1"):
+            _drop_yoyo_tables(conn, schema)
+            query: LiteralString = "select from pg_depend where refclassid = 'pg_namespace'::regclass and refobjid = {name}::regnamespace"
+            if schema != "public" and not _rows(conn, schema, query):
+                conn.execute(sql.SQL("drop schema {}").format(sql.Identifier(schema)))
         return [migration.id for migration in steps]
 
 
-def pending(dsn: str | None = None) -> list[str]:
+def pending(dsn: str | None = None, *, schema: str | None = None) -> list[str]:
     """List the migrations that are not applied yet; changes nothing. Raises MigrationError."""
-    with connect(dsn, autocommit=True) as conn:
-        migrations = _read_migrations()
-        _refuse_newer(conn, migrations)
-        applied = _applied(conn)
+    schema = find_schema(schema)
+    with connect(dsn, autocommit=True) as conn, _migrations(schema) as migrations:
+        _refuse_newer(conn, schema, migrations)
+        applied = _applied(conn, schema)
         return [migration.id for migration in migrations if migration.id not in applied]
 
 
-def mark(dsn: str | None = None) -> list[str]:
+def mark(dsn: str | None = None, *, schema: str | None = None) -> list[str]:
     """Record all migrations as applied without running them: for a schema that was installed with psql.
 
     Returns the names of the migrations recorded. Raises MigrationError if the schema is not there or not whole.
     """
-    with _alone(dsn) as conn:
-        # Before yoyo makes its tables: a refusal leaves nothing behind.
-        _refuse_newer(conn, _read_migrations())
-        if missing := missing_objects(conn):
-            raise MigrationError(f"nothing recorded: the schema is not whole, it lacks {_some(missing)}")
-        with _yoyo(conn, dsn) as (backend, migrations):
-            outstanding = backend.to_apply(migrations)
+    schema = find_schema(schema)
+    with _alone(dsn, schema, lambda _: None) as conn, _migrations(schema) as migrations:
+        _refuse_newer(conn, schema, migrations)
+        tables = [f"table {name}" for name in _COLUMNS if not _exists(conn, schema, name)]
+        missing = [line.removesuffix(" is missing") for line in renew.differences(conn, schema) if "missing" in line]
+        if tables or missing:
+            raise MigrationError(f"nothing recorded: the schema is not whole, it lacks {_some(tables + missing)}")
+        with _yoyo(conn, schema) as backend:
+            outstanding = list(backend.to_apply(migrations))
+            renew.record(conn, schema)
             backend.mark_migrations(outstanding)
             return [migration.id for migration in outstanding]
-
-
-@contextmanager
-def _alone(dsn: str | None) -> Iterator[psycopg.Connection[Any]]:
-    """Keep other runs of ours out, on a connection of its own; a crash releases the lock."""
-    with connect(dsn, autocommit=True) as conn:
-        require_version(conn.info.server_version)
-        if _one(conn, "select current_setting('transaction_read_only')::boolean"):
-            raise MigrationError(
-                "nothing changed: this is a hot standby, or a session that may only read"
-                " (default_transaction_read_only): name the primary"
-            )
-        # Polled: a session that waits inside pg_advisory_lock holds a snapshot, which others' DDL may wait for.
-        while not _one(conn, "select pg_try_advisory_lock(%s)", [_ADVISORY_LOCK]):
-            time.sleep(0.1)
-        yield conn
-
-
-@contextmanager
-def _yoyo(conn: psycopg.Connection[Any], dsn: str | None, *, drop_data: bool = False) -> Iterator[tuple[Any, Any]]:
-    """Open yoyo's backend, locked against plain ``yoyo apply``, and read the migrations."""
-    migrations = _read_migrations()
-    _drop_empty_yoyo_tables(conn)
-    parameters = connection_parameters(dsn)
-    # A role's limit for its statements is not meant for this; one in the DSN is.
-    given = str(parameters.get("options") or os.environ.get("PGOPTIONS") or "")
-    options = ["-c statement_timeout=0", given, f"-c lock_timeout={LOCK_TIMEOUT}"]
-    if drop_data:
-        options.append("-c agent_progress.drop_data=on")
-    parameters |= {
-        "options": " ".join(filter(None, options)),
-        "schema": "public",
-    }
-    # yoyo records who migrates, and fails for users without a passwd entry.
-    os.environ.setdefault("LOGNAME", str(os.getuid()) if hasattr(os, "getuid") else "unknown")
-    with ExitStack() as stack:
-        # What yoyo has to say where the connection is lost; the error says it better.
-        stack.enter_context(warnings.catch_warnings())
-        warnings.filterwarnings("ignore", "Nested transaction requested")
-        backend = stack.enter_context(yoyo.get_backend("postgresql+psycopg:///?" + urlencode(parameters)))
-        try:
-            stack.enter_context(backend.lock(timeout=_YOYO_PATIENCE))
-        except LockTimeout:
-            # Its lock is a row, which outlives a crash. No run of ours is under way: see _alone.
-            backend.break_lock()
-            try:
-                stack.enter_context(backend.lock(timeout=_YOYO_PATIENCE))
-            except LockTimeout:
-                raise MigrationError("another program migrates with yoyo at this time: run it again later") from None
-        yield backend, migrations
 
 
 def require_version(server_version: int) -> None:
@@ -190,85 +156,245 @@ def require_version(server_version: int) -> None:
         raise MigrationError(f"nothing changed: agent-progress needs PostgreSQL {_OLDEST} or newer, this is {told}")
 
 
-def _require_create(conn: psycopg.Connection[Any]) -> None:
-    """Refuse before yoyo does, which takes a table that it may not create for one that is there."""
-    if _one(conn, "select to_regnamespace('public') is null"):
-        raise MigrationError("nothing changed: the database has no schema public: create it first")
-    if not _one(conn, "select has_schema_privilege('public', 'create')"):
-        raise MigrationError(
-            f"nothing changed: role {conn.info.user} may not create tables: migrate as the owner of the database, or"
-            " grant it create on schema public"
-        )
+def _backend(conn: Connection[Any], schema: str, drop_data: bool) -> Any:
+    """Make yoyo's backend on a connection of ours, with its tables in a schema that is named, not found by search_path.
+
+    Behind a pooler a search_path that is set, and a startup parameter, would reach other people's sessions.
+    """
+    # Here, so that a program that only reads progress does not load it.
+    from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
+
+    class Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
+        def connect(self, _: str) -> Connection[Any]:
+            return conn
+
+        def copy(self) -> Any:
+            return nullcontext(self)
+
+        def quote_identifier(self, name: str) -> str:
+            names = (schema, name) if name in _YOYO_TABLES else (name,)
+            return sql.Identifier(*names).as_string()
+
+        def list_tables(self, **_: Any) -> list[str]:
+            return [name for name in _YOYO_TABLES if _exists(conn, schema, name)]
+
+        def create_lock_table(self) -> None:
+            if not _exists(conn, schema, self.lock_table):
+                self.execute(self.format_sql(self.create_lock_table_sql))
+
+        def begin(self) -> None:
+            super().begin()
+            _set_limits(conn)
+            if drop_data:
+                conn.execute("set local agent_progress.drop_data = on")
+
+    return Backend("", "_yoyo_migration")
 
 
-def _drop_empty_yoyo_tables(conn: psycopg.Connection[Any]) -> None:
-    """Let yoyo begin anew where its tables are there without a row, as after a schema-only restore: it would fail."""
-    if _one(conn, "select to_regclass('public._yoyo_version') is null"):
-        return
-    if _one(conn, "select exists (select from public._yoyo_version) or exists (select from public._yoyo_migration)"):
-        return
-    for table in _YOYO_TABLES:
-        conn.execute(f"drop table if exists public.{table}")
+@contextmanager
+def _yoyo(conn: Connection[Any], schema: str, *, drop_data: bool = False) -> Iterator[Any]:
+    """Open yoyo's backend, locked against plain ``yoyo apply`` by a row that says who we are."""
+    # yoyo records who migrates, and fails for users without a passwd entry.
+    os.environ.setdefault("LOGNAME", str(os.getuid()) if hasattr(os, "getuid") else "unknown")
+    _drop_empty_yoyo_tables(conn, schema)
+    backend = _backend(conn, schema, drop_data)
+    backend.create_lock_table()
+    lock = sql.Identifier(schema, backend.lock_table)
+    # A negative number of a process is that of a run of this kind. Such a row outlived a crash: see _alone.
+    conn.execute(sql.SQL("delete from {} where pid < 0").format(lock))
+    give_up = time.monotonic() + _PATIENCE
+    query = sql.SQL("insert into {} (locked, ctime, pid) values (1, now(), %s) on conflict do nothing").format(lock)
+    while conn.execute(query, [-os.getpid()]).rowcount == 0:
+        if time.monotonic() > give_up:
+            row = conn.execute(sql.SQL("select pid from {}").format(lock)).fetchone()
+            raise MigrationError(
+                f"another program migrates with yoyo (process {row[0] if row else 'unknown'}): run it again later;"
+                " if that process is gone, run yoyo break-lock"
+            )
+        time.sleep(0.1)
+    backend._is_locked = True  # yoyo's own way would break in after a time
+    try:
+        with warnings.catch_warnings():
+            # What yoyo has to say where the connection is lost; the error says it better.
+            warnings.filterwarnings("ignore", "Nested transaction requested")
+            yield backend
+    finally:
+        if not conn.closed and _exists(conn, schema, backend.lock_table):
+            conn.execute(sql.SQL("delete from {} where pid = %s").format(lock), [-os.getpid()])
 
 
-@cache
-def _read_migrations() -> Any:
-    # Once, since yoyo parses all of them whenever it puts them in order: that takes longer than to ask what is applied.
-    directory = resource("migrations")
-    migrations = yoyo.read_migrations(str(directory))
-    if not migrations:
-        raise MigrationError(f"no migrations in {directory}")
-    return migrations
+@contextmanager
+def _alone(dsn: str | None, schema: str, on_step: OnStep) -> Iterator[Connection[Any]]:
+    """Keep other runs out, by a lock in an open transaction: it works behind a pooler, and a crash releases it."""
+    with connect(dsn, autocommit=True) as guard, connect(dsn, autocommit=True) as conn:
+        require_version(conn.info.server_version)
+        if _rows(conn, schema, "select where current_setting('transaction_read_only')::boolean"):
+            raise MigrationError(
+                "nothing changed: this is a hot standby, or a session that may only read"
+                " (default_transaction_read_only): name the primary"
+            )
+        # Not at a higher level, whose snapshot a CREATE INDEX CONCURRENTLY would wait for.
+        guard.execute("begin isolation level read committed")
+        guard.execute("set local idle_in_transaction_session_timeout = 0")
+        if guard.info.server_version >= 170_000:
+            guard.execute("set local transaction_timeout = 0")
+        give_up = time.monotonic() + _PATIENCE
+        waiting = False
+        # Polled: a session that waits inside the function holds a snapshot as well.
+        while not _rows(guard, schema, "select where pg_try_advisory_xact_lock(%s, hashtext({name}))", _ADVISORY_LOCK):
+            if not waiting or time.monotonic() > give_up:
+                told = f"another run, {_holder(guard, schema)}, migrates schema {schema}"
+                if waiting:
+                    raise MigrationError(f"nothing changed: {told}")
+                on_step(f"waiting: {told}")
+                waiting = True
+            time.sleep(0.1)
+        yield conn
+        guard.execute("commit")
+
+
+def _holder(guard: Connection[Any], schema: str) -> str:
+    query: LiteralString = """
+        select format('%%s (session %%s of %%s)', coalesce(nullif(a.application_name, ''), 'unnamed'), a.pid, a.usename)
+        from pg_locks as l
+        join pg_stat_activity as a on a.pid = l.pid
+        where l.locktype = 'advisory' and l.granted and l.classid = %s and l.objid = hashtext({name})::bigint & 4294967295
+    """
+    rows = _rows(guard, schema, query, _ADVISORY_LOCK)
+    return str(rows[0][0]) if rows else "just ended"
+
+
+@contextmanager
+def _migrations(schema: str) -> Iterator[Any]:
+    """Read the migrations, as they are for a schema."""
+    import yoyo
+
+    source = resource("migrations")
+    with tempfile.TemporaryDirectory(prefix="agent-progress-") as directory:
+        for file in source.iterdir() if source.is_dir() else ():
+            if file.suffix in (".sql", ".py"):
+                Path(directory, file.name).write_text(for_schema(file.read_text("utf-8"), schema), "utf-8")
+        migrations = yoyo.read_migrations(directory)
+        if not migrations:
+            raise MigrationError(f"no migrations in {source}")
+        yield migrations
+
+
+def _renews(migration: Any) -> bool:
+    return str(migration.id).endswith("_renew")
 
 
 def _patiently(step: Callable[[], object], name: str, on_step: OnStep) -> None:
     """Do one step, again and again while others hold the locks that it needs."""
-    try:
-        patiently(step, lambda: on_step(f"waiting for other transactions: {name}"))
-    except HELD as error:
+    give_up = time.monotonic() + _PATIENCE
+    waiting = False
+    while True:
+        try:
+            step()
+            return
+        except _HELD as error:
+            if time.monotonic() > give_up:
+                raise MigrationError(
+                    f"{name}: other transactions held its tables for {_PATIENCE:.0f} s; run it again later"
+                ) from error
+            if not waiting:
+                on_step(f"waiting for other transactions: {name}")
+                waiting = True
+            time.sleep(0.1)
+
+
+def _in_transaction(conn: Connection[Any], on_step: OnStep, act: Callable[[], object], name: str) -> None:
+    def step() -> None:
+        with conn.transaction():
+            _set_limits(conn)
+            act()
+
+    _patiently(step, name, on_step)
+
+
+def _set_limits(conn: Connection[Any]) -> None:
+    """Wait for locks a moment only; a role's limit for its statements is not meant for this."""
+    conn.execute(f"set local lock_timeout = '{_LOCK_TIMEOUT}'".encode())
+    conn.execute("set local statement_timeout = 0")
+
+
+def _require_create(conn: Connection[Any], schema: str) -> None:
+    """See that the schema is there, or make it, and that this role may create tables in it."""
+    if not _rows(conn, schema, "select where to_regnamespace({name}) is not null"):
+        if schema == "public":
+            raise MigrationError("nothing changed: the database has no schema public: create it first, or name another")
+        with renew.revoked(conn, schema, lambda _: None):
+            conn.execute(sql.SQL("create schema {}").format(sql.Identifier(schema)))
+    if not _rows(conn, schema, "select where has_schema_privilege(to_regnamespace({name}), 'create')"):
         raise MigrationError(
-            f"{name}: other transactions held its tables for {PATIENCE:.0f} s; run it again later"
-        ) from error
-
-
-def _applied(conn: psycopg.Connection[Any]) -> set[str]:
-    if not _one(conn, "select to_regclass('public._yoyo_migration') is not null"):
-        return set()
-    rows = conn.execute("select migration_id from public._yoyo_migration").fetchall()
-    return {row[0] for row in rows if _OURS in row[0]}
-
-
-def _refuse_newer(conn: psycopg.Connection[Any], migrations: Any) -> None:
-    if newer := sorted(_applied(conn) - {migration.id for migration in migrations}):
-        raise MigrationError(f"this database was migrated by a newer agent-progress ({_some(newer)}): upgrade first")
-
-
-def _refuse_foreign_tables(conn: psycopg.Connection[Any]) -> None:
-    """Let pass a database that has nothing of ours, or all of it (installed with psql, or not recorded in a crash)."""
-    rows = conn.execute(
-        "select c.relname, array_agg(a.attname) from pg_catalog.pg_class as c"
-        " join pg_catalog.pg_attribute as a on a.attrelid = c.oid"
-        " where c.relnamespace = 'public'::regnamespace and c.relname = any (%s) group by c.relname",
-        [list(_COLUMNS_OF_OURS)],
-    ).fetchall()
-    tables = {name: set(columns) for name, columns in rows}
-    types = conn.execute(
-        "select typname from pg_catalog.pg_type where typnamespace = 'public'::regnamespace and typname = any (%s)",
-        [_TYPES_OF_OURS],
-    ).fetchall()
-    foreign = [f"table {name}" for name, columns in tables.items() if not columns >= _COLUMNS_OF_OURS[name]]
-    if not foreign and 0 < len(tables) + len(types) < len(_COLUMNS_OF_OURS) + len(_TYPES_OF_OURS):
-        foreign = [f"table {name}" for name in tables] + [f"type {row[0]}" for row in types]
-    if foreign:
-        raise MigrationError(
-            f"nothing changed: schema public has {_some(sorted(foreign))} already, which agent-progress did not make"
+            f"nothing changed: role {conn.info.user} may not create tables: migrate as the owner of the database, or"
+            f" grant it create on schema {schema}"
         )
 
 
-def _refuse_to_lose_rows(conn: psycopg.Connection[Any], migrations: list[Any]) -> None:
+def _exists(conn: Connection[Any], schema: str, table: str) -> bool:
+    return bool(_rows(conn, schema, "select where to_regclass({name} || '.' || quote_ident(%s)) is not null", table))
+
+
+def _drop_yoyo_tables(conn: Connection[Any], schema: str) -> None:
+    for table in _YOYO_TABLES:
+        conn.execute(sql.SQL("drop table if exists {}").format(sql.Identifier(schema, table)))
+
+
+def _drop_empty_yoyo_tables(conn: Connection[Any], schema: str) -> None:
+    """Let yoyo begin anew where its tables are there without a row, as after a schema-only restore: it would fail."""
+    if _exists(conn, schema, "_yoyo_version") and not _rows(
+        conn, schema, "select from {schema}._yoyo_version union all select from {schema}._yoyo_migration"
+    ):
+        _drop_yoyo_tables(conn, schema)
+
+
+def _applied(conn: Connection[Any], schema: str) -> set[str]:
+    if not _exists(conn, schema, "_yoyo_migration"):
+        return set()
+    rows = _rows(conn, schema, "select migration_id from {schema}._yoyo_migration")
+    return {row[0] for row in rows if _MARK in row[0]}
+
+
+def _refuse_newer(conn: Connection[Any], schema: str, migrations: Any) -> None:
+    if newer := sorted(_applied(conn, schema) - {migration.id for migration in migrations}):
+        raise MigrationError(f"this database was migrated by a newer agent-progress ({_some(newer)}): upgrade first")
+
+
+def _refuse_foreign_tables(conn: Connection[Any], schema: str) -> None:
+    """Let pass a schema that has none of these names, or all of it (installed with psql, or not recorded in a crash)."""
+    tables = {
+        name: set(columns)
+        for name, columns in _rows(
+            conn,
+            schema,
+            "select c.relname, array_agg(a.attname) from pg_class as c join pg_attribute as a on a.attrelid = c.oid"
+            " where c.relnamespace = to_regnamespace({name}) and c.relname = any (%s) group by c.relname",
+            [*_COLUMNS, *_MORE_COLUMNS],
+        )
+    }
+    query: LiteralString = "select typname from pg_type where typnamespace = to_regnamespace({name}) and typname = any (%s)"
+    types = [row[0] for row in _rows(conn, schema, query, _TYPES)]
+    expected = _COLUMNS | _MORE_COLUMNS
+    foreign = [f"table {name}" for name, columns in tables.items() if not columns >= expected[name]]
+    first = len(_COLUMNS.keys() & tables.keys()) + len(types)
+    if not foreign and 0 < first < len(_COLUMNS) + len(_TYPES):
+        foreign = [f"table {name}" for name in tables] + [f"type {name}" for name in types]
+    elif not foreign and first == 0:
+        # Whose name and arguments are ours would be replaced.
+        foreign = [f"table {name}" for name in tables] + renew.installed_names(conn, schema)
+    if foreign:
+        raise MigrationError(
+            f"nothing changed: schema {schema} has {_some(sorted(foreign))} already, which agent-progress did not make;"
+            " migrate --schema NAME installs into another one"
+        )
+
+
+def _refuse_to_lose_rows(conn: Connection[Any], migrations: list[Any]) -> None:
     """Ask the guards of all the rollbacks, a statement at the beginning of their files, before any is carried out."""
     for migration in migrations:
-        script = Path(migration.path).with_suffix(".rollback.sql").read_text("utf-8")
+        file = Path(migration.path).with_suffix(".rollback.sql")
+        script = file.read_text("utf-8") if file.exists() else ""
         if "restrict_violation" not in script:
             continue
         try:
@@ -279,9 +405,11 @@ def _refuse_to_lose_rows(conn: psycopg.Connection[Any], migrations: list[Any]) -
             raise MigrationError(f"nothing changed: {message}; --drop-data drops them") from error
 
 
-def _one(conn: psycopg.Connection[Any], query: str, values: Any = None) -> Any:
-    row = conn.execute(query.encode(), values).fetchone()
-    return row[0] if row else None
+def _rows(conn: Connection[Any], schema: str, query: LiteralString, *values: Any) -> list[Any]:
+    """Read rows; in the query, {schema} stands for the schema, and {name} for its name as text."""
+    identifier = sql.Identifier(schema)
+    composed = sql.SQL(query).format(schema=identifier, name=sql.Literal(identifier.as_string()))
+    return conn.cursor(row_factory=tuple_row).execute(composed, values).fetchall()
 
 
 def _some(names: list[str]) -> str:

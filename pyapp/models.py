@@ -1,50 +1,23 @@
-"""What the helpers take and return: rows of the views as frozen dataclasses, and the errors."""
+"""What the helpers take and return: rows of the views as frozen dataclasses."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 from uuid import UUID
 
+WorkflowStatus: TypeAlias = Literal["initiated", "running", "paused", "completed", "failed", "cancelled"]
+"""Status of a workflow, in the order of its life; adopted workflows keep the words of their application."""
+TaskStatus: TypeAlias = Literal["pending", "assigned", "running", "completed", "failed", "cancelled"]
+StageStatus: TypeAlias = Literal["pending", "running", "completed", "failed", "skipped"]
+Priority: TypeAlias = Literal["low", "medium", "high", "critical"]
+Key: TypeAlias = UUID | str | int
+"""The id of a workflow or a task: a UUID in the tables that migrate creates, whatever it is in adopted ones."""
+
+WORKFLOW_STATUSES: tuple[WorkflowStatus, ...] = get_args(WorkflowStatus)
+TASK_STATUSES: tuple[TaskStatus, ...] = get_args(TaskStatus)
 SETTLED = frozenset({"completed", "failed", "cancelled"})
 """Final statuses, of a task as of a workflow."""
-TASK_STATUSES = ("pending", "assigned", "running", "completed", "failed", "cancelled")
-"""All statuses of a task, in the order of its life."""
-Key: TypeAlias = UUID | str | int
-"""The key of a workflow: a UUID in our own tables, whatever it is in adopted ones."""
-
-
-class WorkflowNotFound(LookupError):
-    """There is no workflow with this id."""
-
-    def __init__(self, workflow_id: Key) -> None:
-        """Name the workflow that was looked for."""
-        super().__init__(f"workflow {workflow_id} not found")
-
-
-class TaskNotFound(LookupError):
-    """A workflow has no task with one of these ids."""
-
-    def __init__(self, workflow_id: Key, task_ids: list[UUID]) -> None:
-        """Name the tasks that were looked for."""
-        listed = ", ".join(map(str, task_ids[:3])) + (" …" if len(task_ids) > 3 else "")
-        super().__init__(f"task {listed} not found in workflow {workflow_id}")
-
-
-class RoleNotFound(LookupError):
-    """The database server has no role of this name."""
-
-    def __init__(self, role: str) -> None:
-        """Name the role that was looked for."""
-        super().__init__(f'role "{role}" does not exist')
-
-
-class VersionConflict(Exception):
-    """The workflow has moved on since the caller read it (SQLSTATE WP001): read it again and decide anew."""
-
-
-class TransitionNotAllowed(Exception):
-    """A workflow cannot go from its status to the one asked for (SQLSTATE WP002); the message says what is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +28,9 @@ class Workflow:
     name: str
     description: str | None
     type: str
-    status: str
+    status: WorkflowStatus
     current_stage: str
-    priority: str
+    priority: Priority
     progress: int
     progress_percentage: int
     agents_completed: int
@@ -85,8 +58,8 @@ class Task:
     external_id: str | None
     agent_type: str
     stage: str | None
-    status: str
-    priority: str
+    status: TaskStatus
+    priority: Priority
     payload: Any
     result: Any
     trace_id: str | None
@@ -99,6 +72,7 @@ class Task:
     retry_count: int
     max_retries: int
     timeout_ms: int
+    ordinal: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +82,8 @@ class NewTask:
     agent_type: str
     external_id: str | None = None
     stage: str | None = None
-    status: str = "pending"
-    priority: str = "medium"
+    status: TaskStatus = "pending"
+    priority: Priority = "medium"
     payload: Any = field(default_factory=dict)
     trace_id: str | None = None
     span_id: str | None = None
@@ -120,12 +94,16 @@ class NewTask:
 
 @dataclass(frozen=True, slots=True)
 class TaskReport:
-    """What an agent says of its task: the status it is in now and, if it has one, its result (JSON)."""
+    """What an agent says of its task: the status it is in now and, if it has one, its result (JSON).
 
-    task_id: Key
-    status: str
+    ``external_id``, the orchestrator's own key, may name the task instead of its id, which is None then.
+    """
+
+    task_id: Key | None
+    status: TaskStatus
     result: Any = None
     reopen: bool = False
+    external_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +131,8 @@ class Drift:
 class WorkflowState:
     """Where a workflow stands: what compare and swap works on. ``version`` moves with status and stage only."""
 
-    workflow_id: UUID
-    status: str
+    workflow_id: Key
+    status: WorkflowStatus
     current_stage: str
     version: int
     updated_at: datetime
@@ -165,10 +143,10 @@ class WorkflowState:
 class Stage:
     """A stage of a workflow with its agents: one row of the view ``workflow_stage_agents``."""
 
-    workflow_id: UUID
+    workflow_id: Key
     name: str
     position: int
-    status: str
+    status: StageStatus
     weight: int | None
     started_at: datetime | None
     completed_at: datetime | None
@@ -182,7 +160,7 @@ class Stage:
 class StageProgress:
     """Progress of a workflow by its stages: one row of the view ``workflow_stage_progress``."""
 
-    workflow_id: UUID
+    workflow_id: Key
     current_stage: str
     progress_percentage: int | None
     progress_calculation_method: str | None
@@ -194,7 +172,7 @@ class StageProgress:
 class Forecast:
     """When a workflow will be done, and whether it has come to a halt: one row of the view ``workflow_forecast``."""
 
-    workflow_id: UUID
+    workflow_id: Key
     completed_per_minute: Decimal | None
     estimated_completion_at: datetime | None
     basis_completions: int
@@ -205,21 +183,25 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """Something that happened to a workflow: one row of the view ``workflow_timeline``."""
+    """Something that happened to a workflow: one row of the view ``workflow_timeline``.
 
-    workflow_id: UUID
+    ``at``, ``kind``, ``place`` and ``name`` together are the order, without ties.
+    """
+
+    workflow_id: Key
     at: datetime
-    kind: str
+    kind: Literal["event", "stage", "task"]
     name: str
     what: str | None
     detail: Any
+    place: int
 
 
 @dataclass(frozen=True, slots=True)
 class BurnupPoint:
     """Tasks completed and created until a time: one row of the view ``workflow_burnup``."""
 
-    workflow_id: UUID
+    workflow_id: Key
     at: datetime
     agents_completed: int
     agents_total: int
@@ -235,3 +217,11 @@ class ProgressMetrics:
     agents_total: int
     calculation_time_ms: float
     stale_data: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Archived:
+    """A workflow that was archived, and how many tasks were deleted with that."""
+
+    workflow_id: Key
+    tasks: int

@@ -1,35 +1,253 @@
-"""Reporting from many threads over one connection: what comes while a commit is under way goes into the next one."""
+"""Reporting in batches over one connection: what comes while a commit is under way goes into the next one."""
 
+import asyncio
 import atexit
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, wait
 from copy import deepcopy
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Self
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, Generic, Self, TypeAlias, TypeVar
 from uuid import UUID
 
 import psycopg
 
-from pyapp.agent import Agent, Once
-from pyapp.batch import Waiting, report_all, take_batch
-from pyapp.models import TASK_STATUSES, Key, Task, TaskReport
+from pyapp.db import connect, interrupted, pause_after
+from pyapp.drive import Pause, Statement, Transaction, act, drive, gone
+from pyapp.errors import translate
+from pyapp.models import Key, Task, TaskReport, TaskStatus
+from pyapp.queries import known, report_statement
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Future[Task] | asyncio.Future[Task])
 
 _MOST_TOLD = 100  # errors that are kept to be raised; the rest is only counted
+_MOST_TRIES = 100  # of a transaction that others interrupt
+_MOST_LOSSES = 100  # of the connection in one transaction: what the server ends each time will not succeed
+_PAUSE = 0.2  # seconds between attempts to connect
+# The statistics of a server begin anew when it recovers from a crash, and only then, unless somebody resets them.
+_NUMBER = Statement("select pg_current_xact_id()::text, stats_reset from pg_stat_bgwriter")
+_FATE = (
+    "select case when stats_reset is not distinct from %s::timestamptz then pg_xact_status(%s::xid8) end"
+    " from pg_stat_bgwriter"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting(Generic[F]):
+    """A report on its way."""
+
+    workflow_id: UUID
+    report: TaskReport
+    done: F
+    since: float = field(default_factory=time.monotonic)
+
+
+class Connect:
+    """A step of a delivery: connect again."""
+
+
+Steps: TypeAlias = Generator[Connect | Pause | Statement | Transaction, Any, T]
+
+
+class Batches(Generic[F]):
+    """Which reports wait, what is sent next, and what became of it: all of a reporter but threads and connection."""
+
+    def __init__(self, *, size: int, linger: float, capacity: int, patience: float, schema: str | None) -> None:
+        """Begin without reports; TaskReporter says what the limits mean."""
+        if size < 1 or capacity < 1 or linger < 0:
+            raise ValueError("size and capacity are 1 or more, linger 0 or more")
+        self._size, self._linger, self._capacity = size, linger, capacity
+        self._patience, self._schema = patience, schema
+        self.waiting: deque[Waiting[F]] = deque()
+        self.sending: Sequence[Waiting[F]] = ()
+        self.hurried = self.closed = False
+        self.lost = False
+        """Whether the connection is lost: to be kept up to date by whoever carries out the steps of ``deliver``."""
+        self.broken: BaseException | None = None
+        self.lock = threading.Lock()
+        self._failed = 0
+        self._errors: list[BaseException] = []
+
+    @property
+    def full(self) -> bool:
+        """Whether a further report has to wait; raises RuntimeError where none is taken any more."""
+        if self.broken is not None:
+            raise RuntimeError("this TaskReporter has given up") from self.broken
+        if self.closed:
+            raise RuntimeError("this TaskReporter is closed")
+        return len(self.waiting) >= self._capacity
+
+    @property
+    def under_way(self) -> list[Waiting[F]]:
+        """The reports that are neither committed nor refused."""
+        return [waiting for waiting in (*self.sending, *self.waiting) if not waiting.done.done()]
+
+    @property
+    def linger(self) -> float:
+        """How long the reports that wait may go on waiting for others, in seconds."""
+        if not self.waiting or len(self.waiting) >= self._size or self.hurried or self.closed:
+            return 0
+        return max(0, self.waiting[0].since + self._linger - time.monotonic())
+
+    def take(self) -> Sequence[Waiting[F]]:
+        """Take the next batch, which may be sent again: a task that it opens again has no other report in it.
+
+        Opened and settled twice, it would have been tried once too often.
+        """
+        batch: list[Waiting[F]] = []
+        opens: dict[Key | None, bool] = {}
+        while self.waiting and len(batch) < self._size:
+            report = self.waiting[0].report
+            if opens.get(report.task_id, False) or (report.reopen and report.task_id in opens):
+                break
+            opens[report.task_id] = report.reopen
+            batch.append(self.waiting.popleft())
+        self.hurried = self.hurried and bool(self.waiting)
+        self.sending = batch
+        return batch
+
+    def deliver(self, batch: Sequence[Waiting[F]]) -> Steps[None]:
+        """Commit a batch; where it is refused, its halves, until the reports that are wrong stand alone."""
+        try:
+            tasks = yield from self._commit(batch)
+        except Exception as error:
+            if self.lost:
+                raise
+            refused = error
+        else:
+            for waiting in batch:
+                if not waiting.done.done():
+                    waiting.done.set_result(tasks[waiting.workflow_id, waiting.report.task_id])
+            return
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            yield from self.deliver(batch[:middle])
+            yield from self.deliver(batch[middle:])
+            return
+        [waiting] = batch
+        if isinstance(refused, psycopg.Error) and (meant := translate(refused, waiting.workflow_id)):
+            meant.__cause__ = refused
+            refused = meant
+        report = waiting.report
+        refused.add_note(f"report: {report.status} of task {report.task_id} of workflow {waiting.workflow_id}")
+        self.fail(batch, refused)
+
+    def give_up(self, error: BaseException) -> None:
+        """Take no more reports and fail those that are under way."""
+        with self.lock:
+            self.broken = error
+            left = self.under_way
+            self.waiting.clear()
+        self.fail(left, error)
+
+    def fail(self, batch: Sequence[Waiting[F]], error: BaseException) -> None:
+        """Tell those who wait, and whoever flushes or closes."""
+        with self.lock:
+            self._failed += len(batch)
+            if batch and len(self._errors) < _MOST_TOLD:
+                self._errors.append(error)
+        for waiting in batch:
+            if not waiting.done.done():
+                waiting.done.set_exception(error)
+
+    def raise_failed(self) -> None:
+        """Raise what was refused since the last time."""
+        with self.lock:
+            failed, errors = self._failed, self._errors
+            self._failed, self._errors = 0, []
+        if errors:
+            raise BaseExceptionGroup(f"{failed} report{'s' if failed > 1 else ''} failed", errors)
+
+    def _commit(self, batch: Sequence[Waiting[F]]) -> Steps[dict[tuple[UUID, Key | None], Task]]:
+        """Commit a batch, once: again where the server interrupted it, ended the session or restarted."""
+        attempt: Transaction | None = None
+        give_up: float | None = None
+        tries = losses = 0
+        while True:
+            reached = False
+            try:
+                if self.lost:
+                    yield Connect()
+                    give_up = None
+                reached = True
+                if attempt is None or not (yield from self._committed(attempt)):
+                    attempt = Transaction(self._statements(batch))
+                    yield attempt
+                return {(task.workflow_id, task.id): task for tasks in attempt.results[1:] for task in tasks}
+            except Exception as error:
+                if not self.lost:
+                    tries += 1
+                    if not interrupted(error) or tries == _MOST_TRIES:
+                        raise
+                    attempt = None
+                    pause = pause_after(tries)
+                elif reached:
+                    losses += 1
+                    if losses > _MOST_LOSSES:
+                        raise
+                    pause = 0 if losses == 1 else _PAUSE  # one session that was ended is no outage
+                else:
+                    give_up = give_up or time.monotonic() + self._patience
+                    if time.monotonic() > give_up:
+                        raise
+                    pause = _PAUSE
+            yield Pause(pause)
+
+    def _statements(self, batch: Sequence[Waiting[F]]) -> list[Statement]:
+        """Number the transaction, then report workflow by workflow in the order of their ids, so that two reporters
+        never deadlock.
+        """
+        by_workflow = attrgetter("workflow_id")
+        reports = [
+            report_statement(workflow_id, [waiting.report for waiting in of_workflow], self._schema)
+            for workflow_id, of_workflow in groupby(sorted(batch, key=by_workflow), by_workflow)
+        ]
+        return [_NUMBER, *reports]
+
+    def _committed(self, attempt: Transaction) -> Steps[bool]:
+        """Find out whether a transaction was committed whose connection was lost: its session may outlive that.
+
+        A server that crashed and recovered, or another that took its place, cannot tell: it may have given the number
+        to another transaction since. There the transaction is done again.
+        """
+        if not attempt.results:
+            return False  # it was lost before the commit was sent
+        [(number, server)] = attempt.results[0]
+        while (fate := (yield Statement(_FATE, [server, number]))) == [("in progress",)]:
+            yield Pause(_PAUSE)
+        return bool(fate == [("committed",)])
+
+
+def prepare(workflow_id: Key, task_id: Key, status: TaskStatus, result: Any, reopen: bool) -> tuple[UUID, TaskReport]:
+    """Check a report and copy its result. Raises UnknownStatus, and ValueError for what is no id."""
+    known(status)
+    return UUID(str(workflow_id)), TaskReport(UUID(str(task_id)), status, deepcopy(result), reopen)
+
+
+def note(failed: BaseExceptionGroup[BaseException], error: BaseException | None) -> None:
+    """Make failed reports a note of the error that ended the block of a reporter, or raise them where there is none."""
+    if error is None:
+        raise failed
+    error.add_note(f"{failed}: {failed.exceptions[0]}")
 
 
 class TaskReporter:
     """Reports tasks for many threads, in batches: one statement for each workflow, one commit for all of them.
 
     A report is sent at once when nothing is under way; what comes in meanwhile is the next batch. Reports are kept in
-    order and committed once each, also where the server broke a batch off, ended the session or restarted. A report
+    order and committed once each, also where the server interrupted a batch, ended the session or restarted. A report
     that the database refuses fails alone. What is not committed yet is lost with the process: wait for the future of a
     report, or ``flush``, before telling anybody that it is.
 
-    Use it in a ``with`` block, or call ``close``; interpreter exit closes it as well.
+    Use it in a ``with`` block, or call ``close``; interpreter exit closes it as well. ``pyapp.aio`` has one of the same
+    name for asyncio.
     """
 
     def __init__(
@@ -39,28 +257,23 @@ class TaskReporter:
         size: int = 500,
         linger: float = 0.0,
         capacity: int = 10_000,
-        patience: float | None = None,
+        patience: float = 60.0,
+        schema: str | None = None,
     ) -> None:
         """Connect, as ``connect`` does, and start the thread that sends.
 
         ``size`` is the most reports in a batch. ``linger`` is how long a report may wait for others before it is sent,
         in seconds. ``capacity`` is how many reports may wait: then ``report`` waits for room. ``patience`` is how long
-        to go on connecting to a database that is away, in seconds (60 by default): then all that waits fails.
+        to go on connecting to a database that is away, in seconds: then all that waits fails.
         Raises ``psycopg.OperationalError`` where the database cannot be reached at first.
         """
-        if size < 1 or capacity < 1 or linger < 0:
-            raise ValueError("size and capacity are 1 or more, linger 0 or more")
-        self._size, self._linger, self._capacity = size, linger, capacity
-        self._agent = Agent(dsn, patience=patience)
+        self._batches: Batches[Future[Task]] = Batches(
+            size=size, linger=linger, capacity=capacity, patience=patience, schema=schema
+        )
+        self._connect = partial(connect, dsn, autocommit=True)
+        self._conn = self._connect()
         self._process = os.getpid()
-        lock = threading.Lock()
-        self._work, self._room = threading.Condition(lock), threading.Condition(lock)
-        self._waiting: deque[Waiting] = deque()
-        self._sending: Sequence[Waiting] = ()
-        self._hurried = self._closed = False
-        self._broken: BaseException | None = None
-        self._failed = 0
-        self._errors: list[BaseException] = []
+        self._work, self._room = threading.Condition(self._batches.lock), threading.Condition(self._batches.lock)
         self._thread = threading.Thread(target=self._run, name="TaskReporter", daemon=True)
         self._thread.start()
         atexit.register(self.close)
@@ -74,34 +287,28 @@ class TaskReporter:
         try:
             self.close()
         except BaseExceptionGroup as failed:
-            if error is None:
-                raise
-            error.add_note(f"{failed}: {failed.exceptions[0]}")
+            note(failed, error)
 
     def report(
-        self, workflow_id: Key, task_id: Key, status: str, result: Any = None, reopen: bool = False
+        self, workflow_id: Key, task_id: Key, status: TaskStatus, result: Any = None, reopen: bool = False
     ) -> Future[Task]:
         """Hand over a report as ``report_task`` takes it; wait only where too many are under way.
 
         Returns a future: its result is the task as committed, its exception why the report was refused. It cannot be
-        cancelled. ``result`` is copied. Raises ValueError for what is no id or no status, and RuntimeError after
+        cancelled. ``result`` is copied. Raises UnknownStatus, ValueError for what is no id, and RuntimeError after
         ``close``, after the reporter gave up (the cause says why), and in a forked process.
         """
         self._refuse_in_a_fork()
-        if status not in TASK_STATUSES:
-            raise ValueError(f"{status!r} is no status of a task: {', '.join(TASK_STATUSES)}")
-        report = TaskReport(UUID(str(task_id)), status, deepcopy(result), reopen)
-        waiting = Waiting(UUID(str(workflow_id)), report)
-        waiting.done.set_running_or_notify_cancel()
+        done: Future[Task] = Future()
+        waiting = Waiting(*prepare(workflow_id, task_id, status, result, reopen), done)
+        done.set_running_or_notify_cancel()
         with self._work:
             # A callback of a future runs in the thread that makes room.
-            while len(self._waiting) >= self._capacity and threading.current_thread() is not self._thread:
-                self._refuse_when_closed()
+            while self._batches.full and threading.current_thread() is not self._thread:
                 self._room.wait()
-            self._refuse_when_closed()
-            self._waiting.append(waiting)
+            self._batches.waiting.append(waiting)
             self._work.notify()
-        return waiting.done
+        return done
 
     def flush(self) -> None:
         """Wait until all that was reported so far is committed or refused.
@@ -112,94 +319,57 @@ class TaskReporter:
         if threading.current_thread() is self._thread:
             raise RuntimeError("a callback of a report cannot wait for reports")
         with self._work:
-            under_way = [waiting.done for waiting in (*self._sending, *self._waiting)]
-            self._hurried = bool(self._waiting)
+            under_way = [waiting.done for waiting in self._batches.under_way]
+            self._batches.hurried = bool(self._batches.waiting)
             self._work.notify()
         wait(under_way)
-        self._raise_failed()
+        self._batches.raise_failed()
 
     def close(self) -> None:
         """Take no more reports, send those that are there, and close the connection. Raises as ``flush`` does."""
         if os.getpid() != self._process:
             return  # in a forked process: the reports and the connection are its parent's
         with self._work:
-            self._closed = True
+            self._batches.closed = True
             self._work.notify()
             self._room.notify_all()
         self._thread.join()
         atexit.unregister(self.close)
-        self._raise_failed()
+        self._batches.raise_failed()
 
     def _run(self) -> None:
         try:
             while batch := self._next_batch():
-                self._send(batch)
+                drive(self._batches.deliver(batch), self._act)
         except BaseException as error:  # whatever it is, nobody must wait for ever
-            with self._work:
-                self._broken = error
-                left = [waiting for waiting in (*self._sending, *self._waiting) if not waiting.done.done()]
-                self._waiting.clear()
+            self._batches.give_up(error)
+            with self._room:
                 self._room.notify_all()
-            self._fail(left, error)
         finally:
-            self._agent.close()
+            self._conn.close()
 
-    def _next_batch(self) -> Sequence[Waiting]:
+    def _next_batch(self) -> Sequence[Waiting[Future[Task]]]:
         """Wait for reports and take the next batch; empty when the reporter is closed and all are sent."""
         with self._work:
-            self._sending = ()
-            self._work.wait_for(lambda: self._waiting or self._closed)
-            if self._linger and self._waiting:
-                left = self._waiting[0].since + self._linger - time.monotonic()
-                self._work.wait_for(
-                    lambda: len(self._waiting) >= self._size or self._hurried or self._closed, max(left, 0)
-                )
-            batch = take_batch(self._waiting, self._size)
-            self._hurried = self._hurried and bool(self._waiting)
-            self._sending = batch
+            self._batches.sending = ()
+            self._work.wait_for(lambda: self._batches.waiting or self._batches.closed)
+            while left := self._batches.linger:
+                self._work.wait(left)
+            batch = self._batches.take()
             self._room.notify(len(batch))
             return batch
 
-    def _send(self, batch: Sequence[Waiting]) -> None:
-        """Commit a batch; where it is refused, its halves, until the reports that are wrong stand alone."""
+    def _act(self, step: Connect | Pause | Statement | Transaction) -> Any:
         try:
-            tasks = self._agent.persist(Once(partial(report_all, batch=batch)))
+            if not isinstance(step, Connect):
+                return act(self._conn, step)
+            self._conn = self._connect()
         except Exception as error:
-            if isinstance(error, psycopg.Error) and self._agent.lost:
-                raise
-            if len(batch) == 1:
-                report = batch[0].report
-                error.add_note(f"report: {report.status} of task {report.task_id} of workflow {batch[0].workflow_id}")
-                self._fail(batch, error)
-                return
-        else:
-            for waiting in batch:
-                waiting.done.set_result(tasks[waiting.workflow_id, waiting.report.task_id])
-            return
-        middle = len(batch) // 2
-        self._send(batch[:middle])
-        self._send(batch[middle:])
-
-    def _fail(self, batch: Sequence[Waiting], error: BaseException) -> None:
-        with self._work:
-            self._failed += len(batch)
-            if batch and len(self._errors) < _MOST_TOLD:
-                self._errors.append(error)
-        for waiting in batch:
-            waiting.done.set_exception(error)
-
-    def _raise_failed(self) -> None:
-        with self._work:
-            failed, errors = self._failed, self._errors
-            self._failed, self._errors = 0, []
-        if errors:
-            raise BaseExceptionGroup(f"{failed} report{'s' if failed > 1 else ''} failed", errors)
-
-    def _refuse_when_closed(self) -> None:
-        if self._broken is not None:
-            raise RuntimeError("this TaskReporter has given up") from self._broken
-        if self._closed:
-            raise RuntimeError("this TaskReporter is closed")
+            if gone(self._conn, error):
+                self._conn.close()
+            raise
+        finally:
+            self._batches.lost = self._conn.closed
 
     def _refuse_in_a_fork(self) -> None:
         if os.getpid() != self._process:

@@ -6,11 +6,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg
-from psycopg import Connection, sql
+from psycopg import Connection, Cursor, sql
 from psycopg.rows import tuple_row
 
-from pyapp.models import RoleNotFound
-from pyapp.schema import resource
+from pyapp.db import find_schema
+from pyapp.errors import RoleNotFound
+from pyapp.renew import resource
 
 KINDS = {"agent": ("agent",), "reader": ("reader",), "operator": ("reader", "operator")}
 """The kinds of role, and the files that say their rights."""
@@ -18,21 +19,23 @@ _ROLE = ':"role"'
 _NOTHING_DONE = ("01006", "01007")  # privileges that were not revoked, or not granted: warnings of PostgreSQL's
 
 
-def grants(kind: str, role: str, *, revoke: bool = False) -> list[sql.Composed]:
+def grants(kind: str, role: str, *, revoke: bool = False, schema: str | None = None) -> list[sql.Composed]:
     """List the statements that give a role the rights of an agent, a reader or an operator, or take them back.
 
     Raises RoleNotFound for a name that PostgreSQL takes for no role, though it is quoted.
     """
     if role in ("", "public", "none"):
         raise RoleNotFound(role)
+    name = sql.Identifier(find_schema(schema)).as_string()
     statements = []
-    for name in KINDS[kind]:
-        text = (resource("sql") / "optional" / f"grant_{name}.sql").read_text("utf-8")
+    for file in KINDS[kind]:
+        text = (resource("sql") / "optional" / f"grant_{file}.sql").read_text("utf-8")
         for statement in re.sub(r"^--.*\n", "", text, flags=re.M).split(";")[:-1]:
             line = re.sub(r"\(\s+|\s+\)", lambda edge: edge[0].strip(), statement.strip())
             line = re.sub(r"\s+", " ", line)
             if revoke:
                 line = re.sub(f"^grant (.*) to {_ROLE}$", rf"revoke \1 from {_ROLE}", line)
+            line = line.replace("public.", f"{name}.").replace("on schema public ", f"on schema {name} ")
             statements.append(sql.SQL(line.removesuffix(_ROLE)) + sql.Identifier(role))
     return statements
 
@@ -44,6 +47,7 @@ def grant(
     readers: Iterable[str] = (),
     operators: Iterable[str] = (),
     revoke: bool = False,
+    schema: str | None = None,
 ) -> list[str]:
     """Give roles the rights of agents, readers or operators, or take them back: all of it or nothing.
 
@@ -56,11 +60,12 @@ def grant(
         statement
         for kind, roles in wanted.items()
         for role in dict.fromkeys(roles)
-        for statement in grants(kind, role, revoke=revoke)
+        for statement in grants(kind, role, revoke=revoke, schema=schema)
     ]
     names = [role for roles in wanted.values() for role in roles]
+    name = find_schema(schema)
     query = "select n from unnest(%s::text[]) as n where n not in (select rolname::text from pg_catalog.pg_roles)"
-    with conn.cursor(row_factory=tuple_row) as cursor:
+    with Cursor(conn, row_factory=tuple_row) as cursor:
         # In the caller's transaction, so that what follows is only a part of it and not committed by itself.
         if unknown := cursor.execute(query, [names]).fetchone():
             raise RoleNotFound(unknown[0])
@@ -71,16 +76,16 @@ def grant(
                     raise psycopg.errors.InsufficientPrivilege(f"{refused[0]}: only its owner can do that")
                 refused.clear()
             # The schema may be another's than its tables, and open to all.
-            query = "select n from unnest(%s::text[]) as n where not has_schema_privilege(n, 'public', 'usage')"
-            if not revoke and (shut := cursor.execute(query, [names]).fetchone()):
+            query = "select n from unnest(%s::text[]) as n where not has_schema_privilege(n, %s, 'usage')"
+            if not revoke and (shut := cursor.execute(query, [names, name]).fetchone()):
                 raise psycopg.errors.InsufficientPrivilege(
-                    f'"{shut[0]}" may not use schema public: only its owner can grant that'
+                    f'"{shut[0]}" may not use schema {name}: only its owner can grant that'
                 )
     return [statement.as_string(conn) for statement in statements]
 
 
 @contextmanager
-def _aloud(cursor: psycopg.Cursor[Any]) -> Iterator[list[str]]:
+def _aloud(cursor: Cursor[Any]) -> Iterator[list[str]]:
     """Collect what PostgreSQL only warns of: privileges that were not granted, or not revoked."""
     refused: list[str] = []
 
@@ -98,25 +103,27 @@ def _aloud(cursor: psycopg.Cursor[Any]) -> Iterator[list[str]]:
     cursor.execute("select pg_catalog.set_config('client_min_messages', %s, true)", row)
 
 
-def loopholes(conn: Connection[Any], roles: Iterable[str]) -> list[str]:
+def loopholes(conn: Connection[Any], roles: Iterable[str], *, schema: str | None = None) -> list[str]:
     """Say what else lets these roles do more than they were granted."""
     query = """
         select
             r.name,
             pg_catalog.pg_has_role(r.name, c.relowner, 'member') as owns,
-            pg_catalog.has_schema_privilege(r.name, 'public', 'create') as creates
+            pg_catalog.has_schema_privilege(r.name, n.oid, 'create') as creates
         from unnest(%s::text[]) as r (name)
         cross join pg_catalog.pg_class as c
-        where c.oid = 'public.workflow'::regclass
+        join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+        where c.relname = 'workflow' and n.nspname = %s
     """
     found = []
-    rows = conn.cursor(row_factory=tuple_row).execute(query, [list(dict.fromkeys(roles))])
-    for role, owns, creates in rows:
-        if owns:
-            found.append(f"{role} is the owner of the tables, a member of it or a superuser: nothing holds it back")
-        elif creates:
-            found.append(
-                f"{role} may create objects in schema public, which sessions of others may come to run:"
-                " revoke create on schema public from it, or from public"
-            )
+    name = find_schema(schema)
+    with Cursor(conn, row_factory=tuple_row) as cursor:
+        for role, owns, creates in cursor.execute(query, [list(dict.fromkeys(roles)), name]):
+            if owns:
+                found.append(f"{role} is the owner of the tables, a member of it or a superuser: nothing holds it back")
+            elif creates:
+                found.append(
+                    f"{role} may create objects in schema {name}, which sessions of others may come to run:"
+                    f" revoke create on schema {name} from it, or from public"
+                )
     return found

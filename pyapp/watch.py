@@ -3,28 +3,98 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
-from typing import LiteralString
+from hashlib import md5
+from typing import Any
 
 import psycopg
-from psycopg.rows import TupleRow
+from psycopg import Connection, sql
 
-from pyapp.db import connect
-from pyapp.models import Key, Workflow, WorkflowNotFound
-from pyapp.progress import get_workflows, list_workflows
-from pyapp.retry import retry
-from pyapp.source import OWN, Source
+from pyapp.db import connect, find_schema, retry
+from pyapp.drive import Query, Statement, run
+from pyapp.errors import WorkflowNotFound
+from pyapp.models import SETTLED, Key, Workflow
+from pyapp.queries import get_workflows, list_workflows
 
-CHANNEL = "agent_progress"
-"""Where ``agent-progress notify on`` tells of changes."""
-NOTIFIES: LiteralString = (
-    "select not pg_is_in_recovery() and exists (select from pg_catalog.pg_trigger where tgname = 'workflow_notify'"
-    " and tgrelid = to_regclass('public.workflow') and tgenabled in ('O', 'A'))"
-)
-"""Whether it does so here; a standby cannot listen."""
+ACTIVE = ("initiated", "running", "paused")
+"""Statuses of a workflow that has not ended."""
+GATHER = 0.05  # seconds to gather notifications in, so that a busy database does not set the pace
+RECONNECT = 0.5  # seconds between attempts to connect
 _MOST = 50
-_RETRY = 0.5  # seconds between attempts to connect
-_GATHER = 0.05  # seconds to gather notifications in, so that a busy database does not set the pace
+_OFFERS = """
+    select
+        to_regtype(format('%%I.workflow_status', s)) is not null,
+        not pg_is_in_recovery() and exists (
+            select from pg_catalog.pg_trigger
+            where
+                tgname = 'workflow_notify'
+                and tgrelid = to_regclass(format('%%I.workflow', s))
+                and tgenabled in ('O', 'A')
+        )
+    from (values (%s::text)) as v (s)
+"""
+
+
+def channel(schema: str | None = None) -> str:
+    """Name the channel on which ``agent-progress notify on`` tells of changes in a schema."""
+    name = find_schema(schema).encode()
+    if name == b"public":
+        return "agent_progress"
+    # A channel has at most 63 bytes.
+    return "agent_progress_" + (name.decode() if len(name) <= 48 else md5(name, usedforsecurity=False).hexdigest())
+
+
+def listen(schema: str | None) -> sql.Composed:
+    """Write the statement that listens to the changes in a schema."""
+    return sql.SQL("listen {}").format(sql.Identifier(channel(schema)))
+
+
+def is_active(workflow: Workflow) -> bool:
+    """Tell whether a workflow has not ended; one that was adopted may call its statuses as it likes."""
+    return workflow.completed_at is None and (workflow.status or "").lower() not in SETTLED
+
+
+class Follower:
+    """What was seen of the workflows that are followed, and what to look at next; without connection or clock."""
+
+    def __init__(self, workflow_ids: Sequence[Key] | None, schema: str | None) -> None:
+        """Follow these workflows, or the newest active ones."""
+        self._ids, self._schema = workflow_ids, schema
+        self._seen: dict[Key, Workflow] = {}
+        self._statuses: Sequence[str] | None = None
+
+    def begin(self) -> Query[bool]:
+        """Look around on a new connection; returns whether the database notifies here: a standby cannot listen."""
+        [(ours, notifies)] = yield Statement(_OFFERS, [find_schema(self._schema)])
+        self._statuses = ACTIVE if ours else None
+        return bool(notifies)
+
+    def require_all(self) -> Query[None]:
+        """Raise WorkflowNotFound where one of the workflows is not there."""
+        for workflow_id in self._ids or ():
+            if not (yield from get_workflows([workflow_id], schema=self._schema)):
+                raise WorkflowNotFound(workflow_id)
+
+    def look(self) -> Query[list[Workflow]]:
+        """Read the workflows as they are now."""
+        if self._ids is not None:
+            return (yield from get_workflows(self._ids, schema=self._schema))
+        newest = yield from list_workflows(status=self._statuses, limit=_MOST, schema=self._schema)
+        active = [workflow for workflow in newest if is_active(workflow)]
+        ids = {workflow.workflow_id for workflow in active}
+        # Those that were active a moment ago: their end is worth telling.
+        ended = [old.workflow_id for old in self._seen.values() if is_active(old) and old.workflow_id not in ids]
+        return active + ((yield from get_workflows(ended, schema=self._schema)) if ended else [])
+
+    def changes(self, now: list[Workflow]) -> list[Workflow]:
+        """Take note of what was read; returns what of it is new."""
+        changed = [workflow for workflow in now if self._seen.get(workflow.workflow_id) != workflow]
+        self._seen = {workflow.workflow_id: workflow for workflow in now}
+        return changed
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing left to follow."""
+        return self._ids is not None and not any(map(is_active, self._seen.values()))
 
 
 def watch(
@@ -32,7 +102,7 @@ def watch(
     workflow_ids: Sequence[Key] | None = None,
     interval: float = 0.5,
     *,
-    source: Source = OWN,
+    schema: str | None = None,
 ) -> Iterator[Workflow]:
     """Follow workflows: yield each as it is now, and again whenever something of it changes.
 
@@ -42,7 +112,7 @@ def watch(
     50 newest active ones and does not end. Raises WorkflowNotFound, and ``psycopg.OperationalError`` if the database
     cannot be reached at first.
     """
-    for changes in watch_changes(dsn, workflow_ids, interval, source=source):
+    for changes in watch_changes(dsn, workflow_ids, interval, schema=schema):
         yield from changes
 
 
@@ -50,98 +120,63 @@ def watch_changes(
     dsn: str | None,
     workflow_ids: Sequence[Key] | None,
     interval: float,
-    on_poll: Callable[[psycopg.Connection[TupleRow], list[Workflow]], None] = lambda _conn, _workflows: None,
+    on_poll: Callable[[Connection[Any], list[Workflow]], None] = lambda _conn, _workflows: None,
     on_loss: Callable[[psycopg.Error | None], None] = lambda _: None,
     *,
-    source: Source = OWN,
+    schema: str | None = None,
 ) -> Iterator[list[Workflow]]:
     """Follow workflows as watch does, but yield what each poll found changed, which may be nothing.
 
     ``on_poll`` is called before that with the connection and all workflows that are followed, to read more of them.
     ``on_loss`` is told why the database cannot be read, and None when it can be again.
     """
-    first = connect(dsn, autocommit=True)
-    conn: psycopg.Connection[TupleRow] | None = first
-    listens = _listen(first, source)
-    seen: dict[Key, Workflow] = {}
+    follower = Follower(workflow_ids, schema)
     away = False
+
+    def look(conn: Connection[Any]) -> list[Workflow]:
+        workflows = run(conn, follower.look())
+        on_poll(conn, workflows)
+        return workflows
+
+    conn = connect(dsn, autocommit=True)
     try:
-        if workflow_ids is not None:
-            for workflow_id in workflow_ids:
-                if not get_workflows(first, [workflow_id], source=source):
-                    raise WorkflowNotFound(workflow_id)
+        listens = _listen(conn, follower, schema)
+        run(conn, follower.require_all())
         while True:
             try:
-                if conn is None:
+                if conn.closed:
                     conn = connect(dsn, autocommit=True)
-                    listens = _listen(conn, source)
-                # On a standby, replaying may break off what reads.
-                now = retry(partial(_look, conn, workflow_ids, seen, source, on_poll))
+                    listens = _listen(conn, follower, schema)
+                # On a standby, replaying may interrupt what reads.
+                now = retry(lambda: look(conn))  # noqa: B023 (called at once)
             except psycopg.OperationalError as error:
                 # The server restarts, or a failover is under way: what changed meanwhile is seen after it.
-                if conn is not None:
-                    conn.close()
-                conn = None
+                conn.close()
                 if not away:
                     on_loss(error)
                 away = True
                 yield []
-                time.sleep(_RETRY)
+                time.sleep(RECONNECT)
                 continue
             if away:
                 on_loss(None)
                 away = False
-            changes = [workflow for workflow in now if seen.get(workflow.workflow_id) != workflow]
-            seen = {workflow.workflow_id: workflow for workflow in now}
-            yield changes
-            if workflow_ids is not None and not any(_is_active(workflow, source) for workflow in now):
+            yield follower.changes(now)
+            if follower.ended:
                 return
             if listens:
                 with suppress(psycopg.OperationalError):  # the next poll finds out
                     any(True for _ in conn.notifies(timeout=interval, stop_after=1))
-                    time.sleep(min(interval, _GATHER))
+                    time.sleep(min(interval, GATHER))
             else:
                 time.sleep(interval)
     finally:
-        if conn is not None:
-            conn.close()
+        conn.close()
 
 
-def _listen(conn: psycopg.Connection[TupleRow], source: Source) -> bool:
+def _listen(conn: Connection[Any], follower: Follower, schema: str | None) -> bool:
     """Listen where notifications are on; return whether they are."""
-    listens = source is OWN and conn.execute(NOTIFIES).fetchone() == (True,)
+    listens = run(conn, follower.begin())
     if listens:
-        conn.execute(f"listen {CHANNEL}")
+        conn.execute(listen(schema))
     return listens
-
-
-def _poll(
-    conn: psycopg.Connection[TupleRow],
-    workflow_ids: Sequence[Key] | None,
-    seen: dict[Key, Workflow],
-    source: Source,
-) -> list[Workflow]:
-    if workflow_ids is not None:
-        return get_workflows(conn, workflow_ids, source=source)
-    newest = list_workflows(conn, status=source.active, limit=_MOST, source=source)
-    active = [workflow for workflow in newest if _is_active(workflow, source)]
-    ids = {workflow.workflow_id for workflow in active}
-    # Those that were active a moment ago: their end is worth telling.
-    ended = [old.workflow_id for old in seen.values() if _is_active(old, source) and old.workflow_id not in ids]
-    return active + (get_workflows(conn, ended, source=source) if ended else [])
-
-
-def _look(
-    conn: psycopg.Connection[TupleRow],
-    workflow_ids: Sequence[Key] | None,
-    seen: dict[Key, Workflow],
-    source: Source,
-    on_poll: Callable[[psycopg.Connection[TupleRow], list[Workflow]], None],
-) -> list[Workflow]:
-    now = _poll(conn, workflow_ids, seen, source)
-    on_poll(conn, now)
-    return now
-
-
-def _is_active(workflow: Workflow, source: Source) -> bool:
-    return (workflow.status or "").lower() not in source.settled

@@ -17,6 +17,8 @@ from psycopg.conninfo import make_conninfo
 
 from pyapp import embedded, migrate
 
+from .helpers import wait_for
+
 # Transactions of several statements deadlock now and then, as they may; nobody waits a second for that.
 SHORT_DEADLOCKS = {"deadlock_timeout": "10ms"}
 # Of a server that no test kills.
@@ -183,12 +185,3 @@ def answers(conn: psycopg.Connection) -> bool:
         return conn.execute("select 1").fetchone() == (1,)
     except psycopg.OperationalError:
         return False
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    """Wait until something is so, and return it."""
-    give_up = time.monotonic() + seconds
-    while not (outcome := condition()):
-        assert time.monotonic() < give_up, "did not come about"
-        time.sleep(0.01)
-    return outcome

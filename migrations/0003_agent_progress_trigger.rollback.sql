@@ -1,2 +1,0 @@
--- With its triggers: of agent_task, and of its partitions.
-drop function if exists public.maintain_progress() cascade;

@@ -1,3 +1,0 @@
-drop view if exists public.workflow_progress_drift;
-drop view if exists public.workflow_progress_calculated;
-drop view if exists public.workflow_progress;

@@ -1,2 +1,0 @@
-drop view if exists public.workflow_stage_agents;
-drop view if exists public.workflow_stage_progress;

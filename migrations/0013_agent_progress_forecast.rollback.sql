@@ -1,2 +1,0 @@
-drop view if exists public.workflow_burnup;
-drop view if exists public.workflow_forecast;

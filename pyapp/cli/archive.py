@@ -1,0 +1,99 @@
+"""archive: workflows that ended long ago."""
+
+import re
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import click
+import psycopg
+from psycopg import Connection, sql
+
+from pyapp import helpers
+from pyapp.cli.common import Target, as_json, command, connection, print_json, say
+from pyapp.cli.text import plural
+from pyapp.cli.waiting import at_work
+from pyapp.db import find_schema, retry
+from pyapp.models import WorkflowStatus
+
+_ENDED: tuple[WorkflowStatus, ...] = ("completed", "failed", "cancelled")
+# Asked for here: PostgreSQL takes 90 for seconds.
+_LENGTH = re.compile(r"\s*(P[\dYMWDTHS.]+|((\d+(\.\d+)?\s*[A-Za-z]+|\d+:\d\d(:\d\d)?)[\s,]*)+)")
+_COUNT = """
+    select count(*), coalesce(sum(t.tasks), 0)
+    from {workflow} as w
+    cross join lateral (select count(*) as tasks from {agent_task} as a where a.workflow_id = w.id) as t
+    where
+        w.status::text = any (%s)
+        and coalesce(w.completed_at, w.updated_at) < now() - %s::interval
+        and t.tasks > 0
+"""
+
+
+@command()
+@click.option(
+    "--older-than", required=True, metavar="AGE", help="How long ago they must have ended: 90d, 12h, 2w, '6 months'."
+)
+@click.option(
+    "--status",
+    "statuses",
+    type=click.Choice(_ENDED),
+    multiple=True,
+    metavar="STATUS",
+    help="Only those that ended as completed, failed or cancelled; may be repeated.",
+)
+@click.option("--dry-run", is_flag=True, help="Only say how much it would be.")
+@as_json
+def archive(
+    target: Target, older_than: str, statuses: tuple[WorkflowStatus, ...], dry_run: bool, as_json: bool
+) -> None:
+    """Freeze workflows that ended long ago, and remove the rows of their tasks.
+
+    In batches, while everybody goes on writing. Progress stays readable, with workflow, stages and events; the tasks
+    are gone for good. Interrupted, the same command goes on where it was.
+
+    Example:
+      agent-progress archive --older-than 90d --dry-run
+      agent-progress archive --older-than 90d --status completed
+    """
+    wrong = f"--older-than {older_than!r} is no length of time: 90d, 12h, 2w, or an interval of PostgreSQL"
+    if not _LENGTH.fullmatch(older_than):
+        raise click.UsageError(wrong)
+    wanted = statuses or _ENDED
+    with connection(target, autocommit=True) as conn:
+        try:
+            workflows, tasks = _count(conn, target.schema, older_than, wanted)
+        except (psycopg.DataError, psycopg.errors.SyntaxError):  # also a year that no timestamp holds
+            raise click.UsageError(wrong) from None
+        if dry_run:
+            would = f"{plural(workflows, 'workflow')} would be archived, {plural(tasks, 'task')} removed"
+            _report({"workflows": workflows, "tasks": tasks, "in_use": 0}, f"{would}\nnothing was changed", as_json)
+            return
+        done, removed = 0, 0
+        one_batch = partial(helpers.archive, conn, older_than, statuses=wanted, schema=target.schema)
+        with at_work("archiving", tasks, "tasks") as advance:
+            while batch := retry(one_batch):
+                done += len(batch)
+                removed += sum(archived.tasks for archived in batch)
+                advance(sum(archived.tasks for archived in batch))
+        in_use, _ = _count(conn, target.schema, older_than, wanted)
+    if in_use:
+        say(f"{plural(in_use, 'workflow')} left alone, since others hold their rows: run it again")
+    _report(
+        {"workflows": done, "tasks": removed, "in_use": in_use},
+        f"{plural(done, 'workflow')} archived, {plural(removed, 'task')} removed",
+        as_json,
+    )
+
+
+def _count(conn: Connection[Any], schema: str | None, older_than: str, statuses: Sequence[str]) -> tuple[int, int]:
+    names = {name: sql.Identifier(find_schema(schema), name) for name in ("workflow", "agent_task")}
+    row = conn.execute(sql.SQL(_COUNT).format(**names), [list(statuses), older_than]).fetchone()
+    return (row[0], int(row[1])) if row else (0, 0)
+
+
+def _report(result: dict[str, int], text: str, as_json: bool) -> None:
+    if as_json:
+        print_json(result)
+    else:
+        print(text)

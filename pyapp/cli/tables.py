@@ -1,0 +1,179 @@
+"""Tables of progress: aligned text in a pipe; in a terminal with colours, and never wider than it."""
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from pyapp.cli.common import clean
+from pyapp.cli.text import BAR_WIDTH, cells, remaining
+from pyapp.models import Forecast, Key, Workflow
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+_STYLES = {"running": "cyan", "completed": "green", "failed": "red", "cancelled": "yellow", "paused": "magenta"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table, and how it gives way in a narrow terminal."""
+
+    name: str
+    least: int | None = None
+    """Cells that it may be cut down to; None: it is never cut."""
+    most: int = 200
+    """Cells that it may take."""
+    leaves: int = 0
+    """Order in which columns are left out, the highest first; 0: never."""
+    style: str = ""
+    right: bool = False
+
+
+Cell = object
+"""A value, or a function that draws one in so many cells."""
+
+
+def in_terminal() -> bool:
+    """Tell whether people read what is printed."""
+    return sys.stdout.isatty()
+
+
+def console(*, stderr: bool = False) -> "Console":
+    """Make what writes to the terminal; it takes nothing in the text for markup."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+def print_table(columns: Iterable[Column | str], rows: Iterable[Sequence[Cell]]) -> None:
+    """Print rows below a header; in a terminal in its width."""
+    heads = [column if isinstance(column, Column) else Column(column) for column in columns]
+    if in_terminal():
+        out = console()
+        for line in lay_out(heads, list(rows), out.width):
+            out.print(line, soft_wrap=True)
+    else:
+        for line in lay_out(heads, list(rows)):
+            print(line.plain)
+
+
+def print_fields(fields: Mapping[str, Cell]) -> None:
+    """Print names and values below each other, without those that are empty; in a terminal, long ones are wrapped."""
+    filled = {name: value for name, value in fields.items() if value}
+    if not in_terminal():
+        print("\n".join(f"{name:<10} {_text(value).plain}" for name, value in filled.items()))
+        return
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid.add_column(min_width=10, style="dim")
+    grid.add_column(overflow="fold")
+    for name, value in filled.items():
+        grid.add_row(name, _text(value))
+    console().print(grid)
+
+
+def lay_out(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], room: int | None = None) -> list[Text]:
+    """Lay out a table in so many cells: columns give way or are left out until it fits."""
+    widths: dict[int, int] = {}
+    for index, column in enumerate(columns):
+        drawn = any(callable(row[index]) for row in rows)
+        longest = max(Text(column.name).cell_len, *(_text(row[index], column.most).cell_len for row in rows), 0)
+        widths[index] = column.most if drawn else min(column.most, longest)
+
+    def least(index: int) -> int:
+        return min(widths[index], columns[index].least or widths[index])
+
+    def excess(taken: Callable[[int], int]) -> int:
+        return 0 if room is None else sum(map(taken, widths)) + 2 * (len(widths) - 1) - room
+
+    while excess(least) > 0 and (leaving := max(widths, key=lambda index: columns[index].leaves)):
+        if not columns[leaving].leaves:
+            break
+        del widths[leaving]
+    while excess(widths.__getitem__) > 0:
+        widest = max(widths, key=lambda index: widths[index] - least(index))
+        if widths[widest] == least(widest):
+            break
+        widths[widest] -= 1
+
+    def line(row: Sequence[Cell], style: str | None = None) -> Text:
+        whole = Text()
+        for index, width in widths.items():
+            text = _text(row[index], width, columns[index].style if style is None else style)
+            text.truncate(width, overflow="ellipsis")
+            text.align("right" if columns[index].right else "left", width)
+            whole.append_text(text).append("  ")
+        whole.rstrip()
+        return whole
+
+    return [line([column.name for column in columns], "bold"), *map(line, rows)]
+
+
+def bar(workflow: Workflow) -> Callable[[int], Text]:
+    """Draw the agents of a workflow in so many cells: completed, failed, cancelled and open ones, told by colour."""
+
+    def draw(width: int) -> Text:
+        w = workflow
+        completed = cells(w.agents_completed, w.agents_total, width)
+        # What failed and what was cancelled takes its share of the rest, so that it is seen even where it is small.
+        left = width - completed if in_terminal() else 0
+        failed = min(left, cells(w.agents_failed, w.agents_total, width))
+        cancelled = min(left - failed, cells(w.agents_cancelled, w.agents_total, width))
+        text = Text("█" * completed, style="green")
+        text.append("▓" * failed, style="red").append("▒" * cancelled, style="yellow")
+        return text.append("░" * (width - completed - failed - cancelled), style="dim")
+
+    return draw
+
+
+def coloured(status: str | None) -> Text:
+    """Write a status in its colour."""
+    return Text(clean(status), style=_STYLES.get(status or "", ""))
+
+
+class LiveTable:
+    """Workflows as a table of bars for a live display: as many as the terminal has lines for."""
+
+    columns = (
+        Column("workflow", least=14, most=40),
+        Column("progress", least=8, most=BAR_WIDTH),
+        Column("", right=True, style="bold"),
+        Column("agents"),
+        Column("failed", right=True, style="red"),
+        Column("status"),
+        Column("stage", least=8, most=24, style="dim", leaves=1),
+        Column("ETA", right=True),
+    )
+
+    def __init__(self, workflows: Iterable[Workflow], forecasts: Mapping[Key, Forecast]) -> None:
+        """Take what is to be shown."""
+        self.rows = [
+            (
+                w.name or w.workflow_id,
+                bar(w),
+                f"{w.progress} %",
+                f"{w.agents_completed} of {w.agents_total}",
+                w.agents_failed or None,
+                coloured(w.status),
+                w.current_stage,
+                remaining(forecasts.get(w.workflow_id)),
+            )
+            for w in workflows
+        ]
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
+        """Draw it in the size of the terminal."""
+        room = max(1, console.height - 2)
+        shown = self.rows if len(self.rows) <= room else self.rows[: room - 1]
+        yield from lay_out(self.columns, shown, options.max_width)
+        if len(shown) < len(self.rows):
+            yield Text(f"… and {len(self.rows) - len(shown)} more", style="dim")
+
+
+def _text(cell: Cell, width: int = 0, style: str = "") -> Text:
+    drawn = cell(width) if callable(cell) else cell
+    return drawn.copy() if isinstance(drawn, Text) else Text("" if drawn is None else clean(str(drawn)), style=style)

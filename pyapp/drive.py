@@ -1,0 +1,216 @@
+"""Carrying out queries: all that knows how psycopg's two kinds of connection are used."""
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import partial, wraps
+from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar, get_args
+
+import psycopg
+from psycopg import AsyncConnection, AsyncCursor, Connection, Cursor
+from psycopg.pq import Format, PipelineStatus, TransactionStatus
+from psycopg.rows import class_row, tuple_row
+from psycopg.types.json import JsonbLoader
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A statement to send; its rows come back as ``row``, or as tuples."""
+
+    text: str
+    values: Sequence[Any] = ()
+    row: type[Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A while to wait, in seconds."""
+
+    seconds: float
+
+
+@dataclass(slots=True)
+class Transaction:
+    """Statements to send in one pipeline, and to commit; their rows are in ``results`` before the commit is sent."""
+
+    statements: Sequence[Statement]
+    results: list[list[Any]] = field(default_factory=list)
+
+
+class Ask(Enum):
+    """What else is asked of a connection."""
+
+    IN_TRANSACTION = "whether a transaction is open"
+    ROLLBACK = "to roll back, which does nothing where none is"
+
+
+Query: TypeAlias = Generator[Statement | Pause | Transaction | Ask, Any, T]
+"""What a helper does, without doing it: it yields what to send, is sent the rows or thrown the error, and returns."""
+
+
+def drive(steps: Generator[Any, Any, T], act: Callable[[Any], Any]) -> T:
+    """Carry out the steps of a generator: what ``act`` returns is sent back, what it raises is thrown in."""
+    try:
+        step = next(steps)
+        while True:
+            try:
+                answer = act(step)
+            except Exception as error:
+                step = steps.throw(error)
+            else:
+                step = steps.send(answer)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
+async def drive_async(steps: Generator[Any, Any, T], act: Callable[[Any], Awaitable[Any]]) -> T:
+    """Carry out the steps of a generator as ``drive`` does."""
+    try:
+        step = next(steps)
+        while True:
+            try:
+                answer = await act(step)
+            except Exception as error:
+                step = steps.throw(error)
+            else:
+                step = steps.send(answer)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
+def run(conn: Connection[Any], query: Query[T]) -> T:
+    """Carry out a query on a connection, whatever its row factory, in its transaction or without one."""
+    if not isinstance(conn, Connection):
+        raise _wrong(conn, query, "pyapp", Connection)
+    return drive(query, partial(act, conn))
+
+
+async def run_async(conn: AsyncConnection[Any], query: Query[T]) -> T:
+    """Carry out a query as ``run`` does."""
+    if not isinstance(conn, AsyncConnection):
+        raise _wrong(conn, query, "pyapp.aio", AsyncConnection)
+    return await drive_async(query, partial(act_async, conn))
+
+
+def act(conn: Connection[Any], step: Statement | Pause | Transaction | Ask) -> Any:
+    """Carry out one step; returns the rows of a statement, else whether a transaction is open."""
+    match step:
+        case Statement():
+            with cursor(conn, step) as one:
+                return one.execute(step.text, step.values).fetchall()
+        case Transaction():
+            with conn.pipeline(), conn.transaction():
+                sent = [cursor(conn, each).execute(each.text, each.values) for each in step.statements]
+                step.results = [one.fetchall() for one in sent]
+        case Pause():
+            time.sleep(step.seconds)
+        case Ask.ROLLBACK:
+            conn.rollback()
+    return conn.info.transaction_status != TransactionStatus.IDLE
+
+
+async def act_async(conn: AsyncConnection[Any], step: Statement | Pause | Transaction | Ask) -> Any:
+    """Carry out one step as ``act`` does."""
+    match step:
+        case Statement():
+            async with cursor_async(conn, step) as one:
+                return await (await one.execute(step.text, step.values)).fetchall()
+        case Transaction():
+            async with conn.pipeline(), conn.transaction():
+                sent = [await cursor_async(conn, each).execute(each.text, each.values) for each in step.statements]
+                step.results = [await one.fetchall() for one in sent]
+        case Pause():
+            await asyncio.sleep(step.seconds)
+        case Ask.ROLLBACK:
+            await conn.rollback()
+    return conn.info.transaction_status != TransactionStatus.IDLE
+
+
+def gone(conn: Connection[Any] | AsyncConnection[Any], error: BaseException) -> bool:
+    """Tell whether a connection is of no more use after an error: lost, or about to be, or stuck in a pipeline."""
+    ending = psycopg.errors.AdminShutdown | psycopg.errors.CrashShutdown
+    return conn.closed or conn.info.pipeline_status != PipelineStatus.OFF or isinstance(error, ending)
+
+
+def cursor(conn: Connection[Any], statement: Statement) -> Cursor[Any]:
+    """Make a cursor for a statement: of psycopg's plain kind, whatever cursors and rows the connection makes."""
+    made = Cursor(conn, row_factory=class_row(statement.row) if statement.row else tuple_row)
+    _load_json(made)
+    return made
+
+
+def cursor_async(conn: AsyncConnection[Any], statement: Statement) -> AsyncCursor[Any]:
+    """Make a cursor as ``cursor`` does."""
+    made = AsyncCursor(conn, row_factory=class_row(statement.row) if statement.row else tuple_row)
+    _load_json(made)
+    return made
+
+
+def _load_json(made: Cursor[Any] | AsyncCursor[Any]) -> None:
+    """Read JSON also where the connection leaves it as text, as Django's does."""
+    adapters = made.connection.adapters
+    oids = psycopg.adapters.types
+    loads_text = adapters.get_loader(oids["text"].oid, Format.TEXT)
+    if adapters.get_loader(oids["jsonb"].oid, Format.TEXT) is loads_text:
+        made.adapters.register_loader("jsonb", JsonbLoader)
+
+
+def sync(query: Callable[P, Query[T]]) -> Callable[Concatenate[Connection[Any], P], T]:
+    """Make a helper of a query: the same function with a connection as its first argument."""
+
+    def helper(conn: Connection[Any], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return run(conn, query(*args, **kwargs))
+
+    _describe(helper, query, "pyapp.helpers", Connection[Any])
+    return helper
+
+
+def asynchronous(
+    query: Callable[P, Query[T]],
+) -> Callable[Concatenate[AsyncConnection[Any], P], Coroutine[Any, Any, T]]:
+    """Make a helper of a query: the same function as a coroutine, with a connection as its first argument."""
+
+    async def helper(conn: AsyncConnection[Any], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await run_async(conn, query(*args, **kwargs))
+
+    _describe(helper, query, "pyapp.aio", AsyncConnection[Any])
+    return helper
+
+
+def _describe(helper: Any, query: Callable[..., Any], module: str, connection: Any) -> None:
+    """Let a helper look like its query to pydoc and editors, but for the connection and what it returns."""
+    wraps(query)(helper)
+    signature = inspect.signature(query)
+    conn = inspect.Parameter("conn", inspect.Parameter.POSITIONAL_ONLY, annotation=connection)
+    returned = get_args(signature.return_annotation)[2]
+    helper.__signature__ = signature.replace(
+        parameters=[conn, *signature.parameters.values()], return_annotation=returned
+    )
+    helper.__annotations__ = {"conn": connection, **query.__annotations__, "return": returned}
+    helper.__module__ = module
+    del helper.__wrapped__
+
+
+def _wrong(conn: Any, query: Query[Any], module: str, wanted: type) -> TypeError:
+    """Say what to pass instead of what is no connection of the right kind."""
+    name = getattr(query, "__name__", "this")
+    query.close()
+    if isinstance(conn, AsyncConnection):
+        advice = f"with an AsyncConnection, await pyapp.aio.{name}(…)"
+    elif isinstance(conn, Connection):
+        advice = f"with a Connection, call pyapp.{name}(…)"
+    else:
+        advice = (
+            "pass what pool.connection() yields, session.connection().connection.driver_connection of SQLAlchemy, or"
+            " connection.connection of Django after connection.ensure_connection()"
+        )
+    given = f"{type(conn).__module__}.{type(conn).__qualname__}"
+    return TypeError(f"{module}.{name} needs a psycopg.{wanted.__name__}, not {given}: {advice}")

@@ -1,1 +1,0 @@
-"""Growing: partitions, an archive, and Citus."""

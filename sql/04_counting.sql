@@ -1,0 +1,149 @@
+-- Each statement on agent_task adds what it changed to the counters of its workflows, in its own transaction.
+-- Differences are added, never a recount: that would miss the tasks that other transactions finish at the same time.
+-- Once per statement, not per row: many tasks changed at once would cost quadratic time, since each row version of the
+-- workflow is searched by the next. Workflow rows are locked in the order of their ids, so that two statements of the
+-- same kind never deadlock on them. Frozen rows are updated too, to take the lock that a concurrent thaw waits for.
+-- The guard (05) derives total and percentage from the counters; it knows this function by the 'epoch' that it writes.
+-- pg_temp stands last in the search_path: left out it would come first, with a writer's temporary types and functions.
+
+create or replace function public.maintain_progress()
+returns trigger
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set row_security = off
+as $$
+declare
+    task_workflow uuid;
+    plain boolean;
+    counts boolean;
+    sign integer;
+    changes refcursor;
+    change record;
+begin
+    -- Look at what the statement changed. A single task is by far the most frequent, and its plain cases need no
+    -- aggregation. Settled statuses come last in task_status: `< 'completed'` means open.
+    if tg_op = 'UPDATE' then
+        select
+            n.workflow_id,
+            n.status = 'completed',
+            n.workflow_id = o.workflow_id
+            and o.status < 'completed'
+            and n.status <= 'completed'
+            and not exists (select from new_task offset 1)
+        into task_workflow, counts, plain
+        from old_task as o cross join new_task as n;
+        if plain then
+            if counts then
+                update public.workflow
+                set
+                    agents_completed = agents_completed + 1,
+                    progress_updated_at = 'epoch'
+                where id = task_workflow;
+            end if;
+            return null;
+        end if;
+
+        open changes for
+            select
+                t.workflow_id,
+                sum(t.task) as created,
+                sum(t.task * (t.status = 'completed')::integer) as completed,
+                sum(t.task * (t.status = 'failed')::integer) as failed,
+                sum(t.task * (t.status = 'cancelled')::integer) as cancelled
+            from (
+                select o.workflow_id, o.status, -1 as task from old_task as o
+                union all
+                select n.workflow_id, n.status, 1 as task from new_task as n
+            ) as t
+            group by t.workflow_id
+            order by t.workflow_id;
+    elsif tg_op = 'TRUNCATE' then
+        -- It tells nothing about the tasks that it removed, and those of one partition may be gone alone.
+        if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+            raise feature_not_supported using
+                message = 'agent_task cannot be truncated with an old snapshot: tasks of others would stay counted',
+                hint = 'Truncate in a transaction of isolation level READ COMMITTED.';
+        end if;
+        perform from public.repair_progress(null::uuid);
+        return null;
+    else
+        sign := case tg_op when 'INSERT' then 1 else -1 end;
+        select c.workflow_id, c.status < 'completed' and not exists (select from changed_task offset 1)
+        into task_workflow, plain
+        from changed_task as c;
+        if plain then
+            update public.workflow
+            set
+                agents_created = agents_created + sign,
+                progress_updated_at = 'epoch'
+            where id = task_workflow;
+            return null;
+        end if;
+
+        open changes for
+            select
+                c.workflow_id,
+                count(*) * sign as created,
+                count(*) filter (where c.status = 'completed') * sign as completed,
+                count(*) filter (where c.status = 'failed') * sign as failed,
+                count(*) filter (where c.status = 'cancelled') * sign as cancelled
+            from changed_task as c
+            group by c.workflow_id
+            order by c.workflow_id;
+    end if;
+
+    loop
+        fetch changes into change;
+        exit when not found;
+        continue when (change.created, change.completed, change.failed, change.cancelled) = (0, 0, 0, 0);
+        update public.workflow
+        set
+            agents_created = agents_created + change.created,
+            agents_completed = agents_completed + change.completed,
+            agents_failed = agents_failed + change.failed,
+            agents_cancelled = agents_cancelled + change.cancelled,
+            progress_updated_at = 'epoch'
+        where id = change.workflow_id;
+    end loop;
+    close changes;
+    return null;
+end
+$$;
+
+comment on function public.maintain_progress() is
+    'Adds what a statement on agent_task changed to the counters of the workflows concerned.';
+
+-- Who may execute a trigger function can hang it on a table of his own and so count tasks that do not exist.
+revoke execute on function public.maintain_progress() from public;
+
+create or replace trigger agent_task_progress_insert
+    after insert on public.agent_task
+    referencing new table as changed_task
+    for each statement
+    execute function public.maintain_progress();
+
+comment on trigger agent_task_progress_insert on public.agent_task is 'Counts the tasks that a statement created.';
+
+create or replace trigger agent_task_progress_update
+    after update on public.agent_task
+    referencing old table as old_task new table as new_task
+    for each statement
+    execute function public.maintain_progress();
+
+comment on trigger agent_task_progress_update on public.agent_task is 'Counts the tasks that a statement settled, re-opened or moved.';
+
+create or replace trigger agent_task_progress_delete
+    after delete on public.agent_task
+    referencing old table as changed_task
+    for each statement
+    execute function public.maintain_progress();
+
+comment on trigger agent_task_progress_delete on public.agent_task is 'Takes the tasks that a statement deleted from the counts.';
+
+create or replace trigger agent_task_progress_truncate
+    after truncate on public.agent_task
+    for each statement
+    execute function public.maintain_progress();
+
+comment on trigger agent_task_progress_truncate on public.agent_task is 'Counts afresh after the task table was emptied.';

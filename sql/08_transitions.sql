@@ -1,0 +1,97 @@
+-- Which way a workflow may go, for every writer. A change of status or stage moves the version: orchestrators compare and
+-- swap on it, and a row written back with an older version cannot revert what happened since. Counting (04) names none of
+-- these columns and never comes here: progress that moves never makes a swap fail.
+-- SQLSTATE WP001: the version moved on; read the row again. WP002: this transition is not allowed.
+
+create or replace function public.guard_transition()
+returns trigger
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set row_security = off
+as $$
+declare
+    settled constant boolean := new.status in ('completed', 'failed', 'cancelled');
+    allowed text;
+begin
+    if tg_op = 'INSERT' then
+        new.completed_at := case when settled then coalesce(new.completed_at, clock_timestamp()) end;
+        -- Without a stage, or with the column's default where its type has no such stage, it begins in the first one.
+        if new.version = 1 and coalesce(new.current_stage, 'initialization') = 'initialization' then
+            select d.name
+            into new.current_stage
+            from public.stage_definition as d
+            where d.workflow_type = new.type
+            order by d.name = 'initialization' and new.current_stage is not null desc, d.position
+            limit 1;
+            new.current_stage := coalesce(new.current_stage, 'initialization');
+        end if;
+        return new;
+    end if;
+
+    if new.status = old.status and new.current_stage = old.current_stage then
+        -- A row written back whole may be older than its read: it must not turn version or clock back. ORMs that count
+        -- versions themselves write the next one.
+        if new.version <> least(old.version, 2147483646) + 1 then
+            new.version := old.version;
+        end if;
+        new.updated_at := greatest(old.updated_at, new.updated_at);
+        new.completed_at := case when settled then coalesce(new.completed_at, old.completed_at) end;
+        return new;
+    end if;
+
+    if new.version < old.version then
+        raise exception using
+            errcode = 'WP001',
+            message = format(
+                'workflow %s has moved on: it is %s, stage %s, version %s, and not as in version %s',
+                old.id, old.status, old.current_stage, old.version, new.version
+            ),
+            hint = 'Read the workflow again and decide anew.';
+    end if;
+
+    if new.status <> old.status then
+        if not exists (
+            select
+            from public.workflow_transition as t
+            where t.from_status = old.status and t.to_status = new.status
+        ) then
+            select string_agg(t.to_status::text, ', ' order by t.to_status)
+            into allowed
+            from public.workflow_transition as t
+            where t.from_status = old.status;
+            raise exception using
+                errcode = 'WP002',
+                message = format(
+                    'workflow %s cannot go from %s to %s; allowed from %s: %s',
+                    old.id, old.status, new.status, old.status, coalesce(allowed, 'none')
+                ),
+                hint = 'The table workflow_transition says what is allowed.';
+        end if;
+        new.completed_at := case
+            when settled and new.completed_at is distinct from old.completed_at then coalesce(new.completed_at, clock_timestamp())
+            when settled then clock_timestamp()
+        end;
+    end if;
+
+    new.version := least(old.version, 2147483646) + 1;
+    new.updated_at := clock_timestamp();
+    return new;
+end
+$$;
+
+comment on function public.guard_transition() is
+    'Refuses transitions that are not allowed or come too late, moves version and updated_at, sets and clears completed_at.';
+
+revoke execute on function public.guard_transition() from public;
+
+-- A list of columns costs the statements that count nothing, where a WHEN clause would be compiled by each of them. So a
+-- BEFORE trigger of a user that sets the status in a statement which names none of the columns is not seen. Named to fire
+-- after all others but the guard of the counters (05): what they make of a status is checked as well.
+create or replace trigger zy_workflow_transition_guard
+    before insert or update of status, current_stage, version on public.workflow
+    for each row
+    execute function public.guard_transition();
+
+comment on trigger zy_workflow_transition_guard on public.workflow is
+    'Lets a workflow go only where workflow_transition says; fires after all other BEFORE triggers but one.';

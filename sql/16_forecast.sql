@@ -1,0 +1,110 @@
+-- When a workflow will be done, by how fast its agents were lately; and whether it has come to a halt. Both read the last
+-- completions and the tasks that are being done, by index, however many tasks there are.
+
+create or replace view public.workflow_forecast
+with (security_invoker = true)
+as
+select
+    w.id as workflow_id,
+    trim_scale(round(60 / r.seconds_each, 4)) as completed_per_minute,
+    case
+        -- More than a hundred years are no estimate, and may be more than a timestamp can hold.
+        when o.remaining > 0 and o.remaining * r.seconds_each < 3155760000
+            then now() + make_interval(secs => (o.remaining * r.seconds_each)::double precision)
+    end as estimated_completion_at,
+    b.completions::integer as basis_completions,
+    b.seconds as basis_seconds,
+    l.last_activity_at,
+    w.status = 'running' and l.last_activity_at
+        < now() - coalesce(nullif(current_setting('agent_progress.stalled_after', true), ''), '10 minutes')::interval
+        as stalled
+from public.workflow as w
+cross join lateral (
+    select w.agents_total - w.agents_completed - w.agents_failed - w.agents_cancelled as remaining
+) as o
+cross join lateral (
+    select
+        count(*) as completions,
+        extract(epoch from now() - min(c.completed_at))::numeric as seconds
+    from (
+        select a.completed_at
+        from public.agent_task as a
+        where a.workflow_id = w.id and a.status = 'completed' and a.completed_at <= now()
+        order by a.completed_at desc
+        limit 100
+    ) as c
+) as b
+cross join lateral (
+    select case
+        when w.status = 'running' and b.completions >= 3 and b.seconds >= 1
+            -- The oldest only marks the beginning of the time in which the others were completed.
+            then b.seconds / (b.completions - 1)
+    end as seconds_each
+) as r
+cross join lateral (
+    select
+        greatest(
+            w.progress_updated_at,
+            (select max(e.occurred_at) from public.workflow_event as e where e.workflow_id = w.id),
+            max(t.assigned_at),
+            max(t.started_at)
+        ) as last_activity_at
+    from (
+        -- Not all that are at work: where there are so many, some are settled all the time. In the order of the index,
+        -- lest the whole table be read for them.
+        (
+            select
+                a.assigned_at,
+                a.started_at
+            from public.agent_task as a
+            where a.workflow_id = w.id and a.status = 'assigned'
+            order by a.completed_at desc
+            limit 1000
+        )
+        union all
+        (
+            select
+                a.assigned_at,
+                a.started_at
+            from public.agent_task as a
+            where a.workflow_id = w.id and a.status = 'running'
+            order by a.completed_at desc
+            limit 1000
+        )
+    ) as t
+) as l;
+
+comment on view public.workflow_forecast is
+    'When each workflow will be done at the rate of its last 100 completions, and whether it has come to a halt.';
+comment on column public.workflow_forecast.completed_per_minute is
+    'Tasks completed per minute lately; null unless the workflow runs and at least 3 were completed, over a second or more.';
+comment on column public.workflow_forecast.estimated_completion_at is
+    'When the last of agents_total will be settled at that rate; null where the rate is unknown or nothing remains.';
+comment on column public.workflow_forecast.basis_completions is 'Completions that the rate is taken from, at most 100.';
+comment on column public.workflow_forecast.basis_seconds is 'Seconds since the first of these completions.';
+comment on column public.workflow_forecast.last_activity_at is 'When a task was last created, assigned, started or settled, or the workflow changed status or stage.';
+comment on column public.workflow_forecast.stalled is
+    'Whether the workflow runs and nothing of that happened for 10 minutes, or for the interval in the parameter agent_progress.stalled_after.';
+
+create or replace view public.workflow_burnup
+with (security_invoker = true)
+as
+select
+    c.workflow_id,
+    c.at,
+    (sum(sum(c.completed)) over (partition by c.workflow_id order by c.at))::integer as agents_completed,
+    (sum(sum(c.created)) over (partition by c.workflow_id order by c.at))::integer as agents_total
+from (
+    select a.workflow_id, a.created_at as at, 0 as completed, 1 as created from public.agent_task as a
+    union all
+    select a.workflow_id, a.completed_at as at, 1 as completed, 0 as created
+    from public.agent_task as a
+    where a.status = 'completed' and a.completed_at is not null
+) as c
+group by c.workflow_id, c.at;
+
+comment on view public.workflow_burnup is
+    'Tasks completed and created over time, cumulated, from their own timestamps; to be read for one workflow at a time.';
+comment on column public.workflow_burnup.at is 'When the number changed.';
+comment on column public.workflow_burnup.agents_completed is 'Tasks completed until then, of those that are completed now.';
+comment on column public.workflow_burnup.agents_total is 'Tasks created until then, of those that exist now.';
