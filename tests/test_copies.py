@@ -9,7 +9,7 @@ import pytest
 
 from pyapp import advance, create_workflow, embedded, find_drift, mark, migrate, pending, report_task, transition
 from pyapp.cli import main
-from pyapp.schema import missing_objects
+from pyapp.renew import differences
 
 from .crash import QUICK, CrashableServer, directory, run, servers
 from .helpers import new_tasks, new_workflow, progress
@@ -50,7 +50,7 @@ def assert_copied(source: str, copy: str, *without: str) -> None:
     with psycopg.connect(copy, autocommit=True) as conn:
         assert rows(conn, *without) == expected
         assert_exact(conn)
-        assert missing_objects(conn) == []
+        assert differences(conn) == []
         assert_goes_on(conn)
     assert pending(copy) == []
     assert migrate(copy) == []
@@ -262,7 +262,7 @@ def test_pg_upgrade_from_16_to_18_keeps_all(way: str) -> None:
         with new.connect("app") as conn:
             assert conn.info.server_version // 10000 == 18
             assert rows(conn) == expected
-            assert missing_objects(conn) == []
+            assert differences(conn) == []
             assert_exact(conn)
             assert_goes_on(conn)
         assert pending(new.dsn("app")) == []

@@ -18,7 +18,7 @@ import psycopg
 import pytest
 
 from pyapp import find_drift, migrate, pending
-from pyapp.schema import missing_objects
+from pyapp.renew import differences
 
 from .crash import SHORT_DEADLOCKS, CrashableServer, before_statement, servers, wait_for
 from .helpers import counters, in_background, new_tasks, new_workflow, progress, wait_until_blocked_by
@@ -103,7 +103,7 @@ def assert_migrated(server: CrashableServer, dsn: str) -> None:
     migrate(dsn)
     assert pending(dsn) == []
     with psycopg.connect(dsn, autocommit=True) as conn:
-        assert missing_objects(conn) == []
+        assert differences(conn) == []
         for (workflow,) in conn.execute("select id from workflow").fetchall():
             assert (progress(conn, workflow), counters(conn, workflow)) == ((20, 1, 5), (3, 1, 1, 0))
         assert_exact(conn)
