@@ -28,13 +28,17 @@ from pyapp.models import Forecast, Key, Workflow
 _MOST_WARNINGS = 50
 _LOOK = 0.1  # seconds between two looks at the workflows
 _AGENTS = click.IntRange(1, 150)
-_SPEED = Number(0, 1e9, min_open=True)
+_SPEED = Number(0, 1_000_000, min_open=True)
 
 
 @command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
-@click.option("--agents", type=_AGENTS, default=4, show_default=True, help="Agents, each with its own connection.")
-@click.option("--speed", type=_SPEED, help="Seconds of the run that pass in a second; as fast as can be by default.")
+@click.option(
+    "--agents", type=_AGENTS, default=4, show_default=True, metavar="N", help="Agents, each with its own connection."
+)
+@click.option(
+    "--speed", type=_SPEED, metavar="X", help="Seconds of the run that pass in a second; as fast as can be by default."
+)
 def replay(target: Target, files: tuple[Path, ...], agents: int, speed: float | None) -> int:
     """Play recorded workflow runs through the database.
 
@@ -57,8 +61,17 @@ def replay(target: Target, files: tuple[Path, ...], agents: int, speed: float | 
 
 
 @command()
-@click.option("--agents", type=_AGENTS, default=8, show_default=True, help="Agents, each with its own connection.")
-@click.option("--speed", type=_SPEED, default=40, show_default=True, help="Seconds of the runs that pass in a second.")
+@click.option(
+    "--agents", type=_AGENTS, default=8, show_default=True, metavar="N", help="Agents, each with its own connection."
+)
+@click.option(
+    "--speed",
+    type=_SPEED,
+    default=40,
+    show_default=True,
+    metavar="X",
+    help="Seconds of the runs that pass in a second.",
+)
 @click.option("--serve", is_flag=True, help="Show it on a live dashboard, until Ctrl-C.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Its port; 0 for any.")
 @click.option("--keep", is_flag=True, help="Keep the server running at the end, until Ctrl-C.")
