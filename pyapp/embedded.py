@@ -54,7 +54,8 @@ def server(
 ) -> Iterator[Server]:
     """Run the server of a data directory while the block lasts; yield how to reach it.
 
-    The first user starts it, with settings like {"fsync": "off"}, others share it, the last stops it. Raises EmbeddedError.
+    The first user starts it, with settings like {"fsync": "off"}; others, in any process, share it; the last one stops
+    it. Raises EmbeddedError.
     """
     if os.name != "posix":
         raise EmbeddedError("the embedded server needs Linux or macOS: use an installed PostgreSQL")
@@ -200,7 +201,7 @@ class _Cluster:
         return 0, ""
 
     def execute(self, lock: int, output: IO[bytes], program: str, *arguments: str) -> None:
-        """Run a program, which keeps the lock until it ends, even if this process is killed or interrupted."""
+        """Run a program, which keeps the lock until it ends. pg_ctl takes the server out of reach of Ctrl-C."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
         process = subprocess.Popen(
             [self.bin_dir / program, *arguments],
@@ -209,12 +210,11 @@ class _Cluster:
             cwd="/",
             env={**kept, "LC_ALL": "C", "PGDATA": str(self.data_dir)},
             pass_fds=[lock],
-            start_new_session=True,  # Ctrl-C in the terminal is not for the server
             **self.who,
         )
         if process.wait() != 0:
             output.seek(0)
-            # The first complaint is the cause, others follow from it. A full disk has no room for any.
+            # The first complaint is the cause, others follow from it.
             found = _COMPLAINT.search(text := output.read().decode(errors="replace"))
-            reason = ": ".join(filter(None, found.groups())) if found else " ".join(text.split()) or "no space left?"
+            reason = ": ".join(filter(None, found.groups())) if found else " ".join(text.split()) or "it gave no reason"
             raise EmbeddedError(f"{program} failed in {self.data_dir}: {reason}; {_WAY_OUT}")
