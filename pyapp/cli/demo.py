@@ -15,7 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 from pyapp import helpers
 from pyapp.cli.common import Number, Target, clean, command, database, require_extra, say
 from pyapp.cli.errors import telling_what_lacks
-from pyapp.cli.tables import print_table
+from pyapp.cli.tables import Cell, Column, coloured, print_table
 from pyapp.cli.text import agents as agents_of
 from pyapp.cli.text import plain_line
 from pyapp.cli.watch import follow
@@ -126,25 +126,17 @@ def _play(dsn: str, schema: str | None, traces: Sequence[Trace], agents: int, sp
     with connect(dsn, autocommit=True) as conn:
         workflows = helpers.get_workflows(conn, player.workflow_ids, schema=schema)
         drift = helpers.find_drift(conn, player.workflow_ids, schema=schema)
-    print_table(
-        ["WORKFLOW", "PROGRESS", "AGENTS", "FAILED", "CANCELLED", "STATUS", "ID"],
-        [
-            (
-                w.name,
-                f"{w.progress:3d} %",
-                agents_of(w),
-                w.agents_failed or None,
-                w.agents_cancelled or None,
-                w.status,
-                w.workflow_id,
-            )
-            for w in reversed(workflows)
-        ],
-    )
+    columns = ("WORKFLOW", "PROGRESS", "AGENTS", "FAILED", "CANCELLED", "STATUS", Column("ID", leaves=1))
+    print_table(columns, map(_row, reversed(workflows)))
     tasks = sum(workflow.agents_created for workflow in workflows)
     verdict = f"{len(drift)} of {len(workflows)} workflows WRONG" if drift else "stored equals counted for all"
     print(f"{tasks} tasks in {elapsed:.1f} s, {verdict}")
     return 1 if drift else 0
+
+
+def _row(w: Workflow) -> tuple[Cell, ...]:
+    unfinished = w.agents_failed or None, w.agents_cancelled or None
+    return w.name, f"{w.progress:3d} %", agents_of(w), *unfinished, coloured(w.status), w.workflow_id
 
 
 def _tenths() -> Callable[[Workflow, Forecast | None], None]:
