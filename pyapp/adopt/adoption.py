@@ -48,6 +48,7 @@ class Adoption:
     are the statuses that are compared first, as they are written. ``columns`` shows a
     workflow (its first task, where there is no table of workflows) under our names, ``task_columns`` a task.
     ``workflow_generated`` has the expressions of generated columns: BEFORE triggers cannot read these.
+    ``script`` is the MD5 of the SQL that made it: another version may render another one.
     """
 
     schema: str
@@ -71,6 +72,7 @@ class Adoption:
     task_columns: Mapping[str, str] = field(default_factory=dict)
     workflow_generated: Mapping[str, str] = field(default_factory=dict)
     preset: str | None = None
+    script: str = field(default="", compare=False)
 
     @property
     def publishes(self) -> bool:

@@ -80,6 +80,7 @@ class Partitions:
 class Script:
     """The SQL that installs an adoption, in parts that each lock one table of the application's at most."""
 
+    hash: str
     objects: str
     tasks: str
     workflows: Sequence[str]
@@ -103,7 +104,7 @@ class Renderer:
         """Render all that an adoption installs."""
         of = self._of
         # The formula is written once for all: its file is the one of sql/ that adoptions share.
-        objects = [self.render("01_schema.sql"), for_schema(read_template("../03_formula.sql"), of.schema)]
+        objects = [for_schema(read_template("../03_formula.sql"), of.schema)]
         names = ["02_count.sql", *(["03_delete.sql"] if of.workflows else [])]
         names += [
             "04_workflows.sql" if of.workflows else "04_groups.sql",
@@ -113,11 +114,14 @@ class Renderer:
         ]
         names += ["08_publish.sql"] if of.publishes else []
         objects += [self.render(file) for file in names]
+        made = _hash("\n".join([*objects, read_template("01_schema.sql")]))
+        definition = text(json.dumps(of.to_json() | {"script": made}, sort_keys=True))
+        objects.insert(0, self.fill(read_template("01_schema.sql"), definition=definition))
         tasks = [self.render("10_tasks.sql")]
         tasks += [self.render("11_task_triggers.sql", table=table) for table in (of.tasks, *self._partitions.tasks)]
         if self._partitions.tasks:
             tasks.append(self.render("12_partitions.sql"))
-        return Script("\n".join(objects), "\n".join(tasks), self._on_workflows())
+        return Script(made, "\n".join(objects), "\n".join(tasks), self._on_workflows())
 
     def _on_workflows(self) -> list[str]:
         of, parts = self._of, []
@@ -306,10 +310,7 @@ class Renderer:
             "schema": schema,
             "tasks": of.tasks.sql,
             "workflows": workflows,
-            "definition": text(json.dumps(of.to_json(), sort_keys=True)),
-            "counts": text(
-                hashlib.md5(json.dumps(of.counts(), sort_keys=True).encode(), usedforsecurity=False).hexdigest()
-            ),
+            "counts": text(_hash(json.dumps(of.counts(), sort_keys=True))),
             "tasks_name": text(of.tasks.sql),
             # The key of a workflow.
             "keys": each("key_{i}"),
@@ -456,6 +457,10 @@ class Renderer:
             f" where {counters} and s.live) as z on false {filled['probe']}"
         )
         return filled
+
+
+def _hash(value: str) -> str:
+    return hashlib.md5(value.encode(), usedforsecurity=False).hexdigest()
 
 
 def _array(words: Sequence[str]) -> str:

@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import psycopg
 from psycopg import Connection, sql
 
 from pyapp import helpers
-from pyapp.cli.common import Target, as_json, command, connection, print_json, say, workflow_ids
+from pyapp.adopt.health import examine
+from pyapp.adopt.install import find_adoption
+from pyapp.cli.common import Target, as_json, clean, command, connection, print_json, say, workflow_ids
 from pyapp.cli.tables import Column, print_table
 from pyapp.cli.text import plural
 from pyapp.cli.waiting import at_work
@@ -29,15 +32,23 @@ def check(target: Target, ids: tuple[str, ...], as_json: bool) -> int:
     Example:
       agent-progress check || agent-progress repair
     """
+    checked, drift = 0, list[Drift]()
     with connection(target, reads=True, autocommit=True) as conn:
-        missing = differences(conn, find_schema(target.schema))
-        checked, drift = compare(conn, ids, target.schema)
+        adoption = find_adoption(conn, find_schema(target.schema))
+        missing, notes = examine(conn, adoption) if adoption else (differences(conn, find_schema(target.schema)), [])
+        try:
+            checked, drift = compare(conn, ids, target.schema)
+        except psycopg.errors.SyntaxErrorOrAccessRuleViolation:
+            if adoption is None or not missing:  # a column of the application's that is gone is told already
+                raise
         partial = _sees_a_part(conn, target.schema)
     if partial:
         say("row-level security applies to this role: only what it may see was checked")
     if as_json:
-        print_json({"workflows": checked, "drift": drift, "missing": missing})
+        print_json({"workflows": checked, "drift": drift, "missing": missing, "notes": notes})
     else:
+        for line in notes:
+            say(f"note: {clean(line)}")
         for line in missing:
             print(line)
         if drift:
@@ -45,7 +56,8 @@ def check(target: Target, ids: tuple[str, ...], as_json: bool) -> int:
         verdict = f"{len(drift)} wrong: agent-progress repair repairs them" if drift else "stored equals counted"
         print(f"{plural(checked, 'workflow')} checked, {verdict}")
         if missing:
-            say("the schema is not as it was shipped: run agent-progress migrate, and check again")
+            renew = f"adopt --schema {adoption.schema}" if adoption else "migrate"
+            say(f"the schema is not as it was shipped: run agent-progress {renew}, and check again")
     return 1 if drift or missing else 0
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from pyapp.adopt.install import renew_adoptions
 from pyapp.cli.common import Target, as_json, command, database, print_json, say
 from pyapp.migrate import mark as record
 from pyapp.migrate import migrate as apply
@@ -30,7 +31,9 @@ def migrate(target: Target, mark: bool, as_json: bool) -> None:
         if mark:
             _report(record(dsn, schema=target.schema), as_json, "recorded")
         else:
-            _report(apply(dsn, schema=target.schema, on_step=say), as_json, "applied")
+            done = apply(dsn, schema=target.schema, on_step=say)
+            renewed = [f"adoption in {schema}" for schema in renew_adoptions(dsn, say)]
+            _report([*done, *renewed], as_json, "applied")
 
 
 @command()
