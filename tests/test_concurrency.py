@@ -1,10 +1,7 @@
 """Two sessions at a time: hold, wait until the other is blocked, release, and look at the numbers."""
 
-import random
-import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -15,7 +12,6 @@ from psycopg import IsolationLevel, errors
 from .helpers import (
     counters,
     in_background,
-    keeper,
     new_tasks,
     new_workflow,
     progress,
@@ -65,12 +61,12 @@ def one_deadlock(
     transactions: dict[psycopg.Connection, list[Statement]],
 ) -> None:
     """Assert that exactly one session fails, with 40P01; commit the other, and retry the transaction that failed."""
-    victims = [session for session in (one, other) if isinstance(last[session].exception(10), errors.DeadlockDetected)]
+    victims = [session for session in (one, other) if isinstance(last[session].exception(60), errors.DeadlockDetected)]
     assert len(victims) == 1, [last[session].exception() for session in (one, other)]
     [victim] = victims
     [survivor] = {one, other} - {victim}
     victim.rollback()
-    assert last[survivor].exception(10) is None
+    assert last[survivor].exception(60) is None
     survivor.commit()
     for statement in transactions[victim]:
         victim.execute(*statement)
@@ -91,7 +87,7 @@ def test_two_completions_of_one_workflow_are_both_counted(
     waiting = execute(other, (COMPLETE, [[tasks[1]]]))
     blocked(other, one)
     getattr(one, end)()
-    waiting.result(10)
+    waiting.result(60)
     other.commit()
     assert progress(conn, workflow) == ((50, 2, 4) if end == "commit" else (25, 1, 4))
 
@@ -107,7 +103,7 @@ def test_two_completions_of_one_workflow_are_both_counted(
         "update agent_task set workflow_id = %(other)s, status = 'completed' where id = %(task)s",
         "update workflow set agents_planned = 20, status = 'completed' where id = %(workflow)s",
         "update workflow set progress = 90 where id = %(workflow)s",
-        "update {counters} set progress = 90, agents_completed = 0 where id = %(workflow)s",
+        "update workflow set progress = 90, agents_completed = 0 where id = %(workflow)s",
     ],
 )
 def test_any_statement_that_waits_for_a_completion_counts_beside_it(
@@ -118,10 +114,10 @@ def test_any_statement_that_waits_for_a_completion_counts_beside_it(
     one, other = session(), session()
     set_status(one, busy, "completed")
     names = {"workflow": workflow, "other": elsewhere, "task": task, "busy": busy}
-    waiting = in_background(other.execute, statement.format(counters=keeper(conn)), names)
+    waiting = in_background(other.execute, statement, names)
     blocked(other, one)
     one.commit()
-    waiting.result(10)
+    waiting.result(60)
     other.commit()
     row = conn.execute("select agents_completed from workflow_progress_calculated where workflow_id = %s", [workflow])
     assert counters(conn, workflow)[1] == row.fetchone()[0] >= 1
@@ -137,25 +133,8 @@ def test_two_sessions_that_complete_the_same_task_count_it_once(
     waiting = execute(other, (COMPLETE, [[task]]))
     blocked(other, one)
     one.commit()
-    assert waiting.result(10).rowcount == 1
+    assert waiting.result(60).rowcount == 1
     other.commit()
-    assert progress(conn, workflow) == (50, 1, 2)
-
-
-def test_a_savepoint_taken_back_lets_the_next_completion_through(
-    conn: psycopg.Connection, session: Session, blocked: Blocked
-) -> None:
-    workflow = new_workflow(conn)
-    a, b = new_tasks(conn, workflow, "running", "running")
-    one, other = session(), session()
-    one.execute("savepoint before")
-    set_status(one, a, "completed")
-    waiting = execute(other, (COMPLETE, [[b]]))
-    blocked(other, one)
-    one.execute("rollback to savepoint before")
-    waiting.result(10)
-    other.commit()
-    one.commit()
     assert progress(conn, workflow) == (50, 1, 2)
 
 
@@ -181,7 +160,7 @@ def test_workflows_are_locked_in_the_order_of_their_ids(
     free = conn.execute("select id from workflow for no key update skip locked").fetchall()
     assert sorted(row[0] for row in free) == in_order[16:]
     holder.commit()
-    writing.result(10)
+    writing.result(60)
     writer.commit()
 
 
@@ -198,9 +177,9 @@ def test_two_bulk_statements_over_the_same_workflows_in_opposite_order_never_dea
     second = execute(other, (COMPLETE, [downward]))
     blocked(other, one)
     holder.commit()
-    first.result(10)
+    first.result(60)
     one.commit()
-    second.result(10)
+    second.result(60)
     other.commit()
     assert {progress(conn, workflow) for workflow in workflows} == {(100, 2, 2)}
 
@@ -220,23 +199,6 @@ def test_a_task_is_inserted_beside_a_foreign_key_lock_without_waiting(
     other.commit()
     one.commit()
     assert progress(conn, workflow) == (100, 1, 1)
-
-
-def test_two_sessions_that_insert_tasks_of_one_workflow_are_both_counted(
-    conn: psycopg.Connection, session: Session, blocked: Blocked
-) -> None:
-    workflow = new_workflow(conn)
-    one, other = session(), session()
-    # Both hold the foreign key's lock before either counts.
-    one.execute("select from workflow where id = %s for key share", [workflow])
-    other.execute("select from workflow where id = %s for key share", [workflow])
-    new_tasks(one, workflow, "completed", "running")
-    waiting = in_background(new_tasks, other, workflow, "completed")
-    blocked(other, one)
-    one.commit()
-    waiting.result(10)
-    other.commit()
-    assert progress(conn, workflow) == (67, 2, 3)
 
 
 # An orchestrator that changes its workflow row
@@ -259,7 +221,7 @@ def test_an_orchestrator_that_updates_its_workflow_and_adds_a_task_never_deadloc
     blocked(agent, orchestrator)
     orchestrator.execute(*second)
     orchestrator.commit()
-    waiting.result(10)
+    waiting.result(60)
     agent.commit()
     assert progress(conn, workflow) == (50, 1, 2)
 
@@ -276,24 +238,9 @@ def test_an_orchestrator_that_updates_its_workflow_twice_never_deadlocks_with_an
     blocked(agent, orchestrator)
     orchestrator.execute(f"update workflow set {last} where id = %s", [workflow])
     orchestrator.commit()
-    waiting.result(10)
+    waiting.result(60)
     agent.commit()
     assert progress(conn, workflow)[1] == 1
-
-
-def test_an_orchestrator_that_waits_for_an_agent_changes_the_row_that_the_agent_left(
-    conn: psycopg.Connection, session: Session, blocked: Blocked
-) -> None:
-    workflow = new_workflow(conn)
-    [task] = new_tasks(conn, workflow, "running")
-    orchestrator, agent = session(), session()
-    set_status(agent, task, "completed")
-    waiting = execute(orchestrator, ("update workflow set agents_planned = 4, progress = 15 returning progress", ()))
-    blocked(orchestrator, agent)
-    agent.commit()
-    assert waiting.result(10).fetchone() == (25,)
-    orchestrator.commit()
-    assert progress(conn, workflow) == (25, 1, 4)
 
 
 # Snapshots that are too old
@@ -317,7 +264,7 @@ def test_a_writer_with_an_old_snapshot_is_told_to_retry(
     else:
         one.commit()
         waiting = execute(other, (COMPLETE, [[b]]))
-    assert isinstance(waiting.exception(10), errors.SerializationFailure)
+    assert isinstance(waiting.exception(60), errors.SerializationFailure)
     other.rollback()
     assert progress(conn, workflow) == (50, 1, 2)
     set_status(other, b, "completed")
@@ -354,10 +301,10 @@ def test_freezing_or_thawing_beside_a_completion_is_exact(
     workflow = new_workflow(conn)
     task, _ = new_tasks(conn, workflow, "running", "running")
     if act == "thaw":
-        conn.execute(f"update {keeper(conn)} set progress_frozen_at = now()")
+        conn.execute("update workflow set progress_frozen_at = now()")
     statements: dict[str, Statement] = {
         "agent": (COMPLETE, [[task]]),
-        "act": (f"update {keeper(conn)} set progress_frozen_at = %s", ["now" if act == "freeze" else None]),
+        "act": ("update workflow set progress_frozen_at = %s", ["now" if act == "freeze" else None]),
     }
     one, other = session(), session()
     first, second = ("agent", "act") if agent_first else ("act", "agent")
@@ -365,11 +312,11 @@ def test_freezing_or_thawing_beside_a_completion_is_exact(
     waiting = execute(other, statements[second])
     blocked(other, one)
     one.commit()
-    waiting.result(10)
+    waiting.result(60)
     other.commit()
     missed = act == "freeze" and not agent_first
     assert progress(conn, workflow) == ((0, 0, 2) if missed else (50, 1, 2))
-    conn.execute(f"update {keeper(conn)} set progress_frozen_at = null")
+    conn.execute("update workflow set progress_frozen_at = null")
     assert progress(conn, workflow) == (50, 1, 2)
 
 
@@ -379,14 +326,14 @@ def test_freezing_or_thawing_amid_a_statement_that_has_not_counted_yet_is_exact(
 ) -> None:
     workflow = new_workflow(conn)
     tasks = new_tasks(conn, workflow, "running", "running")
-    conn.execute(f"update {keeper(conn)} set progress_frozen_at = %s", [None if act else "now"])
+    conn.execute("update workflow set progress_frozen_at = %s", [None if act else "now"])
     holder, agent = session(), session()
     holder.execute(HOLD_TASK, [tasks[1]])
     waiting = execute(agent, (COMPLETE, [tasks]))
     blocked(agent, holder)
-    conn.execute(f"update {keeper(conn)} set progress_frozen_at = %s", [act])
+    conn.execute("update workflow set progress_frozen_at = %s", [act])
     holder.commit()
-    waiting.result(10)
+    waiting.result(60)
     agent.commit()
     assert progress(conn, workflow) == ((0, 0, 2) if act else (100, 2, 2))
 
@@ -404,7 +351,7 @@ def test_deleting_a_workflow_waits_for_a_completion_that_came_first(
     deleting = execute(owner, ("delete from workflow where id = %s", [workflow]))
     blocked(owner, agent)
     agent.commit()
-    deleting.result(10)
+    deleting.result(60)
     owner.commit()
     assert conn.execute("select id from workflow").fetchall() == [(left,)]
 
@@ -420,7 +367,7 @@ def test_a_completion_that_waits_for_the_deletion_of_its_workflow_finds_no_task(
     waiting = execute(agent, (COMPLETE, [[task]]))
     blocked(agent, owner)
     owner.commit()
-    assert waiting.result(10).rowcount == 0
+    assert waiting.result(60).rowcount == 0
     agent.commit()
     assert progress(conn, workflow) == (0, 0, 0)
 
@@ -434,7 +381,7 @@ def test_a_task_inserted_while_its_workflow_is_deleted_is_refused(
     waiting = in_background(new_tasks, agent, workflow, "running")
     blocked(agent, owner)
     owner.commit()
-    assert isinstance(waiting.exception(10), errors.ForeignKeyViolation)
+    assert isinstance(waiting.exception(60), errors.ForeignKeyViolation)
 
 
 # Deadlocks that are admitted: one of two is told to retry, and the numbers are exact after it did
@@ -548,73 +495,3 @@ def test_statements_of_two_kinds_over_the_same_workflows_deadlock_once(
     gates[1].commit()
     one_deadlock(writers[0], writers[1], last, transactions)
     assert [progress(conn, workflow) for workflow in (a, b, *gated)] == [(50, 1, 2)] * 4
-
-
-# An extra, not a proof
-
-
-@pytest.fixture
-def hammered(conn: psycopg.Connection) -> Iterator[list[Any]]:
-    """Workflows with tasks, some planned."""
-    workflows = [new_workflow(conn, agents_planned=planned) for planned in (None, 10, None, 50)]
-    for workflow in workflows:
-        new_tasks(conn, workflow, *["running"] * 10)
-    yield workflows
-    assert conn.execute("select count(*) from workflow_progress_drift").fetchone() == (0,)
-
-
-HAMMER = [
-    "update agent_task set status = %(status)s where id in ("
-    "select id from agent_task where workflow_id = %(one)s order by random() limit 1)",
-    "update agent_task set status = %(status)s where id in (select id from agent_task order by random() limit 5)",
-    "insert into agent_task (workflow_id, agent_type, status) values (%(one)s, 'agent', %(status)s)",
-    "insert into agent_task (workflow_id, agent_type, status) select id, 'agent', %(status)s from workflow",
-    "delete from agent_task where id in (select id from agent_task order by random() limit 2)",
-    "update agent_task set workflow_id = %(other)s where id in ("
-    "select id from agent_task where workflow_id = %(one)s limit 1)",
-    "with gone as (delete from agent_task where id in (select id from agent_task limit 1) returning id)"
-    " insert into agent_task (id, workflow_id, agent_type, status)"
-    " select gen_random_uuid(), %(one)s, 'agent', %(status)s from gone",
-    "update workflow set progress = 15, current_stage = 'build' where id = %(one)s",
-    "update workflow set agents_planned = 5 * %(plan)s, status = 'running' where id = %(one)s",
-    "update {counters} set progress_frozen_at = now() where id = %(one)s",
-    "update {counters} set progress_frozen_at = null",
-    "select repair_progress(%(one)s)",
-]
-
-
-def test_numbers_are_exact_after_eight_sessions_did_as_they_pleased(dsn: str, hammered: list[Any]) -> None:
-    stop = time.monotonic() + 2.5
-    done, unexpected = [0] * 8, []
-
-    def hammer(seed: int) -> None:
-        rng = random.Random(seed)
-        with psycopg.connect(dsn) as connection:
-            table = keeper(connection)
-            while time.monotonic() < stop:
-                try:
-                    for statement in rng.choices(HAMMER, k=rng.choice([1, 1, 1, 2, 3])):
-                        one, other = rng.sample(hammered, 2)
-                        status = rng.choice(["running", "completed", "completed", "failed", "cancelled"])
-                        connection.execute(
-                            statement.format(counters=table),
-                            {"one": one, "other": other, "status": status, "plan": rng.randrange(10)},
-                        )
-                    if rng.random() < 0.9:
-                        connection.commit()
-                        done[seed] += 1
-                    else:
-                        connection.rollback()
-                except (errors.DeadlockDetected, errors.SerializationFailure):
-                    connection.rollback()
-                except psycopg.Error as error:
-                    unexpected.append(error)
-                    return
-
-    threads = [threading.Thread(target=hammer, args=[seed]) for seed in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert unexpected == []
-    assert min(done) > 0

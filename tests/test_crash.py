@@ -16,9 +16,9 @@ from typing import Any
 
 import psycopg
 import pytest
+from pyapp.schema import missing_objects
 
 from pyapp import find_drift, migrate, pending
-from pyapp.schema import missing_objects
 
 from .crash import SHORT_DEADLOCKS, CrashableServer, before_statement, servers, wait_for
 from .helpers import counters, in_background, new_tasks, new_workflow, progress, wait_until_blocked_by

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from .helpers import allow_all_transitions, counters, keeper, new_tasks, new_workflow, progress, set_status
+from .helpers import allow_all_transitions, counters, new_tasks, new_workflow, progress, set_status
 
 MADE_UP = {
     "progress": 77,
@@ -19,8 +19,8 @@ MADE_UP = {
 }
 
 
-def read_row(conn: psycopg.Connection, workflow: Any, table: str = "workflow") -> dict[str, Any]:
-    cursor = conn.execute(f"select * from {table} where id = %s", [workflow])
+def read_row(conn: psycopg.Connection, workflow: Any) -> dict[str, Any]:
+    cursor = conn.execute("select * from workflow where id = %s", [workflow])
     return dict(zip([column.name for column in cursor.description], cursor.fetchone(), strict=True))
 
 
@@ -41,14 +41,6 @@ def test_a_planned_workflow_whose_tasks_come_in_stages_never_reads_100_early(con
             set_status(conn, task, "completed")
         seen.append(progress(conn, workflow))
     assert seen == [(0, 0, 6), (33, 2, 6), (67, 4, 6), (100, 6, 6)]
-
-
-def test_more_tasks_than_planned_are_all_counted(conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn, agents_planned=2)
-    new_tasks(conn, workflow, "completed", "completed")
-    assert progress(conn, workflow) == (100, 2, 2)
-    new_tasks(conn, workflow, "running", "running")
-    assert progress(conn, workflow) == (50, 2, 4)
 
 
 def test_a_completed_workflow_is_measured_against_the_tasks_it_has(conn: psycopg.Connection) -> None:
@@ -115,10 +107,10 @@ def test_workflows_copied_in_with_counters_count_the_tasks_that_follow(conn: psy
 def test_a_maintained_column_keeps_its_value_whatever_is_written(conn: psycopg.Connection, column: str) -> None:
     workflow = new_workflow(conn)
     new_tasks(conn, workflow, "completed", "failed", "cancelled", "running", "running")
-    before = read_row(conn, workflow, keeper(conn))
+    before = read_row(conn, workflow)
     for value in ["1999-01-01" if column == "progress_updated_at" else "77", None]:
-        conn.execute(f"update {keeper(conn)} set {column} = %s", [value])
-        assert read_row(conn, workflow, keeper(conn)) == before
+        conn.execute(f"update workflow set {column} = %s", [value])
+        assert read_row(conn, workflow) == before
 
 
 def test_a_trigger_on_another_table_cannot_write_counters_either(conn: psycopg.Connection) -> None:
@@ -127,22 +119,13 @@ def test_a_trigger_on_another_table_cannot_write_counters_either(conn: psycopg.C
     conn.execute("create table note (workflow_id uuid)")
     conn.execute(
         "create function touch() returns trigger language plpgsql as $$ begin"
-        f" update {keeper(conn)} set agents_completed = 7, agents_created = 9, progress_updated_at = now()"
+        " update workflow set agents_completed = 7, agents_created = 9, progress_updated_at = now()"
         " where id = new.workflow_id; return null; end $$"
     )
     conn.execute("create trigger touch after insert on note for each row execute function touch()")
-    before = read_row(conn, workflow, keeper(conn))
-    conn.execute("insert into note values (%s)", [workflow])
-    assert read_row(conn, workflow, keeper(conn)) == before
-
-
-def test_the_percentage_keeps_its_value_whatever_is_written(conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn)
-    new_tasks(conn, workflow, "completed", "failed", "cancelled", "running", "running")
     before = read_row(conn, workflow)
-    for value in ["77", None, "20", "0"]:
-        conn.execute("update workflow set progress = %s", [value])
-        assert read_row(conn, workflow) == before
+    conn.execute("insert into note values (%s)", [workflow])
+    assert read_row(conn, workflow) == before
 
 
 def test_a_stale_row_written_back_whole_leaves_progress_alone(conn: psycopg.Connection) -> None:
@@ -204,21 +187,13 @@ def test_an_upsert_of_a_workflow_leaves_progress_alone(conn: psycopg.Connection)
     assert row == ("renamed", 50, 1)
 
 
-def test_a_merge_into_workflows_leaves_progress_alone(conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn)
-    new_tasks(conn, workflow, "completed", "running")
-    conn.execute("merge into workflow using (select) as s on true when matched then update set progress = 1")
-    assert progress(conn, workflow) == (50, 1, 2)
-
-
 def test_thawing_keeps_progress_updated_at_from_being_written(conn: psycopg.Connection) -> None:
     workflow = new_workflow(conn)
     new_tasks(conn, workflow, "completed")
-    table = keeper(conn)
-    conn.execute(f"update {table} set progress_frozen_at = now()")
-    before = read_row(conn, workflow, table)
-    conn.execute(f"update {table} set progress_frozen_at = null, progress_updated_at = '1999-01-01'")
-    assert read_row(conn, workflow, table) == before | {"progress_frozen_at": None}
+    conn.execute("update workflow set progress_frozen_at = now()")
+    before = read_row(conn, workflow)
+    conn.execute("update workflow set progress_frozen_at = null, progress_updated_at = '1999-01-01'")
+    assert read_row(conn, workflow) == before | {"progress_frozen_at": None}
 
 
 # Triggers of the user's
@@ -283,9 +258,7 @@ def test_a_before_trigger_that_writes_progress_is_overruled(conn: psycopg.Connec
             return new;
         end $$;
     """)
-    conn.execute(
-        f"create trigger z_by_hand before insert or update on {keeper(conn)} for each row execute function by_hand()"
-    )
+    conn.execute("create trigger z_by_hand before insert or update on workflow for each row execute function by_hand()")
     workflow = new_workflow(conn)
     assert progress(conn, workflow) == (0, 0, 0)
     tasks = new_tasks(conn, workflow, "running", "running")
@@ -365,13 +338,8 @@ def test_a_workflow_whose_id_changes_keeps_exact_numbers_where_keys_cascade(
     """)
     workflow, renamed = new_workflow(conn, agents_planned=5), uuid.uuid4()
     new_tasks(conn, workflow, "completed", "completed", "failed", "running")
-    if keeper(conn) == "workflow":
-        conn.execute("update workflow set progress_frozen_at = %s", ["now" if frozen else None])
-        conn.execute("update workflow set id = %s, progress_frozen_at = null, agents_created = 9", [renamed])
-    else:
-        conn.execute("update workflow_counter set progress_frozen_at = %s", ["now" if frozen else None])
-        conn.execute("update workflow set id = %s, progress = 9", [renamed])
-        conn.execute("update workflow_counter set progress_frozen_at = null, agents_created = 9")
+    conn.execute("update workflow set progress_frozen_at = %s", ["now" if frozen else None])
+    conn.execute("update workflow set id = %s, progress_frozen_at = null, agents_created = 9", [renamed])
     assert (progress(conn, renamed), counters(conn, renamed)) == ((40, 2, 5), (4, 2, 1, 0))
 
 

@@ -172,7 +172,9 @@ def test_what_happened_at_the_same_time_has_an_order_without_ties_and_pages_miss
 def test_the_view_of_the_timeline_sorts_nothing_by_itself(conn: psycopg.Connection) -> None:
     workflow = new_workflow(conn)
     new_tasks(conn, workflow, *["completed"] * 5)
-    plan = str(conn.execute("explain select count(*) from workflow_timeline where workflow_id = %s", [workflow]).fetchall())
+    plan = str(
+        conn.execute("explain select count(*) from workflow_timeline where workflow_id = %s", [workflow]).fetchall()
+    )
     assert "Sort" not in plan
     assert conn.execute("select count(*) from workflow_timeline").fetchone() == (10,)
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import psycopg
 import pytest
+from pyapp.agent import Agent, Once
 
 from pyapp import agent as agents
 from pyapp import get_workflow, list_tasks, list_workflows, migrate, retry, watch
-from pyapp.agent import Agent, Once
 from pyapp.cli import main
 from pyapp.replay.player import Player
 from pyapp.replay.trace import SAMPLE_PATH, read_trace

@@ -33,7 +33,8 @@ def renewed(dsn: str) -> list[str]:
     """Migrate; say which objects were made anew, by what the catalog says of their rows."""
     versions = (
         "select 'function ' || proname, xmin::text from pg_proc where pronamespace = 'public'::regnamespace"
-        " union all select 'view ' || c.relname, r.xmin::text from pg_rewrite as r join pg_class as c on c.oid = ev_class"
+        " union all select 'view ' || c.relname, r.xmin::text"
+        " from pg_rewrite as r join pg_class as c on c.oid = ev_class"
         " where c.relnamespace = 'public'::regnamespace"
         " union all select 'trigger ' || tgname, xmin::text from pg_trigger where not tgisinternal"
     )
@@ -97,7 +98,9 @@ def test_an_object_that_somebody_dropped_is_named_and_comes_back(
 def test_a_comment_or_a_right_of_the_users_is_no_difference_and_is_left_alone(
     dsn: str, conn: psycopg.Connection
 ) -> None:
-    conn.execute("comment on function repair_progress(uuid) is 'ours'; grant execute on function repair_progress to public")
+    conn.execute(
+        "comment on function repair_progress(uuid) is 'ours'; grant execute on function repair_progress to public"
+    )
     assert differences(dsn) == []
     assert renewed(dsn) == []
 
@@ -239,7 +242,9 @@ class Writers:
                     conn.execute("update agent_task set status = 'completed' where id = %s", [tasks[1]])
                     conn.execute("update agent_task set status = 'failed' where id = %s", [tasks[0]])
                     conn.execute("delete from agent_task where id = %s", [tasks[2]])
-                    conn.execute("update workflow set current_stage = 'x', status = 'running' where id = %s", [workflow])
+                    conn.execute(
+                        "update workflow set current_stage = 'x', status = 'running' where id = %s", [workflow]
+                    )
                     with self.lock:
                         self.added[workflow] += 2
                     self.statements[place] += 1
@@ -247,9 +252,7 @@ class Writers:
             self.errors.append(error)
 
 
-def test_eight_writers_go_on_while_all_is_made_anew_and_nobody_is_cancelled(
-    dsn: str, conn: psycopg.Connection
-) -> None:
+def test_eight_writers_go_on_while_all_is_made_anew_and_nobody_is_cancelled(dsn: str, conn: psycopg.Connection) -> None:
     workflows = [new_workflow(conn) for _ in range(4)]
     with Writers(dsn, workflows, 8) as writers:
         for _ in range(3):
@@ -262,9 +265,7 @@ def test_eight_writers_go_on_while_all_is_made_anew_and_nobody_is_cancelled(
         assert counters(conn, workflow) == (added, added // 2, added // 2, 0)
 
 
-def test_rows_are_counted_exactly_while_triggers_go_and_come_beside_writers(
-    dsn: str, conn: psycopg.Connection
-) -> None:
+def test_rows_are_counted_exactly_while_triggers_go_and_come_beside_writers(dsn: str, conn: psycopg.Connection) -> None:
     workflows = [new_workflow(conn) for _ in range(3)]
     with Writers(dsn, workflows, 4) as writers:
         for trigger in ("insert", "update", "delete"):
@@ -347,11 +348,11 @@ def work_in(dsn: str, schema: str) -> tuple[Any, ...]:
             return conn.execute(sql.SQL(statement).format(s=name), values).fetchone()  # type: ignore[arg-type]
 
         (workflow,) = call("select id from {s}.create_workflow('w', 'bugfix')")
-        (task,) = call("select id from {s}.add_tasks(%s, '[\"a\", \"b\"]') limit 1", workflow)
+        (task,) = call('select id from {s}.add_tasks(%s, \'["a", "b"]\') limit 1', workflow)
         call("select {s}.report_task(%s, %s, 'completed')", workflow, task)
         call("select {s}.advance_workflow(%s)", workflow)
         call("select {s}.transition_workflow(%s, 'paused')", workflow)
-        with pytest.raises(psycopg.Error, match="WP002|cannot go"):
+        with pytest.raises(psycopg.Error, match="cannot go"):
             call("select {s}.transition_workflow(%s, 'initiated')", workflow)
         assert call("select {s}.repair_progress()") is None
         with pytest.raises(psycopg.Error, match="cannot come below itself"):
@@ -416,9 +417,7 @@ def test_a_schema_that_was_there_stays_when_all_is_taken_back(empty: Empty) -> N
     assert objects(dsn) == before
 
 
-def test_the_environment_and_the_command_name_the_schema(
-    empty: Empty, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_environment_and_the_command_name_the_schema(empty: Empty, monkeypatch: pytest.MonkeyPatch) -> None:
     dsn = empty()
     monkeypatch.setenv("AGENT_PROGRESS_SCHEMA", "from the environment")
     assert migrate(dsn) == ALL
@@ -434,7 +433,7 @@ def test_the_environment_and_the_command_name_the_schema(
 
 
 @pytest.fixture
-def doomed(empty: Empty) -> Iterator[Callable[[int], str]]:
+def doomed(empty: Empty) -> Callable[[int], str]:
     """Make a database in which all has to be made anew and counted, and kill the renewal at one of its statements."""
     code = """
 import os, sys, psycopg
@@ -465,7 +464,7 @@ print(sent)
         assert done.returncode == (-9 if place else 0), done.stderr
         return dsn if place else done.stdout
 
-    yield kill
+    return kill
 
 
 def test_a_renewal_killed_at_any_statement_is_finished_by_the_next(doomed: Callable[[int], str]) -> None:

@@ -17,7 +17,10 @@ from pyapp import migrate, rollback
 
 ROOT = Path(__file__).resolve().parents[1]
 SQL = sorted((ROOT / "sql").glob("*.sql"))
-OPTIONAL = [*sorted((ROOT / "sql" / "optional").glob("grant_*.sql")), *sorted((ROOT / "sql" / "optional").glob("n*.sql"))]
+OPTIONAL = [
+    *sorted((ROOT / "sql" / "optional").glob("grant_*.sql")),
+    *sorted((ROOT / "sql" / "optional").glob("n*.sql")),
+]
 MIGRATIONS = sorted((ROOT / "migrations").glob("*.sql"))
 FORWARD = [file for file in MIGRATIONS if not file.name.endswith(".rollback.sql")]
 RENEWALS = sorted((ROOT / "migrations").glob("*_renew.py"))
@@ -323,7 +326,7 @@ def test_no_statement_selects_a_star_not_even_inside_a_function() -> None:
             stars = Stars()
             stars(stmt.query)
             assert stars.stars == 0, name
-    # Bodies in PL/pgSQL are text to the parser. A row of a table's own type is whole by intention: `w.*`, `returning w.*`.
+    # Bodies in PL/pgSQL are text to the parser. A row of a table's own type, `w.*`, is whole by intention.
     for file in [*SQL, *OPTIONAL, *MIGRATIONS]:
         assert re.findall(r"\bselect\s+\*|,\s*\*\s*(?:,|from)", without_comments(file)) == [], file
     for file in (ROOT / "pyapp").glob("*.py"):
