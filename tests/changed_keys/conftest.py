@@ -4,9 +4,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from pyapp.scale.distribute import distribution
 
 from pyapp import migrate
+from pyapp.scale.distribute import distribution
 from tests.databases import template
 
 TRUNCATE = "a distributed agent_task cannot be truncated"

@@ -1,9 +1,9 @@
 """A database whose tasks are partitioned, for each test here."""
 
 import psycopg
-from pyapp.scale.partition import look, partition
 
 from pyapp import migrate
+from pyapp.scale.partition import look, partition
 from tests.databases import template
 
 
