@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from hashlib import md5
 from typing import Any
 
 import psycopg
@@ -35,8 +36,11 @@ _OFFERS = """
 
 def channel(schema: str | None = None) -> str:
     """Name the channel on which ``agent-progress notify on`` tells of changes in a schema."""
-    found = find_schema(schema)
-    return "agent_progress" if found == "public" else f"agent_progress.{found}"
+    name = find_schema(schema).encode()
+    if name == b"public":
+        return "agent_progress"
+    # A channel has at most 63 bytes.
+    return "agent_progress_" + (name.decode() if len(name) <= 48 else md5(name, usedforsecurity=False).hexdigest())
 
 
 def listen(schema: str | None) -> sql.Composed:

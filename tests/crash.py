@@ -16,7 +16,6 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from pyapp import embedded, migrate
-from pyapp.embedded.account import server_account
 
 from .helpers import wait_for
 
@@ -123,10 +122,16 @@ def run(bin_dir: Path, program: str, *arguments: str | Path, input: str = "", cw
         text=True,
         cwd=cwd,
         env={**os.environ, "LC_ALL": "C"},
-        **server_account().switch,
+        **embedded.account(),
     )
     assert done.returncode == 0, f"{program}: {done.stderr or done.stdout}"
     return str(done.stdout)
+
+
+def give(path: Path) -> None:
+    """Give a file or directory to the account of the servers."""
+    if who := embedded.account():
+        os.chown(path, who["user"], who["group"])
 
 
 @contextmanager
@@ -136,7 +141,7 @@ def directory(within: str | None = None) -> Iterator[Path]:
     roomy = os.access(shm, os.W_OK) and shutil.disk_usage(shm).free > 2**30
     path = Path(tempfile.mkdtemp(prefix="ap-", dir=within or (shm if roomy else None)))
     path.chmod(0o755)
-    server_account().own(path)
+    give(path)
     try:
         yield path
     finally:

@@ -49,6 +49,13 @@ def allow_all_transitions(conn: psycopg.Connection) -> None:
     )
 
 
+def as_replica(conn: psycopg.Connection, query: str, values: Any = None) -> None:
+    """Write past all triggers, as logical replication does."""
+    with conn.transaction():
+        conn.execute("set local session_replication_role = replica")
+        conn.execute(query, values)
+
+
 def set_status(conn: psycopg.Connection, task: Any, status: str) -> None:
     conn.execute("update agent_task set status = %s where id = %s", [status, task])
 

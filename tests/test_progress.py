@@ -23,7 +23,7 @@ from pyapp import (
     repair,
     report_task,
 )
-from pyapp.progress import get_workflows
+from pyapp import get_workflows
 
 from .helpers import new_tasks, new_workflow
 from .test_tasks import as_replica

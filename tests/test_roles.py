@@ -13,7 +13,7 @@ from psycopg import errors, sql
 import pyapp
 from pyapp.cli import main
 from pyapp.roles import KINDS, grants
-from pyapp.schema import resource
+from pyapp.renew import resource
 from tests.conftest import Role
 from tests.helpers import counters, give_away, new_tasks, new_workflow, progress
 from tests.test_repair import complete_unseen

@@ -6,10 +6,10 @@ from uuid import uuid4
 import psycopg
 import pytest
 from psycopg import errors
-from pyapp.schema import resource
 
 import pyapp
 from pyapp.cli import main
+from pyapp.renew import resource
 from tests.conftest import Role
 from tests.helpers import counters, give_away, new_tasks, progress, set_status
 from tests.service import following, serving

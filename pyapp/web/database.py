@@ -1,6 +1,5 @@
 """The service's way to the database: read-only, with time limits, from a pool."""
 
-import asyncio
 import logging
 import os
 import re
@@ -11,16 +10,16 @@ from typing import Any, TypeVar
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
-from psycopg_pool import ConnectionPool, PoolTimeout
+from psycopg_pool import ConnectionPool, PoolTimeout, TooManyRequests
 
-from pyapp.adopt.source import find_source
-from pyapp.retry import retry
-from pyapp.source import OWN, Source
-from pyapp.standby import wait_for_position
+from pyapp import retry, wait_for_position
 from pyapp.web.lag import LagMeter
-from pyapp.web.values import adapters
+from pyapp.web.shape import Shape, find_shape
+from pyapp.web.wire import adapters
 
 T = TypeVar("T")
+AWAY = (psycopg.Error, PoolTimeout, TooManyRequests)
+"""What reading ends in where the database does not answer, or lacks something."""
 _CONNECTIONS = 10
 # Fewer than the threads that wait here (40 answer requests): where the database is slow, the rest is refused at once.
 _MOST_WAITING = 20
@@ -69,19 +68,20 @@ class Database:
     def __init__(
         self,
         dsn: str,
-        observe: Callable[[float], None] = lambda _: None,
-        name: str | None = None,
+        schema: str = "public",
         primary: str | None = None,
+        observe: Callable[[float], None] = lambda _: None,
     ) -> None:
-        """Prepare a pool; ``observe`` is told the seconds that each use took, ``name`` is that of an adopted pair.
+        """Prepare a pool; ``observe`` is told the seconds that each use took.
 
         ``primary`` is the DSN of the primary where the other one is that of a standby.
         """
+        self.schema = schema
+        self.meter = LagMeter()
         self._arguments = _arguments(dsn)
         self._primary = self._arguments if primary is None else _arguments(primary)
-        self.meter = LagMeter()
         self._observe = observe
-        self._name = name
+        self._shape: Shape | None = None
         self._pool = ConnectionPool(
             kwargs=self._arguments,
             min_size=1,
@@ -103,11 +103,11 @@ class Database:
         """Close all connections."""
         self._pool.close(timeout=0.2)
 
-    def run(self, query: Callable[[psycopg.Connection[Any], Source], T], after: str | None = None) -> T:
-        """Run a query, which is told where to read; ``after`` a position in the log that has to be replayed first.
+    def run(self, query: Callable[[psycopg.Connection[Any], Shape], T], after: str | None = None) -> T:
+        """Run a query, which is told what the schema has; ``after`` a position of the log that is replayed first.
 
-        Raises psycopg's errors; ``PoolTimeout`` where no connection is to be had, AdoptError where nothing is adopted,
-        StandbyBehind where it takes longer until the position is replayed.
+        Raises psycopg's errors; ``PoolTimeout`` where no connection is to be had, StandbyBehind where it takes longer
+        until the position is replayed.
         """
         if self._away:
             self._probe()
@@ -117,33 +117,28 @@ class Database:
         except PoolTimeout:
             self._away = True
             raise
+        except psycopg.ProgrammingError:
+            self.forget()
+            raise
 
-    def _use(self, query: Callable[[psycopg.Connection[Any], Source], T], after: str | None) -> T:
+    def _use(self, query: Callable[[psycopg.Connection[Any], Shape], T], after: str | None) -> T:
         with self._pool.connection() as conn:
             began = time.perf_counter()
             try:
                 if after is not None:
                     wait_for_position(conn, after, _PATIENCE)
-                return self._read(conn, query)
+                self._shape = shape = self._shape or find_shape(conn, self.schema)
+                return query(conn, shape)
             finally:
                 self._observe(time.perf_counter() - began)
 
-    async def source(self) -> Source:
-        """Find where the stream reads."""
-        return OWN if self._name is None else await asyncio.to_thread(self._find_source, self._name)
+    def shape(self) -> Shape:
+        """Tell what the schema has, which is found out once. Raises as ``run`` does."""
+        return self._shape or self.run(lambda _, shape: shape)
 
-    def _find_source(self, name: str) -> Source:
-        with self.connect() as conn:
-            return find_source(conn, name)
-
-    def _read(self, conn: psycopg.Connection[Any], query: Callable[[psycopg.Connection[Any], Source], T]) -> T:
-        """Run a query on the tables as they are now: an application's migrations take columns away and add them."""
-        if self._name is None:
-            return query(conn, OWN)
-        try:
-            return query(conn, find_source(conn, self._name))
-        except psycopg.ProgrammingError:  # one has gone between the two
-            return query(conn, find_source(conn, self._name))
+    def forget(self) -> None:
+        """Find out anew what the schema has, where something that it had is gone."""
+        self._shape = None
 
     def connect(self) -> psycopg.Connection[Any]:
         """Open a connection beside the pool."""

@@ -3,10 +3,11 @@
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, LiteralString
 
 from psycopg import Connection
+
+from pyapp.web.answers import Standby
 
 REPLAY: LiteralString = """
     select
@@ -17,28 +18,6 @@ REPLAY: LiteralString = """
         extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp())::float8
 """
 """What LagMeter takes."""
-_LATE = 5.0  # seconds; the script in the page says so as well
-
-
-@dataclass(frozen=True)
-class Standby:
-    """The age of what a standby shows, in seconds, at most, or None where it cannot tell; and whether it is connected.
-
-    Where it is not connected to its primary, it may show all that there is, and cannot know.
-    """
-
-    lag_seconds: float | None
-    following: bool
-
-    @property
-    def mark(self) -> tuple[int | None, bool]:
-        """What of it is worth telling anew: whole seconds."""
-        return None if self.lag_seconds is None else int(self.lag_seconds), self.following
-
-    @property
-    def late(self) -> bool:
-        """Whether readers should mind."""
-        return not self.following or self.lag_seconds is None or self.lag_seconds >= _LATE
 
 
 class LagMeter:

@@ -7,8 +7,9 @@ from typing import Any
 
 import psycopg
 
-from pyapp.standby import POSITION
-from pyapp.watch import CHANNEL, NOTIFIES
+from pyapp import aio
+from pyapp.drive import run_async
+from pyapp.watch import Follower, listen
 
 RESYNC = 10.0
 """Seconds after which all is looked at again, although no notification came."""
@@ -22,11 +23,13 @@ class Listener:
     def __init__(
         self,
         connect: Callable[[], Awaitable[psycopg.AsyncConnection[Any]]],
+        schema: str,
         wake: Callable[[], None],
         count_query: Callable[[], None],
     ) -> None:
         """Prepare to listen on a connection of its own."""
         self._connect = connect
+        self._schema = schema
         self._wake = wake
         self._count_query = count_query
         self.listens = False
@@ -49,9 +52,9 @@ class Listener:
     async def _hear(self, conn: psycopg.AsyncConnection[Any]) -> None:
         while True:
             self._count_query()
-            listens = await (await conn.execute(NOTIFIES)).fetchone() == (True,)
+            listens = await run_async(conn, Follower(None, self._schema).begin())
             if listens:
-                await conn.execute(f"listen {CHANNEL}")
+                await conn.execute(listen(self._schema))
             if listens != self.listens:
                 self.listens = listens
                 self._wake()  # what changed before is not told
@@ -61,8 +64,7 @@ class Listener:
                 if not notices:
                     continue
                 self._count_query()
-                row = await (await conn.execute(POSITION)).fetchone()
-                self.position = row[1] if row else None
+                self.position = await aio.wal_position(conn)
                 self._wake()
                 if any(notice.payload in ("on", "off") for notice in notices):
                     break
