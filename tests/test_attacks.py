@@ -7,13 +7,9 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 from psycopg import errors, sql
-from pyapp.schema import resource
 
 from pyapp import advance, grant, migrate, repair, transition
-<<<<<<< HEAD
-=======
 from pyapp.renew import resource
->>>>>>> main
 from tests.conftest import Role
 from tests.helpers import counters, new_tasks, new_workflow, progress, set_status
 
