@@ -1,6 +1,8 @@
-"""Two sessions at a time: hold, wait until the other is blocked, release, and look at the numbers."""
+"""Two sessions at a time: hold, wait until the other is blocked, release, and look at the numbers.
 
-import uuid
+The deadlocks that are admitted, and that each of their victims counts exactly once retried: see test_interleavings.
+"""
+
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -23,7 +25,6 @@ Session = Callable[[], psycopg.Connection]
 Statement = tuple[str, Sequence[Any]]
 
 COMPLETE = "update agent_task set status = 'completed' where id = any(%s)"
-CANCEL_ALL = "update agent_task set status = 'cancelled' where workflow_id = %s"
 SET_STAGE = "update workflow set current_stage = 'build' where id = %s"
 HOLD_WORKFLOW = "select from workflow where id = %s for no key update"
 OLD_SNAPSHOT = [IsolationLevel.REPEATABLE_READ, IsolationLevel.SERIALIZABLE]
@@ -52,25 +53,6 @@ Blocked = Callable[[psycopg.Connection, psycopg.Connection], None]
 
 def execute(session: psycopg.Connection, statement: Statement) -> Future[Any]:
     return in_background(session.execute, *statement)
-
-
-def one_deadlock(
-    one: psycopg.Connection,
-    other: psycopg.Connection,
-    last: dict[psycopg.Connection, Future[Any]],
-    transactions: dict[psycopg.Connection, list[Statement]],
-) -> None:
-    """Assert that exactly one session fails, with 40P01; commit the other, and retry the transaction that failed."""
-    victims = [session for session in (one, other) if isinstance(last[session].exception(60), errors.DeadlockDetected)]
-    assert len(victims) == 1, [last[session].exception() for session in (one, other)]
-    [victim] = victims
-    [survivor] = {one, other} - {victim}
-    victim.rollback()
-    assert last[survivor].exception(60) is None
-    survivor.commit()
-    for statement in transactions[victim]:
-        victim.execute(*statement)
-    victim.commit()
 
 
 # Sessions that wait for each other's counters and are both counted
@@ -341,21 +323,6 @@ def test_freezing_or_thawing_amid_a_statement_that_has_not_counted_yet_is_exact(
 # Deleting a workflow
 
 
-def test_deleting_a_workflow_waits_for_a_completion_that_came_first(
-    conn: psycopg.Connection, session: Session, blocked: Blocked
-) -> None:
-    workflow, left = new_workflow(conn), new_workflow(conn)
-    [task] = new_tasks(conn, workflow, "running")
-    agent, owner = session(), session()
-    set_status(agent, task, "completed")
-    deleting = execute(owner, ("delete from workflow where id = %s", [workflow]))
-    blocked(owner, agent)
-    agent.commit()
-    deleting.result(60)
-    owner.commit()
-    assert conn.execute("select id from workflow").fetchall() == [(left,)]
-
-
 def test_a_completion_that_waits_for_the_deletion_of_its_workflow_finds_no_task(
     conn: psycopg.Connection, session: Session, blocked: Blocked
 ) -> None:
@@ -382,116 +349,3 @@ def test_a_task_inserted_while_its_workflow_is_deleted_is_refused(
     blocked(agent, owner)
     owner.commit()
     assert isinstance(waiting.exception(60), errors.ForeignKeyViolation)
-
-
-# Deadlocks that are admitted: one of two is told to retry, and the numbers are exact after it did
-
-
-@pytest.mark.parametrize(
-    "first",
-    [
-        pytest.param((SET_STAGE, "workflow"), id="its workflow row"),
-        pytest.param((COMPLETE, "own task"), id="another task"),
-    ],
-)
-@pytest.mark.parametrize(
-    "then",
-    [
-        pytest.param((CANCEL_ALL, "workflow"), id="all tasks"),
-        pytest.param((COMPLETE, "agent's task"), id="the task of the agent"),
-    ],
-)
-def test_a_transaction_that_changes_first_and_then_a_task_deadlocks_once_with_the_agent_of_that_task(
-    conn: psycopg.Connection, session: Session, blocked: Blocked, first: Statement, then: Statement
-) -> None:
-    workflow = new_workflow(conn)
-    own, task, _ = new_tasks(conn, workflow, "running", "running", "running")
-    what = {"workflow": workflow, "own task": [own], "agent's task": [task]}
-    steps: list[Statement] = [(sql, [what[name]]) for sql, name in (first, then)]
-    orchestrator, agent = session(), session()
-    orchestrator.execute(*steps[0])
-    reporting = execute(agent, (COMPLETE, [[task]]))
-    blocked(agent, orchestrator)
-    last = {agent: reporting, orchestrator: execute(orchestrator, steps[1])}
-    one_deadlock(agent, orchestrator, last, {agent: [(COMPLETE, [[task]])], orchestrator: steps})
-
-
-def test_deleting_a_workflow_deadlocks_once_with_an_agent_that_reports(
-    conn: psycopg.Connection, session: Session, blocked: Blocked
-) -> None:
-    workflow = new_workflow(conn)
-    tasks = new_tasks(conn, workflow, "running", "running")
-    holder, owner, agent = session(), session(), session()
-    holder.execute(HOLD_TASK, [tasks[0]])
-    delete: Statement = ("delete from workflow where id = %s", [workflow])
-    deleting = execute(owner, delete)
-    blocked(owner, holder)  # it has the workflow row, and none of the tasks
-    complete: Statement = (COMPLETE, [[tasks[1]]])
-    reporting = execute(agent, complete)
-    blocked(agent, owner)
-    holder.commit()
-    last = {owner: deleting, agent: reporting}
-    one_deadlock(owner, agent, last, {owner: [delete], agent: [complete]})
-    assert conn.execute("select count(*) from workflow").fetchone() == (0,)
-
-
-def test_truncating_tasks_deadlocks_once_with_a_transaction_that_changes_its_workflow_and_then_a_task(
-    conn: psycopg.Connection, session: Session, blocked: Blocked
-) -> None:
-    workflow = new_workflow(conn)
-    [task] = new_tasks(conn, workflow, "running")
-    owner, orchestrator = session(), session()
-    steps: list[Statement] = [(SET_STAGE, [workflow]), (COMPLETE, [[task]])]
-    orchestrator.execute(*steps[0])
-    truncate: Statement = ("truncate agent_task", ())
-    truncating = execute(owner, truncate)
-    blocked(owner, orchestrator)
-    last = {owner: truncating, orchestrator: execute(orchestrator, steps[1])}
-    one_deadlock(owner, orchestrator, last, {owner: [truncate], orchestrator: steps})
-    assert progress(conn, workflow) == (0, 0, 0)
-
-
-UPSERT = """
-    insert into agent_task (id, workflow_id, agent_type)
-    select s.id, s.workflow_id, 'agent' from unnest(%(old)s || %(new)s, %(of)s || %(into)s) as s (id, workflow_id)
-    on conflict (id) do update set status = 'completed'
-"""
-MERGE = """
-    merge into agent_task as t
-    using unnest(%(old)s || %(new)s, %(of)s || %(into)s) as s (id, workflow_id) on t.id = s.id
-    when matched then update set status = 'completed'
-    when not matched then insert (id, workflow_id, agent_type) values (s.id, s.workflow_id, 'agent')
-"""
-WRITABLE_CTE = """
-    with completed as (update agent_task set status = 'completed' where id = any(%(old)s))
-    insert into agent_task (id, workflow_id, agent_type)
-    select s.id, s.workflow_id, 'agent' from unnest(%(new)s, %(into)s) as s (id, workflow_id)
-"""
-
-
-@pytest.mark.parametrize("statement", [UPSERT, MERGE, WRITABLE_CTE], ids=["upsert", "merge", "writable CTE"])
-def test_statements_of_two_kinds_over_the_same_workflows_deadlock_once(
-    conn: psycopg.Connection, session: Session, blocked: Blocked, statement: str
-) -> None:
-    a, b, *gated = [new_workflow(conn, id=uuid.UUID(int=number)) for number in (1, 2, 3, 4)]
-    task = {workflow: new_tasks(conn, workflow, "running")[0] for workflow in (a, b, *gated)}
-    writers, gates = [session(), session()], [session(), session()]
-    transactions: dict[psycopg.Connection, list[Any]] = {}
-    last = {}
-    for writer, gate, (of, into), last_one in zip(writers, gates, [(a, b), (b, a)], gated, strict=True):
-        names = {
-            "old": [task[of], task[last_one]],
-            "of": [of, last_one],
-            "new": [uuid.uuid4(), uuid.uuid4()],
-            "into": [into, last_one],
-        }
-        transactions[writer] = [(statement, names)]
-        # Whichever it counts first, inserts or updates: it holds one of a and b, and waits at the end of that loop.
-        gate.execute(HOLD_WORKFLOW, [last_one])
-        last[writer] = execute(writer, transactions[writer][0])
-        blocked(writer, gate)
-    gates[0].commit()
-    blocked(writers[0], writers[1])
-    gates[1].commit()
-    one_deadlock(writers[0], writers[1], last, transactions)
-    assert [progress(conn, workflow) for workflow in (a, b, *gated)] == [(50, 1, 2)] * 4

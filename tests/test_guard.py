@@ -72,14 +72,6 @@ def test_a_plan_set_raised_lowered_and_dropped_moves_total_and_progress(conn: ps
     assert seen == [(25, 2, 8), (10, 2, 20), (40, 2, 5), (50, 2, 4), (50, 2, 4), (50, 2, 4)]
 
 
-def test_status_and_plan_changed_at_once_are_both_heeded(conn: psycopg.Connection) -> None:
-    allow_all_transitions(conn)
-    workflow = new_workflow(conn, agents_planned=10, status="completed")
-    new_tasks(conn, workflow, "completed", "running")
-    conn.execute("update workflow set status = 'running', agents_planned = 4")
-    assert progress(conn, workflow) == (25, 1, 4)
-
-
 # Made-up numbers
 
 
@@ -91,16 +83,6 @@ def test_a_workflow_inserted_with_made_up_counters_starts_at_zero(conn: psycopg.
 def test_a_workflow_inserted_with_null_counters_starts_at_zero(conn: psycopg.Connection) -> None:
     workflow = new_workflow(conn, progress_updated_at=None, **dict.fromkeys(MADE_UP))
     assert (progress(conn, workflow), counters(conn, workflow)) == ((0, 0, 0), (0, 0, 0, 0))
-
-
-def test_workflows_copied_in_with_counters_count_the_tasks_that_follow(conn: psycopg.Connection) -> None:
-    workflow = uuid.uuid4()
-    with conn.cursor().copy("copy workflow (id, name, type, progress, agents_created) from stdin") as copy:
-        copy.write_row((workflow, "restored", "app", 50, 2))
-    with conn.cursor().copy("copy agent_task (workflow_id, agent_type, status) from stdin") as copy:
-        copy.write_row((workflow, "agent", "completed"))
-        copy.write_row((workflow, "agent", "running"))
-    assert progress(conn, workflow) == (50, 1, 2)
 
 
 @pytest.mark.parametrize("column", [*MADE_UP, "progress_updated_at"])
@@ -175,18 +157,6 @@ def test_what_an_update_returns_is_the_number_after_it(
     assert progress(conn, workflow)[0] == expected
 
 
-def test_an_upsert_of_a_workflow_leaves_progress_alone(conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn)
-    new_tasks(conn, workflow, "completed", "running")
-    row = conn.execute(
-        "insert into workflow (id, name, type, progress) values (%s, 'renamed', 'app', 90) on conflict (id) do update"
-        " set name = excluded.name, progress = excluded.progress, agents_completed = excluded.agents_completed"
-        " returning name, progress, agents_completed",
-        [workflow],
-    ).fetchone()
-    assert row == ("renamed", 50, 1)
-
-
 def test_thawing_keeps_progress_updated_at_from_being_written(conn: psycopg.Connection) -> None:
     workflow = new_workflow(conn)
     new_tasks(conn, workflow, "completed")
@@ -197,21 +167,6 @@ def test_thawing_keeps_progress_updated_at_from_being_written(conn: psycopg.Conn
 
 
 # Triggers of the user's
-
-
-def test_a_workflow_inserted_by_a_trigger_with_made_up_counters_starts_at_zero(conn: psycopg.Connection) -> None:
-    conn.execute("""
-        create table request (name text);
-        create function start_workflow() returns trigger language plpgsql as $$ begin
-            insert into workflow (name, type, progress, agents_completed, agents_total, agents_created, agents_failed)
-            values (new.name, 'app', 77, 7, 9, 9, 1);
-            return null;
-        end $$;
-        create trigger start after insert on request for each row execute function start_workflow();
-        insert into request values ('a'), ('b');
-    """)
-    rows = conn.execute("select progress, agents_completed, agents_total, agents_created from workflow").fetchall()
-    assert rows == [(0, 0, 0, 0)] * 2
 
 
 def test_a_status_set_by_a_trigger_on_tasks_moves_total_and_progress(conn: psycopg.Connection) -> None:

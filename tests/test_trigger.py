@@ -12,14 +12,6 @@ from .helpers import counters, new_tasks, new_workflow, progress, row_version, s
 Session = Callable[[], psycopg.Connection]
 
 FROZEN_ROW = (70, 7, 10)
-MERGE = """
-    merge into agent_task as t
-    using unnest(%s::uuid[], %s::uuid[], %s::text[]) as s (id, workflow_id, act) on t.id = s.id
-    when matched and s.act = 'delete' then delete
-    when matched then update set workflow_id = s.workflow_id, status = s.act::task_status
-    when not matched then
-        insert (id, workflow_id, agent_type, status) values (s.id, s.workflow_id, 'agent', s.act::task_status)
-"""
 
 
 def new_frozen_workflow(conn: psycopg.Connection) -> Any:
@@ -58,16 +50,6 @@ def test_progress_is_the_share_of_completed_tasks(
     assert progress(conn, workflow) == expected
 
 
-def test_failed_and_cancelled_tasks_are_counted_beside_progress(conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn)
-    new_tasks(conn, workflow, "completed", "failed", "failed", "cancelled", "running", "pending", "assigned")
-    row = conn.execute(
-        "select progress, agents_total, agents_created, agents_completed, agents_failed, agents_cancelled,"
-        " agents_open, settled_percentage from workflow_progress"
-    ).fetchone()
-    assert row == (14, 7, 7, 1, 2, 1, 3, 57)
-
-
 # One task, changed again and again
 
 
@@ -104,18 +86,6 @@ def test_a_task_counts_once_whatever_its_course(
     assert counters(conn, workflow) == expected
 
 
-def test_two_ctes_that_change_the_same_task_count_it_once(conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn)
-    [task, _] = new_tasks(conn, workflow, "running", "running")
-    conn.execute(
-        "with a as (update agent_task set status = 'completed' where id = %(task)s returning id)"
-        ", b as (update agent_task set status = 'completed', retry_count = 1 where id = %(task)s returning id)"
-        " select count(*) from a, b",
-        {"task": task},
-    )
-    assert progress(conn, workflow) == (50, 1, 2)
-
-
 def test_an_update_that_joins_a_task_twice_counts_it_once(conn: psycopg.Connection) -> None:
     workflow = new_workflow(conn)
     [task, _] = new_tasks(conn, workflow, "running", "running")
@@ -143,19 +113,6 @@ def test_a_task_moved_and_changed_at_once_is_counted_as_it_is_now(
     assert counters(conn, other) == (1, int(after == "completed"), int(after == "failed"), 0)
 
 
-def test_tasks_swapped_between_workflows_in_one_statement_are_counted_where_they_are(
-    conn: psycopg.Connection,
-) -> None:
-    one, other = new_workflow(conn), new_workflow(conn)
-    new_tasks(conn, one, "completed", "completed", "failed")
-    new_tasks(conn, other, "running")
-    conn.execute(
-        "update agent_task set workflow_id = case workflow_id when %(one)s then %(other)s else %(one)s end",
-        {"one": one, "other": other},
-    )
-    assert (counters(conn, one), counters(conn, other)) == ((1, 0, 0, 0), (3, 2, 1, 0))
-
-
 # Bulk and unusual statements
 
 
@@ -165,28 +122,6 @@ def test_one_update_over_many_workflows_counts_each(conn: psycopg.Connection) ->
         new_tasks(conn, workflow, *["running"] * size)
     conn.execute("update agent_task as t set status = 'completed' from workflow as w where w.id = t.workflow_id")
     assert [progress(conn, workflow)[1:] for workflow in workflows] == [(size, size) for size in range(20)]
-
-
-def test_a_statement_of_mixed_outcomes_is_summed_per_workflow(conn: psycopg.Connection) -> None:
-    one, other = new_workflow(conn), new_workflow(conn)
-    tasks = new_tasks(conn, one, "running", "completed", "failed") + new_tasks(conn, other, "running")
-    conn.execute(
-        "update agent_task as t set status = v.status from unnest(%s::uuid[], %s::task_status[]) as v (id, status)"
-        " where t.id = v.id",
-        [tasks, ["completed", "cancelled", "running", "failed"]],
-    )
-    assert (counters(conn, one), counters(conn, other)) == ((3, 1, 0, 1), (1, 0, 1, 0))
-
-
-def test_deleting_tasks_takes_them_from_the_counts(conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn)
-    tasks = new_tasks(conn, workflow, "completed", "completed", "failed", "running", "cancelled")
-    conn.execute("delete from agent_task where id = %s", [tasks[0]])
-    assert counters(conn, workflow) == (4, 1, 1, 1)
-    conn.execute("delete from agent_task where id = %s", [tasks[3]])
-    assert counters(conn, workflow) == (3, 1, 1, 1)
-    conn.execute("delete from agent_task")
-    assert progress(conn, workflow) == (0, 0, 0)
 
 
 def test_deleting_a_workflow_leaves_the_others_alone(conn: psycopg.Connection) -> None:
@@ -225,14 +160,6 @@ def test_a_workflow_and_its_tasks_created_by_one_statement_are_counted_once(
     assert counters(conn, workflow) == (len(tasks), 1, tasks.count("failed"), 0)
 
 
-def test_copy_counts_each_task(conn: psycopg.Connection) -> None:
-    one, other = new_workflow(conn), new_workflow(conn)
-    with conn.cursor().copy("copy agent_task (workflow_id, agent_type, status) from stdin") as copy:
-        for workflow, status in [(one, "completed"), (other, "failed"), (one, "running"), (one, "cancelled")]:
-            copy.write_row((workflow, "agent", status))
-    assert (counters(conn, one), counters(conn, other)) == ((3, 1, 0, 1), (1, 0, 1, 0))
-
-
 def test_on_conflict_do_update_counts_new_and_changed_tasks(conn: psycopg.Connection) -> None:
     one, other = new_workflow(conn), new_workflow(conn)
     [task, _] = new_tasks(conn, one, "running", "completed")
@@ -256,15 +183,6 @@ def test_on_conflict_do_nothing_is_not_counted(conn: psycopg.Connection) -> None
         [workflow, [task, uuid.UUID(int=1)]],
     )
     assert progress(conn, workflow) == (50, 1, 2)
-
-
-def test_merge_counts_inserts_updates_and_deletes_of_one_statement(conn: psycopg.Connection) -> None:
-    one, other = new_workflow(conn), new_workflow(conn)
-    a, b, c = new_tasks(conn, one, "running", "completed", "failed")
-    [d] = new_tasks(conn, other, "completed")
-    acts = {a: "completed", b: "delete", c: "running", d: "completed", uuid.UUID(int=1): "cancelled"}
-    conn.execute(MERGE, [list(acts), [one, one, one, one, other], list(acts.values())])
-    assert (counters(conn, one), counters(conn, other)) == ((3, 2, 0, 0), (1, 0, 0, 1))
 
 
 def test_a_statement_of_several_modifying_ctes_counts_them_all(conn: psycopg.Connection) -> None:
@@ -301,19 +219,6 @@ def test_a_statement_that_matches_no_row_writes_nothing(conn: psycopg.Connection
 
 
 # Transactions
-
-
-def test_what_a_savepoint_takes_back_is_not_counted(conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn)
-    a, b = new_tasks(conn, workflow, "running", "running")
-    with conn.transaction():
-        set_status(conn, a, "completed")
-        with conn.transaction(force_rollback=True):
-            set_status(conn, b, "completed")
-            new_tasks(conn, workflow, "completed")
-            assert progress(conn, workflow) == (100, 3, 3)
-        assert progress(conn, workflow) == (50, 1, 2)
-    assert progress(conn, workflow) == (50, 1, 2)
 
 
 def test_progress_has_moved_before_deferred_constraints_are_checked(conn: psycopg.Connection) -> None:
@@ -379,14 +284,6 @@ def test_a_frozen_workflow_keeps_its_counters(conn: psycopg.Connection, statemen
     assert conn.execute("select count(*) from workflow_progress_drift").fetchone() == (0,)
 
 
-def test_freezing_keeps_the_counters_as_they_are(conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn)
-    new_tasks(conn, workflow, "completed", "running")
-    conn.execute("update workflow set progress_frozen_at = now(), progress = 7, status = 'completed'")
-    conn.execute("delete from agent_task")
-    assert progress(conn, workflow) == (50, 1, 2)
-
-
 def test_thawing_recounts(conn: psycopg.Connection) -> None:
     workflow = new_frozen_workflow(conn)
     new_tasks(conn, workflow, "running", "failed", "completed", "cancelled")
@@ -397,15 +294,6 @@ def test_thawing_recounts(conn: psycopg.Connection) -> None:
 
 
 # TRUNCATE
-
-
-def test_truncating_tasks_brings_each_workflow_to_zero(conn: psycopg.Connection) -> None:
-    planned, plain, frozen = new_workflow(conn, agents_planned=4), new_workflow(conn), new_frozen_workflow(conn)
-    for workflow in (planned, plain, frozen):
-        new_tasks(conn, workflow, "completed", "failed")
-    conn.execute("truncate agent_task")
-    assert (progress(conn, planned), progress(conn, plain)) == ((0, 0, 4), (0, 0, 0))
-    assert progress(conn, frozen) == FROZEN_ROW
 
 
 @pytest.mark.parametrize(
