@@ -27,7 +27,6 @@ from pyapp import (
     TaskReporter,
     UnknownStatus,
     add_tasks,
-    grant,
     list_tasks,
     migrate,
     report_task,
@@ -36,7 +35,6 @@ from pyapp.drive import Transaction, act
 from pyapp.models import TASK_STATUSES
 from pyapp.reporter import Batches, Waiting
 
-from .conftest import Role
 from .helpers import counters, in_background, new_tasks, new_workflow, progress, wait_until_blocked_by
 from .service import wait_for
 
@@ -729,15 +727,3 @@ def test_a_database_that_stays_away_is_told_to_all(
             reporter.flush()
     with pytest.raises(psycopg.OperationalError):
         start(server.dsn)
-
-
-def test_the_role_of_an_agent_may_report(
-    conn: psycopg.Connection, new_role: Callable[..., Role], start: Callable[..., Reporter]
-) -> None:
-    role = new_role()
-    grant(conn, agents=[role.name])
-    workflow = new_workflow(conn)
-    (task,) = new_tasks(conn, workflow, "running")
-    with start(role.dsn) as reporter:
-        reporter.report(workflow, task, "completed")
-    assert progress(conn, workflow) == (100, 1, 1)
