@@ -464,6 +464,8 @@ def test_in_asyncio_nobody_who_stops_waiting_calls_a_report_back(dsn: str, conn:
             await outside.report(workflow, one, "completed")
         async with pyapp.aio.TaskReporter(dsn, linger=60) as reporter:
             (await reporter.report(workflow, one, "completed")).cancel()
+            await reporter.flush()
+            assert progress(conn, workflow) == (50, 1, 2)
             await reporter.report(workflow, two, "completed")
             flushing = asyncio.create_task(reporter.flush())
             await asyncio.sleep(0)
