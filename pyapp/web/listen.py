@@ -9,7 +9,7 @@ import psycopg
 
 from pyapp import aio
 from pyapp.drive import run_async
-from pyapp.watch import Follower, listen
+from pyapp.watch import listen, notifies
 
 RESYNC = 10.0
 """Seconds after which all is looked at again, although no notification came."""
@@ -52,7 +52,7 @@ class Listener:
     async def _hear(self, conn: psycopg.AsyncConnection[Any]) -> None:
         while True:
             self._count_query()
-            listens = await run_async(conn, Follower(None, self._schema).begin())
+            listens = await run_async(conn, notifies(self._schema))
             if listens:
                 await conn.execute(listen(self._schema))
             if listens != self.listens:
