@@ -172,11 +172,17 @@ async def stream_workflow(request: Request, workflow_id: Key) -> Response:
 
 async def _follow(request: Request, ids: list[str] | None, *, must_exist: bool = False) -> Response:
     feed: Feed = request.app.state.feed
-    if ids is not None:
-        # All clients share the feed: what the database cannot take is refused before it gets there.
-        ids = await run_in_threadpool(run, request, lambda conn, shape: shape.keys(conn, ids))
-    elif "after_position" in request.query_params:
+    if "after_position" in request.query_params:
         await run_in_threadpool(run, request, lambda *_: None)
+    if ids is not None:
+        shape = await run_in_threadpool(request.app.state.database.shape)
+        keys = [shape.key(given) for given in ids]
+        # All clients share the feed: what the database does not take is refused before it gets there.
+        ids = (
+            keys
+            if shape.knows_keys
+            else await run_in_threadpool(run, request, lambda conn, _: shape.written(conn, keys))
+        )
     subscriber = feed.subscribe(ids)
     try:
         # The answer says at once what is wrong: no such workflow, or no database.

@@ -48,7 +48,8 @@ class _Server(uvicorn.Server):
     """Ends the live streams first, which uvicorn would wait for."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self.config.loaded_app.state.feed.close_streams()
+        app: Any = self.config.app
+        app.state.feed.close_streams()
         await super().shutdown(sockets)
 
 

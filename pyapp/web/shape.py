@@ -7,7 +7,7 @@ from uuid import UUID
 
 from psycopg import Connection, sql
 
-_INTEGERS = ("smallint", "integer", "bigint")
+_BITS = {"smallint": 15, "integer": 31, "bigint": 63}
 _RELATIONS = [
     "agent_task",
     "workflow",
@@ -59,15 +59,23 @@ class Shape:
         try:
             if self.key_type == "uuid":
                 return str(UUID(given))
-            return str(int(given)) if self.key_type in _INTEGERS else given
+            if bits := _BITS.get(self.key_type):
+                if not -(1 << bits) <= int(given) < 1 << bits:
+                    raise ValueError
+                return str(int(given))
         except ValueError:
             raise NotAValue(f"workflow_id: not of type {self.key_type}") from None
+        return given
 
-    def keys(self, conn: Connection[Any], given: Sequence[str]) -> list[str]:
-        """Write keys as the database does, and see that it takes them. Raises NotAValue and DataError."""
-        type_ = self.key_type.replace("%", "%%")
-        query = sql.SQL("select (%s::text[]::{}[])::text[]").format(sql.SQL(type_))
-        row = conn.execute(query, [[self.key(key) for key in given]]).fetchone()
+    @property
+    def knows_keys(self) -> bool:
+        """Whether ``key`` passes on only what the database takes."""
+        return self.key_type == "uuid" or self.key_type in _BITS
+
+    def written(self, conn: Connection[Any], keys: Sequence[str]) -> list[str]:
+        """Write keys as the database does, by asking it. Raises ``psycopg.DataError``."""
+        type_ = sql.SQL(self.key_type.replace("%", "%%"))
+        row = conn.execute(sql.SQL("select (%s::text[]::{}[])::text[]").format(type_), [list(keys)]).fetchone()
         return list(row[0]) if row else []
 
 
