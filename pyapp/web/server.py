@@ -86,7 +86,7 @@ def _look(settings: Settings, say: Callable[[str], None]) -> None:
     """Refuse a database that lacks the schema; one that is away may come later."""
     try:
         with connect(settings.read_dsn or settings.dsn, connect_timeout=5) as conn:
-            readable(conn, settings.schema)
+            readable(conn, settings.schema, "workflow_forecast", "agent_task")
     except psycopg.OperationalError as error:
         why = reason(error)
         if re.search(_HOPELESS, why):  # it will not come by itself

@@ -87,7 +87,7 @@ def find_shape(conn: Connection[Any], schema: str) -> Shape:
     return Shape(schema, frozenset(name for (name,) in existing), key_type, tuple(priorities))
 
 
-def readable(conn: Connection[Any], schema: str) -> None:
-    """See that what the service reads is there."""
-    names = (sql.Identifier(schema, name) for name in ("workflow_progress", "workflow_forecast", "agent_task"))
-    conn.execute(sql.SQL("select from {}, {}, {} limit 0").format(*names))
+def readable(conn: Connection[Any], schema: str, *relations: str) -> None:
+    """See that workflow_progress is there, and these relations too."""
+    names = (sql.Identifier(schema, name) for name in ("workflow_progress", *relations))
+    conn.execute(sql.SQL("select from {} limit 0").format(sql.SQL(", ").join(names)))
