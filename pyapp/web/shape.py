@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from psycopg import Connection, sql
+from psycopg import Connection, errors, sql
 
 _BITS = {"smallint": 15, "integer": 31, "bigint": 63}
 _RELATIONS = [
@@ -31,6 +31,14 @@ _COLUMN = """
         and a.attname in ('workflow_id', 'priority')
     order by a.attname desc
 """
+
+
+LACKING = (errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction)
+
+
+def lacking(schema: str) -> str:
+    """Say that a schema has not what the service reads, and what to do."""
+    return f'schema "{schema}" has no agent-progress, or an old one: run agent-progress migrate, or adopt'
 
 
 class NotAValue(ValueError):
