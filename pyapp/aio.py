@@ -11,7 +11,7 @@ from psycopg.rows import TupleRow
 
 from pyapp import queries, standby
 from pyapp.db import ISO, connection_parameters, interrupted, needs_iso, pause_after
-from pyapp.drive import Pause, Statement, Transaction, act_async, asynchronous, drive_async, run_async
+from pyapp.drive import Pause, Statement, Transaction, act_async, asynchronous, drive_async, gone, run_async
 from pyapp.models import Key, Task, TaskStatus, Workflow
 from pyapp.reporter import Batches, Connect, Waiting, note, prepare
 from pyapp.watch import GATHER, RECONNECT, Follower, listen
@@ -226,5 +226,9 @@ class TaskReporter:
             if not isinstance(step, Connect):
                 return await act_async(self._conn, step)
             self._conn = await connect(self._dsn, autocommit=True)
+        except Exception as error:
+            if gone(self._conn, error):
+                await self._conn.close()
+            raise
         finally:
             self._batches.lost = self._conn.closed

@@ -244,8 +244,8 @@ def create_workflow(
     It begins in the first of them, unless ``current_stage`` says otherwise; a type without stages begins in
     ``initialization``. ``agents_planned`` is the number of tasks that will come, if it is known: progress is measured
     against it until more are created or the workflow is completed. ``parent_id`` is the workflow that started this one.
-    Returns the workflow. Raises WorkflowNotFound and ParentNotAllowed for the parent, and
-    ``psycopg.errors.CheckViolation`` for a negative plan.
+    Returns the workflow. Raises ParentNotAllowed, ``psycopg.errors.ForeignKeyViolation`` for a parent that is not
+    there, and ``psycopg.errors.CheckViolation`` for a negative plan.
     """
     query = "select {of_workflow} from {schema}.create_workflow(%s, %s, %s, %s, %s, %s, %s::integer, %s, %s, %s, %s)"
     values: list[Any] = [name, type, description, status, current_stage, priority, agents_planned, trace_id]

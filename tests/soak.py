@@ -268,7 +268,7 @@ def private_server(bin_dir: Path | None = None) -> Iterator[tuple[str, Path]]:
     try:
         with embedded.server(directory / "data", bin_dir=bin_dir, settings=SETTINGS) as server:
             migrate(server.dsn)
-            yield server.dsn, server.data_dir / ".agent-progress" / "server.log"
+            yield server.dsn, server.data_dir / "server.log"
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 

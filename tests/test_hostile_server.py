@@ -19,13 +19,14 @@ from psycopg.conninfo import make_conninfo
 
 from pyapp import MigrationError, db, embedded, get_workflow, list_workflows, migrate
 from pyapp.cli import main
+from pyapp.demo.files import SAMPLE
 from pyapp.migrate import require_version
-from pyapp.replay.trace import SAMPLE_PATH
 
 from .conftest import TEST_DATABASE_URL, TestServer
+from .crash import give
 from .helpers import in_background, new_tasks, new_workflow
 from .service import wait_for
-from .test_cli import outcome, start
+from .commands import outcome, start
 from .test_trace import instance
 
 ID = str(UUID(int=1))
@@ -35,7 +36,7 @@ READS = (["list"], ["show", ID], ["watch", ID], ["check"])
 WRITES = (
     ["transition", ID, "running"],
     ["advance", ID],
-    ["replay", str(SAMPLE_PATH)],
+    ["replay", str(SAMPLE)],
     ["demo", "--speed", "400"],
     ["notify", "on"],
 )
@@ -230,11 +231,10 @@ def test_a_hot_standby_serves_readers_and_tells_writers_why(
     with psycopg.connect(primary.dsn, autocommit=True) as conn:
         new_workflow(conn, id=ID, status="completed")
     copy = primary.data_dir.parent / "standby"
-    account = embedded.account.server_account(primary.data_dir)
     where = psycopg.conninfo.conninfo_to_dict(primary.dsn)
     shutil.copystat(primary.data_dir.parent, tmp_path)
     copy.mkdir(mode=0o700)
-    account.own(copy)
+    give(copy)
     subprocess.run(
         [
             bin_dir / "pg_basebackup",
@@ -253,9 +253,8 @@ def test_a_hot_standby_serves_readers_and_tells_writers_why(
         check=True,
         cwd="/",
         capture_output=True,
-        **account.switch,
+        **embedded.account(),
     )
-    shutil.rmtree(copy / ".agent-progress", ignore_errors=True)
     with embedded.server(copy, bin_dir=bin_dir) as standby:
         for command in (*READS, ["pending"], ["repair"]):
             assert call(standby.dsn, *command)[0] == 0, command
@@ -296,8 +295,8 @@ def test_a_full_disk_is_one_line_and_leaves_exact_numbers(
                 conn.execute("create table filler as select repeat('x', 900) from generate_series(1, 100000)")
             names = [f"{n:05d}" * 50 for n in range(6_000)]
             run = tmp_path / "run.json"
-            run.write_text(json.dumps(instance(*((name, [], [], 1) for name in names))))
-            status, _, line = call(server.dsn, "replay", str(run), "--upfront")
+            run.write_text(json.dumps(instance(*((name, [], 1) for name in names))))
+            status, _, line = call(server.dsn, "replay", str(run))
             assert status == 2
             assert re.search("No space left on device; make room on the server's disk$", line)
             assert [(w.agents_total - w.agents_planned, w.status) for w in list_workflows(conn)[:1]] == [

@@ -1,18 +1,18 @@
-"""Reading the catalog: a table of the application's as it is now."""
+"""Reading the catalog: tables of the application's as they are now."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from psycopg import Connection
 from psycopg.errors import Error
-from psycopg.rows import class_row, dict_row
+from psycopg.rows import class_row, dict_row, tuple_row
 
-from pyapp.adopt.pair import AdoptError, Pair, quote
-from pyapp.adopt.render import Partitions
+from pyapp.adopt.adoption import AdoptError, Adoption, Table
+from pyapp.adopt.render import Partitions, name
 
 _TABLE = """
     select
@@ -41,39 +41,82 @@ _COLUMNS = """
     select
         a.attname as name,
         a.attnum as number,
-        a.atttypid::bigint as type_oid,
         format_type(a.atttypid, a.atttypmod) as declared,
-        format_type(coalesce(b.oid, t.oid), null) as type,
+        case coalesce(b.oid, t.oid)
+            when 'bpchar'::regtype then 'bpchar'
+            when 'varchar'::regtype then 'text'
+            else format_type(coalesce(b.oid, t.oid), null)
+        end as type,
         coalesce(b.typtype, t.typtype)::text as kind,
         coalesce(b.typnamespace, t.typnamespace) = 'pg_catalog'::regnamespace as built_in,
-        a.attgenerated::text <> '' as generated,
+        a.attgenerated::text as generated,
+        pg_get_expr(d.adbin, d.adrelid) as expression,
         case when a.attcollation <> t.typcollation then a.attcollation::regcollation::text end as collation
     from pg_attribute as a
     join pg_type as t on t.oid = a.atttypid
     left join pg_type as b on b.oid = t.typbasetype
+    left join pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum and a.attgenerated::text <> ''
     where a.attrelid = %s and a.attnum > 0 and not a.attisdropped
     order by a.attnum
+"""
+_FOREIGN_KEYS = """
+    select
+        (
+            select array_agg(a.attname::text order by k.place)
+            from unnest(c.conkey) with ordinality as k (attnum, place)
+            join pg_attribute as a on a.attrelid = c.conrelid and a.attnum = k.attnum
+        ),
+        (
+            select array_agg(a.attname::text order by k.place)
+            from unnest(c.confkey) with ordinality as k (attnum, place)
+            join pg_attribute as a on a.attrelid = c.confrelid and a.attnum = k.attnum
+        ),
+        case c.confdeltype
+            when 'c' then 'on delete cascade'
+            when 'n' then 'on delete set null'
+            when 'd' then 'on delete set default'
+            else 'on delete restrict'
+        end
+        || case c.confupdtype when 'c' then ', on update cascade' else '' end
+        || case when c.condeferrable then ', deferrable' else '' end
+    from pg_constraint as c
+    where c.contype = 'f' and c.conrelid = %s and c.confrelid = %s and c.conparentid = 0
+    order by c.conname
+"""
+_UNIQUE = """
+    select array_agg(a.attname::text order by k.place) as columns, i.indisprimary
+    from pg_index as i
+    cross join unnest(i.indkey::int2[]) with ordinality as k (attnum, place)
+    join pg_attribute as a on a.attrelid = i.indrelid and a.attnum = k.attnum
+    where
+        i.indrelid = %s and i.indisunique and i.indisvalid and i.indpred is null and i.indexprs is null
+        and k.place <= i.indnkeyatts
+    group by i.indexrelid, i.indisprimary
+    order by i.indisprimary desc, i.indexrelid
 """
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column; ``type`` and ``kind`` (``b`` base, ``e`` enum) are those below a domain, ``declared`` is its own."""
+    """A column; ``type`` and ``kind`` (``b`` base, ``e`` enum) are those below a domain, ``declared`` is its own.
+
+    ``generated`` is ``s`` where it is stored, ``v`` where it is virtual, and empty else.
+    """
 
     name: str
     number: int
-    type_oid: int
     declared: str
     type: str
     kind: str
     built_in: bool
-    generated: bool
+    generated: str
+    expression: str | None
     collation: str | None
 
 
 @dataclass(frozen=True)
-class Table:
-    """A table with its columns; ``rows`` is what the planner takes for their number."""
+class Found:
+    """A table with its columns and unique keys; ``rows`` is what the planner takes for their number."""
 
     oid: int
     schema: str
@@ -81,68 +124,83 @@ class Table:
     partitioned: bool
     rows: int
     columns: Mapping[str, Column]
+    unique: Sequence[Sequence[str]]
+    primary: Sequence[str]
 
     @property
-    def quoted(self) -> str:
-        """Return its qualified name, quoted."""
-        return quote(self.schema, self.name)
+    def table(self) -> Table:
+        """Return which table it is."""
+        return Table(self.schema, self.name)
 
-    def column(self, name: str, option: str) -> Column:
+    def column(self, wanted: str, option: str) -> Column:
         """Get a column that an option names. Raises AdoptError."""
-        if name not in self.columns:
-            raise AdoptError(f"{option} {name}: {self.quoted} has no such column; it has {', '.join(self.columns)}")
-        return self.columns[name]
+        if wanted not in self.columns:
+            raise AdoptError(
+                f"{option} {wanted}: {self.table.sql} has no such column; it has {', '.join(self.columns)}"
+            )
+        return self.columns[wanted]
+
+    def find(self, candidates: Sequence[str]) -> Column | None:
+        """Find a column by the first of these names that there is, in small letters with underscores."""
+        known = {snake(column): column for column in reversed(list(self.columns))}
+        found = next((known[candidate] for candidate in candidates if candidate in known), None)
+        return self.columns[found] if found else None
 
 
-def read_table(conn: Connection[Any], given: str, role: str) -> Table:
+def read_table(conn: Connection[Any], given: str, option: str) -> Found:
     """Read a table that an option names, as in SQL. Raises AdoptError if there is none, or none that can be adopted."""
     with conn.cursor(row_factory=dict_row) as cursor:
         try:
             found = cursor.execute(_TABLE, [given]).fetchone()
         except Error as error:
-            raise AdoptError(f"--{role} {given}: that is no name of a table: {first_line(error)}") from error
+            raise AdoptError(f"{option} {given}: that is no name of a table: {first_line(error)}") from error
     if found is None:
         raise AdoptError(
-            f"--{role} {given}: there is no such table; a name with capitals or blanks is written in double quotes,"
-            f" as in --{role} '\"{given.strip(chr(34))}\"', and a schema that is not in the search_path before it"
+            f"{option} {given}: there is no such table; a name with capitals or blanks is written in double quotes,"
+            f" as in {option} '\"{given.strip(chr(34))}\"', and a schema that is not in the search_path before it"
         )
     if refusal := found.pop("refusal"):
-        raise AdoptError(f"--{role} {given} {refusal}")
+        raise AdoptError(f"{option} {given} {refusal}")
     with conn.cursor(row_factory=class_row(Column)) as cursor:
-        columns = cursor.execute(_COLUMNS, [found["oid"]]).fetchall()
-    return Table(columns={column.name: column for column in columns}, **found)
+        columns = {column.name: column for column in cursor.execute(_COLUMNS, [found["oid"]])}
+    keys = conn.cursor(row_factory=tuple_row).execute(_UNIQUE, [found["oid"]]).fetchall()
+    primary: list[str] = next((columns for columns, is_primary in keys if is_primary), [])
+    return Found(columns=columns, unique=[key for key, _ in keys], primary=primary, **found)
 
 
-def partitions(conn: Connection[Any], pair: Pair) -> Partitions:
+def foreign_keys(conn: Connection[Any], tasks: Found, workflows: Found) -> list[tuple[list[str], list[str], str]]:
+    """List the foreign keys from tasks to workflows: columns there, columns here, rules."""
+    return conn.cursor(row_factory=tuple_row).execute(_FOREIGN_KEYS, [tasks.oid, workflows.oid]).fetchall()
+
+
+def partitions(conn: Connection[Any], adoption: Adoption) -> Partitions:
     """Find the partitions that the two tables have now, at every level."""
 
-    def of(table: tuple[str, str]) -> list[tuple[str, str]]:
-        rows = conn.execute(
+    def of(table: Table | None) -> list[Table]:
+        rows = conn.cursor(row_factory=tuple_row).execute(
             "select n.nspname, c.relname from pg_partition_tree(to_regclass(%s)) as p"
             " join pg_class as c on c.oid = p.relid join pg_namespace as n on n.oid = c.relnamespace"
             " where p.level > 0 order by c.oid",
-            [quote(*table)],
-        ).fetchall()
-        return [(row[0], row[1]) for row in rows]
+            [table.sql if table else None],
+        )
+        return [Table(*row) for row in rows.fetchall()]
 
-    return Partitions(of(pair.workflows), of(pair.tasks))
-
-
-def columns_of(conn: Connection[Any], table: tuple[str, str]) -> frozenset[str]:
-    """List the columns that a table has now."""
-    rows = conn.execute(
-        "select attname from pg_attribute where attrelid = to_regclass(%s) and attnum > 0 and not attisdropped",
-        [quote(*table)],
-    ).fetchall()
-    return frozenset(row[0] for row in rows)
+    return Partitions(of(adoption.tasks), of(adoption.workflows))
 
 
-def snake(name: str) -> str:
+def snake(given: str) -> str:
     """Write a name in capitals and small letters as one with underscores."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", given).lower()
 
 
 def first_line(error: Exception) -> str:
     """Tell an error in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
+
+
+def reference(column: Column, row: str) -> str:
+    """Write a column of a row; a virtual one, which triggers cannot read, by its expression."""
+    if column.generated == "v" and column.expression:
+        return f"({column.expression})"
+    return f"{row}.{name(column.name)}"

@@ -1,94 +1,138 @@
-"""What an adoption lacks by now, and what is to be known of it."""
+"""What an adoption would change, what it lacks by now, and what is to be known of it."""
 
-from collections.abc import Iterator
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import psycopg
 from psycopg import Connection, sql
+from psycopg.rows import tuple_row
 
-from pyapp.adopt.backfill import uncounted, unfollowed
-from pyapp.adopt.catalog import columns_of, partitions
-from pyapp.adopt.install import get_adoption, is_current
-from pyapp.adopt.pair import COUNTERS, Pair, quote
-from pyapp.adopt.render import script
-from pyapp.schema import missing_objects
+from pyapp.adopt.adoption import AdoptError, Adoption
+from pyapp.adopt.backfill import Backfill, is_live
+from pyapp.adopt.catalog import first_line
+from pyapp.adopt.install import outdated, render, triggers
+from pyapp.adopt.render import Renderer, name
+
+_EXAMPLES = 20
 
 
-def examine(conn: Connection[Any], name: str) -> tuple[list[str], list[str]]:
-    """Look at an adoption: list what it lacks, of ours or of the application's, and what is to be known.
+@dataclass(frozen=True)
+class Change:
+    """A workflow whose progress would change: what its column says, and what was counted, in percent."""
 
-    Raises AdoptError.
+    workflow: str
+    stored: int | None
+    counted: int
+
+
+@dataclass(frozen=True)
+class Preview:
+    """How many workflows would change, and those that would change most."""
+
+    workflows: int
+    unchanged: int
+    raised: int
+    lowered: int
+    zeroed: int
+    frozen: int
+    examples: Sequence[Change]
+
+
+def preview(conn: Connection[Any], adoption: Adoption) -> Preview:
+    """Count all tasks, as they are now, and compare with what the application's column of progress says.
+
+    What an adoption consists of besides triggers is made for it, in a transaction that is rolled back.
     """
-    adoption = get_adoption(conn, name)
-    pair = adoption.pair
-    missing = [
-        *lost_columns(conn, pair),
-        *_lost_counters(conn, pair),
-        *missing_objects(conn, script(pair, partitions(conn, pair))),
-    ]
-    if missing:
+    column = adoption.publish.get("progress")
+    ended = Renderer(adoption).workflow_is("completed")
+    if adoption.workflows is None or column is None:
+        raise AdoptError("nothing would be written: no column of progress is published")
+    query = f"""
+        with seen as materialized (
+            select
+                c.workflow_id::text as workflow,
+                w.published::integer as stored,
+                c.progress as counted,
+                coalesce(
+                    w.published >= 100 and w.status = 'completed' and c.agents_created > 0
+                    and c.agents_completed + c.agents_failed + c.agents_cancelled = 0 and {ended != "false"},
+                    false
+                ) as frozen
+            from {name(adoption.schema)}.workflow_progress_calculated as c
+            join {name(adoption.schema)}.read_workflows() as w on w.workflow_id = c.workflow_id
+        )
+        select
+            count(*),
+            count(*) filter (where stored = counted and not frozen),
+            count(*) filter (where coalesce(stored, -1) < counted and not frozen),
+            count(*) filter (where stored > counted and not frozen),
+            count(*) filter (where stored > 0 and counted = 0 and not frozen),
+            count(*) filter (where frozen),
+            (
+                select coalesce(jsonb_agg(jsonb_build_array(e.workflow, e.stored, e.counted)), '[]')
+                from (
+                    select workflow, stored, counted
+                    from seen
+                    where stored is distinct from counted and not frozen
+                    order by abs(coalesce(stored, 0) - counted) desc, workflow
+                    limit {_EXAMPLES}
+                ) as e
+            )
+        from seen
+    """
+    with conn.transaction(force_rollback=True):
+        conn.execute("set local client_min_messages = warning")
+        conn.execute(render(conn, adoption).objects.encode())
+        row = conn.cursor(row_factory=tuple_row).execute(query.encode()).fetchone()
+    assert row is not None, "an aggregate gave no row"
+    *numbers, examples = row
+    workflows, unchanged, raised, lowered, zeroed, frozen = numbers
+    return Preview(workflows, unchanged, raised, lowered, zeroed, frozen, [Change(*change) for change in examples])
+
+
+def examine(conn: Connection[Any], adoption: Adoption) -> tuple[list[str], list[str]]:
+    """Look at an adoption: list what it lacks, of its own or of the application's, and what is to be known.
+
+    Whether the numbers are right is what the view workflow_progress_drift tells.
+    """
+    try:
+        script = render(conn, adoption)
+        missing = [f"{thing} is missing, or not as shipped" for thing in outdated(conn, adoption, script)]
+    except psycopg.Error as error:
+        return [f"the tables cannot be read as they were adopted: {first_line(error)}"], []
+    there = {(trigger, table.sql): enabled for trigger, table, enabled in triggers(conn, adoption.schema)}
+    for line in str(script).split("create or replace trigger ")[1:]:
+        words = line.split(" on ", 1)
+        trigger, table = words[0].split()[0].strip('"'), words[1].split("\n", 1)[0].strip()
+        enabled = there.get((trigger, table))
+        if enabled is None and not table.startswith(name(adoption.schema)):
+            missing.append(f"trigger {trigger} on {table} is missing")
+        elif enabled == "D":
+            missing.append(f"trigger {trigger} on {table} is disabled")
+    try:
+        conn.execute(sql.SQL("select from {}.workflow_progress_drift limit 0").format(sql.Identifier(adoption.schema)))
+    except psycopg.Error as error:
+        missing.append(f"the tables cannot be read as they were adopted: {first_line(error)}")
         return missing, []
-    if behind := unfollowed(conn, pair):
-        noun = "workflow" if behind == 1 else "workflows"
-        missing.append(f"status or plan of {behind} {noun}, changed while nothing followed it")
     notes = []
-    if not is_current(conn, adoption):
-        notes.append(f"made by another version, or for other partitions: agent-progress adopt --name {name} renews it")
-    if waiting := uncounted(conn, pair):
-        noun = "workflow has" if waiting == 1 else "workflows have"
-        notes.append(f"{waiting} {noun} not been counted yet: agent-progress adopt --continue --name {name}")
-    if pair.progress is not None and (different := _different(conn, pair)):
+    if not is_live(conn, adoption):
+        more = f" ({waiting} have changed since)" if (waiting := Backfill(conn, adoption).waiting()) else ""
+        notes.append(f"what was there before is not counted yet{more}: agent-progress adopt --continue")
+    if adoption.shadow and (different := _different(conn, adoption)):
         noun = "workflow says" if different == 1 else "workflows say"
-        end = "adopt --live makes it ours" if not pair.live else f"agent-progress adopt --name {name} publishes ours"
-        notes.append(f"{different} {noun} something else in {quote(pair.progress)} than what was counted; {end}")
+        notes.append(f"{different} {noun} something else than what was counted; adopt --live publishes it")
     return missing, notes
 
 
-def lost_columns(conn: Connection[Any], pair: Pair) -> list[str]:
-    """List the tables and columns of the application's that an adoption reads and that are gone."""
-    lost = []
-    for table, wanted in (
-        (pair.tasks, [pair.task_workflow, pair.task_status and pair.task_status.column]),
-        (
-            pair.workflows,
-            [
-                pair.key,
-                pair.workflow_status and pair.workflow_status.column,
-                pair.planned,
-                None if pair.columns else pair.progress,
-            ],
-        ),
-    ):
-        there = columns_of(conn, table)
-        if not there:
-            lost.append(f"table {quote(*table)}")
-        lost += [f"column {quote(*table, name)}" for name in wanted if there and name and name not in there]
-    return lost
-
-
-def _lost_counters(conn: Connection[Any], pair: Pair) -> Iterator[str]:
-    there = columns_of(conn, pair.workflows) if pair.columns else frozenset()
-    wanted = [name for name in (pair.progress_column, *COUNTERS) if name]
-    yield from (f"column {quote(*pair.workflows, name)}" for name in wanted if there and name not in there)
-
-
-def _different(conn: Connection[Any], pair: Pair) -> int:
+def _different(conn: Connection[Any], adoption: Adoption) -> int:
     """Count the workflows whose own column of progress says something else than our count."""
-    workflows, progress, key = (
-        sql.Identifier(*pair.workflows),
-        sql.Identifier(pair.progress or ""),
-        sql.Identifier(pair.key),
-    )
-    if pair.columns:
-        query = sql.SQL(
-            "select count(*) from {workflows} as u where u.progress_frozen_at is null"
-            " and u.{progress} is distinct from {schema}.progress_percentage(u.agents_completed, u.agents_total)"
-        )
-    else:
-        query = sql.SQL(
-            "select count(*) from {workflows} as u join {schema}.workflow_counter as s on s.id = u.{key}"
-            " where s.progress_frozen_at is null and u.{progress} is distinct from s.progress"
-        )
     row = conn.execute(
-        query.format(workflows=workflows, progress=progress, key=key, schema=sql.Identifier(pair.schema))
+        sql.SQL(
+            "select count(*) from {schema}.workflow_progress as p join {schema}.read_workflows() as w"
+            " on w.workflow_id = p.workflow_id where w.published is distinct from p.progress"
+        ).format(schema=sql.Identifier(adoption.schema))
     ).fetchone()
     return row[0] if row else 0

@@ -1,269 +1,454 @@
-"""The SQL of an adoption: the files of sql/ with other names, failing open, and those of sql/adopt/."""
+"""The SQL of an adoption: the templates of sql/adopt/, with their slots filled in."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
-from pyapp.adopt.pair import COUNTERS, OUTCOMES, SHADOW_COLUMN, Pair, quote
-from pyapp.adopt.tokens import COUNT, QUOTE, SHARED, read_sql, render, views
+from psycopg import sql
 
-_UPDATE = re.compile(r"^( +)update public\.workflow\n.*?where id = (\S+);\n", re.DOTALL | re.MULTILINE)
-_READ = re.compile(r"^begin\n(    -- Read .*?)\n\n    -- Write it\.\n", re.DOTALL | re.MULTILINE)
-_NEGATIVE = re.compile(r"^    elsif new\.agents_planned < 0 then\n.*?;\n(?=    elsif)", re.DOTALL | re.MULTILINE)
-_PERCENTAGE = re.compile(r"(new\.progress := )(public\.progress_percentage\([^)]*\))")
-_LOCK = re.compile(r"^( +)perform from public\.workflow where id = (\w+) for no key update;\n", re.MULTILINE)
-_THAWED = "            new.progress_updated_at := old.progress_updated_at;\n        else\n"
-_ON_TABLE = re.compile(
-    r"^(?:create (?:or replace )?trigger|comment on trigger|alter table \S+\n    alter column) .*?;\n",
-    re.DOTALL | re.MULTILINE,
-)
-# Two that miss the row at once: one inserts it, and the other adds to it after that one's commit.
-_AGAIN = (
-    "exit when found;",
-    "exit when KEY is null",
-    "    or (REMOVED and not exists (select from their_workflow as u where u.their_key = KEY));",
-    "insert into public.workflow_counter (id, progress_frozen_at) values (KEY, 'epoch') on conflict (id) do nothing;",
-)
-# Our own table of counters takes those with which a row is inserted: nobody else may insert there.
-_COUNTED = (
-    "    elsif\n        tg_op = 'INSERT'\n        or (old.",
-    "    elsif tg_op = 'INSERT' and new.agents_created is not null then\n"
-    "        null; -- counted already, many at a time\n"
-    "    elsif\n        tg_op = 'INSERT'\n        or (old.",
-)
-_RECOUNT = re.compile(
-    r"        select\n            count\(\*\),.*?\n        into (.*?)\n"
-    r"        from public\.agent_task as a\n(        where.*?);\n",
-    re.DOTALL,
-)
-# An internal error is what a plan ends in that was made before a type was dropped.
-_MISSING = "when syntax_error_or_access_rule_violation or invalid_schema_name or internal_error or data_exception then"
-# Whoever publishes locks the row that it will write to first: the order in which its own writers come by.
-_LOCK_FIRST = "{0}perform from their_workflow as u where u.their_key = {1} for no key update;\n"
-_REFRESH = f"""\
-            begin
-                select their_status, their_planned
-                into new.status, new.agents_planned
-                from (select) as s
-                left join their_workflow as u on u.their_key = new.id;
-            exception
-                {_MISSING}
-                    null; -- they stay as they were
-            end;
-"""
-# A session that came here before a column was retyped cannot read it in its plan.
-_MEANING = f"""\
-declare
-    meaning public.workflow_status;
-begin
-    begin
-        meaning := new.status;
-    exception
-        {_MISSING}
-            meaning := new.their_meaning_by_name;
-    end;
+from pyapp.adopt.adoption import OUTCOMES, AdoptError, Adoption, Table
+from pyapp.renew import for_schema, resource
 
-"""
+MARK = "$agent_progress$"
+"""Quotes the bodies of functions: nothing that is filled in may hold it."""
+_TASK_COLUMNS = {
+    "external_id": "text",
+    "agent_type": "text",
+    "stage": "text",
+    "priority": "text",
+    "payload": "jsonb",
+    "result": "jsonb",
+    "trace_id": "text",
+    "span_id": "text",
+    "parent_span_id": "text",
+    "created_at": "timestamptz",
+    "assigned_at": "timestamptz",
+    "started_at": "timestamptz",
+    "completed_at": "timestamptz",
+    "retry_count": "integer",
+    "max_retries": "integer",
+    "timeout_ms": "integer",
+    "ordinal": "bigint",
+}
+_WORKFLOW_COLUMNS = {
+    "name": "text",
+    "description": "text",
+    "type": "text",
+    "current_stage": "text",
+    "priority": "text",
+    "trace_id": "text",
+    "created_at": "timestamptz",
+    "updated_at": "timestamptz",
+    "completed_at": "timestamptz",
+}
+_STATES = ("completed", "failed", "cancelled", "paused", "initiated")
+
+
+def read_template(file: str) -> str:
+    """Read a template of sql/adopt/."""
+    return (resource("sql") / "adopt" / file).read_text("utf-8")
+
+
+def text(value: str) -> str:
+    """Write a string as a literal."""
+    return sql.Literal(value).as_string(None).strip()
+
+
+def name(value: str) -> str:
+    """Write an identifier."""
+    return sql.Identifier(value).as_string(None)
+
+
+def trigger_name(adoption: Adoption, what: str) -> str:
+    """Name a trigger: several adoptions can share a table."""
+    return f"{adoption.schema[:40]}_{what}"
 
 
 @dataclass(frozen=True)
 class Partitions:
     """The partitions of the two tables: statements on one fire its own statement triggers only."""
 
-    workflows: Sequence[tuple[str, str]] = ()
-    tasks: Sequence[tuple[str, str]] = ()
+    tasks: Sequence[Table] = ()
+    workflows: Sequence[Table] = ()
 
 
-_NO_PARTITIONS = Partitions()
-Trigger = tuple[str, tuple[str, str]]
-"""A trigger and the table that it is on."""
+@dataclass(frozen=True)
+class Script:
+    """The SQL that installs an adoption, in parts that each lock one table of the application's at most."""
+
+    objects: str
+    tasks: str
+    workflows: Sequence[str]
+
+    def __str__(self) -> str:
+        """Return all of it."""
+        return "\n".join((self.objects, self.tasks, *self.workflows))
 
 
-def script(pair: Pair, partitions: Partitions = _NO_PARTITIONS) -> str:
-    """Render all that an adoption installs; the statements that lock the application's tables for it come last."""
-    return "\n".join(steps(pair, partitions))
+class Renderer:
+    """Fills in the slots for one adoption."""
 
+    def __init__(self, adoption: Adoption, partitions: Partitions = Partitions()) -> None:
+        """Take the adoption, and the partitions that its tables have now."""
+        self._of, self._partitions = adoption, partitions
+        self._size = len(adoption.keys)
+        if MARK in json.dumps(adoption.to_json()):
+            raise AdoptError(f"{MARK} cannot stand in a name or an expression")
 
-def steps(pair: Pair, partitions: Partitions = _NO_PARTITIONS) -> list[str]:
-    """Render the same in three parts, each of which locks one of the application's tables at most.
+    def script(self) -> Script:
+        """Render all that an adoption installs."""
+        of = self._of
+        # The formula is written once for all: its file is the one of sql/ that adoptions share.
+        objects = [self.render("01_schema.sql"), for_schema(read_template("../03_formula.sql"), of.schema)]
+        names = ["02_count.sql", *(["03_delete.sql"] if of.workflows else [])]
+        names += [
+            "04_workflows.sql" if of.workflows else "04_groups.sql",
+            "05_tasks.sql",
+            "06_views.sql",
+            "07_repair.sql",
+        ]
+        names += ["08_publish.sql"] if of.publishes else []
+        objects += [self.render(file) for file in names]
+        tasks = [self.render("10_tasks.sql")]
+        tasks += [self.render("11_task_triggers.sql", table=table) for table in (of.tasks, *self._partitions.tasks)]
+        if self._partitions.tasks:
+            tasks.append(self.render("12_partitions.sql"))
+        return Script("\n".join(objects), "\n".join(tasks), self._on_workflows())
 
-    They may be transactions of their own: what comes between them is counted later, as what was there before.
-    """
-    templates = [read_sql("adopt/01_schema.sql"), read_sql(f"adopt/{_storage(pair)}"), *_functions_and_views(pair)]
-    triggers = "".join(statement for text in templates for statement in _ON_TABLE.findall(text))
-    first = [render(pair, re.sub(r"\n{3,}", "\n\n", _ON_TABLE.sub("", template))) for template in templates]
-    # Tasks first: the order in which everybody locks.
-    on_tasks = [
-        *(render(replace(pair, tasks=table), _on(triggers, "agent_task")) for table in (pair.tasks, *partitions.tasks)),
-        # A row trigger, which partitions take over.
-        render(pair, _on(read_sql("adopt/06_partitions.sql"), "agent_task")) if partitions.tasks else "",
-    ]
-    on_workflows = [
-        render(pair, _on(triggers, "workflow", "their_workflow", "workflow_counter")),
-        *(
-            # Row triggers are passed on to partitions, statement triggers are not.
-            render(replace(pair, workflows=table), _on(triggers, "their_workflow", but="_follow_update|zz_"))
-            for table in partitions.workflows
-        ),
-    ]
-    parts = [f"create schema if not exists {quote(pair.schema)};\n", *first], on_tasks, on_workflows
-    texts = ["\n".join(part) for part in parts]
-    tag = "$agent_progress$"
-    while any(tag in text for text in texts):
-        tag = f"{tag[:-1]}_$"
-    return [text.replace(QUOTE, tag) for text in texts]
+    def _on_workflows(self) -> list[str]:
+        of, parts = self._of, []
+        for table in (of.workflows, *self._partitions.workflows) if of.workflows else ():
+            files = ["13_workflow_triggers.sql", *(["14_publish_triggers.sql"] if of.publishes else [])]
+            parts.append("\n".join(self.render(file, table=table) for file in files))
+        if of.publishes:
+            parts.append(self.render("15_guard_trigger.sql"))
+        return parts
 
+    def render(self, file: str, table: Table | None = None) -> str:
+        """Fill in the slots of a template; ``table``: the one that its triggers are on."""
+        return self.fill(read_template(file), **({"table": table.sql} if table else {}))
 
-def _on(triggers: str, *tables: str, but: str = r"\Z.") -> str:
-    """Choose the statements on triggers of these tables."""
-    chosen = re.compile(rf"\b(?:on|alter table) (?:public\.)?(?:{'|'.join(tables)})(?=\s)")
-    return "\n".join(s for s in _ON_TABLE.findall(triggers) if chosen.search(s) and not re.search(but, s))
+    def fill(self, template: str, **more: str) -> str:
+        """Fill in the slots of a text, those given as well."""
+        return _fill(template, self.slots | more)
 
+    # What the slots stand for. Lists of the parts of the key are written by _each, with {i} for its number.
 
-def removal(pair: Pair, *, drop_columns: bool = False, table: bool = True) -> list[str]:
-    """Render what takes an adoption back, after its triggers; ``table``: that of the workflows is still there."""
-    schema = quote(pair.schema)
-    statements = [
-        f"drop function if exists {schema}.repair_progress({pair.key_type});",
-        *(f"drop view if exists {schema}.{view};" for view in reversed(list(views()))),
-        f"drop table if exists {schema}.workflow_counter;",
-        f"drop table if exists {schema}.adoption;",
-        *(
-            f"drop function if exists {schema}.{function};"
-            for function in (
-                "maintain_progress()",
-                "follow_workflow()",
-                "publish_progress()",
-                "guard_published_progress()",
-                "guard_progress()",
-                f"count_tasks({pair.key_type})",
-                f"describe_workflow({pair.key_type})",
-                f"progress_total({schema}.workflow_status, bigint, bigint)",
-                "progress_percentage(bigint, bigint)",
-            )
-        ),
-        f"drop type if exists {schema}.workflow_status;",
-        f"drop type if exists {schema}.task_status;",
-        f"drop schema if exists {schema};",
-    ]
-    if table and pair.columns and (drop_columns or not pair.live):
-        dropped = [*(COUNTERS if drop_columns else ()), *(() if pair.live else (SHADOW_COLUMN,))]
-        if drop_columns and pair.live and pair.progress is None:
-            dropped.append("progress")
-        columns = ", ".join(f"drop column if exists {quote(name)}" for name in dropped)
-        statements.append(f"alter table {quote(*pair.workflows)} {columns};")
-    return statements
+    def _each(self, pattern: str, joint: str = ", ") -> str:
+        return joint.join(pattern.replace("{i}", str(i + 1)) for i in range(self._size))
 
+    def _id(self, parts: Sequence[str]) -> str:
+        """Write the id of a workflow: its key, or its parts as a path."""
+        if len(parts) == 1:
+            return parts[0]
+        return " || '/' || ".join(f"replace(replace(({part})::text, '%', '%25'), '/', '%2F')" for part in parts)
 
-def drop_trigger(trigger: Trigger) -> str:
-    """Render what drops a trigger of ours."""
-    name, table = trigger
-    return f"drop trigger if exists {quote(name)} on {quote(*table)};"
+    def _parts(self, argument: str) -> list[str]:
+        """Write what an id has for each part of the key: the reverse of _id."""
+        if self._size == 1:
+            return [argument]
+        return [
+            f"replace(replace(split_part({argument}, '/', {i + 1}), '%2F', '/'), '%25', '%')::{key.type}"
+            for i, key in enumerate(self._of.keys)
+        ]
 
+    @cached_property
+    def outcome(self) -> str:
+        """Write what became of a task: 1 completed, 2 failed, 3 cancelled, 0 open, null not counted."""
+        of = self._of
+        cases = [f"when ({of.where}) is not true then null"] if of.where else []
+        numbers = {"ignored": "null", **{outcome: str(i + 1) for i, outcome in enumerate(OUTCOMES)}}
+        cases += [f"when ({of.outcomes[o]}) then {n}" for o, n in numbers.items() if o in of.outcomes]
+        words = [
+            f"when {text(word)} then {number}"
+            for outcome, number in numbers.items()
+            if outcome not in of.outcomes
+            for word in of.words.get(outcome, ())
+        ]
+        rest = f"case lower(({of.status})::text) {' '.join(words)} else 0 end" if of.status and words else "0"
+        return f"(case {' '.join(cases)} else {rest} end)" if cases else f"({rest})"
 
-def _storage(pair: Pair) -> str:
-    return "02_columns.sql" if pair.columns else "02_counter.sql"
-
-
-def _functions_and_views(pair: Pair) -> Iterator[str]:
-    formula, trigger, guard, views, repair = map(read_sql, SHARED)
-    yield formula
-    yield _conflicts(read_sql("adopt/03_reading.sql"), "use_column")
-    yield _conflicts(_fail_open(pair, trigger), "use_variable")
-    yield _conflicts(_guarded(pair, guard if pair.columns else _refresh(guard)), "use_variable")
-    if not pair.columns:
-        yield _conflicts(read_sql("adopt/04_follow.sql"), "use_variable")
-    if pair.publishes:
-        yield _conflicts(read_sql("adopt/05_publish.sql"), "use_column")
-    yield COUNT.sub("left join public.count_tasks() as g", views)
-    yield _conflicts(_LOCK.sub(_lock_first, repair) if pair.publishes else repair, "use_variable")
-
-
-def _conflicts(text: str, rule: str) -> str:
-    """Say what a name means that is a variable and a column of the application's as well."""
-    return re.sub(r"^as \$\$\n(?=declare|begin)", f"as $$\n#variable_conflict {rule}\n", text, flags=re.MULTILINE)
-
-
-def _fail_open(pair: Pair, trigger: str) -> str:
-    """Let a statement through that cannot be counted since a column is gone, and add to rows that are not there yet."""
-
-    def read_apart(match: re.Match[str]) -> str:
-        block = re.sub(r"^(?=.)", "    ", match[1], flags=re.MULTILINE)
-        counted = " + ".join(f"w.agents_{name}" for name in ("created", "completed", "failed", "cancelled"))
+    def _open_status(self) -> str:
+        of, words = self._of, []
+        for state in ("running", "assigned"):
+            words += [f"when {text(word)} then {text(state)}" for word in of.words.get(state, ())]
         return (
-            "begin\n    -- What is missing is found out here, where nothing has been written yet.\n"
-            f"    begin\n{block}\n\n"
-            f"        perform {counted}\n"
-            "        from their_counters as w left join their_workflow as u on u.their_key = w.their_id where false;\n"
-            f"    exception\n        {_MISSING}\n            raise warning using\n"
-            "                message = format('agent-progress: not counted: %s', sqlerrm),\n"
-            "                hint = 'agent-progress check says what is missing.';\n"
-            "            return null;\n    end;\n\n    -- Write it.\n"
+            f"case lower(({of.status})::text) {' '.join(words)} else 'pending' end"
+            if of.status and words
+            else "'pending'"
         )
 
-    def again(match: re.Match[str]) -> str:
-        indent, key = match[1], match[2]
-        update = re.sub(r"^(?=.)", "    ", match[0], flags=re.MULTILINE)
-        lines = [
-            *(_LOCK_FIRST.format(indent, key).splitlines() if pair.publishes else ()),
-            f"{indent}loop",
-            update.rstrip("\n"),
-            *(f"{indent}    {line}" for line in _AGAIN),
-            f"{indent}end loop;",
+    def workflow_is(self, state: str) -> str:
+        """Write when a workflow is in one of our states; null where nothing tells."""
+        of = self._of
+        if state in of.workflow_outcomes:
+            return f"coalesce(({of.workflow_outcomes[state]}), false)"
+        if of.workflow_status and (words := of.workflow_words.get(state)):
+            return f"coalesce(lower(({of.workflow_status})::text) in ({', '.join(map(text, words))}), false)"
+        return "false"
+
+    def _status(self) -> str:
+        tests = {state: test for state in _STATES if (test := self.workflow_is(state)) != "false"}
+        if not any(state in tests for state in OUTCOMES):
+            return "null::text"
+        return f"case {' '.join(f'when {test} then {text(state)}' for state, test in tests.items())} else 'running' end"
+
+    def _counted(self, relation: str, more: str = "") -> str:
+        """Write a subquery for tasks: their keys, and what became of them."""
+        keys = ", ".join(f"({key.sql})::{key.type} as key_{i + 1}" for i, key in enumerate(self._of.keys))
+        return f"(select {keys}, {self.outcome} as outcome{more} from {relation})"
+
+    def _published(self, created: str, completed: str, frozen: str) -> dict[str, str]:
+        """Write what each published column is to say, of a row of the workflow and these counters."""
+        total = created
+        if planned := self._of.columns.get("agents_planned"):
+            status = f"case when {self.workflow_is('completed')} then 'completed' else 'running' end"
+            schema = name(self._of.schema)
+            total = f"{schema}.progress_total(({status})::{schema}.workflow_status, {created}, ({planned})::bigint)"
+        progress = f"coalesce({frozen}, {name(self._of.schema)}.progress_percentage({completed}, {total}))"
+        values = {"progress": progress, "completed": completed, "total": total}
+        return {column: values[what] for what, column in self._of.publish.items()}
+
+    def _publish_slots(self) -> dict[str, str]:
+        of = self._of
+        here = self._published("now_created", "now_completed", "now_frozen")
+        there = self._published("c.agents_created", "c.agents_completed", "c.frozen_progress")
+        any_row = self._published(
+            "coalesce(c.agents_created, 0)", "coalesce(c.agents_completed, 0)", "c.frozen_progress"
+        )
+        columns = list(here)
+        moved = [f"new.{name(c)} is distinct from old.{name(c)}" for c in columns]
+        if planned := of.columns.get("agents_planned"):
+            plan = (
+                f"(select array[({planned})::bigint, ({self.workflow_is('completed')})::integer] from {{}} as workflow)"
+            )
+            moved.append(f"{plan.format('(select new.*)')} is distinct from {plan.format('(select old.*)')}")
+
+        def differs(values: dict[str, str]) -> str:
+            return (
+                "(" + " or ".join(f"workflow.{name(c)} is distinct from {value}" for c, value in values.items()) + ")"
+            )
+
+        def given(values: dict[str, str]) -> str:
+            return ", ".join(f"{name(c)} = {value}" for c, value in values.items())
+
+        lock = f"perform from {of.workflows.sql if of.workflows else ''} as workflow where {self._workflow_is('the_key_')} for no key update;"
+        keys = [of.workflow_generated.get(key.sql, key.sql) for key in of.workflow_keys]
+        return {
+            "publish_set": given(here),
+            "publish_differs": differs(here),
+            "publish_counter_set": given(there),
+            "publish_counter_differs": differs(there),
+            "publish_any_set": given(any_row),
+            "publish_any_differs": differs(any_row),
+            "publish_counter_values": ", ".join(f"{v} as value_{i}" for i, v in enumerate(any_row.values())),
+            "publish_assignments": " ".join(f"new.{name(c)} := counted.value_{i};" for i, c in enumerate(columns)),
+            "published_moved": " or ".join(moved),
+            "new_workflow_is_counter": " and ".join(f"({key}) = c.key_{i + 1}" for i, key in enumerate(keys)),
+            "lock_workflow": lock if planned else "",
+        }
+
+    def _workflow_is(self, prefix: str) -> str:
+        keys = self._of.workflow_keys
+        return " and ".join(f"{key.sql} = {prefix}{i + 1}" for i, key in enumerate(keys))
+
+    def _describe(self) -> str:
+        """Write how the first task of a workflow describes it, where there is no table of workflows."""
+        of = self._of
+        if of.workflows or not (columns := {c: v for c, v in of.columns.items() if c in _WORKFLOW_COLUMNS}):
+            return ""
+        keys = " and ".join(f"({key.sql})::{key.type} = the_key_{i + 1}" for i, key in enumerate(of.keys))
+        updates = [
+            f"if tg_op = '{op}' then update {name(of.schema)}.workflow_counter as c set described = "
+            f"(select {self.described} from {relation} as task where {keys} and {self.outcome} is not null limit 1)"
+            f" where {self._each('c.key_{i} = the_key_{i}', ' and ')}; end if;"
+            for op, relation in (("INSERT", "changed_task"), ("UPDATE", "new_task"))
         ]
-        removed = "change.created < 0" if key.startswith("change.") else "tg_op = 'DELETE'"
-        return "\n".join(lines).replace("KEY", key).replace("REMOVED", removed) + "\n"
+        return " ".join(updates)
 
-    text = _READ.sub(read_apart, trigger)
-    return text if pair.columns else _UPDATE.sub(again, text)
+    @property
+    def described(self) -> str:
+        """Write what a task says of its workflow, as JSON."""
+        columns = {c: v for c, v in self._of.columns.items() if c in _WORKFLOW_COLUMNS}
+        if self._of.workflows or not columns:
+            return "null::jsonb"
+        return f"jsonb_build_object({', '.join(f'{text(c)}, {v}' for c, v in columns.items())})"
+
+    @cached_property
+    def slots(self) -> dict[str, str]:
+        of, each, keys = self._of, self._each, self._of.keys
+        schema, n = name(of.schema), self._size
+        workflow_keys = [key.sql for key in of.workflow_keys]
+        workflows = of.workflows.sql if of.workflows else ""
+        wtypes = of.workflow_keys or of.keys
+        counter_id = "c.key_1" if n == 1 else "c.workflow_id"
+        b_id = self._id([f"b.key_{i + 1}" for i in range(n)])
+        slots = {
+            "schema": schema,
+            "tasks": of.tasks.sql,
+            "workflows": workflows,
+            "definition": text(json.dumps(of.to_json(), sort_keys=True)),
+            "counts": text(
+                hashlib.md5(json.dumps(of.counts(), sort_keys=True).encode(), usedforsecurity=False).hexdigest()
+            ),
+            "tasks_name": text(of.tasks.sql),
+            # The key of a workflow.
+            "keys": each("key_{i}"),
+            "key_columns": ", ".join(f"key_{i + 1} {key.type} not null" for i, key in enumerate(keys)),
+            "identity_column": ""
+            if n == 1
+            else f"workflow_id text not null generated always as ({self._id([f'key_{i + 1}' for i in range(n)])}) stored,"
+            " constraint workflow_counter_workflow_id_key unique (workflow_id),",
+            "key_variables": "; ".join(f"the_key_{i + 1} {key.type}" for i, key in enumerate(keys)),
+            "the_keys": each("the_key_{i}"),
+            "new_keys": each("n.key_{i}"),
+            "same_keys": f"({each('n.key_{i} = o.key_{i}', ' and ')})",
+            "keys_known": f"({each('key_{i} is not null', ' and ')})",
+            "t_keys": each("t.key_{i}"),
+            "counter_keys": each("c.key_{i}"),
+            "k_keys": each("k.key_{i}"),
+            "both_keys": each("b.key_{i}"),
+            "both_id": f"({b_id})::{of.id_type}",
+            "counter_id": counter_id if not of.workflows or n > 1 else f"{counter_id}::{of.id_type}",
+            "id_type": of.id_type,
+            "counter_is_the": each("c.key_{i} = the_key_{i}", " and "),
+            "counter_is_new": each("c.key_{i} = new.key_{i}", " and "),
+            "counter_is_k": each("c.key_{i} = k.key_{i}", " and "),
+            "counter_is_w": each("c.key_{i} = w.key_{i}", " and "),
+            "w_is_k": each("w.key_{i} = k.key_{i}", " and "),
+            "task_is_the": each("t.key_{i} = the_key_{i}", " and "),
+            "counter_is_missing": "c.key_1 is null",
+            "k_is_argument": " and ".join(
+                f"k.key_{i + 1} = {part}" for i, part in enumerate(self._parts("repair_progress.workflow"))
+            ),
+            # The tasks.
+            "outcome": self.outcome,
+            "counted_tasks": self._counted(f"{of.tasks.sql} as task"),
+            "old_tasks": self._counted("old_task as task"),
+            "new_tasks": self._counted("new_task as task"),
+            "changed_tasks": self._counted("changed_task as task"),
+            "task_keys": ", ".join(f"({key.sql})::{key.type}" for key in keys),
+            "task_key_columns": ", ".join(f"key_{i + 1} {key.type}" for i, key in enumerate(keys)),
+            "compare_key_columns": ", ".join(f"key_{i + 1} {key.type}" for i, key in enumerate(keys)),
+            "task_id": f"({of.task_id.sql})::{of.task_id.type}",
+            "task_id_type": of.task_id.type,
+            "open_status": self._open_status(),
+            "task_workflow_id": f"t.key_1::{of.id_type}" if n == 1 else "c.workflow_id",
+            "join_counter": ""
+            if n == 1
+            else f"join {schema}.workflow_counter as c on {each('c.key_{i} = t.key_{i}', ' and ')}",
+            "described_tasks": self._counted(f"{of.tasks.sql} as task", f", ({self.described})::text as described"),
+            "task_is_counter": each("t.key_{i} = c.key_{i}", " and "),
+            # The workflows.
+            "workflow_keys_as_is": ", ".join(f"{key} as key_{i + 1}" for i, key in enumerate(workflow_keys)),
+            "workflow_is_b": self._workflow_is("b.key_"),
+            "counter_is_b": each("c.key_{i} = b.key_{i}", " and "),
+            "keys_as_text": each("key_{i}::text"),
+            "last_keys": each("key_{i} desc"),
+            "workflow_key_columns": ", ".join(f"key_{i + 1} {key.type}" for i, key in enumerate(wtypes)),
+            "workflow_keys": ", ".join(workflow_keys),
+            "workflow_id": self._id(workflow_keys) if workflow_keys else "",
+            "workflow_keys_known": " and ".join(f"{key} is not null" for key in workflow_keys),
+            "workflow_keys_as_keys": ", ".join(
+                f"({key})::{keys[i].type} as key_{i + 1}" for i, key in enumerate(workflow_keys)
+            ),
+            "workflow_is_the": self._workflow_is("the_key_"),
+            "workflow_is_counter": self._workflow_is("c.key_"),
+            "old_workflows": "old_workflow",
+            "new_workflows": "new_workflow",
+            "status": self._status(),
+            "planned": f"({of.columns['agents_planned']})::integer"
+            if "agents_planned" in of.columns
+            else "null::integer",
+            "published": f"workflow.{name(of.publish['progress'])}::numeric"
+            if "progress" in of.publish
+            else "null::numeric",
+            # The views.
+            "calculated_id": "w.workflow_id" if of.workflows else "k.workflow_id",
+            "calculated_from": f"{schema}.read_workflows() as w left join {schema}.compare_progress() as k on {each('k.key_{i} = w.key_{i}', ' and ')}"
+            if of.workflows
+            else f"{schema}.compare_progress() as k left join {schema}.read_workflows() as w on {each('w.key_{i} = k.key_{i}', ' and ')}",
+            "calculated_where": "true" if of.workflows else "k.counter or n.created > 0",
+            "stored_progress": f"coalesce(k.frozen_progress, {schema}.progress_percentage(k.stored_completed,"
+            f" {schema}.progress_total(w.status::{schema}.workflow_status, k.stored_created, w.planned)))",
+            "published_differs": "false",
+            "probe": "",
+            "keep": "",
+            "carry": "",
+            "publish": "",
+            "publish_counted": "",
+            "describe": self._describe(),
+        }
+        for column, kind in _TASK_COLUMNS.items():
+            slots[f"task_{column}"] = _cast(of.task_columns.get(column), kind)
+        for column, kind in _WORKFLOW_COLUMNS.items():
+            slots[column] = _cast(of.columns.get(column), kind)
+        if of.workflows:
+            slots["name"] = f"coalesce({slots['name']}, ({slots['workflow_id']})::text)"
+        for what in ("insert", "update", "delete", "truncate", "merge"):
+            slots[f"{what}_trigger"] = name(trigger_name(of, what))
+            slots[f"workflow_{what}_trigger"] = name(trigger_name(of, f"workflow_{what}"))
+        slots["update_trigger_name"] = text(trigger_name(of, "update"))
+        slots["guard_trigger"] = name(f"zz_{trigger_name(of, 'guard')}")
+        return slots | self._fragments(slots)
+
+    def _fragments(self, slots: dict[str, str]) -> dict[str, str]:
+        """Fill in what an adoption has only where it keeps what is finished, or publishes."""
+        of = self._of
+        filled = dict(slots)
+        probes = []
+
+        def fragment(file: str) -> str:
+            return _fill(read_template(file), filled).strip()
+
+        ended = " or ".join(test for state in OUTCOMES if (test := self.workflow_is(state)) != "false") or "false"
+        if of.publishes:
+            filled |= self._publish_slots()
+            filled["publish"] = fragment("publish.sql")
+            filled["publish_counted"] = fragment("publish_counted.sql")
+            if "progress" in of.publish:
+                filled["stored_progress"] = "w.published::integer"
+                filled["published_differs"] = "(w.key_1 is not null and w.published is distinct from p.progress)"
+            probes += [f"workflow.{name(column)}::numeric = 0" for column in of.publish.values()]
+        if of.keep_finished:
+            filled["ended_by_workflow"] = (
+                f"select ended or {ended} into ended from {of.workflows.sql} as workflow where {filled['workflow_is_the']};"
+                if of.workflows
+                else ""
+            )
+            filled["keep"] = fragment("keep.sql")
+            each = self._each
+            filled |= {
+                "old_and_new_keys": f"{each('o.key_{i} as old_{i}')}, {each('n.key_{i} as new_{i}')}",
+                "old_and_new_places": f"{each('old_{i}')}, {each('new_{i}')}",
+                "counter_is_pair": each("c.key_{i} = pair.old_{i}", " and "),
+                "take_pair": each("the_key_{i} := pair.new_{i}", "; "),
+            }
+            filled["carry"] = fragment("carry.sql")
+            probes.append(ended)
+        if of.workflows and probes:
+            keys = " and ".join(filled["workflow_keys_known"].split(" and "))
+            filled["probe"] = (
+                f"left join (select from {of.workflows.sql} as workflow where {keys} and ({' or '.join(probes)})) as w on false"
+            )
+        counters = "c.agents_created + c.agents_completed + c.agents_failed + c.agents_cancelled = 0"
+        filled["probe"] = (
+            f"left join (select from {filled['schema']}.workflow_counter as c, {filled['schema']}.counting as s"
+            f" where {counters} and s.live) as z on false {filled['probe']}"
+        )
+        return filled
 
 
-def _refresh(guard: str) -> str:
-    """Let thawing read status and plan again, which the counters keep a copy of."""
-    assert guard.count(_THAWED) == 1, "sql/04 thaws in a way that is not known here"
-    return guard.replace(_THAWED, _REFRESH + _THAWED)
+def _fill(template: str, slots: Mapping[str, str]) -> str:
+    composed = {slot: sql.SQL(value) for slot, value in slots.items()}
+    return sql.SQL(template).format(**composed).as_string(None)
 
 
-def _lock_first(match: re.Match[str]) -> str:
-    """Lock the application's row before that of the counters."""
-    return _LOCK_FIRST.format(match[1], match[2]) + match[0]
-
-
-def _recounting(guard: str) -> str:
-    """Count a workflow as all are counted: by the values of the status, whose meaning is asked for once each."""
-    counts = ", ".join(f"coalesce(sum(g.{name}), 0)" for name in ("created", *OUTCOMES))
-    text = (
-        "        select COUNTS\n        into \\1\n        from their_count_where\n\\2\n        their_count_end as g;\n"
-    )
-    guard, found = _RECOUNT.subn(text.replace("COUNTS", counts), guard)
-    assert found == 1, "sql/04 counts in a way that is not known here"
-    return guard
-
-
-def _rekeyed(guard: str) -> str:
-    """Count under a new key, where no cascade lets the tasks follow: they can be there already."""
-    recount = re.search(r"^        select coalesce\(sum.*? as g;\n", guard, re.DOTALL | re.MULTILINE)
-    head, branch, tail = guard.partition("    elsif new.id <> old.id and new.progress_frozen_at is null then\n")
-    zeroed, mark, rest = tail.partition("    else\n")
-    assert recount is not None, "sql/04 counts in a way that is not known here"
-    assert mark, "sql/04 is not what it was when this was written"
-    counted = re.sub(r"^(?=.)", "    ", recount[0], flags=re.MULTILINE)
-    return f"{head}{branch}{zeroed}        if not their_keys_cascade then\n{counted}        end if;\n{mark}{rest}"
-
-
-def _guarded(pair: Pair, guard: str) -> str:
-    """Let a workflow through whose columns of ours are gone; and one with a plan below zero, which is none."""
-    text = _NEGATIVE.sub("", _recounting(guard))
-    # Where the counters are null, not counted, the application's column keeps its number: it may allow no null.
-    text = _PERCENTAGE.sub(r"\1coalesce(\2, old.progress)", text)
-    if pair.columns:
-        text = text.replace("progress_total(new.status,", "progress_total(meaning,")
-        text = text.replace("as $$\nbegin\n", f"as $$\n{_MEANING}", 1)
-        text = _rekeyed(text)
-    else:
-        before, after = _COUNTED
-        assert before in text, "sql/04 is not what it was when this was written"
-        text = text.replace(before, after)
-    return text.replace("\nend\n$$;", f"\nexception\n    {_MISSING}\n        return new;\nend\n$$;", 1)
+def _cast(expression: str | None, kind: str) -> str:
+    if expression is None:
+        return f"null::{kind}"
+    return f"to_jsonb({expression})" if kind == "jsonb" else f"({expression})::{kind}"

@@ -30,8 +30,8 @@ def watch(target: Target, ids: tuple[str, ...], interval: float, as_json: bool) 
     away it waits until it is back. With --json each change is a line of JSON.
 
     Example:
-      agent-progress watch                            (the active workflows, until Ctrl-C)
-      agent-progress watch 6f1c29a0-… && echo done    (this one, until it has ended)
+      agent-progress watch                    (the active workflows, until Ctrl-C)
+      agent-progress watch ID && echo done    (this one, until it has ended)
     """
     schema = target.schema
     forecasts: dict[Key, Forecast] = {}

@@ -48,7 +48,7 @@ class _Server(uvicorn.Server):
     """Ends the live streams first, which uvicorn would wait for."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        app: Any = self.config.app
+        app: Any = self.config.app  # not as uvicorn has loaded it, in a wrapper
         app.state.feed.close_streams()
         await super().shutdown(sockets)
 

@@ -1,33 +1,117 @@
--- What an adoption needs besides the objects of sql/02 to sql/06, which are rendered for the adopted tables: the types
--- that their statuses are mapped to, and a record of what was adopted.
--- In this directory their_… stands for a name of the application's; public, as everywhere, for the schema of ours.
+-- What an adoption consists of, besides functions and triggers: one schema with a row of counters for each workflow.
+-- A row whose counters are null has not been counted yet: null + n stays null. Names in braces are slots, filled in by
+-- pyapp/adopt/render.py; `task` and `workflow` are rows of the application's tables.
 
-do $$
+create schema if not exists {schema};
+
+do $agent_progress$
 begin
-    if to_regtype('public.workflow_status') is null then
-        create type public.workflow_status as enum ('initiated', 'running', 'paused', 'completed', 'failed', 'cancelled');
-    end if;
-    if to_regtype('public.task_status') is null then
-        create type public.task_status as enum ('pending', 'assigned', 'running', 'completed', 'failed', 'cancelled');
-    end if;
+    create type {schema}.workflow_status as enum ('initiated', 'running', 'paused', 'completed', 'failed', 'cancelled');
+exception
+    when duplicate_object then null;
 end
-$$;
+$agent_progress$;
 
-comment on type public.workflow_status is 'What a status of the application means for the total; completed, or anything else.';
-comment on type public.task_status is 'What a status of the application means for the counters; pending stands for all open ones.';
+create table if not exists {schema}.workflow_counter (
+    {key_columns},
+    agents_created integer,
+    agents_completed integer,
+    agents_failed integer,
+    agents_cancelled integer,
+    removed_completed integer not null default 0,
+    removed_cancelled integer not null default 0,
+    kept_by xid8 default pg_current_xact_id(),
+    kept_completed integer not null default 0,
+    kept_cancelled integer not null default 0,
+    frozen_progress integer,
+    described jsonb,
+    created_at timestamptz not null default clock_timestamp(),
+    progress_updated_at timestamptz not null default clock_timestamp(),
+    {identity_column}
+    constraint workflow_counter_pkey primary key ({keys})
+) with (fillfactor = 50);
 
-create table if not exists public.adoption (
-    name text not null,
-    definition jsonb not null,
-    script_hash text not null,
-    adopted_at timestamptz not null default now(),
-    counted_at timestamptz,
-    position text,
-    constraint adoption_pkey primary key (name)
+comment on table {schema}.workflow_counter is
+    'agent-progress: tasks of each workflow, counted by triggers; null counters: not counted yet.';
+comment on column {schema}.workflow_counter.agents_created is 'All tasks that count, whatever their status; with those removed.';
+comment on column {schema}.workflow_counter.agents_completed is 'Tasks that are completed; with those removed.';
+comment on column {schema}.workflow_counter.agents_failed is 'Tasks that failed.';
+comment on column {schema}.workflow_counter.agents_cancelled is 'Tasks that were cancelled; with those removed.';
+comment on column {schema}.workflow_counter.removed_completed is 'Completed tasks that were deleted after the end, and still count.';
+comment on column {schema}.workflow_counter.removed_cancelled is 'Cancelled tasks that were deleted after the end, and still count.';
+comment on column {schema}.workflow_counter.kept_by is 'Transaction that made the row, kept removed tasks last, or counts it anew.';
+comment on column {schema}.workflow_counter.kept_completed is 'Of removed_completed: kept by that transaction.';
+comment on column {schema}.workflow_counter.kept_cancelled is 'Of removed_cancelled: kept by that transaction.';
+comment on column {schema}.workflow_counter.frozen_progress is
+    'While set, the percentage that is shown and published, whatever is counted: what the application said before.';
+comment on column {schema}.workflow_counter.described is 'Where there is no table of workflows: what the first task says of it.';
+
+create table if not exists {schema}.counting (
+    counts text,
+    live boolean not null,
+    truncated integer not null default 0,
+    staged integer
 );
 
-comment on table public.adoption is 'agent-progress: the pair of tables whose progress is kept here; one row.';
-comment on column public.adoption.definition is 'What was adopted and how, as agent-progress adopt was told or found out.';
-comment on column public.adoption.script_hash is 'MD5 of the SQL that made the objects; another one means that they are to be rendered again.';
-comment on column public.adoption.counted_at is 'When the last workflow that was there before had been counted; null until then.';
-comment on column public.adoption.position is 'Key of the workflow up to which they have been counted; null at the beginning and at the end.';
+comment on table {schema}.counting is 'agent-progress: how far counting is; one row. No row: live.';
+comment on column {schema}.counting.counts is 'MD5 of what is counted; another one counts anew.';
+comment on column {schema}.counting.live is 'Whether all that was there before has been counted: a missing row of counters means no tasks.';
+comment on column {schema}.counting.truncated is 'How often the tasks were truncated before it was live.';
+comment on column {schema}.counting.staged is 'What truncated was when workflow_counted was made, which the back-fill copies; null before.';
+
+-- The record of the adoption is a function, so that a dump of the schema alone has it.
+create or replace function {schema}.adoption()
+returns jsonb
+language sql
+immutable
+as $agent_progress$select {definition}::jsonb$agent_progress$;
+
+comment on function {schema}.adoption() is 'agent-progress: what was adopted, and how.';
+
+-- Rows that come from outside, as from a restore of data, keep what was removed and are not counted yet: their tasks
+-- come by themselves. The default of kept_by tells a row of this transaction's own.
+create or replace function {schema}.keep_counters()
+returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $agent_progress$
+begin
+    if tg_table_name = 'counting' then
+        if exists (select from {schema}.counting) then
+            return null;
+        end if;
+        return new;
+    end if;
+    update {schema}.workflow_counter as c
+    set
+        agents_created = c.agents_created + new.removed_completed + new.removed_cancelled,
+        agents_completed = c.agents_completed + new.removed_completed,
+        agents_cancelled = c.agents_cancelled + new.removed_cancelled,
+        removed_completed = c.removed_completed + new.removed_completed,
+        removed_cancelled = c.removed_cancelled + new.removed_cancelled
+    where {counter_is_new};
+    if found then
+        return null;
+    end if;
+    new.agents_created := null;
+    new.agents_completed := null;
+    new.agents_failed := null;
+    new.agents_cancelled := null;
+    return new;
+end
+$agent_progress$;
+
+comment on function {schema}.keep_counters() is 'Trusts no counters that come from outside.';
+
+create or replace trigger workflow_counter_insert
+    before insert on {schema}.workflow_counter
+    for each row
+    when (new.kept_by is distinct from pg_current_xact_id())
+    execute function {schema}.keep_counters();
+
+create or replace trigger counting_insert
+    before insert on {schema}.counting
+    for each row
+    execute function {schema}.keep_counters();
+
+insert into {schema}.counting (live) values (false);

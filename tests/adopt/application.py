@@ -1,17 +1,17 @@
-"""An application with tables of some shape, which knows nothing of us; and an independent count of what it does."""
+"""An application with tables of some shape, which knows nothing of adoptions; and a count of its own of what it does."""
 
 import io
 from collections import Counter, defaultdict
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
 import psycopg
 
-from pyapp.cli import main
+from pyapp.cli.main import main
 
-from .shape import Shape, quoted
+from .shapes import Shape
 
 NUMBERS = "progress, agents_completed, agents_total, agents_created, agents_failed, agents_cancelled"
 
@@ -29,10 +29,7 @@ def cli(dsn: str, *args: str) -> Ran:
     """Run a command line."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
-        try:
-            code = main(["--dsn", dsn, *args])
-        except SystemExit as stop:  # argparse
-            code = int(str(stop.code))
+        code = main(["--dsn", dsn, *args])
     return Ran(code, out.getvalue(), err.getvalue())
 
 
@@ -41,6 +38,14 @@ def succeed(dsn: str, *args: str) -> Ran:
     ran = cli(dsn, *args)
     assert ran.code == 0, ran
     return ran
+
+
+def refuse(dsn: str, *args: str) -> str:
+    """Run a command line that has to be refused; return what it says."""
+    ran = cli(dsn, *args)
+    assert ran.code == 2, ran
+    assert len(ran.err.splitlines()) >= 1
+    return ran.err
 
 
 def percent(completed: int, total: int) -> int:
@@ -53,136 +58,168 @@ def percent(completed: int, total: int) -> int:
     return min(99, max(1, rounded))
 
 
+def workflow_id(key: tuple[Any, ...]) -> str:
+    """Write a key as views show it."""
+    if len(key) == 1:
+        return str(key[0])
+    return "/".join(str(part).replace("%", "%25").replace("/", "%2F") for part in key)
+
+
 @dataclass
 class App:
-    """Writes as an application does. The test says which workflows are ``frozen``, and what their ``plans`` are."""
+    """Writes as an application does."""
 
     conn: psycopg.Connection[Any]
     shape: Shape
-    columns: bool = False
     schema: str = "agent_progress"
-    frozen: dict[Any, int] = field(default_factory=dict)
-    plans: dict[Any, int] = field(default_factory=dict)
 
     @property
     def dsn(self) -> str:
         return self.conn.info.dsn
 
     def run(self, text: str, **values: Any) -> psycopg.Cursor[Any]:
-        """Run a statement of the application's."""
-        return self.conn.execute(self.shape.render(text).encode(), values)
+        return self.conn.execute(text.encode(), values or None)
 
     def create(self) -> None:
-        """Make the tables."""
-        self.conn.execute(self.shape.render(self.shape.ddl, parameters=False).encode())
+        self.conn.execute(self.shape.ddl.encode())
 
-    def key(self, n: int) -> Any:
+    def key(self, n: int) -> tuple[Any, ...]:
         return self.shape.key(n)
 
-    def workflow(self, n: int, *states: str, **columns: Any) -> Any:
-        """Insert a workflow and a task in each state, one statement for each state; return its key."""
-        key = self.key(n)
-        names = ", ".join(["<w_id>", *(f"<{name}>" for name in columns)])
-        places = ", ".join(["%(w_id)s", *(f"%({name})s" for name in columns)])
-        self.run(f"insert into <workflows> ({names}) values ({places})", w_id=key, **columns)
-        for state, many in Counter(states).items():
-            self.tasks(key, state, many)
-        return key
+    def bind(self, n: int, prefix: str = "k") -> dict[str, Any]:
+        return {f"{prefix}{i + 1}": part for i, part in enumerate(self.key(n))}
 
-    def tasks(self, key: Any, state: str, many: int = 1) -> None:
-        """Insert tasks; ``n`` counts them by state."""
+    def workflow(self, n: int, *states: str, again: str = "") -> None:
+        """Insert a workflow, where there is a table of them, and a task in each state, one statement for each state."""
+        shape = self.shape
+        if shape.workflows:
+            values = ", ".join(f"%(k{i + 1})s" for i in range(len(shape.workflow_read)))
+            if shape.workflow_put == "doc":
+                values = "jsonb_build_object('id', %(k1)s)"
+            self.run(f"insert into {shape.workflows} ({shape.workflow_put}) values ({values}) {again}", **self.bind(n))
+        for state, many in Counter(states).items():
+            self.tasks(n, state, many)
+
+    def tasks(self, n: int, state: str, many: int = 1) -> None:
+        """Insert tasks; the column n counts them."""
+        shape = self.shape
+        columns, values = shape.put
+        status, value = shape.status, shape.states[state]
+        if status.startswith("("):
+            status, value = status.strip("()"), value.removeprefix("row(").removesuffix(")")
+        more, more_values = (f", {part}" if part else "" for part in shape.more)
         self.run(
-            f"insert into <tasks> (<t_workflow>, <n>, <state>) select %(w)s, i, <={state}>"
-            " from generate_series(1, %(many)s) as i",
-            w=key,
+            f"insert into {shape.tasks} ({columns}, n, {status}{more})"
+            f" select {values}, i, {value}{more_values} from generate_series(1, %(many)s) as i",
             many=many,
+            **self.bind(n),
         )
 
-    def move(self, key: Any, state: str, many: int | None = None) -> int:
-        """Bring tasks of a workflow into a state: all of them, or the first ones of each state that there was."""
+    def move(self, n: int, state: str, below: int = 1000) -> int:
+        """Bring the tasks of a workflow with a small n into a state, in one statement."""
+        shape = self.shape
         return self.run(
-            f"update <tasks> set (<state>) = row(<={state}>)"
-            " where <t_workflow> = %(w)s and (<n> <= %(many)s or %(many)s::integer is null)",
-            w=key,
-            many=many,
+            f"update {shape.tasks} as t set {shape.status} = {shape.states[state]}"
+            f" where {shape.keyed()} and t.n <= %(below)s",
+            below=below,
+            **self.bind(n),
         ).rowcount
 
-    def finish(self, key: Any) -> None:
-        """Bring a workflow to its end."""
-        self.run("update <workflows> set <w_status> = %(done)s where <w_id> = %(w)s", done=self.shape.w_done, w=key)
+    def remove(self, n: int, below: int = 1000) -> int:
+        """Delete tasks."""
+        text = f"delete from {self.shape.tasks} as t where {self.shape.keyed()} and t.n <= %(below)s"
+        return self.run(text, below=below, **self.bind(n)).rowcount
+
+    def rekey(self, n: int, m: int, below: int = 1000) -> int:
+        """Let tasks go over to another workflow."""
+        columns, values = self.shape.put
+        for i in range(len(self.shape.read)):
+            values = values.replace(f"%(k{i + 1})s", f"%(m{i + 1})s")
+        return self.run(
+            f"update {self.shape.tasks} as t set ({columns}) = row({values})"
+            f" where {self.shape.keyed()} and t.n <= %(below)s",
+            below=below,
+            **self.bind(n),
+            **self.bind(m, "m"),
+        ).rowcount
+
+    def drop(self, n: int) -> None:
+        """Delete a workflow, and its tasks before it where the key refuses that."""
+        if self.shape.deletes == "refuse":
+            self.remove(n)
+        self.run(f"delete from {self.shape.workflows} where {self.shape.workflow_keyed()}", **self.bind(n))
 
     def fill(self) -> None:
-        """Write what there is when we come: workflows with tasks in all states, and progress that is wrong."""
-        some = {"progress": 45} if self.shape.progress else {}
+        """Write what there is before: workflows with tasks in all states."""
         self.workflow(0)
-        self.workflow(1, *["pending"] * 5, **some)
+        self.workflow(1, *["pending"] * 5)
         self.workflow(2, "completed", "completed", "failed", "cancelled", "running")
-        self.workflow(3, *["completed"] * 3, **some)
+        self.workflow(3, *["completed"] * 3)
         self.workflow(4, "completed", *["pending"] * 199)
         self.workflow(5, "running", *["completed"] * 199)
-        if self.shape.w_done:
-            done = {"w_status": self.shape.w_done}
-            self.workflow(6, "completed", "failed", **done, **({"progress": 100} if some else {}))
-            self.workflow(7, *["pending"] * 3, **done)
-            if some:
-                self.frozen[self.workflow(8, *["pending"] * 4, progress=100, **done)] = 100
-        self.run("insert into <tasks> (<t_workflow>, <state>) values (null, <=completed>)")
+        columns, values = self.shape.put
+        if self.shape is not None and columns != "doc":
+            null = ", ".join("null" for _ in columns.split(","))
+            more, more_values = (f", {part}" if part else "" for part in self.shape.more)
+            if "not null" not in self.shape.ddl.split(columns.split(",")[0], 1)[0][-1:]:
+                self._without_key(columns, null, more, more_values)
 
-    def adopt_arguments(self, *more: str) -> list[str]:
-        return ["adopt", *self.shape.adopt_options(), *(["--columns"] if self.columns else []), *more]
+    def _without_key(self, columns: str, null: str, more: str, more_values: str) -> None:
+        try:
+            self.run(f"insert into {self.shape.tasks} ({columns}, n{more}) select {null}, 1{more_values}")
+        except psycopg.errors.NotNullViolation:
+            pass
 
     def adopt(self, *more: str) -> Ran:
         """Adopt it, as a user would."""
-        return succeed(self.dsn, *self.adopt_arguments(*more))
+        return succeed(self.dsn, "adopt", *self.shape.options, "--yes", *more)
 
-    def counted(self) -> dict[Any, tuple[int, ...]]:
+    def counted(self) -> dict[str, tuple[int, ...]]:
         """Count, independently: what NUMBERS should be, by workflow."""
-        tests = ", ".join(f"({self.shape.test(outcome)}) is true" for outcome in ("completed", "failed", "cancelled"))
-        seen: dict[Any, Counter[str]] = defaultdict(Counter)
-        for key, completed, failed, cancelled in self.run(f"select <t_workflow>::text, {tests} from <tasks> as t"):
-            seen[key].update(created=1, completed=completed, failed=failed, cancelled=cancelled)
-        done = f"coalesce(<w_status>::text = '{self.shape.w_done}', false)" if self.shape.w_done else "false"
+        shape = self.shape
+        tests = ", ".join(f"({shape.test(outcome)}) is true" for outcome in ("completed", "failed", "cancelled"))
+        seen: dict[str, Counter[str]] = defaultdict(Counter)
+        keys = ", ".join(shape.read)
+        for row in self.run(f"select {keys}, {tests} from {shape.tasks} as t where {shape.counts}"):
+            key, (completed, failed, cancelled) = row[: len(shape.read)], row[len(shape.read) :]
+            if None not in key:
+                seen[workflow_id(key)].update(created=1, completed=completed, failed=failed, cancelled=cancelled)
+        ids = list(seen)
+        if shape.workflows:
+            rows = self.run(f"select {', '.join(shape.workflow_read)} from {shape.workflows}").fetchall()
+            ids = [workflow_id(row) for row in rows if None not in row]
         numbers = {}
-        for key, finished in self.run(f"select <w_id>::text, {done} from <workflows>"):
-            of = seen[key]
-            total = of["created"] if finished else max(of["created"], self.plans.get(key, 0))
-            numbers[key] = (
-                percent(of["completed"], total),
-                *(of["completed"], total, of["created"], of["failed"], of["cancelled"]),
+        for id in ids:
+            of = seen[id]
+            numbers[id] = (
+                percent(of["completed"], of["created"]),
+                *(of["completed"], of["created"], of["created"], of["failed"], of["cancelled"]),
             )
         return numbers
 
-    def stored(self) -> dict[Any, tuple[int, ...]]:
-        """Read what our view says."""
-        view = f"{quoted(self.schema)}.workflow_progress"
-        return {row[0]: row[1:] for row in self.run(f"select workflow_id::text, {NUMBERS} from {view}")}
+    def stored(self) -> dict[str, tuple[int, ...]]:
+        """Read what the view says."""
+        rows = self.run(f"select workflow_id::text, {NUMBERS} from {self.schema}.workflow_progress")
+        return {row[0]: row[1:] for row in rows}
 
-    def said(self) -> dict[Any, float]:
-        """Read the application's own column of progress; that of ours, where it has none."""
-        progress = "<progress>" if self.shape.progress else "progress"
-        return dict(self.run(f"select <w_id>::text, {progress} from <workflows>").fetchall())
+    def said(self) -> dict[str, float]:
+        """Read the application's own column of progress."""
+        keys, shape = ", ".join(self.shape.workflow_read), self.shape
+        rows = self.run(f"select {shape.progress}, {keys} from {shape.workflows}").fetchall()
+        return {workflow_id(row[1:]): row[0] for row in rows if None not in row[1:]}
 
     def drift(self) -> list[Any]:
-        return self.run(f"select * from {quoted(self.schema)}.workflow_progress_drift").fetchall()
+        return self.run(f"select * from {self.schema}.workflow_progress_drift").fetchall()
 
-    def assert_exact(self, *, said: bool = True) -> None:
-        """See that every number is what an independent count gives; ``said``: the application's own column, too."""
-        frozen = {str(key): number for key, number in self.frozen.items()}
-        passed = frozen.keys()
+    def assert_exact(self) -> None:
+        """See that every number is what an independent count gives, in the application's own column, too."""
         counted, stored = self.counted(), self.stored()
-        assert stored.keys() == counted.keys()
-        assert {k: v for k, v in stored.items() if k not in passed} == {
-            k: v for k, v in counted.items() if k not in passed
-        }
-        assert {k: v[0] for k, v in stored.items() if k in frozen} == {k: v for k, v in frozen.items() if k in stored}
-        if said and (self.shape.progress or self.columns):
+        assert stored == counted
+        if self.shape.progress:
             assert self.said() == {key: numbers[0] for key, numbers in stored.items()}
         assert self.drift() == []
+        calculated = self.run(f"select workflow_id::text, {NUMBERS} from {self.schema}.workflow_progress_calculated")
+        assert {row[0]: row[1:] for row in calculated} == counted
 
-    def check_nothing_there(self) -> None:
-        """See that nothing of ours is there."""
-        assert self.run("select to_regnamespace('agent_progress')").fetchall() == [(None,)]
-
-    def check(self) -> None:
-        """See that check finds nothing wrong."""
-        assert cli(self.dsn, "check", "--name", "default").code == 0
+    def check(self) -> Ran:
+        return cli(self.dsn, "check", "--schema", self.schema)

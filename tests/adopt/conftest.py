@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
+from psycopg import sql
 
-from pyapp.adopt import list_adoptions
+from pyapp.adopt.install import list_adoptions
 
 from ..databases import Databases
 from .application import App
-from .shape import Shape
+from .shapes import Shape
 
 
 @pytest.fixture
@@ -29,20 +30,22 @@ def no_drift(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     with psycopg.connect(dsn) as connection:
         for adoption in list_adoptions(connection):
-            view = f"{adoption.pair.schema}.workflow_progress_drift"
-            assert connection.execute(f"select * from {view}").fetchall() == []
+            view = sql.Identifier(adoption.schema, "workflow_progress_drift")
+            assert connection.execute(sql.SQL("select * from {}").format(view)).fetchall() == []
 
 
 @pytest.fixture
 def make(conn: psycopg.Connection) -> Callable[..., App]:
     """Make the tables of a shape, with rows in all states; adopt them unless told otherwise."""
 
-    def make_app(shape: Shape, *, columns: bool = False, adopt: bool = True) -> App:
-        app = App(conn, shape, columns)
+    def make_app(shape: Shape, *more: str, adopt: bool = True) -> App:
+        if conn.info.server_version < shape.major * 10000:
+            pytest.skip(f"needs PostgreSQL {shape.major}")
+        app = App(conn, shape)
         app.create()
         app.fill()
         if adopt:
-            app.adopt()
+            app.adopt(*more)
         return app
 
     return make_app

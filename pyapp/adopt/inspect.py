@@ -1,0 +1,529 @@
+"""Looking at tables before anything is done to them: how to adopt them, what their statuses mean, what cannot work."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from psycopg import Connection, sql
+from psycopg.errors import Error
+from psycopg.rows import tuple_row
+
+from pyapp.adopt.adoption import OUTCOMES, AdoptError, Adoption, Key
+from pyapp.adopt.catalog import Column, Found, first_line, foreign_keys, partitions, read_table, reference
+from pyapp.adopt.render import Renderer, name
+from pyapp.adopt.request import Request, read_preset
+from pyapp.adopt.words import STATUS, TASK_COLUMNS, TASK_WORDS, WORKFLOW_COLUMNS, WORKFLOW_WORDS
+
+_INTEGERS = frozenset({"smallint", "integer", "bigint"})
+_NUMBERS = _INTEGERS | {"numeric", "double precision", "real"}
+_STRINGS = frozenset({"text", "bpchar", "name"})
+_PLAIN = _INTEGERS | _STRINGS | {"uuid", "boolean", "numeric"}  # what a part of a path can be written from
+_TIMES = ("created_at", "updated_at", "completed_at", "assigned_at", "started_at")
+_COUNTS = ("agents_planned", "retry_count", "max_retries", "timeout_ms", "ordinal")
+# What changes by time alone, or by chance, cannot be counted by triggers.
+_FUNCTIONS = """
+    select p.proname
+    from pg_constraint as c
+    cross join regexp_matches(c.conbin::text, ':funcid (\\d+)', 'g') as m (ids)
+    join pg_proc as p on p.oid = m.ids[1]::oid
+    where
+        c.conrelid = %(table)s::regclass
+        and (p.provolatile = 'v' or p.proname in ('now', 'transaction_timestamp', 'statement_timestamp'))
+    union all
+    select 'current_timestamp' from pg_constraint as c
+    where c.conrelid = %(table)s::regclass and c.conbin::text like '%%{SQLVALUEFUNCTION%%'
+"""
+_COLUMNS_OF_CHECK = """
+    select a.attname
+    from pg_constraint as c
+    cross join unnest(c.conkey) as k (number)
+    join pg_attribute as a on a.attrelid = c.conrelid and a.attnum = k.number
+    where c.conrelid = %s::regclass and c.contype = 'c'
+"""
+
+
+@dataclass(frozen=True)
+class Value:
+    """A value of the status, how many tasks have it, what it means, and whether somebody named it."""
+
+    value: str | None
+    rows: int
+    meaning: str
+    known: bool
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found: the adoption, and what the user should know, a line each.
+
+    ``doubts`` are reasons to install nothing before the user says yes.
+    """
+
+    adoption: Adoption
+    notes: Sequence[str]
+    warnings: Sequence[str]
+    values: Sequence[Value]
+    doubts: Sequence[str] = field(default_factory=list)
+
+
+def inspect(conn: Connection[Any], request: Request) -> Findings:
+    """Look at tables and work out how to adopt them. Changes nothing. Raises AdoptError for what cannot work."""
+    if request.preset:
+        request = request.over(read_preset(request.preset))
+    return _Inspection(conn, request).findings()
+
+
+class _Inspection:
+    def __init__(self, conn: Connection[Any], request: Request) -> None:
+        if request.tasks is None:
+            raise AdoptError("which tables? Say at least --tasks and --key, or --workflows")
+        self.conn, self.request = conn, request
+        self.tasks = read_table(conn, request.tasks, "--tasks")
+        self.workflows = read_table(conn, request.workflows, "--workflows") if request.workflows else None
+        self.notes: list[str] = []
+        self.warnings: list[str] = []
+
+    def findings(self) -> Findings:
+        wanted, tasks, workflows = self.request, self.tasks, self.workflows
+        keys, workflow_keys, link = self._keys()
+        for option, condition in (("--where", wanted.where), *self._options(wanted.conditions, "")):
+            self._check(tasks, "task", option, condition, boolean=True)
+        status = self._status(tasks, "task", "--status", wanted.status, needed="completed" not in wanted.conditions)
+        workflow_status = None
+        if workflows:
+            for option, condition in self._options(wanted.workflow_conditions, "workflow-"):
+                self._check(workflows, "workflow", option, condition, boolean=True)
+            needed = bool(wanted.workflow_words)
+            workflow_status = self._status(
+                workflows, "workflow", "--workflow-status", wanted.workflow_status, needed=needed
+            )
+        shown_of, row = (workflows, "workflow") if workflows else (tasks, "task")
+        columns = self._shown(shown_of, row, "--column", wanted.column, WORKFLOW_COLUMNS, guess=workflows is not None)
+        generated = {
+            name(f"{column.name}"): column
+            for column in (workflows.columns.values() if workflows else ())
+            if column.generated
+        }
+        adoption = Adoption(
+            schema=self._schema(),
+            tasks=tasks.table,
+            keys=keys,
+            workflows=workflows.table if workflows else None,
+            workflow_keys=workflow_keys,
+            task_id=self._task_id(),
+            where=wanted.where,
+            status=status,
+            outcomes={outcome: sql for outcome, sql in wanted.conditions.items() if sql},
+            words=_words(wanted.words, TASK_WORDS, "--") if status else {},
+            workflow_status=workflow_status,
+            workflow_outcomes=dict(wanted.workflow_conditions),
+            workflow_words=_words(wanted.workflow_words, WORKFLOW_WORDS, "--workflow-") if workflow_status else {},
+            keep_finished=bool(wanted.keep_finished),
+            publish=self._publish(),
+            shadow=bool(wanted.shadow),
+            columns=columns,
+            task_columns=self._task_columns(),
+            workflow_generated={
+                f"workflow.{quoted}": f"({column.expression})"
+                for quoted, column in generated.items()
+                if column.expression
+            },
+            preset=wanted.preset,
+        )
+        self._tell(adoption, link)
+        values = self._values(adoption)
+        return Findings(adoption, self.notes, self.warnings, values, self._doubts(adoption, values))
+
+    def _schema(self) -> str:
+        schema = self.request.schema
+        if not re.fullmatch(r"[a-z_][a-z0-9_]{0,39}", schema) or schema.startswith("pg_"):
+            raise AdoptError(f"--schema {schema!r}: small letters, digits and _ only, up to 40")
+        rows = self.conn.cursor(row_factory=tuple_row).execute(
+            "select relname from pg_class where relnamespace = to_regnamespace(%(schema)s) and relkind in ('r', 'v', 'p')"
+            " and not exists (select from pg_proc where proname = 'adoption' and pronamespace = relnamespace)",
+            {"schema": name(schema)},
+        )
+        if schema in ("public", "information_schema") or (found := rows.fetchone()):
+            there = f" ({found[0]})" if schema not in ("public", "information_schema") and found else ""
+            raise AdoptError(f"schema {schema} has other things in it{there}: give another one, --schema")
+        return schema
+
+    def _options(self, conditions: Mapping[str, str], prefix: str) -> list[tuple[str, str]]:
+        return [(f"--{prefix}{outcome}-when", condition) for outcome, condition in conditions.items()]
+
+    # Keys.
+
+    def _keys(self) -> tuple[tuple[Key, ...], tuple[Key, ...], str]:
+        wanted, tasks, workflows = self.request, self.tasks, self.workflows
+        found = foreign_keys(self.conn, tasks, workflows) if workflows else []
+        given = wanted.key or wanted.key_sql
+        if wanted.key:
+            for column in wanted.key:
+                tasks.column(column, "--key")
+            found = [key for key in found if sorted(key[0]) == sorted(wanted.key)]
+        if (given and not found) or wanted.key_sql:
+            keys = self._given_keys()
+            link = "without a foreign key"
+            theirs = self._workflow_keys(keys, [snake_key for snake_key in wanted.key]) if workflows else ()
+        else:
+            if not workflows:
+                raise AdoptError(
+                    "without --workflows, say which workflow a task belongs to: --key COLUMN, or --key-sql SQL"
+                )
+            if not found:
+                raise AdoptError(
+                    f"{tasks.table.sql} has no foreign key to {workflows.table.sql}:"
+                    " say which of its columns hold the workflow, --key"
+                )
+            if len(found) > 1:
+                names = "; ".join(",".join(key[0]) for key in found)
+                raise AdoptError(
+                    f"{tasks.table.sql} refers to {workflows.table.sql} by several columns ({names}): say --key"
+                )
+            ours, referenced, rules = found[0]
+            keys = tuple(self._column_key(tasks, "task", column, "--key") for column in ours)
+            theirs = tuple(self._column_key(workflows, "workflow", column, "--workflow-key") for column in referenced)
+            link = f"references it, {rules}"
+        if len(keys) > 4:
+            raise AdoptError("a key has four parts at most")
+        if len(keys) > 1 and (odd := [key for key in keys if key.type not in _PLAIN]):
+            raise AdoptError(
+                f"{odd[0].sql} is of type {odd[0].type}: a key of several parts takes text, numbers and uuid;"
+                " write it as text, --key-sql"
+            )
+        for ours_, theirs_ in zip(keys, theirs, strict=bool(theirs)):
+            self._comparable(ours_, theirs_)
+        return keys, theirs, link
+
+    def _given_keys(self) -> tuple[Key, ...]:
+        keys = [self._column_key(self.tasks, "task", column, "--key") for column in self.request.key]
+        for expression in self.request.key_sql:
+            self._check(self.tasks, "task", "--key-sql", expression)
+            keys.append(Key(f"({expression})", self._type_of(self.tasks, "task", expression)))
+        return tuple(keys)
+
+    def _workflow_keys(self, keys: tuple[Key, ...], names: Sequence[str]) -> tuple[Key, ...]:
+        workflows = self.workflows
+        assert workflows is not None, "asked without a table of workflows"
+        columns: Sequence[str] = self.request.workflow_key
+        if not columns:
+            same = [list(names)] if names and sorted(names) in map(sorted, workflows.unique) and len(names) > 1 else []
+            columns = same[0] if same else workflows.primary
+        if len(columns) != len(keys):
+            raise AdoptError(
+                f"the key has {len(keys)} parts, that of {workflows.table.sql} {len(columns)}: say --workflow-key"
+            )
+        for column in columns:
+            workflows.column(column, "--workflow-key")
+        if sorted(columns) not in map(sorted, workflows.unique):
+            raise AdoptError(
+                f"--workflow-key {','.join(columns)}: no unique index of {workflows.table.sql} has these columns"
+            )
+        return tuple(self._column_key(workflows, "workflow", column, "--workflow-key") for column in columns)
+
+    def _column_key(self, table: Found, row: str, column: str, option: str) -> Key:
+        found = table.column(column, option)
+        if not (found.built_in or found.kind == "e") or found.kind not in "be":
+            raise AdoptError(
+                f"{table.table.sql}.{name(column)} is of type {found.declared}:"
+                " a key has to be of a type that is built in, such as uuid, bigint or text"
+            )
+        return Key(reference(found, row), found.type)
+
+    def _type_of(self, table: Found, row: str, expression: str) -> str:
+        query = sql.SQL("select pg_typeof({}) from (select) as x left join {} as {} on false").format(
+            sql.SQL(expression), sql.SQL(table.table.sql), sql.SQL(row)
+        )
+        found = self.conn.cursor(row_factory=tuple_row).execute(query).fetchone()
+        return str(found[0]) if found else "text"
+
+    def _comparable(self, one: Key, other: Key) -> None:
+        kinds = {one.type, other.type}
+        if len(kinds) > 1 and not kinds <= _NUMBERS and not kinds <= _STRINGS:
+            raise AdoptError(f"{one.sql} is {one.type} and {other.sql} is {other.type}: they cannot be compared")
+
+    def _task_id(self) -> Key:
+        primary = [self.tasks.columns[column] for column in self.tasks.primary]
+        if len(primary) == 1 and primary[0].built_in:
+            return Key(reference(primary[0], "task"), primary[0].type)
+        if primary:
+            return Key(" || '/' || ".join(f"({reference(column, 'task')})::text" for column in primary), "text")
+        return Key("task.ctid::text", "text")
+
+    # Statuses and conditions.
+
+    def _status(self, table: Found, row: str, option: str, given: str | None, *, needed: bool) -> str | None:
+        if given is not None and given not in table.columns:
+            self._check(table, row, option, given)
+            return f"({given})"
+        column = table.column(given, option) if given else table.find(STATUS)
+        if column is None and needed:
+            raise AdoptError(
+                f"{table.table.sql} has no column status: say which one tells the state, {option},"
+                f" or when {'a task' if row == 'task' else 'a workflow'} is completed,"
+                f" --{'' if row == 'task' else 'workflow-'}completed-when"
+            )
+        return reference(column, row) if column else None
+
+    def _check(self, table: Found, row: str, option: str, given: str | None, *, boolean: bool = False) -> None:
+        """See that an expression is about its own row alone, and moves with nothing else: as a check constraint."""
+        if given is None:
+            return
+        check = f"({given})" if boolean else f"({given}) is not null"
+        create = sql.SQL("create temporary table {} (like {}, check ({}))").format(
+            sql.Identifier(row), sql.SQL(table.table.sql), sql.SQL(check)
+        )
+        try:
+            with self.conn.transaction(force_rollback=True):
+                cursor = self.conn.cursor(row_factory=tuple_row)
+                cursor.execute("set local search_path = pg_catalog, pg_temp")
+                # By the extended protocol: one statement, so that a semicolon is refused.
+                cursor.execute(create, prepare=True)
+                moving = cursor.execute(_FUNCTIONS, {"table": f"pg_temp.{row}"}).fetchall()
+                used = cursor.execute(_COLUMNS_OF_CHECK, [f"pg_temp.{row}"]).fetchall()
+        except Error as error:
+            told = first_line(error)
+            if "subquery" in told:
+                told = "it has to be about its own row alone: what a subquery finds moves without it"
+            raise AdoptError(f"{option} {given}: {told}") from error
+        if moving:
+            raise AdoptError(f"{option} {given}: {moving[0][0]} changes by itself: that cannot be counted by triggers")
+        for (column,) in used:
+            if table.columns[column].generated == "v":
+                raise AdoptError(
+                    f"{option} {given}: triggers cannot read the virtual column {column}:"
+                    f" write its expression, {table.columns[column].expression}"
+                )
+
+    def _values(self, adoption: Adoption) -> list[Value]:
+        """List each value of the status, with its rows and its meaning."""
+        if adoption.status is None:
+            return []
+        render = Renderer(adoption)
+        where = f" where ({adoption.where}) is true" if adoption.where else ""
+        query = (
+            f"select ({adoption.status})::text, count(*), min({render.outcome}), count({render.outcome})"
+            f" from {adoption.tasks.sql} as task{where} group by 1 order by 2 desc, 1 limit 100"
+        )
+        known = {word for words in TASK_WORDS.values() for word in words}
+        known |= {word for words in adoption.words.values() for word in words}
+        rows = self.conn.cursor(row_factory=tuple_row).execute(query.encode()).fetchall()
+        found = []
+        for value, count, number, counted in rows:
+            if not counted:
+                meaning = "ignored"
+            elif number:
+                meaning = OUTCOMES[number - 1]
+            else:
+                meaning = "open"
+            found.append(
+                Value(value, count, meaning, value is None or bool(adoption.outcomes) or value.lower() in known)
+            )
+        return found
+
+    def _doubts(self, adoption: Adoption, values: Sequence[Value]) -> list[str]:
+        doubts = []
+        unknown = [value for value in values if not value.known]
+        ended = [value for value in values if not value.known or value.meaning in ("failed", "cancelled")]
+        if ended and not any(value.meaning == "completed" for value in values) and "completed" not in adoption.outcomes:
+            told = ", ".join(str(value.value) for value in unknown[:5]) or "failed and cancelled ones"
+            doubts.append(
+                f"no task is completed, though some look ended ({told}): say which status means so, --completed"
+            )
+        return doubts
+
+    # Columns.
+
+    def _shown(
+        self,
+        table: Found,
+        row: str,
+        option: str,
+        given: Mapping[str, str],
+        known: Mapping[str, Sequence[str]],
+        *,
+        guess: bool,
+    ) -> dict[str, str]:
+        shown: dict[str, str] = {}
+        for ours, candidates in known.items():
+            theirs = given.get(ours)
+            if theirs is not None and theirs not in table.columns:
+                self._check(table, row, f"{option} {ours}=", theirs)
+                kind = self._type_of(table, row, theirs)
+                shown[ours] = _converted(f"({theirs})", kind, ours) or f"({theirs})"
+                continue
+            column = table.columns[theirs] if theirs is not None else table.find(candidates) if guess else None
+            if column is None:
+                continue
+            value = self._time_of_number(table, column, row) if ours in _TIMES and column.type in _NUMBERS else None
+            value = value or _converted(reference(column, row), column.type, ours)
+            if value is None and theirs is not None:
+                raise AdoptError(f"{option} {ours}={theirs}: {column.declared} cannot be shown as {ours}")
+            if value is not None:
+                shown[ours] = value
+        if odd := sorted(given.keys() - known.keys()):
+            raise AdoptError(f"{option} {odd[0]}=: there is no column {odd[0]}; there are {', '.join(known)}")
+        return shown
+
+    def _time_of_number(self, table: Found, column: Column, row: str) -> str:
+        """Read a number as a time: of seconds, milliseconds or microseconds, by its size."""
+        query = f"select max({name(column.name)}) from {table.table.sql}"
+        found = self.conn.cursor(row_factory=tuple_row).execute(query.encode()).fetchone()
+        largest = float(found[0]) if found and found[0] is not None else 1e12
+        unit, divisor = (
+            ("seconds", 1) if largest < 1e11 else ("milliseconds", 1000) if largest < 1e14 else ("microseconds", 10**6)
+        )
+        self.notes.append(f"{table.table.sql}.{name(column.name)} is read as a time in {unit} since 1970")
+        return f"to_timestamp({reference(column, row)}::double precision / {divisor})"
+
+    def _task_columns(self) -> dict[str, str]:
+        shown = self._shown(self.tasks, "task", "--task-column", self.request.task_column, TASK_COLUMNS, guess=True)
+        if "ordinal" not in shown:
+            primary = [self.tasks.columns[column] for column in self.tasks.primary]
+            if len(primary) == 1 and primary[0].type in _INTEGERS:
+                shown["ordinal"] = reference(primary[0], "task")
+            elif "created_at" in shown:
+                shown["ordinal"] = f"(extract(epoch from {shown['created_at']}) * 1000000)"
+        return shown
+
+    def _publish(self) -> dict[str, str]:
+        wanted, workflows = self.request.publish, self.workflows
+        if workflows is None:
+            if wanted:
+                raise AdoptError("--publish writes columns of a table of workflows: say --workflows")
+            return {}
+        if wanted is None:
+            column = workflows.columns.get("progress")
+            fits = column is not None and not column.generated and column.type in _NUMBERS
+            wanted = {"progress": "progress"} if fits else {}
+        for what, column_name in wanted.items():
+            if what not in ("progress", "completed", "total"):
+                raise AdoptError(f"--publish {what}=: it is progress, completed or total")
+            self._writable(workflows, workflows.column(column_name, f"--publish {what}="), percent=what == "progress")
+        return dict(wanted)
+
+    def _writable(self, workflows: Found, column: Column, *, percent: bool) -> None:
+        where = f"{workflows.table.sql}.{name(column.name)}"
+        if column.generated:
+            raise AdoptError(f"{where} is a generated column: it cannot be written")
+        if column.type not in _NUMBERS:
+            raise AdoptError(f"{where} is of type {column.declared}: it needs a number")
+        if not percent:
+            return
+        probe = f"select cast(v as {column.declared}) from unnest(array[0, 1, 50, 99, 100]) as v"
+        cursor = self.conn.cursor(row_factory=tuple_row)
+        checks = cursor.execute(
+            "select conname, pg_get_expr(conbin, conrelid) from pg_constraint"
+            " where conrelid = %s and contype = 'c' and conkey = array[%s]::smallint[]",
+            [workflows.oid, column.number],
+        ).fetchall()
+        try:
+            with self.conn.transaction(force_rollback=True):
+                cursor.execute(probe.encode())
+        except Error as error:
+            raise AdoptError(f"{where} is of type {column.declared}, which cannot hold 0 to 100") from error
+        for constraint, check in checks:
+            query = f"select bool_and(coalesce(({check}), true)) from ({probe}) as t ({name(column.name)})"
+            if cursor.execute(query.encode()).fetchone() == (False,):
+                raise AdoptError(
+                    f"the constraint {constraint} of {workflows.table.sql} does not allow 0 to 100: {check}"
+                )
+
+    # What the user is told.
+
+    def _tell(self, adoption: Adoption, link: str) -> None:
+        found = partitions(self.conn, adoption)
+        key = ", ".join(f"{key.sql.removeprefix('task.')} {key.type}" for key in adoption.keys)
+        self.notes.insert(0, f"tasks: {self.tasks.table.sql}, {_about(self.tasks, len(found.tasks))}, key {key}")
+        if self.workflows:
+            self.notes.insert(
+                0, f"workflows: {self.workflows.table.sql}, {_about(self.workflows, len(found.workflows))}, {link}"
+            )
+        else:
+            self.notes.insert(0, "workflows: as the tasks name them, without a table")
+        for outcome, condition in adoption.outcomes.items():
+            self.notes.append(f"a task is {outcome} when {condition}")
+        if adoption.where:
+            self.notes.append(f"tasks count where {adoption.where}")
+        if adoption.keep_finished:
+            self.notes.append("finished work stays counted when its rows are deleted")
+        for what, column in adoption.publish.items():
+            told = (
+                "left alone for now (--live ends that)"
+                if adoption.shadow
+                else "written when it moves, and by nobody else"
+            )
+            self.notes.append(f"{what}: {name(column)} is {told}")
+        if not self._has_index(adoption):
+            self.warnings.append(
+                f"no index of {adoption.tasks.sql} finds the tasks of a workflow: each repair and each page reads all tasks"
+            )
+        if adoption.publishes:
+            self._tell_triggers(adoption)
+
+    def _has_index(self, adoption: Adoption) -> bool:
+        """Ask the planner whether it could find the tasks of one workflow by an index, of whatever kind."""
+        parts = " and ".join(f"({key.sql})::{key.type} = (select null::{key.type} offset 0)" for key in adoption.keys)
+        with self.conn.transaction(force_rollback=True):
+            cursor = self.conn.cursor(row_factory=tuple_row)
+            cursor.execute("set local enable_seqscan = off")
+            plan = cursor.execute(
+                f"explain (format json) select from {adoption.tasks.sql} as task where {parts}".encode()
+            )
+            return "Index" in json.dumps(plan.fetchall())
+
+    def _tell_triggers(self, adoption: Adoption) -> None:
+        assert self.workflows is not None, "nothing else is published"
+        guard = f"zz_{adoption.schema}_guard"
+        rows = self.conn.cursor(row_factory=tuple_row).execute(
+            "select t.tgname, p.oid::regproc::text from pg_trigger as t join pg_proc as p on p.oid = t.tgfoid"
+            " join pg_namespace as n on n.oid = p.pronamespace where t.tgrelid = %s and not t.tgisinternal"
+            " and t.tgtype & 2 = 2 and t.tgtype & 16 = 16 and t.tgtype & 1 = 1 and n.nspname <> %s order by t.tgname",
+            [self.workflows.oid, adoption.schema],
+        )
+        for trigger, function in rows.fetchall():
+            late = " it comes after ours and can change what is published;" if trigger > guard else ""
+            self.warnings.append(
+                f"trigger {name(trigger)} ({function}) runs before each update of {self.workflows.table.sql}:{late}"
+                " what it sets (a time, a version) moves with progress, and an error of it stops the writing of tasks"
+            )
+
+
+def _words(
+    given: Mapping[str, Sequence[str]], usual: Mapping[str, Sequence[str]], prefix: str
+) -> dict[str, tuple[str, ...]]:
+    """Merge what the user named with the usual words of what he did not name."""
+    named = {meaning: tuple(word.lower() for word in words) for meaning, words in given.items()}
+    every = [word for words in named.values() for word in words]
+    if twice := sorted({word for word in every if every.count(word) > 1}):
+        raise AdoptError(f"{', '.join(twice)}: a value can have one meaning only ({prefix}completed, {prefix}failed …)")
+    rest = {
+        meaning: tuple(word for word in words if word not in every)
+        for meaning, words in usual.items()
+        if meaning not in named and meaning != "pending"
+    }
+    return {meaning: words for meaning, words in (named | rest).items() if words}
+
+
+def _converted(value: str, kind: str, ours: str) -> str | None:
+    """Write a value as the view shows it; None where its type cannot be."""
+    if ours in _TIMES:
+        if kind == "timestamp without time zone":
+            return f"({value} at time zone 'UTC')"
+        return value if kind in ("timestamp with time zone", "date") else None
+    if ours in _COUNTS:
+        return value if kind in _NUMBERS else None
+    if kind in ("json", "jsonb") and ours not in ("payload", "result"):
+        return f"({value} #>> '{{}}')"
+    if kind.startswith("timestamp") and ours not in ("payload", "result"):
+        return None
+    return value
+
+
+def _about(table: Found, parts: int) -> str:
+    size = f"about {table.rows} rows" if table.rows else "few rows"
+    return f"{size} in {parts} partitions" if table.partitioned else size

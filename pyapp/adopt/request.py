@@ -1,0 +1,73 @@
+"""What a user asks for: options of the command line, and presets, which are options in a file."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from pyapp.adopt.adoption import AdoptError
+
+PRESETS = Path(__file__).resolve().parent / "presets"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One field for each option; what is None or empty is for us to find out.
+
+    ``words`` has values of the status by their meaning (completed, failed, cancelled, ignored), ``conditions`` SQL by the
+    same names, ``workflow_words`` and ``workflow_conditions`` the same for workflows.
+    """
+
+    tasks: str | None = None
+    workflows: str | None = None
+    key: tuple[str, ...] = ()
+    key_sql: tuple[str, ...] = ()
+    workflow_key: tuple[str, ...] = ()
+    status: str | None = None
+    words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    conditions: Mapping[str, str] = field(default_factory=dict)
+    workflow_status: str | None = None
+    workflow_words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    workflow_conditions: Mapping[str, str] = field(default_factory=dict)
+    where: str | None = None
+    keep_finished: bool | None = None
+    publish: Mapping[str, str] | None = None
+    column: Mapping[str, str] = field(default_factory=dict)
+    task_column: Mapping[str, str] = field(default_factory=dict)
+    shadow: bool | None = None
+    schema: str = "agent_progress"
+    preset: str | None = None
+
+    def over(self, other: Request) -> Request:
+        """Return this request with what it leaves open taken from another; mappings are merged."""
+        merged: dict[str, Any] = {}
+        for name in (f.name for f in fields(self)):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
+                merged[name] = {**theirs, **mine}
+            else:
+                merged[name] = theirs if mine is None or mine == () else mine
+        return replace(self, **merged)
+
+
+def list_presets() -> list[str]:
+    """List the names of the presets."""
+    return sorted(path.stem for path in PRESETS.glob("*.toml"))
+
+
+def read_preset(name: str) -> Request:
+    """Read the options of a preset. Raises AdoptError if there is none of this name."""
+    path = PRESETS / f"{name}.toml"
+    if name not in list_presets():
+        raise AdoptError(f"there is no preset {name}; there are: {', '.join(list_presets()) or 'none'}")
+    values = tomllib.loads(path.read_text(encoding="utf-8"))
+    given: dict[str, Any] = {"preset": name}
+    for option in (f.name for f in fields(Request) if f.name in values):
+        value = values[option]
+        if option in ("words", "workflow_words"):
+            value = {meaning: tuple(words) for meaning, words in value.items()}
+        given[option] = tuple(value) if isinstance(value, list) else value
+    return Request(**given)

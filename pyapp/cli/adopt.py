@@ -1,0 +1,289 @@
+"""adopt and unadopt: exact progress for tables that an application has already."""
+
+import csv
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import click
+from psycopg import Connection
+
+from pyapp.adopt.adoption import OUTCOMES, Adoption
+from pyapp.adopt.backfill import Counted, backfill
+from pyapp.adopt.health import Preview, preview
+from pyapp.adopt.inspect import Findings, Value, inspect
+from pyapp.adopt.install import find_adoption, full_script, get_adoption, install, remove, remove_script
+from pyapp.adopt.request import Request, list_presets
+from pyapp.cli.common import Target, as_json, clean, command, connection, print_json, say
+from pyapp.cli.tables import Column, print_table
+from pyapp.cli.text import plural
+from pyapp.cli.waiting import at_work
+
+SCHEMA = "agent_progress"
+"""Where an adoption lies, unless --schema says otherwise."""
+
+
+class Values(click.ParamType[tuple[str, ...]]):
+    """Values with commas between them; one with a comma in it stands in double quotes."""
+
+    name = "values"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Read them."""
+        if isinstance(value, tuple):
+            return value
+        found = tuple(part.strip() for part in next(csv.reader([value], skipinitialspace=True), []))
+        if not found or not all(found):
+            self.fail(f"{value!r} is empty, or has an empty value", param, ctx)
+        return found
+
+
+class Mapping(click.ParamType[tuple[str, str]]):
+    """OURS=THEIRS."""
+
+    name = "mapping"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """Read it."""
+        if isinstance(value, tuple):
+            return value
+        ours, mark, theirs = value.partition("=")
+        if not (ours and mark and theirs):
+            self.fail(f"{value!r} is not OURS=THEIRS", param, ctx)
+        return ours.strip(), theirs.strip()
+
+
+def _outcome_options(prefix: str, what: str, outcomes: Iterable[str]) -> Callable[[Callable[..., Any]], Any]:
+    """Make the options that say when a task or a workflow is completed, failed, …: by values, or by a condition."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for outcome in reversed(list(outcomes)):
+            function = click.option(
+                f"--{prefix}{outcome}-when", metavar="SQL", help=f"Instead: when a {what} is {outcome}."
+            )(function)
+            function = click.option(
+                f"--{prefix}{outcome}", type=Values(), metavar="VALUE,...", help=f"Values of it that mean {outcome}."
+            )(function)
+        return function
+
+    return decorate
+
+
+@command()
+@click.option(
+    "--preset", type=click.Choice(list_presets()), help="Tables of a known system: no other option is needed."
+)
+@click.option("--tasks", metavar="TABLE", help="The table of tasks.")
+@click.option("--workflows", metavar="TABLE", help="The table of their workflows, if there is one.")
+@click.option("--key", type=Values(), metavar="COLUMN,...", help="Columns of a task that name its workflow.")
+@click.option("--key-sql", multiple=True, metavar="SQL", help="Instead: an expression on the task's row.")
+@click.option("--workflow-key", type=Values(), metavar="COLUMN,...", help="The columns of a workflow that these are.")
+@click.option("--status", metavar="COLUMN", help="What tells the state of a task: a column, or SQL.")
+@_outcome_options("", "task", (*OUTCOMES, "ignored"))
+@click.option("--workflow-status", metavar="COLUMN", help="What tells the state of a workflow.")
+@_outcome_options("workflow-", "workflow", OUTCOMES)
+@click.option("--where", metavar="SQL", help="Which tasks count, by their own row.")
+@click.option("--keep-finished/--no-keep-finished", default=None, help="Count finished tasks on that are deleted.")
+@click.option(
+    "--publish", type=Values(), metavar="progress=COLUMN,...", help="Columns to write: progress, completed, total."
+)
+@click.option("--no-publish", is_flag=True, help="Write no column of the application's.")
+@click.option("--column", type=Mapping(), multiple=True, metavar="OURS=THEIRS", help="What to show of a workflow.")
+@click.option("--task-column", type=Mapping(), multiple=True, metavar="OURS=THEIRS", help="What to show of a task.")
+@click.option("--dry-run", is_flag=True, help="Only show what would change, from what to what.")
+@click.option("--print", "print_", is_flag=True, help="Only print the SQL, for a migration of the application's.")
+@click.option("--continue", "go_on", is_flag=True, help="Count what has not been counted yet.")
+@click.option("--shadow", is_flag=True, help="Count, but leave the application's columns alone for now.")
+@click.option("--live", is_flag=True, help="After --shadow: write them from now on.")
+@click.option("--yes", is_flag=True, help="Install, whatever is doubtful.")
+@as_json
+def adopt(target: Target, as_json: bool, **options: Any) -> None:
+    """Keep exact progress for tables that an application has already, whatever writes them.
+
+    The application stays as it is. Looks at the tables first, and says what it found. Counters lie in a schema beside,
+    agent_progress or that of --schema; the application's column of progress, if it has one, is written when the
+    percentage moves. Names are written as in SQL: Workflow means workflow, '"Workflow"' means Workflow. Without --tasks,
+    what was adopted is renewed.
+
+    Example:
+      agent-progress adopt --workflows '"Workflow"' --tasks '"AgentTask"' --dry-run
+      agent-progress adopt --workflows '"Workflow"' --tasks '"AgentTask"'
+      agent-progress adopt --tasks jobs --key-sql "meta->>'workflow_id'"
+      agent-progress list --schema agent_progress
+    """
+    schema = target.schema or SCHEMA
+    with connection(target, autocommit=True) as conn:
+        before = find_adoption(conn, schema)
+        if options["go_on"]:
+            adoption = get_adoption(conn, schema)
+            _report(adoption, _count(conn, adoption), as_json)
+            return
+        found = _find(conn, before, schema, options)
+        if options["print_"]:
+            print(full_script(conn, found.adoption), end="")
+            return
+        if not as_json:
+            _tell(found)
+        seen = preview(conn, found.adoption) if found.adoption.publish.get("progress") else None
+        if options["dry_run"]:
+            _dry_run(found, seen, as_json)
+            return
+        doubts = [*found.doubts, *_zeroed(found.adoption, seen)] if before is None else []
+        if doubts and not options["yes"]:
+            raise click.ClickException(f"nothing was changed: {'; '.join(doubts)} (--yes installs it nevertheless)")
+        install(conn, found.adoption, on_step=say)
+        if not as_json:
+            print(f"adopted in schema {schema}; from now on every change of a task is counted")
+        counted = _count(conn, found.adoption)
+        if before is not None:
+            _repair(conn, found.adoption, as_json)
+        _report(found.adoption, counted, as_json)
+
+
+def _find(conn: Connection[Any], before: Adoption | None, schema: str, options: dict[str, Any]) -> Findings:
+    """Find out what to adopt: what the user says, or what was adopted before and is to be renewed."""
+    if options["shadow"] and options["live"]:
+        raise click.UsageError("--shadow and --live: only one of them")
+    if options["tasks"] is None and options["preset"] is None:
+        if before is None:
+            raise click.UsageError("which tables? Give --tasks and --workflows or --key, or a --preset")
+        return Findings(replace(before, shadow=before.shadow and not options["live"]), [], [], [])
+    found = inspect(conn, _request(schema, options))
+    if before is not None and _place(before) != _place(found.adoption):
+        raise click.UsageError(f"schema {schema} holds another adoption: unadopt it first, or give another --schema")
+    return found
+
+
+def _place(adoption: Adoption) -> tuple[Any, ...]:
+    return adoption.tasks, adoption.workflows, [key.type for key in adoption.keys], adoption.id_type
+
+
+def _request(schema: str, options: dict[str, Any]) -> Request:
+    words = {outcome: options[outcome] for outcome in (*OUTCOMES, "ignored") if options[outcome]}
+    conditions = {o: options[f"{o}_when"] for o in (*OUTCOMES, "ignored") if options[f"{o}_when"]}
+    workflow_words = {o: options[f"workflow_{o}"] for o in OUTCOMES if options[f"workflow_{o}"]}
+    workflow_conditions = {o: options[f"workflow_{o}_when"] for o in OUTCOMES if options[f"workflow_{o}_when"]}
+    if both := sorted(words.keys() & conditions.keys()):
+        raise click.UsageError(f"--{both[0]} and --{both[0]}-when: only one of them")
+    publish = None
+    if options["no_publish"]:
+        publish = {}
+    elif options["publish"]:
+        publish = dict(Mapping().convert(part, None, None) for part in options["publish"])
+    return Request(
+        tasks=options["tasks"],
+        workflows=options["workflows"],
+        key=options["key"] or (),
+        key_sql=options["key_sql"],
+        workflow_key=options["workflow_key"] or (),
+        status=options["status"],
+        words=words,
+        conditions=conditions,
+        workflow_status=options["workflow_status"],
+        workflow_words=workflow_words,
+        workflow_conditions=workflow_conditions,
+        where=options["where"],
+        keep_finished=options["keep_finished"],
+        publish=publish,
+        column=dict(options["column"]),
+        task_column=dict(options["task_column"]),
+        shadow=options["shadow"] or None,
+        schema=schema,
+        preset=options["preset"],
+    )
+
+
+def _tell(found: Findings) -> None:
+    for note in found.notes:
+        print(clean(note))
+    for warning in found.warnings:
+        say(f"note: {clean(warning)}")
+    if found.values:
+        rows = [
+            (_shown(value), value.rows, f"{value.meaning}{'' if value.known else ' (nobody named it)'}")
+            for value in found.values
+        ]
+        print_table((Column("STATUS", least=8, most=40), Column("TASKS", least=5), Column("MEANS", least=8)), rows)
+    for value in found.values:
+        if not value.known:
+            say(f"note: status {_shown(value)} is taken for open: say --completed, --failed, --cancelled or --ignored")
+
+
+def _shown(value: Value) -> str:
+    return "null" if value.value is None else clean(value.value)
+
+
+def _zeroed(adoption: Adoption, seen: Preview | None) -> list[str]:
+    """Doubt an adoption that would set most percentages that say something to 0."""
+    if seen is None or adoption.shadow:
+        return []
+    told = seen.workflows - seen.frozen
+    if seen.zeroed and 2 * seen.zeroed > told:
+        return [
+            f"{seen.zeroed} of {plural(told, 'workflow')} would fall to 0 % (--dry-run shows which; --shadow leaves them)"
+        ]
+    return []
+
+
+def _dry_run(found: Findings, seen: Preview | None, as_json: bool) -> None:
+    if as_json:
+        print_json({"values": found.values, "doubts": found.doubts, "preview": seen})
+        return
+    for doubt in found.doubts:
+        say(f"doubtful: {doubt}")
+    if seen is not None:
+        print(
+            f"{plural(seen.workflows, 'workflow')}: {seen.unchanged} would stay as they are, {seen.raised} rise,"
+            f" {seen.lowered} fall, {seen.frozen} keep what they say (finished, and no task ever reported)"
+        )
+        rows = [(c.workflow, "none" if c.stored is None else f"{c.stored} %", f"{c.counted} %") for c in seen.examples]
+        if rows:
+            print_table((Column("WORKFLOW", least=8, most=60), "SAYS", "WOULD SAY"), rows)
+        if (left := seen.raised + seen.lowered - len(rows)) > 0:
+            print(f"and {left} more")
+        if found.adoption.shadow:
+            print("with --shadow, none of it is written")
+    print("nothing was changed")
+
+
+def _count(conn: Connection[Any], adoption: Adoption) -> Counted:
+    with at_work("counting") as advance:
+        return backfill(conn, adoption, advance, say)
+
+
+def _repair(conn: Connection[Any], adoption: Adoption, as_json: bool) -> None:
+    from pyapp.db import retry
+    from pyapp.helpers import repair
+
+    with at_work("looking for what went wrong"):
+        repaired = retry(lambda: repair(conn, schema=adoption.schema), tries=100)
+    if repaired and not as_json:
+        print(f"{plural(len(repaired), 'workflow')} repaired")
+
+
+def _report(adoption: Adoption, counted: Counted, as_json: bool) -> None:
+    if as_json:
+        print_json({"schema": adoption.schema, **vars(counted)})
+        return
+    print(f"{plural(counted.workflows, 'workflow')} counted")
+    if counted.frozen:
+        print(f"{plural(counted.frozen, 'finished workflow')} without any report left at 100 %")
+
+
+@command()
+@click.option("--print", "print_", is_flag=True, help="Only print the SQL.")
+def unadopt(target: Target, print_: bool) -> None:
+    """Take an adoption back.
+
+    Removes all that adopt installed. The application's rows, and the progress that they have by then, stay.
+
+    Example:
+      agent-progress unadopt --schema agent_progress
+    """
+    with connection(target, autocommit=True) as conn:
+        adoption = get_adoption(conn, target.schema or SCHEMA)
+        if print_:
+            print("".join(remove_script(conn, adoption)), end="")
+            return
+        remove(conn, adoption, on_step=say)
+    print(f"the adoption in schema {adoption.schema} is gone")

@@ -1,0 +1,78 @@
+-- A workflow that is deleted takes its counters along. With cascading keys this comes after its tasks were deleted, and
+-- before their own trigger: what is not there is left alone then. Where tasks stay, their counters do.
+
+create or replace function {schema}.follow_deletions()
+returns trigger
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set row_security = off
+as $agent_progress$
+#variable_conflict use_column
+declare
+    {key_variables};
+    gone refcursor;
+begin
+    begin
+        if tg_op = 'DELETE' then
+            open gone for
+                select {workflow_keys_as_keys} from {old_workflows} as workflow where {workflow_keys_known} order by {keys};
+        else
+            open gone for
+                select {counter_keys}
+                from {schema}.workflow_counter as c
+                where not exists (select from {workflows} as workflow where {workflow_is_counter})
+                order by {counter_keys};
+        end if;
+        fetch gone into {the_keys};
+        if not found then
+            return null;
+        end if;
+        perform from {counted_tasks} as t, {schema}.counting where false;
+    exception
+        when syntax_error_or_access_rule_violation or invalid_schema_name or internal_error or data_exception then
+            raise warning using
+                message = format('agent-progress: counters of deleted workflows stay: %s', sqlerrm),
+                hint = 'agent-progress check says what is missing.';
+            return null;
+    end;
+
+    loop
+        perform from {schema}.workflow_counter as c where {counter_is_the} for update;
+        if found then
+            -- With a new snapshot: whatever is committed by now was counted before the lock, all else comes after it.
+            if exists (select from {counted_tasks} as t where {task_is_the} and t.outcome is not null) then
+                update {schema}.workflow_counter as c
+                set
+                    agents_created = c.agents_created - c.removed_completed - c.removed_cancelled,
+                    agents_completed = c.agents_completed - c.removed_completed,
+                    agents_cancelled = c.agents_cancelled - c.removed_cancelled,
+                    removed_completed = 0,
+                    removed_cancelled = 0,
+                    frozen_progress = null
+                where {counter_is_the};
+            elsif (select coalesce(bool_and(s.live), true) from {schema}.counting as s) then
+                delete from {schema}.workflow_counter as c where {counter_is_the};
+            else
+                -- A row that is not counted yet keeps the back-fill from copying what it saw before.
+                update {schema}.workflow_counter as c
+                set
+                    agents_created = null,
+                    agents_completed = null,
+                    agents_failed = null,
+                    agents_cancelled = null,
+                    removed_completed = 0,
+                    removed_cancelled = 0
+                where {counter_is_the};
+            end if;
+        end if;
+        fetch gone into {the_keys};
+        exit when not found;
+    end loop;
+    return null;
+end
+$agent_progress$;
+
+comment on function {schema}.follow_deletions() is 'Lets a deleted workflow take its counters along.';
+
+revoke execute on function {schema}.follow_deletions() from public;

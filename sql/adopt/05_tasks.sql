@@ -1,0 +1,109 @@
+-- The tasks as ours, and each workflow as stored beside the same counted afresh: the definition of what is stored.
+
+create or replace function {schema}.read_tasks()
+returns table (
+    id {task_id_type},
+    {task_key_columns},
+    external_id text,
+    agent_type text,
+    stage text,
+    status text,
+    priority text,
+    payload jsonb,
+    result jsonb,
+    trace_id text,
+    span_id text,
+    parent_span_id text,
+    created_at timestamptz,
+    assigned_at timestamptz,
+    started_at timestamptz,
+    completed_at timestamptz,
+    retry_count integer,
+    max_retries integer,
+    timeout_ms integer,
+    ordinal bigint
+)
+language sql
+stable
+as $agent_progress$
+    select
+        {task_id},
+        {task_keys},
+        {task_external_id},
+        {task_agent_type},
+        {task_stage},
+        case {outcome} when 1 then 'completed' when 2 then 'failed' when 3 then 'cancelled' else {open_status} end,
+        {task_priority},
+        {task_payload},
+        {task_result},
+        {task_trace_id},
+        {task_span_id},
+        {task_parent_span_id},
+        {task_created_at},
+        {task_assigned_at},
+        {task_started_at},
+        {task_completed_at},
+        {task_retry_count},
+        {task_max_retries},
+        {task_timeout_ms},
+        {task_ordinal}
+    from {tasks} as task
+    where {outcome} is not null
+$agent_progress$;
+
+comment on function {schema}.read_tasks() is 'The tasks that count, with the columns of ours; null where the application has none.';
+
+create or replace function {schema}.compare_progress()
+returns table (
+    workflow_id {id_type},
+    {compare_key_columns},
+    counter boolean,
+    stored_created integer,
+    stored_completed integer,
+    stored_failed integer,
+    stored_cancelled integer,
+    frozen_progress integer,
+    calculated_created bigint,
+    calculated_completed bigint,
+    calculated_failed bigint,
+    calculated_cancelled bigint
+)
+language sql
+stable
+as $agent_progress$
+    select
+        {both_id},
+        {both_keys},
+        bool_or(b.counter),
+        max(b.created),
+        max(b.completed),
+        max(b.failed),
+        max(b.cancelled),
+        max(b.frozen_progress),
+        count(b.outcome) + max(b.removed_completed) + max(b.removed_cancelled),
+        count(*) filter (where b.outcome = 1) + max(b.removed_completed),
+        count(*) filter (where b.outcome = 2),
+        count(*) filter (where b.outcome = 3) + max(b.removed_cancelled)
+    from (
+        select
+            {counter_keys},
+            true as counter,
+            c.agents_created as created,
+            c.agents_completed as completed,
+            c.agents_failed as failed,
+            c.agents_cancelled as cancelled,
+            c.frozen_progress,
+            c.removed_completed,
+            c.removed_cancelled,
+            null::integer as outcome
+        from {schema}.workflow_counter as c
+        union all
+        select {t_keys}, false, null, null, null, null, null, 0, 0, t.outcome
+        from {counted_tasks} as t
+        where t.outcome is not null and {keys_known}
+    ) as b
+    group by {both_keys}
+$agent_progress$;
+
+comment on function {schema}.compare_progress() is
+    'Each workflow with its counters as stored, and counted afresh; what was removed after the end is part of both.';

@@ -1,0 +1,284 @@
+-- The views of an adoption have the columns of ours, so that whatever reads ours reads these.
+
+create or replace view {schema}.workflow_progress
+with (security_invoker = true)
+as
+select
+    w.workflow_id,
+    w.name,
+    w.description,
+    w.type,
+    s.status,
+    w.current_stage,
+    w.priority,
+    p.progress,
+    p.progress as progress_percentage,
+    n.completed as agents_completed,
+    t.total::integer as agents_total,
+    n.created as agents_created,
+    n.failed as agents_failed,
+    n.cancelled as agents_cancelled,
+    n.created - n.completed - n.failed - n.cancelled as agents_open,
+    w.planned as agents_planned,
+    {schema}.progress_percentage(n.completed + n.failed + n.cancelled, t.total) as settled_percentage,
+    'agent-based'::text as progress_calculation_method,
+    w.trace_id,
+    coalesce(w.created_at, c.created_at) as created_at,
+    coalesce(w.updated_at, c.progress_updated_at) as updated_at,
+    w.completed_at,
+    coalesce(c.progress_updated_at, w.updated_at, w.created_at) as last_updated_at
+from {schema}.read_workflows() as w
+left join {schema}.workflow_counter as c on {counter_is_w}
+cross join lateral (
+    select case
+        when {counter_is_missing} and (select coalesce(bool_and(g.live), true) from {schema}.counting as g) then 0
+    end as none
+) as e
+cross join lateral (
+    select
+        coalesce(c.agents_created, e.none) as created,
+        coalesce(c.agents_completed, e.none) as completed,
+        coalesce(c.agents_failed, e.none) as failed,
+        coalesce(c.agents_cancelled, e.none) as cancelled
+) as n
+cross join lateral (
+    select coalesce(
+        w.status,
+        case
+            when coalesce(n.created, 0) = 0 then 'initiated'
+            when n.created > n.completed + n.failed + n.cancelled then 'running'
+            when n.failed > 0 then 'failed'
+            when n.completed > 0 then 'completed'
+            else 'cancelled'
+        end
+    ) as status
+) as s
+cross join lateral (
+    select {schema}.progress_total(s.status::{schema}.workflow_status, n.created, w.planned) as total
+) as t
+cross join lateral (
+    select coalesce(c.frozen_progress, {schema}.progress_percentage(n.completed, t.total)) as progress
+) as p;
+
+comment on view {schema}.workflow_progress is
+    'Progress of each workflow as stored: exact as of the last commit; null numbers: not counted yet.';
+
+create or replace view {schema}.workflow_progress_calculated
+with (security_invoker = true)
+as
+select
+    {calculated_id} as workflow_id,
+    {schema}.progress_percentage(n.completed, t.total) as progress,
+    n.completed::integer as agents_completed,
+    t.total::integer as agents_total,
+    n.created::integer as agents_created,
+    n.failed::integer as agents_failed,
+    n.cancelled::integer as agents_cancelled
+from {calculated_from}
+cross join lateral (
+    select
+        coalesce(k.calculated_created, 0) as created,
+        coalesce(k.calculated_completed, 0) as completed,
+        coalesce(k.calculated_failed, 0) as failed,
+        coalesce(k.calculated_cancelled, 0) as cancelled
+) as n
+cross join lateral (
+    select {schema}.progress_total(w.status::{schema}.workflow_status, n.created, w.planned) as total
+) as t
+where {calculated_where};
+
+comment on view {schema}.workflow_progress_calculated is
+    'Progress of each workflow counted afresh from its tasks: the definition of what is stored. Reads every task.';
+
+create or replace view {schema}.workflow_progress_drift
+with (security_invoker = true)
+as
+select
+    k.workflow_id,
+    coalesce(w.name, k.workflow_id::text) as name,
+    {stored_progress} as stored_progress,
+    p.progress as calculated_progress,
+    k.stored_completed,
+    k.calculated_completed::integer as calculated_completed,
+    {schema}.progress_total(w.status::{schema}.workflow_status, k.stored_created, w.planned)::integer as stored_total,
+    t.total::integer as calculated_total,
+    k.stored_created,
+    k.calculated_created::integer as calculated_created,
+    k.stored_failed,
+    k.calculated_failed::integer as calculated_failed,
+    k.stored_cancelled,
+    k.calculated_cancelled::integer as calculated_cancelled,
+    true as stale_data
+from {schema}.compare_progress() as k
+left join {schema}.read_workflows() as w on {w_is_k}
+cross join lateral (
+    select {schema}.progress_total(w.status::{schema}.workflow_status, k.calculated_created, w.planned) as total
+) as t
+cross join lateral (
+    select coalesce(k.frozen_progress, {schema}.progress_percentage(k.calculated_completed, t.total)) as progress
+) as p
+where
+    case
+        -- Not counted, or without counters: wrong once that is to be over.
+        when k.stored_created is null then
+            (select coalesce(bool_and(g.live), true) from {schema}.counting as g) and (k.counter or k.calculated_created > 0)
+        else
+            (k.stored_created, k.stored_completed, k.stored_failed, k.stored_cancelled)
+            is distinct from
+            (k.calculated_created, k.calculated_completed, k.calculated_failed, k.calculated_cancelled)
+            or {published_differs}
+    end;
+
+comment on view {schema}.workflow_progress_drift is
+    'The workflows whose stored progress differs from the calculated one; empty, always. What is not counted yet is left out.';
+
+create or replace view {schema}.agent_task
+with (security_invoker = true)
+as
+select
+    t.id,
+    {task_workflow_id} as workflow_id,
+    t.external_id,
+    t.agent_type,
+    t.stage,
+    t.status,
+    t.priority,
+    t.payload,
+    t.result,
+    t.trace_id,
+    t.span_id,
+    t.parent_span_id,
+    t.created_at,
+    t.assigned_at,
+    t.started_at,
+    t.completed_at,
+    t.retry_count,
+    t.max_retries,
+    t.timeout_ms,
+    t.ordinal
+from {schema}.read_tasks() as t
+{join_counter};
+
+comment on view {schema}.agent_task is 'The tasks of the application, with the columns of ours.';
+
+create or replace view {schema}.workflow_forecast
+with (security_invoker = true)
+as
+select
+    w.workflow_id,
+    trim_scale(round(60 / r.seconds_each, 4)) as completed_per_minute,
+    case
+        when o.remaining > 0 and o.remaining * r.seconds_each < 3155760000
+            then now() + make_interval(secs => (o.remaining * r.seconds_each)::double precision)
+    end as estimated_completion_at,
+    b.completions::integer as basis_completions,
+    b.seconds as basis_seconds,
+    w.last_updated_at as last_activity_at,
+    coalesce(
+        w.status = 'running' and w.last_updated_at
+            < now() - coalesce(nullif(current_setting('agent_progress.stalled_after', true), ''), '10 minutes')::interval,
+        false
+    ) as stalled
+from {schema}.workflow_progress as w
+cross join lateral (
+    select w.agents_total - w.agents_completed - w.agents_failed - w.agents_cancelled as remaining
+) as o
+cross join lateral (
+    select
+        count(*) as completions,
+        extract(epoch from now() - min(c.completed_at))::numeric as seconds
+    from (
+        select a.completed_at
+        from {schema}.agent_task as a
+        where a.workflow_id = w.workflow_id and a.status = 'completed' and a.completed_at <= now()
+        order by a.completed_at desc
+        limit 100
+    ) as c
+) as b
+cross join lateral (
+    select case
+        when w.status = 'running' and b.completions >= 3 and b.seconds >= 1 then b.seconds / (b.completions - 1)
+    end as seconds_each
+) as r;
+
+comment on view {schema}.workflow_forecast is
+    'When each workflow will be done at the rate of its last 100 completions, and whether it has come to a halt.';
+
+create or replace view {schema}.workflow_burnup
+with (security_invoker = true)
+as
+select
+    c.workflow_id,
+    c.at,
+    (sum(sum(c.completed)) over (partition by c.workflow_id order by c.at))::integer as agents_completed,
+    (sum(sum(c.created)) over (partition by c.workflow_id order by c.at))::integer as agents_total
+from (
+    select a.workflow_id, a.created_at as at, 0 as completed, 1 as created
+    from {schema}.agent_task as a
+    where a.created_at is not null
+    union all
+    select a.workflow_id, a.completed_at as at, 1 as completed, 0 as created
+    from {schema}.agent_task as a
+    where a.status = 'completed' and a.completed_at is not null
+) as c
+group by c.workflow_id, c.at;
+
+comment on view {schema}.workflow_burnup is
+    'Tasks completed and created over time, cumulated, from their own timestamps; to be read for one workflow at a time.';
+
+create or replace view {schema}.workflow_timeline
+with (security_invoker = true)
+as
+select
+    a.workflow_id,
+    c.at,
+    'task'::text as kind,
+    a.agent_type as name,
+    c.what,
+    jsonb_build_object('task_id', a.id, 'external_id', a.external_id, 'stage', a.stage) as detail,
+    3 * coalesce(a.ordinal, 0) + c.place as place
+from {schema}.agent_task as a
+cross join lateral (
+    values (a.created_at, 'created', 0), (a.started_at, 'started', 1), (a.completed_at, a.status, 2)
+) as c (at, what, place)
+where c.at is not null;
+
+comment on view {schema}.workflow_timeline is
+    'What the tasks of a workflow say of their times; to be read for one workflow at a time.';
+
+create or replace view {schema}.workflow_stage_progress
+with (security_invoker = true)
+as
+select
+    w.workflow_id,
+    w.name,
+    w.type,
+    w.status,
+    w.current_stage,
+    null::integer as progress_percentage,
+    null::text as progress_calculation_method,
+    0 as stages,
+    0 as stages_finished
+from {schema}.read_workflows() as w;
+
+comment on view {schema}.workflow_stage_progress is 'No plan of stages is known for these workflows.';
+
+create or replace view {schema}.workflow_stage_agents
+with (security_invoker = true)
+as
+select
+    w.workflow_id,
+    null::text as name,
+    0 as position,
+    null::text as status,
+    null::integer as weight,
+    null::timestamptz as started_at,
+    null::timestamptz as completed_at,
+    0 as retry_count,
+    0 as agents_completed,
+    0 as agents_failed,
+    0 as agents_total
+from {schema}.read_workflows() as w
+where false;
+
+comment on view {schema}.workflow_stage_agents is 'No plan of stages is known for these workflows.';

@@ -1,0 +1,31 @@
+    -- Where all tasks of a key move to another, those that were removed go along. The two transition tables are in one
+    -- order, that of the rows changed.
+    if tg_op = 'UPDATE' and single is not true then
+        for pair in
+            select distinct {old_and_new_keys}
+            from (select o.*, row_number() over () as place from {old_tasks} as o) as o
+            join (select n.*, row_number() over () as place from {new_tasks} as n) as n on n.place = o.place
+            where not ({same_keys}) and o.outcome is not null and n.outcome is not null
+            order by {old_and_new_places}
+        loop
+            delete from {schema}.workflow_counter as c
+            where
+                {counter_is_pair}
+                and c.agents_created = c.removed_completed + c.removed_cancelled
+                and c.agents_created > 0
+            returning c.removed_completed, c.removed_cancelled into the_completed, the_cancelled;
+            continue when not found;
+            {take_pair};
+            update {schema}.workflow_counter as c
+            set
+                agents_created = c.agents_created + the_completed + the_cancelled,
+                agents_completed = c.agents_completed + the_completed,
+                agents_cancelled = c.agents_cancelled + the_cancelled,
+                removed_completed = c.removed_completed + the_completed,
+                removed_cancelled = c.removed_cancelled + the_cancelled
+            where {counter_is_the}
+            returning c.agents_created, c.agents_completed, c.frozen_progress
+            into now_created, now_completed, now_frozen;
+            {publish}
+        end loop;
+    end if;
