@@ -38,25 +38,6 @@ class Event:
     trace_id: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Agents:
-    """Tasks of all workflows by outcome."""
-
-    created: int
-    completed: int
-    failed: int
-    cancelled: int
-    open: int
-
-
-@dataclass(frozen=True, slots=True)
-class Overview:
-    """All workflows in numbers: ``overview`` has ``total_workflows`` and, for each status, ``running_workflows``."""
-
-    overview: dict[str, int]
-    agents: Agents
-
-
 @dataclass(frozen=True)
 class Standby:
     """The standby that is read: the age of what it shows, at most, and whether it is connected to its primary.
@@ -77,6 +58,13 @@ class Standby:
     def late(self) -> bool:
         """Whether readers should mind, from five seconds on; the script in the page says so as well."""
         return not self.following or self.lag_seconds is None or self.lag_seconds >= 5
+
+
+class Overview(BaseModel):
+    """All workflows in numbers: by status, as ``running_workflows``, with ``total_workflows``; and tasks by outcome."""
+
+    overview: dict[str, int]
+    agents: dict[str, int]
 
 
 class Ready(BaseModel):

@@ -26,7 +26,7 @@ from pyapp.web.database import AWAY, Database
 from pyapp.web.observe import DatabaseCollector, Metrics, observed
 from pyapp.web.paging import BadCursor
 from pyapp.web.parameters import whole_addresses
-from pyapp.web.security import known_hosts, limit_body, require_token, security_headers
+from pyapp.web.security import known_hosts, require_token, security_headers
 from pyapp.web.shape import LACKING, NotAValue, Shape, lacking, readable
 from pyapp.web.stream import Feed
 
@@ -83,7 +83,6 @@ def create_app(settings: Settings) -> FastAPI:
 
     # The last one added comes first.
     app.add_middleware(whole_addresses)
-    app.add_middleware(limit_body)
     if settings.token is not None:
         app.add_middleware(require_token, token=settings.token)
     else:

@@ -25,7 +25,7 @@ _CONNECTIONS = 10
 _MOST_WAITING = 20
 _WAIT = 2.0  # seconds to wait for a connection before the answer is 503
 _PATIENCE = 1.0  # seconds to wait for a standby before the answer is 503
-_TRIES = 5  # of a query that a standby breaks off
+_TRIES = 5  # of a query that a standby cancels
 # A network that swallows packets is noticed; what the DSN says of these goes first.
 _NETWORK = {
     "connect_timeout": 3,
@@ -112,7 +112,7 @@ class Database:
         if self._away:
             self._probe()
         try:
-            # On a standby, what is replayed may break off what reads, and end its session.
+            # On a standby, what is replayed may cancel what reads, and end its session.
             return retry(lambda: self._use(query, after), tries=_TRIES)
         except PoolTimeout:
             self._away = True
@@ -140,17 +140,9 @@ class Database:
         """Find out anew what the schema has, where something that it had is gone."""
         self._shape = None
 
-    def connect(self) -> psycopg.Connection[Any]:
-        """Open a connection beside the pool."""
-        return psycopg.connect(**self._arguments)
-
-    async def connect_async(self) -> psycopg.AsyncConnection[Any]:
-        """Open a connection beside the pool, for the stream."""
-        return await psycopg.AsyncConnection.connect(**self._arguments)
-
-    async def connect_to_primary(self) -> psycopg.AsyncConnection[Any]:
-        """Open a connection to where notifications come from."""
-        return await psycopg.AsyncConnection.connect(**self._primary)
+    async def connect(self, *, to_primary: bool = False) -> psycopg.AsyncConnection[Any]:
+        """Open a connection beside the pool: to read, or to where notifications come from."""
+        return await psycopg.AsyncConnection.connect(**(self._primary if to_primary else self._arguments))
 
     def _probe(self) -> None:
         """See whether the database is back. One request at a time looks, all others are refused meanwhile."""
@@ -158,7 +150,7 @@ class Database:
             raise PoolTimeout("the database is away")
         try:
             if self._away:
-                self.connect().close()
+                psycopg.connect(**self._arguments).close()
                 self._away = False
         finally:
             self._probing.release()

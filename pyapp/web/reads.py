@@ -12,7 +12,7 @@ from pyapp import get_forecasts
 from pyapp.models import WORKFLOW_STATUSES, BurnupPoint, Forecast, Moment, Stage, Task, Workflow
 from pyapp.queries import _array as as_array
 from pyapp.watch import ACTIVE
-from pyapp.web.answers import Agents, Event, Listed, Overview, columns
+from pyapp.web.answers import Event, Listed, columns
 from pyapp.web.shape import Shape
 
 NEWEST = sql.SQL("p.created_at desc, p.workflow_id desc")
@@ -177,18 +177,20 @@ def read_page_of_tasks(
     return tasks, row[0] if row else 0
 
 
-def read_overview(conn: Connection[Any], shape: Shape) -> Overview:
+def read_overview(conn: Connection[Any], shape: Shape) -> dict[str, dict[str, int]]:
     """Count workflows by status, and the tasks of all of them."""
-    query = sql.SQL(
-        "select p.status::text, count(*), sum(p.agents_created), sum(p.agents_completed), sum(p.agents_failed),"
-        " sum(p.agents_cancelled), sum(p.agents_open) from {} as p group by p.status"
-    ).format(shape.name("workflow_progress"))
-    rows = conn.execute(query, []).fetchall()
-    counts = dict.fromkeys(WORKFLOW_STATUSES, 0) | {row[0]: row[1] for row in rows}
-    return Overview(
-        {**{f"{status}_workflows": count for status, count in counts.items()}, "total_workflows": sum(counts.values())},
-        Agents(*(int(sum(row[place] or 0 for row in rows)) for place in range(2, 7))),
+    outcomes = ("created", "completed", "failed", "cancelled", "open")
+    query = sql.SQL("select p.status::text, count(*), {} from {} as p group by p.status").format(
+        sql.SQL(", ").join(sql.SQL("sum(p.{})").format(sql.Identifier(f"agents_{outcome}")) for outcome in outcomes),
+        shape.name("workflow_progress"),
     )
+    rows = conn.execute(query, []).fetchall()
+    counts = dict.fromkeys(WORKFLOW_STATUSES, 0) | {status: count for status, count, *_ in rows}
+    by_status = {f"{status}_workflows": count for status, count in counts.items()}
+    return {
+        "overview": {**by_status, "total_workflows": sum(counts.values())},
+        "agents": {outcome: sum(row[place] or 0 for row in rows) for place, outcome in enumerate(outcomes, 2)},
+    }
 
 
 def count_drift(conn: Connection[Any], shape: Shape) -> float:

@@ -136,7 +136,7 @@ def measure_others(dsn: str, database: Database) -> None:
         ]
 
     async def tick() -> float:
-        async with await database.connect_async() as conn:
+        async with await database.connect() as conn:
             shape, times = database.shape(), []
             for _ in range(15):
                 began = time.perf_counter()
