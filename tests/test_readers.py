@@ -16,7 +16,7 @@ import pyapp
 from pyapp import StandbyBehind, get_workflow, report_task, wait_for_position, wal_position
 from pyapp.cli import main
 from pyapp.watch import watch_changes
-from pyapp.web.lag import LagMeter
+from pyapp.web.database import LagMeter
 
 from .crash import QUICK, CrashableServer, servers, wait_for
 from .helpers import in_background, new_tasks, new_workflow, set_status

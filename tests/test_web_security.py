@@ -9,7 +9,6 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -120,19 +119,20 @@ def test_without_the_token_all_but_the_probe_and_the_login_is_closed(guarded: Se
         assert client.get("/static/../metrics").status_code in (401, 404)
 
 
-@pytest.mark.parametrize(
-    "header",
-    ["Bearer wrong", f"Basic {TOKEN}", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", "Bearer", "", TOKEN],
-)
-def test_a_wrong_token_is_401(guarded: Service, header: str) -> None:
+def test_the_token_opens_as_bearer_and_nothing_else_does(guarded: Service) -> None:
     with guarded.client() as client:
-        assert client.get("/api/v1/workflows", headers={"Authorization": header}).status_code == 401
-
-
-def test_the_token_opens_as_bearer(guarded: Service) -> None:
-    with guarded.client(headers={"Authorization": f"Bearer {TOKEN}"}) as client:
+        for header in (
+            "Bearer wrong",
+            f"Basic {TOKEN}",
+            f"Bearer {TOKEN}x",
+            f"Bearer {TOKEN[:-1]}",
+            "Bearer",
+            "",
+            TOKEN,
+        ):
+            assert client.get("/api/v1/workflows", headers={"Authorization": header}).status_code == 401, header
         for path in OPENED_BY_TOKEN:
-            assert client.get(path).status_code == 200, path
+            assert client.get(path, headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200, path
     with following(guarded, "/api/v1/stream", headers={"Authorization": f"bearer {TOKEN}"}) as stream:
         assert stream.next().name == "snapshot"
 
@@ -170,16 +170,6 @@ def test_the_login_leads_nowhere_else(guarded: Service, target: str) -> None:
         assert "evil" not in client.get("/login", params={"next": target}).text
 
 
-def test_secrets_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    compared: list[Any] = []
-    monkeypatch.setattr(security.hmac, "compare_digest", lambda *pair: bool(compared.append(pair)))
-    assert not security.same("a", "b")
-    assert compared == [(b"a", b"b")]
-    # Nothing else compares a secret.
-    for file in Path(security.__file__).parent.glob("*.py"):
-        assert not re.search(r"(token|cookie)\)? *[!=]= ", file.read_text()), file
-
-
 def test_a_long_body_is_refused(guarded: Service, service: Service) -> None:
     for running in (guarded, service):
         with running.client() as client:
@@ -189,65 +179,52 @@ def test_a_long_body_is_refused(guarded: Service, service: Service) -> None:
 # --- Browsers ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example", ""]
-)
-def test_a_name_of_another_that_leads_here_is_refused(service: Service, host: str) -> None:
-    with service.client() as client:
-        response = client.get("/api/v1/workflows", headers={"Host": host})
-        assert (response.status_code, set(response.json())) == (421, {"error"})
-
-
-def test_its_own_names_are_answered(service: Service) -> None:
+def test_it_answers_to_its_own_names_only(service: Service) -> None:
     with service.client() as client:
         for host in ("localhost", "LOCALHOST:1", f"127.0.0.1:{service.port}", "[::1]", "[::1]:8080"):
             assert client.get("/healthz", headers={"Host": host}).status_code == 200, host
+        for host in ("evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example", ""):
+            response = client.get("/api/v1/workflows", headers={"Host": host})
+            assert (response.status_code, set(response.json())) == (421, {"error"}), host
 
 
 def test_every_answer_carries_the_headers(service: Service, guarded: Service) -> None:
-    def asked() -> Iterator[httpx.Response]:
-        with service.client() as client:
-            for path in (
-                "/",
-                "/workflows",
-                "/healthz",
-                "/metrics",
-                "/openapi.json",
-                "/static/favicon.svg",
-                "/favicon.ico",
-            ):
-                yield client.get(path)
-            for path in (
-                "/api/v1/workflows",
-                "/api/v1/workflows/x",
-                "/api/v1/nothing",
-                "/static/nothing",
-                "/workflows/x",
-            ):
-                yield client.get(path)
-                yield client.get(path, headers=HTML)
-            yield client.post("/api/v1/workflows")
-            yield client.post("/login", content=b"x" * 20_000)
-            yield client.get("/", headers={"Host": "evil.example"})
-            with client.stream("GET", "/api/v1/stream") as stream:
-                yield stream
-        with guarded.client() as client:
-            yield client.get("/")
-            yield client.get("/", headers=HTML)
-            yield client.get("/login")
-
-    for response in asked():
+    answers = []
+    with service.client() as client:
+        for path in (
+            "/",
+            "/workflows",
+            "/healthz",
+            "/metrics",
+            "/openapi.json",
+            "/static/favicon.svg",
+            "/favicon.ico",
+            "/api/v1/workflows",
+            "/api/v1/workflows/x",
+            "/api/v1/nothing",
+            "/static/nothing",
+            "/workflows/x",
+        ):
+            answers += [client.get(path), client.get(path, headers=HTML)]
+        answers.append(client.post("/api/v1/workflows"))
+        answers.append(client.post("/login", content=b"x" * 20_000))
+        answers.append(client.get("/", headers={"Host": "evil.example"}))
+        with client.stream("GET", "/api/v1/stream") as stream:
+            answers.append(stream)
+    with guarded.client() as client:
+        answers += [client.get("/"), client.get("/", headers=HTML), client.get("/login")]
+    for response in answers:
         policy = response.headers["content-security-policy"]
-        assert "default-src 'none'" in policy
-        assert "frame-ancestors 'none'" in policy
-        assert "unsafe" not in policy
-        assert "http" not in policy
-        assert response.headers["x-content-type-options"] == "nosniff"
-        assert response.headers["x-frame-options"] == "DENY"
-        assert response.headers["referrer-policy"] == "no-referrer"
-        assert response.headers["cross-origin-resource-policy"] == "same-origin"
-        assert "access-control-allow-origin" not in response.headers
-        assert "server" not in response.headers
+        assert {"default-src 'none'", "frame-ancestors 'none'"} <= set(policy.split("; "))
+        assert not re.search("unsafe|http", policy)
+        expected = {
+            "x-content-type-options": "nosniff",
+            "x-frame-options": "DENY",
+            "referrer-policy": "no-referrer",
+            "cross-origin-resource-policy": "same-origin",
+        }
+        assert expected.items() <= dict(response.headers).items()
+        assert not {"access-control-allow-origin", "server"} & set(response.headers)
 
 
 def test_other_origins_may_read_only_where_configured(service: Service, service_dsn: str) -> None:
@@ -463,19 +440,6 @@ def test_the_demo_shows_a_live_dashboard_at_once_and_leaves_no_process(data: Pat
         status = service.signal(signal.SIGINT)
     assert status == 0
     assert '"event": "request"' not in service.said()
-    wait_for(lambda: not processes(data))
-
-
-def test_the_demo_ends_in_the_middle_as_well(data: Path) -> None:
-    run = command("demo", "--serve", "--port", "0", "--speed", "1")
-    with (
-        serving(None, run=run, AGENT_PROGRESS_DATA=str(data)) as service,
-        following(service, "/api/v1/stream") as stream,
-    ):
-        wait_for(lambda: stream.next() and stream.latest)
-        status = service.signal(signal.SIGINT)
-    assert status == 130
-    assert "Traceback" not in service.said()
     wait_for(lambda: not processes(data))
 
 
