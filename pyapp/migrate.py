@@ -75,6 +75,11 @@ def migrate(
                 if not _renews(migration):
                     with renew.revoked(conn, schema, say):
                         _patiently(partial(backend.apply_one, migration), migration.id, say)
+            if missing := [f"table {name}" for name in _COLUMNS | _MORE_COLUMNS if not _exists(conn, schema, name)]:
+                raise MigrationError(
+                    f"the migrations are applied, but schema {schema} lacks {_some(missing)}: restore it, or take all"
+                    " back with agent-progress rollback --all --drop-data"
+                )
             renew.renew(conn, schema, partial(_in_transaction, conn, say), say)
             backend.mark_migrations([migration for migration in outstanding if _renews(migration)])
     return [migration.id for migration in outstanding]

@@ -155,10 +155,18 @@ def renew(conn: Connection[Any], schema: str, apply: Apply, on_step: OnStep) -> 
     if rest:
         apply(renew_rest, "functions and views")
     triggers = [item for item in stale if item.kind == "trigger"]
+    # Of what was missing, there is no record until all is counted: after a crash the next run counts.
+    known = before.keys() & _recorded(conn, schema).keys()
+    counting = [item for item in triggers if item.name.startswith(_COUNTING) and item.key not in known]
     for trigger in triggers:
-        apply(partial(_make, conn, schema, [trigger]), str(trigger))
-    if any(item.name.startswith(_COUNTING) and item.key not in before for item in triggers):
-        apply(partial(count_all, conn, schema), "counting what is there")
+        apply(partial(_make, conn, schema, [trigger], recorded=trigger not in counting), str(trigger))
+
+    def count() -> None:
+        count_all(conn, schema)
+        record(conn, schema, counting)
+
+    if counting:
+        apply(count, "counting what is there")
 
 
 def renew_at_once(conn: Connection[Any], schema: str = "public") -> None:
@@ -251,7 +259,7 @@ class _Found(NamedTuple):
     enabled: str
 
 
-def _make(conn: Connection[Any], schema: str, items: Sequence[Item]) -> None:
+def _make(conn: Connection[Any], schema: str, items: Sequence[Item], *, recorded: bool = True) -> None:
     before = _installed(conn, schema, items)
     for item in items:
         for statement in item.statements:
@@ -260,7 +268,11 @@ def _make(conn: Connection[Any], schema: str, items: Sequence[Item]) -> None:
             # Replacing a trigger enables it; that somebody disabled it, or fires it always, is an intention.
             state = {"D": "disable", "A": "enable always", "R": "enable replica"}[found.enabled]
             conn.execute(f"alter table {found.name} {state} trigger {item.name}".encode())
-    record(conn, schema, items)
+    if recorded:
+        record(conn, schema, items)
+    else:
+        query = sql.SQL("delete from {}.installed_object where (kind, name) = (%s, %s)").format(sql.Identifier(schema))
+        conn.cursor().executemany(query, [item.key for item in items])
 
 
 def _state(conn: Connection[Any], item: Item, installed: Mapping[Key, _Found]) -> tuple[str, str | None, int]:

@@ -1,27 +1,25 @@
-"""What was and what will be: events, timeline, burn-up, forecast, and the times of tasks."""
+"""What was and what will be: events, timeline, burn-up and forecast, as the views tell them."""
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 import pytest
 
-from pyapp import (
-    WorkflowNotFound,
-    advance,
-    create_workflow,
-    get_forecasts,
-    list_burnup,
-    list_timeline,
-    report_task,
-    transition,
-)
-from tests.helpers import new_tasks, new_workflow, set_status
+from .helpers import new_tasks, new_workflow, set_status
 
-NO_ONE = "00000000-0000-0000-0000-000000000000"
+Session = Callable[[], psycopg.Connection]
 LONG_AGO = datetime(2020, 2, 2, tzinfo=UTC)
+ORDER = "order by at, kind, place, name"
+
+
+def transition(conn: psycopg.Connection, workflow: Any, status: str, stage: str | None = None) -> datetime:
+    """Move a workflow; return when it was."""
+    query = "select updated_at from transition_workflow(%s, %s, %s)"
+    return conn.execute(query, [workflow, status, stage]).fetchone()[0]
 
 
 # --- Events -------------------------------------------------------------------------------------------------
@@ -35,10 +33,10 @@ def events(conn: psycopg.Connection) -> list[tuple[Any, ...]]:
 
 
 def test_each_change_of_status_and_stage_is_recorded(conn: psycopg.Connection) -> None:
-    workflow = create_workflow(conn, "w", "bugfix", trace_id="trace-1").workflow_id
+    workflow = new_workflow(conn, type="bugfix", trace_id="trace-1")
     transition(conn, workflow, "running")
     conn.execute("update workflow set current_stage = 'validation'")
-    moved = transition(conn, workflow, "failed", stage="e2e_testing")
+    moved = transition(conn, workflow, "failed", "e2e_testing")
     assert events(conn) == [
         ("status_changed", "initiated", "running", 2),
         ("stage_changed", "initialization", "validation", 3),
@@ -51,12 +49,12 @@ def test_each_change_of_status_and_stage_is_recorded(conn: psycopg.Connection) -
     assert {row[:3] for row in rows} == {(workflow, "trace-1", conn.info.user)}
     times = [row[3] for row in rows]
     assert times == sorted(times)
-    assert times[-1] == moved.updated_at
+    assert times[-1] == moved
     assert len(set(times)) == 3
 
 
 def test_progress_and_what_changes_nothing_are_not_recorded(conn: psycopg.Connection) -> None:
-    workflow = create_workflow(conn, "w", "bugfix", status="running").workflow_id
+    workflow = new_workflow(conn, type="bugfix", status="running")
     for task in new_tasks(conn, workflow, "running", "pending", "failed"):
         set_status(conn, task, "completed")
     transition(conn, workflow, "running")
@@ -76,16 +74,8 @@ def test_the_role_that_was_set_is_who_did_it(conn: psycopg.Connection) -> None:
     assert by == [("pg_write_all_data",), (conn.info.user,)]
 
 
-def test_a_change_that_is_rolled_back_leaves_no_event(conn: psycopg.Connection, session: Any) -> None:
-    workflow = create_workflow(conn, "w", "bugfix").workflow_id
-    other = session()
-    advance(other, workflow)
-    other.rollback()
-    assert events(conn) == []
-
-
 def test_events_of_transactions_that_waited_stand_in_the_order_of_the_changes(
-    conn: psycopg.Connection, session: Any
+    conn: psycopg.Connection, session: Session
 ) -> None:
     workflow = new_workflow(conn, status="running")
     early = session()
@@ -93,44 +83,100 @@ def test_events_of_transactions_that_waited_stand_in_the_order_of_the_changes(
     transition(conn, workflow, "paused")
     transition(early, workflow, "running")
     early.commit()
-    told = [m.what for m in list_timeline(conn, workflow) if m.kind == "event"]
-    assert told == ["running → paused", "paused → running"]
+    told = [moment.what for moment in timeline(conn, workflow) if moment.kind == "event"]
+    assert told == ["running -> paused", "paused -> running"]
 
 
 # --- Timeline -----------------------------------------------------------------------------------------------
 
 
+class Moment(NamedTuple):
+    at: datetime
+    kind: str
+    place: int
+    name: str
+    what: str
+    detail: Any
+
+
+def timeline(conn: psycopg.Connection, workflow: Any) -> list[Moment]:
+    columns = ", ".join(Moment._fields)
+    query = f"select {columns} from workflow_timeline where workflow_id = %s {ORDER}"
+    return [Moment(*row) for row in conn.execute(query, [workflow])]
+
+
 def test_the_timeline_tells_events_stages_and_tasks_in_time_order(conn: psycopg.Connection) -> None:
-    workflow = create_workflow(conn, "w", "bugfix").workflow_id
+    workflow = new_workflow(conn, type="bugfix")
     transition(conn, workflow, "running")
     (task,) = new_tasks(conn, workflow, "pending")
     set_status(conn, task, "running")
     set_status(conn, task, "failed")
-    advance(conn, workflow)
-    create_workflow(conn, "another", "bugfix", status="running")
-    moments = list_timeline(conn, workflow)
+    conn.execute("select advance_workflow(%s)", [workflow])
+    new_workflow(conn, type="bugfix", status="running")
+    moments = timeline(conn, workflow)
     assert [(m.kind, m.name, m.what) for m in moments] == [
-        ("event", "status_changed", "initiated → running"),
+        ("event", "status_changed", "initiated -> running"),
         ("stage", "initialization", "started"),
         ("task", "agent", "created"),
         ("task", "agent", "started"),
         ("task", "agent", "failed"),
-        ("event", "stage_changed", "initialization → validation"),
+        ("event", "stage_changed", "initialization -> validation"),
         ("stage", "initialization", "completed"),
         ("stage", "validation", "started"),
     ]
     assert [m.at for m in moments] == sorted(m.at for m in moments)
-    assert {m.workflow_id for m in moments} == {workflow}
-    assert moments[2].detail["task_id"] == str(task)
-    assert list_timeline(conn, workflow, limit=3) == moments[:3]
-    assert list_timeline(conn, workflow, limit=None) == moments
+    assert moments[2].detail == {"task_id": str(task), "external_id": None, "stage": None}
 
 
-def test_the_timeline_of_an_unknown_workflow_is_not_found(conn: psycopg.Connection) -> None:
-    assert list_timeline(conn, new_workflow(conn)) == []
-    for read in (list_timeline, list_burnup):
-        with pytest.raises(WorkflowNotFound):
-            read(conn, NO_ONE)
+def test_what_happened_at_the_same_time_has_an_order_without_ties_and_pages_miss_nothing(
+    conn: psycopg.Connection,
+) -> None:
+    workflow = new_workflow(conn, type="app")
+    conn.execute(
+        "insert into agent_task (workflow_id, agent_type, status, created_at, started_at, completed_at)"
+        " select %(w)s, case n %% 3 when 0 then 'a' else 'b' end, 'completed', %(t)s, %(t)s, %(t)s"
+        " from generate_series(1, 300) as n",
+        {"w": workflow, "t": LONG_AGO},
+    )
+    conn.execute(
+        "insert into workflow_stage (workflow_id, name, position, status, started_at, completed_at)"
+        " select %(w)s, 'stage ' || n, n / 3, 'completed', %(t)s, %(t)s from generate_series(1, 30) as n",
+        {"w": workflow, "t": LONG_AGO},
+    )
+    conn.execute(
+        "insert into workflow_event (workflow_id, event_type, occurred_at)"
+        " select %(w)s, 'note', %(t)s from generate_series(1, 50)",
+        {"w": workflow, "t": LONG_AGO},
+    )
+    moments = timeline(conn, workflow)
+    keys = [(m.at, m.kind, m.place, m.name) for m in moments]
+    assert len(keys) == len(set(keys)) == 3 * 300 + 2 * 30 + 50
+    # Of one task, it is created before it is started, and started before it is completed; tasks in order of creation.
+    tasks = [m.what for m in moments if m.kind == "task"]
+    assert tasks == ["created", "started", "completed"] * 300
+    stages = [m.what for m in moments if m.kind == "stage" and m.name == "stage 7"]
+    assert stages == ["started", "completed"]
+    pages: list[Moment] = []
+    query = f"select {', '.join(Moment._fields)} from workflow_timeline where workflow_id = %s"
+    while True:
+        last = pages[-1] if pages else None
+        after = " and (at, kind, place, name) > (%s, %s, %s, %s)" if last else ""
+        values = [workflow, *(last[:4] if last else ())]
+        page = conn.execute(f"{query}{after} {ORDER} limit 100", values).fetchall()
+        pages += [Moment(*row) for row in page]
+        if not page:
+            break
+    assert pages == moments
+
+
+def test_the_view_of_the_timeline_sorts_nothing_by_itself(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    new_tasks(conn, workflow, *["completed"] * 5)
+    plan = str(
+        conn.execute("explain select count(*) from workflow_timeline where workflow_id = %s", [workflow]).fetchall()
+    )
+    assert "Sort" not in plan
+    assert conn.execute("select count(*) from workflow_timeline").fetchone() == (10,)
 
 
 # --- Burn-up ------------------------------------------------------------------------------------------------
@@ -138,7 +184,7 @@ def test_the_timeline_of_an_unknown_workflow_is_not_found(conn: psycopg.Connecti
 
 def test_burnup_accumulates_completed_and_created_tasks(conn: psycopg.Connection) -> None:
     workflow, other = new_workflow(conn), new_workflow(conn)
-    rows = [  # created, completed (minutes), status
+    tasks = [  # created, completed (minutes), status
         (0, 3, "completed"),
         (0, 1, "completed"),
         (1, 3, "completed"),
@@ -146,7 +192,7 @@ def test_burnup_accumulates_completed_and_created_tasks(conn: psycopg.Connection
         (2, None, "running"),
         (6, None, "pending"),
     ]
-    for created, completed, status in rows:
+    for created, completed, status in tasks:
         for target in (workflow, other):
             conn.execute(
                 "insert into agent_task (workflow_id, agent_type, status, created_at, completed_at)"
@@ -158,17 +204,32 @@ def test_burnup_accumulates_completed_and_created_tasks(conn: psycopg.Connection
                     None if completed is None else LONG_AGO + timedelta(minutes=completed),
                 ],
             )
-    points = [
-        ((p.at - LONG_AGO) // timedelta(minutes=1), p.agents_completed, p.agents_total)
-        for p in list_burnup(conn, workflow)
-    ]
+    query = "select at, agents_completed, agents_total from workflow_burnup where workflow_id = %s order by at"
+    rows = conn.execute(query, [workflow]).fetchall()
+    points = [((at - LONG_AGO) // timedelta(minutes=1), completed, total) for at, completed, total in rows]
     assert points == [(0, 0, 2), (1, 1, 3), (2, 1, 5), (3, 3, 5), (6, 3, 6)]
     last = conn.execute("select agents_completed, agents_total from workflow where id = %s", [workflow]).fetchone()
     assert points[-1][1:] == last
-    assert list_burnup(conn, new_workflow(conn)) == []
+    assert conn.execute(query, [new_workflow(conn)]).fetchall() == []
 
 
 # --- Forecast -----------------------------------------------------------------------------------------------
+
+
+class Forecast(NamedTuple):
+    workflow_id: Any
+    completed_per_minute: Decimal | None
+    estimated_completion_at: datetime | None
+    basis_completions: int
+    basis_seconds: Decimal | None
+    last_activity_at: datetime
+    stalled: bool
+
+
+def forecast_of(conn: psycopg.Connection, workflow: Any) -> Forecast:
+    columns = ", ".join(Forecast._fields)
+    query = f"select {columns} from workflow_forecast where workflow_id = %s"
+    return Forecast(*conn.execute(query, [workflow]).fetchone())
 
 
 def completed_ago(conn: psycopg.Connection, workflow: Any, *seconds: float) -> None:
@@ -180,12 +241,12 @@ def completed_ago(conn: psycopg.Connection, workflow: Any, *seconds: float) -> N
     )
 
 
-def test_a_forecast_tells_rate_time_and_basis_exactly(session: Any) -> None:
+def test_a_forecast_tells_rate_time_and_basis_exactly(session: Session) -> None:
     conn = session()  # in one transaction, now() stands still
     workflow = new_workflow(conn, status="running", agents_planned=12)
     completed_ago(conn, workflow, 120, 90, 60, 30)
     new_tasks(conn, workflow, "failed", "cancelled", "running", "pending")
-    forecast = get_forecasts(conn, [workflow])[workflow]
+    forecast = forecast_of(conn, workflow)
     (now,) = conn.execute("select now()").fetchone()
     # 3 in the 120 seconds since the first of them; 12 planned, of which 4 completed, 1 failed, 1 cancelled
     assert forecast.completed_per_minute == Decimal("1.5")
@@ -209,55 +270,55 @@ def test_a_forecast_tells_rate_time_and_basis_exactly(session: Any) -> None:
     ],
 )
 def test_there_is_no_forecast_while_too_little_is_known_or_nothing_runs(
-    session: Any, ago: tuple[float, ...], status: str
+    session: Session, ago: tuple[float, ...], status: str
 ) -> None:
     conn = session()
     workflow = new_workflow(conn, status=status, agents_planned=10)
     completed_ago(conn, workflow, *ago)
-    forecast = get_forecasts(conn, [workflow])[workflow]
+    forecast = forecast_of(conn, workflow)
     assert (forecast.completed_per_minute, forecast.estimated_completion_at) == (None, None)
     assert forecast.basis_completions == len(ago)
     assert (forecast.basis_seconds is None) == (not ago)
     conn.commit()
 
 
-def test_a_forecast_begins_with_the_third_completion_over_a_second(session: Any) -> None:
+def test_a_forecast_begins_with_the_third_completion_over_a_second(session: Session) -> None:
     conn = session()
     workflow = new_workflow(conn, status="running", agents_planned=4)
     completed_ago(conn, workflow, 1, 0.5, 0)
-    forecast = get_forecasts(conn, [workflow])[workflow]
+    forecast = forecast_of(conn, workflow)
     assert (forecast.completed_per_minute, forecast.basis_seconds) == (120, 1)
     assert forecast.estimated_completion_at is not None
     conn.commit()
 
 
-def test_nothing_remains_to_be_forecast_where_all_is_settled(session: Any) -> None:
+def test_nothing_remains_to_be_forecast_where_all_is_settled(session: Session) -> None:
     conn = session()
     workflow = new_workflow(conn, status="running")
     completed_ago(conn, workflow, 30, 20, 10)
     new_tasks(conn, workflow, "failed")
-    forecast = get_forecasts(conn, [workflow])[workflow]
+    forecast = forecast_of(conn, workflow)
     assert (forecast.completed_per_minute, forecast.estimated_completion_at) == (4, None)
     conn.commit()
 
 
-def test_the_basis_is_the_last_hundred_completions(session: Any) -> None:
+def test_the_basis_is_the_last_hundred_completions(session: Session) -> None:
     conn = session()
     workflow = new_workflow(conn, status="running", agents_planned=1000)
     completed_ago(conn, workflow, *range(0, 250), *range(10_000, 10_100))
-    forecast = get_forecasts(conn, [workflow])[workflow]
+    forecast = forecast_of(conn, workflow)
     assert (forecast.basis_completions, forecast.basis_seconds, forecast.completed_per_minute) == (100, 99, 60)
     conn.commit()
 
 
-def test_slow_workflows_are_forecast_exactly_and_endless_ones_not_at_all(session: Any) -> None:
+def test_slow_workflows_are_forecast_exactly_and_endless_ones_not_at_all(session: Session) -> None:
     conn = session()
     day = 86400
     slow, endless = new_workflow(conn, status="running", agents_planned=5), new_workflow(conn, status="running")
     conn.execute("update workflow set agents_planned = 2000000000 where id = %s", [endless])
     for workflow in (slow, endless):
         completed_ago(conn, workflow, 2 * day, day, day)
-    forecasts = get_forecasts(conn, [slow, endless])
+    forecasts = {workflow: forecast_of(conn, workflow) for workflow in (slow, endless)}
     (now,) = conn.execute("select now()").fetchone()
     assert forecasts[slow].completed_per_minute == Decimal("0.0007")
     assert forecasts[slow].estimated_completion_at == now + timedelta(days=2)
@@ -277,8 +338,7 @@ def test_a_workflow_in_which_nothing_happens_is_stalled_after_the_time_that_is_s
     idle_long, idle_short, paused = idle(conn), idle(conn, minutes=9), idle(conn, "paused")
 
     def stalled() -> list[bool]:
-        forecasts = get_forecasts(conn, [idle_long, idle_short, paused])
-        return [forecasts[workflow].stalled for workflow in (idle_long, idle_short, paused)]
+        return [forecast_of(conn, workflow).stalled for workflow in (idle_long, idle_short, paused)]
 
     assert stalled() == [True, False, False]
     conn.execute("set agent_progress.stalled_after = '8 minutes'")
@@ -293,16 +353,16 @@ def test_a_workflow_in_which_nothing_happens_is_stalled_after_the_time_that_is_s
 def test_what_happens_ends_a_stall(conn: psycopg.Connection, act: str) -> None:
     workflow = idle(conn)
     (task,) = new_tasks(conn, workflow, "pending")
-    old = get_forecasts(conn, [workflow])[workflow]
+    old = forecast_of(conn, workflow)
     assert old.stalled
     if act == "start":
         set_status(conn, task, "running")
     elif act == "assign":
-        report_task(conn, workflow, task, "assigned")
+        set_status(conn, task, "assigned")
     else:
         transition(conn, workflow, "paused")
         transition(conn, workflow, "running")
-    now = get_forecasts(conn, [workflow])[workflow]
+    now = forecast_of(conn, workflow)
     assert not now.stalled
     assert now.last_activity_at > old.last_activity_at
 
@@ -310,15 +370,9 @@ def test_what_happens_ends_a_stall(conn: psycopg.Connection, act: str) -> None:
 def test_counting_is_activity(conn: psycopg.Connection) -> None:
     workflow = new_workflow(conn, status="running")
     (task,) = new_tasks(conn, workflow, "running")
-    before = get_forecasts(conn, [workflow])[workflow].last_activity_at
+    before = forecast_of(conn, workflow).last_activity_at
     set_status(conn, task, "failed")
-    assert get_forecasts(conn, [workflow])[workflow].last_activity_at > before
-
-
-def test_forecasts_are_of_those_that_exist(conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn)
-    assert set(get_forecasts(conn, [workflow, NO_ONE])) == {workflow}
-    assert get_forecasts(conn, []) == {}
+    assert forecast_of(conn, workflow).last_activity_at > before
 
 
 def test_the_forecast_of_a_huge_workflow_reads_few_of_its_tasks(conn: psycopg.Connection) -> None:
@@ -349,108 +403,4 @@ def test_the_forecast_of_a_huge_workflow_reads_few_of_its_tasks(conn: psycopg.Co
         conn.execute("analyze agent_task, workflow")
     conn.execute("update agent_task set status = 'completed' where status = 'assigned' and workflow_id = %s", [huge])
     assert pages("workflow_id = any (%s)", [[huge, small]]) < 300
-    assert get_forecasts(conn, [huge])[huge].basis_completions == 100
-
-
-# --- Times of tasks -----------------------------------------------------------------------------------------
-
-
-def times(conn: psycopg.Connection, task: Any) -> tuple[datetime | None, datetime | None]:
-    return conn.execute("select started_at, completed_at from agent_task where id = %s", [task]).fetchone()
-
-
-@pytest.mark.parametrize("status", ["pending", "assigned", "running", "completed", "failed", "cancelled"])
-def test_times_that_are_left_out_are_filled_in(conn: psycopg.Connection, status: str) -> None:
-    workflow = new_workflow(conn)
-    (inserted,) = new_tasks(conn, workflow, status)
-    (updated,) = new_tasks(conn, workflow, "assigned")
-    set_status(conn, updated, status)
-    settled = status in ("completed", "failed", "cancelled")
-    for task in (inserted, updated):
-        started, completed = times(conn, task)
-        assert (started is not None, completed is not None) == (status == "running", settled)
-        for moment in filter(None, (started, completed)):
-            assert timedelta(0) <= datetime.now(UTC) - moment < timedelta(minutes=1)
-
-
-def test_times_that_are_given_are_left_alone(conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn)
-    (task,) = conn.execute(
-        "insert into agent_task (workflow_id, agent_type, status, started_at) values (%s, 'a', 'running', %s)"
-        " returning id",
-        [workflow, LONG_AGO],
-    ).fetchone()
-    assert times(conn, task) == (LONG_AGO, None)
-    set_status(conn, task, "running")
-    assert times(conn, task) == (LONG_AGO, None)
-    later = LONG_AGO + timedelta(hours=1)
-    conn.execute("update agent_task set status = 'completed', completed_at = %s", [later])
-    assert times(conn, task) == (LONG_AGO, later)
-    conn.execute("update agent_task set status = 'completed', result = '{}'")
-    assert times(conn, task) == (LONG_AGO, later)
-    again = later + timedelta(hours=1)
-    conn.execute("update agent_task set status = 'failed', completed_at = %s", [again])
-    assert times(conn, task) == (LONG_AGO, again)
-    reopened = again + timedelta(hours=1)
-    conn.execute("update agent_task set status = 'running', started_at = %s", [reopened])
-    assert times(conn, task) == (reopened, None)
-
-
-def test_a_task_settled_otherwise_keeps_the_time_unless_it_is_given_another(conn: psycopg.Connection) -> None:
-    (task,) = new_tasks(conn, new_workflow(conn), "completed")
-    first = times(conn, task)[1]
-    set_status(conn, task, "failed")
-    assert times(conn, task)[1] == first
-    conn.execute("update agent_task set status = 'cancelled', completed_at = null")
-    assert times(conn, task)[1] > first
-
-
-@pytest.mark.parametrize("cleared", ["", ", completed_at = null"])
-def test_a_task_that_is_opened_again_has_no_times_of_before(conn: psycopg.Connection, cleared: str) -> None:
-    workflow = new_workflow(conn)
-    for status in ("pending", "assigned", "running"):
-        (task,) = new_tasks(conn, workflow, "running")
-        first = times(conn, task)[0]
-        set_status(conn, task, "completed")
-        assert times(conn, task)[0] == first
-        conn.execute(f"update agent_task set status = %s{cleared} where id = %s", [status, task])
-        started, completed = times(conn, task)
-        assert completed is None
-        assert (started is not None) == (status == "running")
-        assert started is None or started > first
-
-
-def test_every_way_of_writing_fills_the_times_in(conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn)
-    new_tasks(conn, workflow, *["running"] * 50)
-    conn.execute("update agent_task set status = 'completed'")
-    with conn.cursor().copy("copy agent_task (workflow_id, agent_type, status) from stdin") as copy:
-        for status in ("completed", "running"):
-            copy.write_row((workflow, "copied", status))
-    for status in ("pending", "failed"):
-        conn.execute(
-            "insert into agent_task (workflow_id, external_id, agent_type, status) values (%s, 'k', 'upserted', %s)"
-            " on conflict (workflow_id, external_id) where external_id is not null"
-            " do update set status = excluded.status",
-            [workflow, status],
-        )
-    for status in ("running", "cancelled"):
-        conn.execute(
-            "merge into agent_task as t using (values (%s::uuid, %s::task_status)) as s (w, status)"
-            " on t.workflow_id = s.w and t.external_id = 'm'"
-            " when matched then update set status = s.status"
-            " when not matched then insert (workflow_id, external_id, agent_type, status)"
-            " values (s.w, 'm', 'merged', s.status)",
-            [workflow, status],
-        )
-    rows = conn.execute(
-        "select agent_type, status, count(*), count(started_at), count(completed_at) from agent_task"
-        " group by agent_type, status order by 1, 2"
-    ).fetchall()
-    assert rows == [
-        ("agent", "completed", 50, 50, 50),
-        ("copied", "running", 1, 1, 0),
-        ("copied", "completed", 1, 0, 1),
-        ("merged", "cancelled", 1, 1, 1),
-        ("upserted", "failed", 1, 0, 1),
-    ]
+    assert forecast_of(conn, huge).basis_completions == 100
