@@ -117,10 +117,7 @@ def list_tasks(workflow_id: Key, *, schema: str | None = None) -> Query[list[Tas
     Raises WorkflowNotFound.
     """
     query = "select {columns} from {schema}.agent_task where workflow_id = %s order by ordinal, created_at, id"
-    tasks = yield from _fetch(Task, query, [str(workflow_id)], schema)
-    if not tasks:
-        yield from get_workflow(workflow_id, schema=schema)
-    return tasks
+    return (yield from _fetch_of(workflow_id, Task, query, [str(workflow_id)], schema))
 
 
 def get_state(workflow_id: Key, *, schema: str | None = None) -> Query[WorkflowState]:
@@ -135,10 +132,7 @@ def get_state(workflow_id: Key, *, schema: str | None = None) -> Query[WorkflowS
 def list_stages(workflow_id: Key, *, schema: str | None = None) -> Query[list[Stage]]:
     """List the stages of a workflow in their order, with their agents. Raises WorkflowNotFound."""
     query = "select {columns} from {schema}.workflow_stage_agents where workflow_id = %s order by position, name"
-    stages = yield from _fetch(Stage, query, [str(workflow_id)], schema)
-    if not stages:
-        yield from get_workflow(workflow_id, schema=schema)
-    return stages
+    return (yield from _fetch_of(workflow_id, Stage, query, [str(workflow_id)], schema))
 
 
 def stage_progress(workflow_id: Key, *, schema: str | None = None) -> Query[StageProgress]:
@@ -174,19 +168,13 @@ def list_timeline(
         query += " and (at, kind, place, name) > (%s, %s, %s, %s)"
         values += [after.at, after.kind, after.place, after.name]
     query += " order by at, kind, place, name limit %s"
-    moments = yield from _fetch(Moment, query, [*values, limit], schema)
-    if not moments:
-        yield from get_workflow(workflow_id, schema=schema)
-    return moments
+    return (yield from _fetch_of(workflow_id, Moment, query, [*values, limit], schema))
 
 
 def list_burnup(workflow_id: Key, *, schema: str | None = None) -> Query[list[BurnupPoint]]:
     """List the numbers of tasks completed and created over time, for plotting. Raises WorkflowNotFound."""
     query = "select {columns} from {schema}.workflow_burnup where workflow_id = %s order by at"
-    points = yield from _fetch(BurnupPoint, query, [str(workflow_id)], schema)
-    if not points:
-        yield from get_workflow(workflow_id, schema=schema)
-    return points
+    return (yield from _fetch_of(workflow_id, BurnupPoint, query, [str(workflow_id)], schema))
 
 
 def find_drift(workflow_ids: Iterable[Key] | None = None, *, schema: str | None = None) -> Query[list[Drift]]:
@@ -253,7 +241,7 @@ def create_workflow(
         " %s::text, %s::{schema}.priority_level, %s::integer, %s::text, %s::jsonb, %s::text, %s::uuid)"
     )
     values: list[Any] = [name, type, description, status, current_stage, priority, agents_planned, trace_id]
-    values += [_json(input_data), created_by, _text(parent_id)]
+    values += [_json(input_data), created_by, None if parent_id is None else str(parent_id)]
     rows = yield from _fetch(Workflow, query, values, schema, parent_id)
     return rows[0]
 
@@ -352,10 +340,9 @@ def repair(workflow_id: Key | None = None, *, schema: str | None = None) -> Quer
     that was not granted the function.
     """
     query = "select {columns} from {schema}.repair_progress(%s)"
-    repaired = yield from _fetch(Drift, query, [_text(workflow_id)], schema, workflow_id)
-    if workflow_id is not None and not repaired:
-        yield from get_workflow(workflow_id, schema=schema)
-    return repaired
+    if workflow_id is not None:
+        return (yield from _fetch_of(workflow_id, Drift, query, [str(workflow_id)], schema))
+    return (yield from _fetch(Drift, query, [None], schema))
 
 
 def archive(
@@ -424,14 +411,18 @@ def _fetch(
     return rows
 
 
+def _fetch_of(workflow_id: Key, row: type[R], query: str, values: Sequence[Any], schema: str | None) -> Query[list[R]]:
+    """Send a statement for what a workflow has; where it has nothing, it may not be there."""
+    rows = yield from _fetch(row, query, values, schema, workflow_id)
+    if not rows:
+        yield from get_workflow(workflow_id, schema=schema)
+    return rows
+
+
 def _array(items: Iterable[object]) -> str:
     """Write an array as text, which PostgreSQL takes for one of the type that it is compared with."""
     quoted = (str(item).replace("\\", "\\\\").replace('"', '\\"') for item in items)
     return "{" + ",".join(f'"{item}"' for item in quoted) + "}"
-
-
-def _text(key: Key | None) -> str | None:
-    return None if key is None else str(key)
 
 
 def _json(value: Any) -> Jsonb | None:

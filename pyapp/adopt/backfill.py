@@ -97,10 +97,12 @@ class Backfill:
             self._execute("drop table if exists {schema}.workflow_counted")
             self._execute(
                 "create table {schema}.workflow_counted as"
-                " select {t_keys}, count(*) as created, count(*) filter (where t.outcome = 1) as completed,"
-                " count(*) filter (where t.outcome = 2) as failed, count(*) filter (where t.outcome = 3) as cancelled,"
-                " min(t.described)::jsonb as described"
-                " from {described_tasks} as t where t.outcome is not null and {keys_known} group by {t_keys}"
+                " select {t_keys}, sum(t.tasks)::integer as created, sum(t.tasks * (t.outcome = 1)::integer)::integer"
+                " as completed, sum(t.tasks * (t.outcome = 2)::integer)::integer as failed,"
+                " sum(t.tasks * (t.outcome = 3)::integer)::integer as cancelled, min(t.described)::jsonb as described"
+                " from (select {t_keys}, t.outcome, count(*) as tasks, min(t.described) as described"
+                " from {described_tasks} as t group by {t_keys}, t.outcome) as t"
+                " where t.outcome is not null and {keys_known} group by {t_keys}"
             )
             self._execute("create index on {schema}.workflow_counted ({keys})")
             return seen

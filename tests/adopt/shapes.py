@@ -225,7 +225,7 @@ TIMES = Shape(
         *("--completed-when", "finished_at is not null and error is null"),
         *("--failed-when", "finished_at is not null and task.error <> 'cancelled'"),
         *("--cancelled-when", "error = 'cancelled'", "--workflow-completed-when", "ended is not null and ok"),
-        *("--publish", 'progress=percent,completed=done,total=all'),
+        *("--publish", "progress=percent,completed=done,total=all"),
     ),
     key=lambda n: (n,),
     read=("t.build_id",),

@@ -57,7 +57,9 @@ def test_each_change_of_tasks_is_counted(make: Make, shape: Shape) -> None:
 def test_statements_over_many_workflows_are_counted(make: Make, shape: Shape) -> None:
     app = make(shape)
     for state in ("completed", "pending", "failed"):
-        app.run(f"update {shape.tasks} as t set {shape.status} = {shape.states[state]} where n % 2 = 0 and {shape.counts}")
+        app.run(
+            f"update {shape.tasks} as t set {shape.status} = {shape.states[state]} where n % 2 = 0 and {shape.counts}"
+        )
         app.assert_exact()
     app.run(f"delete from {shape.tasks} where n = 1")
     app.assert_exact()
