@@ -49,15 +49,13 @@ comment on column {schema}.workflow_counter.described is 'Where there is no tabl
 create table if not exists {schema}.counting (
     counts text,
     live boolean not null,
-    truncated integer not null default 0,
-    staged integer
+    truncated integer not null default 0
 );
 
 comment on table {schema}.counting is 'agent-progress: how far counting is; one row. No row: live.';
 comment on column {schema}.counting.counts is 'MD5 of what is counted; another one counts anew.';
 comment on column {schema}.counting.live is 'Whether all that was there before has been counted: a missing row of counters means no tasks.';
-comment on column {schema}.counting.truncated is 'How often the tasks were truncated before it was live.';
-comment on column {schema}.counting.staged is 'What truncated was when workflow_counted was made, which the back-fill copies; null before.';
+comment on column {schema}.counting.truncated is 'How often what the back-fill had counted became void: by TRUNCATE, or by counting anew.';
 
 -- The record of the adoption is a function, so that a dump of the schema alone has it.
 create or replace function {schema}.adoption()
