@@ -336,6 +336,8 @@ class Renderer:
             "counter_is_k": each("c.key_{i} = k.key_{i}", " and "),
             "counter_is_w": each("c.key_{i} = w.key_{i}", " and "),
             "w_is_k": each("w.key_{i} = k.key_{i}", " and "),
+            "take_new": each("the_key_{i} := new.key_{i}", "; "),
+            "task_is_new": each("t.key_{i} = new.key_{i}", " and "),
             "task_is_the": each("t.key_{i} = the_key_{i}", " and "),
             "counter_is_missing": "c.key_1 is null",
             "k_is_argument": " and ".join(

@@ -38,7 +38,7 @@ def check(target: Target, ids: tuple[str, ...], as_json: bool) -> int:
         missing, notes = examine(conn, adoption) if adoption else (differences(conn, find_schema(target.schema)), [])
         try:
             checked, drift = compare(conn, ids, target.schema)
-        except psycopg.errors.SyntaxErrorOrAccessRuleViolation:
+        except psycopg.ProgrammingError:
             if adoption is None or not missing:  # a column of the application's that is gone is told already
                 raise
         partial = _sees_a_part(conn, target.schema)

@@ -13,7 +13,19 @@ import pytest
 from pyapp.db import interrupted
 
 from .application import App, succeed
-from .shapes import AIRFLOW, BY_TRIGGER, DJANGO, GROUPS, JSON_JOBS, ONE_TABLE, SHAPES, SHARDED, TIMES, UNIQUE_NULLABLE, Shape
+from .shapes import (
+    AIRFLOW,
+    BY_TRIGGER,
+    DJANGO,
+    GROUPS,
+    JSON_JOBS,
+    ONE_TABLE,
+    SHAPES,
+    SHARDED,
+    TIMES,
+    UNIQUE_NULLABLE,
+    Shape,
+)
 
 Make = Callable[..., App]
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.title)
@@ -247,7 +259,9 @@ def test_many_write_while_it_is_installed_and_counted(make: Make, shape: Shape) 
 def test_many_write_while_it_is_counted_and_what_is_finished_kept(make: Make, shape: Shape) -> None:
     app = make(shape, adopt=False)
     with Hammer(app) as hammer:
-        adopting = threading.Thread(target=lambda: succeed(app.dsn, "adopt", *shape.options, "--yes", "--keep-finished"))
+        adopting = threading.Thread(
+            target=lambda: succeed(app.dsn, "adopt", *shape.options, "--yes", "--keep-finished")
+        )
         adopting.start()
         adopting.join(60)
         looks(app, 1.0)
