@@ -219,7 +219,7 @@ class Renderer:
             total = f"{schema}.progress_total(({status})::{schema}.workflow_status, {created}, ({planned})::bigint)"
         progress = f"coalesce({frozen}, {name(self._of.schema)}.progress_percentage({completed}, {total}))"
         values = {"progress": progress, "completed": completed, "total": total}
-        return {column: values[what] for what, column in self._of.publish.items()}
+        return {self._of.publish[what]: value for what, value in values.items() if what in self._of.publish}
 
     def _publish_slots(self) -> dict[str, str]:
         of = self._of
@@ -274,6 +274,16 @@ class Renderer:
     def _workflow_is(self, prefix: str) -> str:
         keys = self._of.workflow_keys
         return " and ".join(f"{key.sql} = {prefix}{i + 1}" for i, key in enumerate(keys))
+
+    def _listed(self) -> str:
+        """Write which workflows are shown; of one table in both roles, no child without children: that is a task."""
+        of = self._of
+        known = " and ".join(f"{key.sql} is not null" for key in of.workflow_keys)
+        if of.workflows != of.tasks:
+            return known
+        child = " and ".join(f"({key.sql.replace('task.', 'workflow.')}) is not null" for key in of.keys)
+        counter = f"select from {name(of.schema)}.workflow_counter as c where {self._workflow_is('c.key_')}"
+        return f"{known} and (not ({child}) or exists ({counter}))"
 
     def _describe(self) -> str:
         """Write how the first task of a workflow describes it, where there is no table of workflows."""
@@ -371,6 +381,7 @@ class Renderer:
             "workflow_keys": ", ".join(workflow_keys),
             "workflow_id": self._id(workflow_keys) if workflow_keys else "",
             "workflow_keys_known": " and ".join(f"{key} is not null" for key in workflow_keys),
+            "workflow_is_listed": self._listed(),
             "workflow_keys_as_keys": ", ".join(
                 f"({key})::{keys[i].type} as key_{i + 1}" for i, key in enumerate(workflow_keys)
             ),
@@ -431,7 +442,7 @@ class Renderer:
             if "progress" in of.publish:
                 filled["stored_progress"] = "w.published::integer"
                 filled["published_differs"] = "(w.key_1 is not null and w.published is distinct from p.progress)"
-            probes += [f"workflow.{name(column)}::numeric = 0" for column in of.publish.values()]
+            probes += [f"workflow.{name(column)}::numeric = 0" for column in sorted(of.publish.values())]
         if of.keep_finished:
             filled["ended_by_workflow"] = (
                 f"select ended or {ended} into ended from {of.workflows.sql} as workflow where {filled['workflow_is_the']};"
