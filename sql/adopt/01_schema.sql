@@ -74,6 +74,7 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $agent_progress$
 #variable_conflict use_column
+<<this>>
 declare
     {key_variables};
     now_created integer;
