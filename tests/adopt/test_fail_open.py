@@ -69,7 +69,9 @@ def test_a_column_that_is_gone_stops_no_write(
     app.run(change)
     app.run(f"delete from {shape.tasks} where n = 1")
     app.run(f"update {shape.tasks} set n = n + 1")
-    app.run(f"insert into {shape.tasks} (n{', state' if shape is JSON_JOBS else ''}) values (5{', 1' if shape is JSON_JOBS else ''})")
+    app.run(
+        f"insert into {shape.tasks} (n{', state' if shape is JSON_JOBS else ''}) values (5{', 1' if shape is JSON_JOBS else ''})"
+    )
     if shape.workflows:
         app.run(f"insert into {shape.workflows} default values")
     ran = app.check()
@@ -135,8 +137,8 @@ def test_names_of_the_application_that_look_like_ours_do_no_harm(conn: psycopg.C
         'insert into "run{0}" (keys) values (1); insert into "st%ep""$$" (the_key_1, status) values (1, \'done\')'
     )
     succeed(dsn, "adopt", "--workflows", '"run{0}"', "--tasks", '"st%ep""$$"', "--keep-finished")
-    conn.execute('insert into "st%ep""$$" (the_key_1, status) values (1, \'failed\'), (1, \'pending\')')
-    conn.execute('update "st%ep""$$" set status = \'done\' where status = \'pending\'')
+    conn.execute("insert into \"st%ep\"\"$$\" (the_key_1, status) values (1, 'failed'), (1, 'pending')")
+    conn.execute("update \"st%ep\"\"$$\" set status = 'done' where status = 'pending'")
     assert conn.execute('select progress from "run{0}"').fetchone() == (67,)
     conn.execute('delete from "st%ep""$$" where status = \'done\'')
     conn.execute('insert into "run{0}" (keys, progress) values (2, 5)')

@@ -11,7 +11,9 @@ Make = Callable[..., App]
 def test_rows_of_partitions_count_whichever_way_they_are_written(make: Make) -> None:
     app = make(PARTITIONED)
     key = app.key(1)[0]
-    app.run("insert into flow_task_2 (flow_id, status, created_at) values (%(key)s, 'completed', '2026-02-03')", key=key)
+    app.run(
+        "insert into flow_task_2 (flow_id, status, created_at) values (%(key)s, 'completed', '2026-02-03')", key=key
+    )
     app.run("update flow_task_1 set status = 'completed' where flow_id = %(key)s and n = 1", key=key)
     app.run("update flow_task set created_at = '2026-02-05' where flow_id = %(key)s and n < 4", key=key)
     app.assert_exact()
@@ -42,7 +44,9 @@ def test_a_new_partition_counts_at_once(make: Make) -> None:
 
 def test_a_partition_that_was_detached_counts_no_more_once_it_is_repaired(make: Make) -> None:
     app = make(PARTITIONED)
-    app.run("insert into flow_task (flow_id, status, created_at) values (%(key)s, 'done', '2026-02-03')", key=app.key(1)[0])
+    app.run(
+        "insert into flow_task (flow_id, status, created_at) values (%(key)s, 'done', '2026-02-03')", key=app.key(1)[0]
+    )
     app.run("alter table flow_task detach partition flow_task_2")
     assert app.check().code == 1
     succeed(app.dsn, "adopt")
