@@ -11,7 +11,7 @@ from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar, get_args
 
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor, Connection, Cursor
-from psycopg.pq import Format, TransactionStatus
+from psycopg.pq import Format, PipelineStatus, TransactionStatus
 from psycopg.rows import class_row, tuple_row
 from psycopg.types.json import JsonbLoader
 
@@ -132,6 +132,12 @@ async def act_async(conn: AsyncConnection[Any], step: Statement | Pause | Transa
         case Ask.ROLLBACK:
             await conn.rollback()
     return conn.info.transaction_status != TransactionStatus.IDLE
+
+
+def gone(conn: Connection[Any] | AsyncConnection[Any], error: BaseException) -> bool:
+    """Tell whether a connection is of no more use after an error: lost, or about to be, or stuck in a pipeline."""
+    ending = psycopg.errors.AdminShutdown | psycopg.errors.CrashShutdown
+    return conn.closed or conn.info.pipeline_status != PipelineStatus.OFF or isinstance(error, ending)
 
 
 def cursor(conn: Connection[Any], statement: Statement) -> Cursor[Any]:

@@ -15,6 +15,12 @@ class AgentProgressError(Exception):
 
     sqlstate: str | None = None
     """What PostgreSQL calls it; None where the database did not raise it."""
+    workflow_id: Key | None = None
+    """The workflow that it is about."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle message and attributes, whatever the constructor takes."""
+        return _rebuild, (type(self), self.args, self.__dict__)
 
 
 class WorkflowNotFound(AgentProgressError, LookupError):
@@ -24,12 +30,8 @@ class WorkflowNotFound(AgentProgressError, LookupError):
 
     def __init__(self, workflow_id: Key) -> None:
         """Name the workflow that was looked for."""
-        super().__init__(workflow_id)
+        super().__init__(f"workflow {workflow_id} not found")
         self.workflow_id = workflow_id
-
-    def __str__(self) -> str:
-        """Say which."""
-        return f"workflow {self.workflow_id} not found"
 
 
 class TaskNotFound(AgentProgressError, LookupError):
@@ -38,15 +40,11 @@ class TaskNotFound(AgentProgressError, LookupError):
     sqlstate = "WP003"
 
     def __init__(self, workflow_id: Key, task_ids: Sequence[Key]) -> None:
-        """Name the tasks that were looked for."""
-        super().__init__(workflow_id, task_ids)
+        """Name the tasks that were looked for; the message names three of them."""
+        listed = ", ".join(map(str, task_ids[:3])) + (" …" if len(task_ids) > 3 else "")
+        super().__init__(f"task {listed} not found in workflow {workflow_id}")
         self.workflow_id = workflow_id
         self.task_ids = list(task_ids)
-
-    def __str__(self) -> str:
-        """Say which, the first three of them."""
-        listed = ", ".join(map(str, self.task_ids[:3])) + (" …" if len(self.task_ids) > 3 else "")
-        return f"task {listed} not found in workflow {self.workflow_id}"
 
 
 class RoleNotFound(AgentProgressError, LookupError):
@@ -54,40 +52,23 @@ class RoleNotFound(AgentProgressError, LookupError):
 
     def __init__(self, role: str) -> None:
         """Name the role that was looked for."""
-        super().__init__(role)
+        super().__init__(f'role "{role}" does not exist')
         self.role = role
 
-    def __str__(self) -> str:
-        """Say which."""
-        return f'role "{self.role}" does not exist'
 
-
-class _Refused(AgentProgressError):
-    """The database refused to change a workflow, and said why."""
-
-    def __init__(self, message: str, workflow_id: Key | None = None) -> None:
-        """Pass on the message of the database."""
-        super().__init__(message, workflow_id)
-        self.workflow_id = workflow_id
-
-    def __str__(self) -> str:
-        """Say what the database said."""
-        return str(self.args[0])
-
-
-class VersionConflict(_Refused):
+class VersionConflict(AgentProgressError):
     """The workflow has moved on since the caller read it: read it again and decide anew."""
 
     sqlstate = "WP001"
 
 
-class TransitionNotAllowed(_Refused):
+class TransitionNotAllowed(AgentProgressError):
     """A workflow cannot go from its status to the one asked for; the message says what is allowed."""
 
     sqlstate = "WP002"
 
 
-class ParentNotAllowed(_Refused):
+class ParentNotAllowed(AgentProgressError):
     """A workflow cannot have this parent: it would be its own ancestor, or its tree deeper than 64."""
 
     sqlstate = "WP004"
@@ -99,13 +80,9 @@ class UnknownStatus(AgentProgressError, ValueError):
     sqlstate = "22P02"
 
     def __init__(self, status: str) -> None:
-        """Name the status that was given."""
-        super().__init__(status)
+        """Name the status that was given; the message names those that there are."""
+        super().__init__(f"{status!r} is no status of a task: {', '.join(TASK_STATUSES)}")
         self.status = status
-
-    def __str__(self) -> str:
-        """Say which, and which there are."""
-        return f"{self.status!r} is no status of a task: {', '.join(TASK_STATUSES)}"
 
 
 class MigrationError(AgentProgressError):
@@ -117,35 +94,34 @@ class StandbyBehind(AgentProgressError):
 
     def __init__(self, position: str) -> None:
         """Name the position that was waited for."""
-        super().__init__(position)
+        super().__init__(f"the standby is behind: it has not replayed its primary's log up to {position} yet")
         self.position = position
-
-    def __str__(self) -> str:
-        """Say which."""
-        return f"the standby is behind: it has not replayed its primary's log up to {self.position} yet"
 
 
 def translate(error: psycopg.Error, workflow_id: Any) -> AgentProgressError | None:
     """Say what an error of the database means, by its SQLSTATE; None for what passes through as it is."""
-    message = error.diag.message_primary or str(error)
     match error.sqlstate:
         case "P0002":
             return WorkflowNotFound(workflow_id)
-        case "WP001":
-            return VersionConflict(message, workflow_id)
-        case "WP002":
-            return TransitionNotAllowed(message, workflow_id)
         case "WP003":
-            return TaskNotFound(
-                workflow_id, [_task_id(given) for given in json.loads(error.diag.message_detail or "[]")]
-            )
-        case "WP004":
-            return ParentNotAllowed(message, workflow_id)
+            missing = json.loads(error.diag.message_detail or "[]")
+            return TaskNotFound(workflow_id, [_task_id(given) for given in missing])
+        case "WP001" | "WP002" | "WP004":
+            refusals = {"WP001": VersionConflict, "WP002": TransitionNotAllowed, "WP004": ParentNotAllowed}
+            refused = refusals[error.sqlstate](error.diag.message_primary)
+            refused.workflow_id = workflow_id
+            return refused
     return None
 
 
-def _task_id(given: Any) -> Key:
+def _task_id(given: str) -> Key:
     try:
-        return UUID(str(given))
+        return UUID(given)
     except ValueError:  # an external id
-        return str(given)
+        return given
+
+
+def _rebuild(kind: type[AgentProgressError], args: tuple[Any, ...], attributes: dict[str, Any]) -> AgentProgressError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error

@@ -37,6 +37,11 @@ _COLUMNS = {
     "workflow_stage": {"workflow_id", "position", "agent_id"},
     "workflow_event": {"workflow_id", "event_type", "occurred_at"},
 }
+_MORE_COLUMNS = {  # of tables that are not there yet after a crash between the first two migrations
+    "workflow_transition": {"from_status", "to_status"},
+    "stage_definition": {"workflow_type", "position", "weight", "agents"},
+    "installed_object": {"kind", "name", "shipped_md5", "installed_md5"},
+}
 _TYPES = ["workflow_status", "task_status", "stage_status", "priority_level"]
 
 
@@ -70,6 +75,11 @@ def migrate(
                 if not _renews(migration):
                     with renew.revoked(conn, schema, say):
                         _patiently(partial(backend.apply_one, migration), migration.id, say)
+            if missing := [f"table {name}" for name in _COLUMNS | _MORE_COLUMNS if not _exists(conn, schema, name)]:
+                raise MigrationError(
+                    f"the migrations are applied, but schema {schema} lacks {_some(missing)}: restore it, or take all"
+                    " back with agent-progress rollback --all --drop-data"
+                )
             renew.renew(conn, schema, partial(_in_transaction, conn, say), say)
             backend.mark_migrations([migration for migration in outstanding if _renews(migration)])
     return [migration.id for migration in outstanding]
@@ -365,14 +375,19 @@ def _refuse_foreign_tables(conn: Connection[Any], schema: str) -> None:
             schema,
             "select c.relname, array_agg(a.attname) from pg_class as c join pg_attribute as a on a.attrelid = c.oid"
             " where c.relnamespace = to_regnamespace({name}) and c.relname = any (%s) group by c.relname",
-            list(_COLUMNS),
+            [*_COLUMNS, *_MORE_COLUMNS],
         )
     }
     query: LiteralString = "select typname from pg_type where typnamespace = to_regnamespace({name}) and typname = any (%s)"
     types = [row[0] for row in _rows(conn, schema, query, _TYPES)]
-    foreign = [f"table {name}" for name, columns in tables.items() if not columns >= _COLUMNS[name]]
-    if not foreign and 0 < len(tables) + len(types) < len(_COLUMNS) + len(_TYPES):
+    expected = _COLUMNS | _MORE_COLUMNS
+    foreign = [f"table {name}" for name, columns in tables.items() if not columns >= expected[name]]
+    first = len(_COLUMNS.keys() & tables.keys()) + len(types)
+    if not foreign and 0 < first < len(_COLUMNS) + len(_TYPES):
         foreign = [f"table {name}" for name in tables] + [f"type {name}" for name in types]
+    elif not foreign and first == 0:
+        # Whose name and arguments are ours would be replaced.
+        foreign = [f"table {name}" for name in tables] + renew.installed_names(conn, schema)
     if foreign:
         raise MigrationError(
             f"nothing changed: schema {schema} has {_some(sorted(foreign))} already, which agent-progress did not make;"

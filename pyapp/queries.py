@@ -117,10 +117,7 @@ def list_tasks(workflow_id: Key, *, schema: str | None = None) -> Query[list[Tas
     Raises WorkflowNotFound.
     """
     query = "select {columns} from {schema}.agent_task where workflow_id = %s order by ordinal, created_at, id"
-    tasks = yield from _fetch(Task, query, [str(workflow_id)], schema)
-    if not tasks:
-        yield from get_workflow(workflow_id, schema=schema)
-    return tasks
+    return (yield from _fetch_of(workflow_id, Task, query, [str(workflow_id)], schema))
 
 
 def get_state(workflow_id: Key, *, schema: str | None = None) -> Query[WorkflowState]:
@@ -135,10 +132,7 @@ def get_state(workflow_id: Key, *, schema: str | None = None) -> Query[WorkflowS
 def list_stages(workflow_id: Key, *, schema: str | None = None) -> Query[list[Stage]]:
     """List the stages of a workflow in their order, with their agents. Raises WorkflowNotFound."""
     query = "select {columns} from {schema}.workflow_stage_agents where workflow_id = %s order by position, name"
-    stages = yield from _fetch(Stage, query, [str(workflow_id)], schema)
-    if not stages:
-        yield from get_workflow(workflow_id, schema=schema)
-    return stages
+    return (yield from _fetch_of(workflow_id, Stage, query, [str(workflow_id)], schema))
 
 
 def stage_progress(workflow_id: Key, *, schema: str | None = None) -> Query[StageProgress]:
@@ -174,19 +168,13 @@ def list_timeline(
         query += " and (at, kind, place, name) > (%s, %s, %s, %s)"
         values += [after.at, after.kind, after.place, after.name]
     query += " order by at, kind, place, name limit %s"
-    moments = yield from _fetch(Moment, query, [*values, limit], schema)
-    if not moments:
-        yield from get_workflow(workflow_id, schema=schema)
-    return moments
+    return (yield from _fetch_of(workflow_id, Moment, query, [*values, limit], schema))
 
 
 def list_burnup(workflow_id: Key, *, schema: str | None = None) -> Query[list[BurnupPoint]]:
     """List the numbers of tasks completed and created over time, for plotting. Raises WorkflowNotFound."""
     query = "select {columns} from {schema}.workflow_burnup where workflow_id = %s order by at"
-    points = yield from _fetch(BurnupPoint, query, [str(workflow_id)], schema)
-    if not points:
-        yield from get_workflow(workflow_id, schema=schema)
-    return points
+    return (yield from _fetch_of(workflow_id, BurnupPoint, query, [str(workflow_id)], schema))
 
 
 def find_drift(workflow_ids: Iterable[Key] | None = None, *, schema: str | None = None) -> Query[list[Drift]]:
@@ -244,12 +232,16 @@ def create_workflow(
     It begins in the first of them, unless ``current_stage`` says otherwise; a type without stages begins in
     ``initialization``. ``agents_planned`` is the number of tasks that will come, if it is known: progress is measured
     against it until more are created or the workflow is completed. ``parent_id`` is the workflow that started this one.
-    Returns the workflow. Raises WorkflowNotFound and ParentNotAllowed for the parent, and
-    ``psycopg.errors.CheckViolation`` for a negative plan.
+    Returns the workflow. Raises ParentNotAllowed, ``psycopg.errors.ForeignKeyViolation`` for a parent that is not
+    there, and ``psycopg.errors.CheckViolation`` for a negative plan.
     """
-    query = "select {of_workflow} from {schema}.create_workflow(%s, %s, %s, %s, %s, %s, %s::integer, %s, %s, %s, %s)"
+    # Here and below each argument has its type: nobody's function of the same name fits better.
+    query = (
+        "select {of_workflow} from {schema}.create_workflow(%s::text, %s::text, %s::text, %s::{schema}.workflow_status,"
+        " %s::text, %s::{schema}.priority_level, %s::integer, %s::text, %s::jsonb, %s::text, %s::uuid)"
+    )
     values: list[Any] = [name, type, description, status, current_stage, priority, agents_planned, trace_id]
-    values += [_json(input_data), created_by, _text(parent_id)]
+    values += [_json(input_data), created_by, None if parent_id is None else str(parent_id)]
     rows = yield from _fetch(Workflow, query, values, schema, parent_id)
     return rows[0]
 
@@ -263,7 +255,7 @@ def add_tasks(
     order given. Raises WorkflowNotFound, and ``psycopg.errors.UniqueViolation`` if the workflow has a task with the
     same ``external_id``.
     """
-    query = "select {columns} from {schema}.add_tasks(%s, %s)"
+    query = "select {columns} from {schema}.add_tasks(%s::uuid, %s)"
     values = [str(workflow_id), Jsonb([_new_task(task) for task in tasks])]
     return (yield from _fetch(Task, query, values, schema, workflow_id))
 
@@ -278,7 +270,7 @@ def report_task(
     schema: str | None = None,
 ) -> Query[Task]:
     """Report the status of one task, as report_tasks does. Returns the task as it stands now."""
-    query = "select {columns} from {schema}.report_task(%s, %s, %s, %s, %s)"
+    query = "select {columns} from {schema}.report_task(%s::uuid, %s::uuid, %s::{schema}.task_status, %s::jsonb, %s)"
     values = [str(workflow_id), _task_id(task_id), known(status), _json(result), reopen]
     return (yield from _fetch(Task, query, values, schema, workflow_id))[0]
 
@@ -318,7 +310,10 @@ def transition(
     committed. Raises WorkflowNotFound, TransitionNotAllowed, and VersionConflict if ``expected_version`` is given and
     the workflow has another one by now. After an error the transaction has to be rolled back.
     """
-    query = "select {of_workflow} from {schema}.transition_workflow(%s, %s, %s, %s::integer)"
+    query = (
+        "select {of_workflow} from"
+        " {schema}.transition_workflow(%s::uuid, %s::{schema}.workflow_status, %s::text, %s::integer)"
+    )
     values = [str(workflow_id), status, stage, expected_version]
     return (yield from _fetch(WorkflowState, query, values, schema, workflow_id))[0]
 
@@ -331,7 +326,7 @@ def advance(
     From a stage that is not in the plan it goes to the first that was not begun yet. Returns and raises as transition
     does; also ``psycopg.errors.ObjectNotInPrerequisiteState`` if the workflow has no plan, or no such stage.
     """
-    query = "select {of_workflow} from {schema}.advance_workflow(%s, %s::integer)"
+    query = "select {of_workflow} from {schema}.advance_workflow(%s::uuid, %s::integer)"
     return (yield from _fetch(WorkflowState, query, [str(workflow_id), expected_version], schema, workflow_id))[0]
 
 
@@ -343,10 +338,9 @@ def repair(workflow_id: Key | None = None, *, schema: str | None = None) -> Quer
     that was not granted the function.
     """
     query = "select {columns} from {schema}.repair_progress(%s)"
-    repaired = yield from _fetch(Drift, query, [_text(workflow_id)], schema, workflow_id)
-    if workflow_id is not None and not repaired:
-        yield from get_workflow(workflow_id, schema=schema)
-    return repaired
+    if workflow_id is not None:
+        return (yield from _fetch_of(workflow_id, Drift, query, [str(workflow_id)], schema))
+    return (yield from _fetch(Drift, query, [None], schema))
 
 
 def archive(
@@ -361,7 +355,9 @@ def archive(
     Workflows that others have locked are passed over. Returns those that were archived, at most ``batch``: to be
     called until it returns none, with a commit after each call.
     """
-    query = "select {columns} from {schema}.archive_workflows(%s, %s, %s::integer)"
+    query = (
+        "select {columns} from {schema}.archive_workflows(%s::interval, %s::{schema}.workflow_status[], %s::integer)"
+    )
     return (yield from _fetch(Archived, query, [older_than, _array(statuses), batch], schema))
 
 
@@ -377,7 +373,7 @@ def report_statement(
 ) -> Statement:
     """Write the statement of report_tasks."""
     values = [str(workflow_id), Jsonb([_report(report) for report in reports])]
-    return _statement(Task, "select {columns} from {schema}.report_tasks(%s, %s)", values, schema)
+    return _statement(Task, "select {columns} from {schema}.report_tasks(%s::uuid, %s)", values, schema)
 
 
 def _statement(row: type[Any], query: str, values: Sequence[Any], schema: str | None) -> Statement:
@@ -412,14 +408,18 @@ def _fetch(
     return rows
 
 
+def _fetch_of(workflow_id: Key, row: type[R], query: str, values: Sequence[Any], schema: str | None) -> Query[list[R]]:
+    """Send a statement for what a workflow has; where it has nothing, it may not be there."""
+    rows = yield from _fetch(row, query, values, schema, workflow_id)
+    if not rows:
+        yield from get_workflow(workflow_id, schema=schema)
+    return rows
+
+
 def _array(items: Iterable[object]) -> str:
     """Write an array as text, which PostgreSQL takes for one of the type that it is compared with."""
     quoted = (str(item).replace("\\", "\\\\").replace('"', '\\"') for item in items)
     return "{" + ",".join(f'"{item}"' for item in quoted) + "}"
-
-
-def _text(key: Key | None) -> str | None:
-    return None if key is None else str(key)
 
 
 def _json(value: Any) -> Jsonb | None:

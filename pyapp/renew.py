@@ -25,15 +25,22 @@ Key: TypeAlias = tuple[str, str]
 _HEAD = re.compile(r"^create or replace (function|view|trigger) (?:public\.)?(\w+)", re.MULTILINE)
 _TABLE = re.compile(r"\son public\.(\w+)")
 _FOLLOWS = re.compile(r"^(comment on|revoke) ", re.MULTILINE)
+_ARGUMENTS = re.compile(r"^comment on function [\w.]+\((.*?)\) is", re.DOTALL | re.MULTILINE)
 _COUNTING = "agent_task_progress_"
 _INSTALLED: LiteralString = """
     select 'function', p.proname::text, p.oid::regprocedure::text, md5(pg_get_functiondef(p.oid)), 'O'
     from pg_proc as p
-    where p.pronamespace = to_regnamespace(%(schema)s) and p.prokind = 'f'
+    join pg_namespace as n on n.oid = p.pronamespace
+    where n.oid = to_regnamespace(%(schema)s) and p.prokind = 'f'
+        -- With its arguments: somebody may have a function of the same name beside it.
+        and (p.proname::text, oidvectortypes(p.proargtypes)) in (
+            select f.name, replace(f.arguments, 'public.', quote_ident(n.nspname) || '.')
+            from unnest(%(functions)s::text[], %(arguments)s::text[]) as f (name, arguments)
+        )
     union all
     select 'view', c.relname, c.oid::regclass::text, md5(concat(pg_get_viewdef(c.oid), c.reloptions)), 'O'
     from pg_class as c
-    where c.relnamespace = to_regnamespace(%(schema)s) and c.relkind = 'v'
+    where c.relnamespace = to_regnamespace(%(schema)s) and c.relkind = 'v' and c.relname = any (%(views)s)
     union all
     select 'trigger', t.tgname, t.tgrelid::regclass::text, md5(pg_get_triggerdef(t.oid)), t.tgenabled::text
     from pg_trigger as t
@@ -71,6 +78,8 @@ class Item:
     name: str
     table: str
     statements: tuple[str, ...]
+    arguments: str = ""
+    """Of a function: their types, as written in the files."""
 
     @property
     def key(self) -> Key:
@@ -117,11 +126,16 @@ def shipped_items(schema: str) -> list[Item]:
             elif _FOLLOWS.search(statement):
                 found[-1][3].append(statement)
         items += [
-            Item(kind, name, table, tuple(for_schema(text, schema) for text in statements))
+            Item(kind, name, table, tuple(for_schema(text, schema) for text in statements), _arguments(statements))
             for kind, name, table, statements in found
             if statements
         ]
     return items
+
+
+def _arguments(statements: Sequence[str]) -> str:
+    found = _ARGUMENTS.search("\n".join(statements))
+    return " ".join(found[1].split()) if found else ""
 
 
 def renew(conn: Connection[Any], schema: str, apply: Apply, on_step: OnStep) -> None:
@@ -141,10 +155,18 @@ def renew(conn: Connection[Any], schema: str, apply: Apply, on_step: OnStep) -> 
     if rest:
         apply(renew_rest, "functions and views")
     triggers = [item for item in stale if item.kind == "trigger"]
+    # Of what was missing, there is no record until all is counted: after a crash the next run counts.
+    known = before.keys() & _recorded(conn, schema).keys()
+    counting = [item for item in triggers if item.name.startswith(_COUNTING) and item.key not in known]
     for trigger in triggers:
-        apply(partial(_make, conn, schema, [trigger]), str(trigger))
-    if any(item.name.startswith(_COUNTING) and item.key not in before for item in triggers):
-        apply(partial(count_all, conn, schema), "counting what is there")
+        apply(partial(_make, conn, schema, [trigger], recorded=trigger not in counting), str(trigger))
+
+    def count() -> None:
+        count_all(conn, schema)
+        record(conn, schema, counting)
+
+    if counting:
+        apply(count, "counting what is there")
 
 
 def renew_at_once(conn: Connection[Any], schema: str = "public") -> None:
@@ -180,6 +202,11 @@ def differences(conn: Connection[Any], schema: str = "public") -> list[str]:
         elif item.kind != "comments" and recorded.get(item.key) != _state(conn, item, installed):
             found.append(f"{item} differs")
     return found
+
+
+def installed_names(conn: Connection[Any], schema: str) -> list[str]:
+    """Name the functions and views that are there under the names of ours."""
+    return [" ".join(key) for key in _installed(conn, schema, shipped_items(schema))]
 
 
 def record(conn: Connection[Any], schema: str, items: Sequence[Item] | None = None) -> None:
@@ -232,7 +259,7 @@ class _Found(NamedTuple):
     enabled: str
 
 
-def _make(conn: Connection[Any], schema: str, items: Sequence[Item]) -> None:
+def _make(conn: Connection[Any], schema: str, items: Sequence[Item], *, recorded: bool = True) -> None:
     before = _installed(conn, schema, items)
     for item in items:
         for statement in item.statements:
@@ -241,7 +268,11 @@ def _make(conn: Connection[Any], schema: str, items: Sequence[Item]) -> None:
             # Replacing a trigger enables it; that somebody disabled it, or fires it always, is an intention.
             state = {"D": "disable", "A": "enable always", "R": "enable replica"}[found.enabled]
             conn.execute(f"alter table {found.name} {state} trigger {item.name}".encode())
-    record(conn, schema, items)
+    if recorded:
+        record(conn, schema, items)
+    else:
+        query = sql.SQL("delete from {}.installed_object where (kind, name) = (%s, %s)").format(sql.Identifier(schema))
+        conn.cursor().executemany(query, [item.key for item in items])
 
 
 def _state(conn: Connection[Any], item: Item, installed: Mapping[Key, _Found]) -> tuple[str, str | None, int]:
@@ -262,8 +293,12 @@ def _recorded(conn: Connection[Any], schema: str) -> dict[Key, tuple[str, str | 
 
 def _installed(conn: Connection[Any], schema: str, items: Sequence[Item]) -> dict[Key, _Found]:
     triggers = [item for item in items if item.kind == "trigger"]
+    functions = [item for item in items if item.kind == "function"]
     values = {
         "schema": sql.Identifier(schema).as_string(),
+        "functions": [item.name for item in functions],
+        "arguments": [item.arguments for item in functions],
+        "views": [item.name for item in items if item.kind == "view"],
         "tables": [item.table for item in triggers],
         "triggers": [item.name for item in triggers],
     }

@@ -19,7 +19,7 @@ from uuid import UUID
 import psycopg
 
 from pyapp.db import connect, interrupted, pause_after
-from pyapp.drive import Pause, Statement, Transaction, act, drive
+from pyapp.drive import Pause, Statement, Transaction, act, drive, gone
 from pyapp.errors import translate
 from pyapp.models import Key, Task, TaskReport, TaskStatus
 from pyapp.queries import known, report_statement
@@ -118,9 +118,9 @@ class Batches(Generic[F]):
         try:
             tasks = yield from self._commit(batch)
         except Exception as error:
-            refused = error
-            if self.lost and isinstance(error, psycopg.Error):
+            if self.lost:
                 raise
+            refused = error
         else:
             for waiting in batch:
                 if not waiting.done.done():
@@ -181,7 +181,7 @@ class Batches(Generic[F]):
                     attempt = Transaction(self._statements(batch))
                     yield attempt
                 return {(task.workflow_id, task.id): task for tasks in attempt.results[1:] for task in tasks}
-            except psycopg.Error as error:
+            except Exception as error:
                 if not self.lost:
                     tries += 1
                     if not interrupted(error) or tries == _MOST_TRIES:
@@ -364,6 +364,10 @@ class TaskReporter:
             if not isinstance(step, Connect):
                 return act(self._conn, step)
             self._conn = self._connect()
+        except Exception as error:
+            if gone(self._conn, error):
+                self._conn.close()
+            raise
         finally:
             self._batches.lost = self._conn.closed
 

@@ -14,40 +14,50 @@ set search_path = pg_catalog, pg_temp
 set row_security = off
 as $$
 declare
-    old_workflow uuid;
-    new_workflow uuid;
-    old_status public.task_status;
-    new_status public.task_status;
-    several boolean;
+    task_workflow uuid;
+    plain boolean;
+    counts boolean;
     sign integer;
     changes refcursor;
     change record;
 begin
-    -- Read what the statement changed. A single task is by far the most frequent, and its plain cases need no
+    -- Look at what the statement changed. A single task is by far the most frequent, and its plain cases need no
     -- aggregation. Settled statuses come last in task_status: `< 'completed'` means open.
     if tg_op = 'UPDATE' then
-        select o.workflow_id, n.workflow_id, o.status, n.status, exists (select from new_task offset 1)
-        into old_workflow, new_workflow, old_status, new_status, several
+        select
+            n.workflow_id,
+            n.status = 'completed',
+            n.workflow_id = o.workflow_id
+            and o.status < 'completed'
+            and n.status <= 'completed'
+            and not exists (select from new_task offset 1)
+        into task_workflow, counts, plain
         from old_task as o cross join new_task as n;
-
-        if several or old_workflow is distinct from new_workflow or old_status >= 'completed' or new_status > 'completed' then
-            open changes for
-                select
-                    t.workflow_id,
-                    sum(t.task) as created,
-                    sum(t.task * (t.status = 'completed')::integer) as completed,
-                    sum(t.task * (t.status = 'failed')::integer) as failed,
-                    sum(t.task * (t.status = 'cancelled')::integer) as cancelled
-                from (
-                    select o.workflow_id, o.status, -1 as task from old_task as o
-                    union all
-                    select n.workflow_id, n.status, 1 as task from new_task as n
-                ) as t
-                group by t.workflow_id
-                order by t.workflow_id;
-        elsif new_status is distinct from 'completed' then
+        if plain then
+            if counts then
+                update public.workflow
+                set
+                    agents_completed = agents_completed + 1,
+                    progress_updated_at = 'epoch'
+                where id = task_workflow;
+            end if;
             return null;
         end if;
+
+        open changes for
+            select
+                t.workflow_id,
+                sum(t.task) as created,
+                sum(t.task * (t.status = 'completed')::integer) as completed,
+                sum(t.task * (t.status = 'failed')::integer) as failed,
+                sum(t.task * (t.status = 'cancelled')::integer) as cancelled
+            from (
+                select o.workflow_id, o.status, -1 as task from old_task as o
+                union all
+                select n.workflow_id, n.status, 1 as task from new_task as n
+            ) as t
+            group by t.workflow_id
+            order by t.workflow_id;
     elsif tg_op = 'TRUNCATE' then
         -- It tells nothing about the tasks that it removed, and those of one partition may be gone alone.
         if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
@@ -59,40 +69,28 @@ begin
         return null;
     else
         sign := case tg_op when 'INSERT' then 1 else -1 end;
-        select c.workflow_id, c.status, exists (select from changed_task offset 1)
-        into new_workflow, new_status, several
+        select c.workflow_id, c.status < 'completed' and not exists (select from changed_task offset 1)
+        into task_workflow, plain
         from changed_task as c;
-
-        if several or new_status >= 'completed' then
-            open changes for
-                select
-                    c.workflow_id,
-                    count(*) * sign as created,
-                    count(*) filter (where c.status = 'completed') * sign as completed,
-                    count(*) filter (where c.status = 'failed') * sign as failed,
-                    count(*) filter (where c.status = 'cancelled') * sign as cancelled
-                from changed_task as c
-                group by c.workflow_id
-                order by c.workflow_id;
-        end if;
-    end if;
-
-    -- Write it.
-    if changes is null then
-        if tg_op = 'UPDATE' then
-            update public.workflow
-            set
-                agents_completed = agents_completed + 1,
-                progress_updated_at = 'epoch'
-            where id = new_workflow;
-        else
+        if plain then
             update public.workflow
             set
                 agents_created = agents_created + sign,
                 progress_updated_at = 'epoch'
-            where id = new_workflow;
+            where id = task_workflow;
+            return null;
         end if;
-        return null;
+
+        open changes for
+            select
+                c.workflow_id,
+                count(*) * sign as created,
+                count(*) filter (where c.status = 'completed') * sign as completed,
+                count(*) filter (where c.status = 'failed') * sign as failed,
+                count(*) filter (where c.status = 'cancelled') * sign as cancelled
+            from changed_task as c
+            group by c.workflow_id
+            order by c.workflow_id;
     end if;
 
     loop

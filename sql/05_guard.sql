@@ -1,35 +1,25 @@
 -- Nobody but the task trigger (04) moves a counter, and total and percentage always follow from the counters.
 -- What others write to these columns is silently put back, not refused: ORMs that save a row write every column, with
 -- values as old as their read, and orchestrators write percentages of their own making.
--- The task trigger is told by the trigger depth and by 'epoch', its mark. In the body, since a WHEN clause is compiled
--- anew by each statement, which costs more than the call that it saves; and first, with few expressions: plpgsql prepares
--- each one anew in every transaction.
 
-create or replace function public.guard_progress()
-returns trigger
+create or replace function public.settle_workflow(operation text, before public.workflow, after public.workflow)
+returns public.workflow
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
 set row_security = off
 as $$
 begin
-    if
-        new.progress_updated_at = 'epoch'
-        and pg_trigger_depth() > 1
-        and new.id = old.id
-        and old.progress_frozen_at is null
-    then
-        new.progress_updated_at := clock_timestamp(); -- the task trigger: the counters are as they should be
-    elsif new.agents_planned < 0 then
+    if after.agents_planned < 0 then
         -- Not a check constraint: each update of a counter would have to pass it.
         raise check_violation using
-            message = format('agents_planned is %s: a number of agents cannot be negative', new.agents_planned),
+            message = format('agents_planned is %s: a number of agents cannot be negative', after.agents_planned),
             hint = 'Leave it null as long as the number is unknown.';
-    elsif tg_op = 'INSERT' and new.progress_frozen_at is not null then
-        return new;
+    elsif operation = 'INSERT' and after.progress_frozen_at is not null then
+        return after;
     elsif
-        tg_op = 'INSERT'
-        or (old.progress_frozen_at is not null and new.progress_frozen_at is null and new.id = old.id)
+        operation = 'INSERT'
+        or (before.progress_frozen_at is not null and after.progress_frozen_at is null and after.id = before.id)
     then
         -- Thawing recounts: this row is locked by now, and the query sees all that was committed until then. A new
         -- workflow has no tasks, except where the foreign key is deferred, or where the same statement deleted it. In an
@@ -39,51 +29,86 @@ begin
             count(*) filter (where a.status = 'completed'),
             count(*) filter (where a.status = 'failed'),
             count(*) filter (where a.status = 'cancelled')
-        into new.agents_created, new.agents_completed, new.agents_failed, new.agents_cancelled
+        into after.agents_created, after.agents_completed, after.agents_failed, after.agents_cancelled
         from public.agent_task as a
         where
-            a.workflow_id = new.id
-            and (tg_op = 'UPDATE' or not exists (select from public.workflow where id = new.id));
-        if tg_op = 'UPDATE' then
-            new.progress_updated_at := old.progress_updated_at;
+            a.workflow_id = after.id
+            and (operation = 'UPDATE' or not exists (select from public.workflow where id = after.id));
+        if operation = 'UPDATE' then
+            after.progress_updated_at := before.progress_updated_at;
         else
-            new.progress_updated_at := clock_timestamp();
+            after.progress_updated_at := clock_timestamp();
         end if;
-    elsif new.id <> old.id and new.progress_frozen_at is null then
+    elsif after.id <> before.id and after.progress_frozen_at is null then
         -- Where keys cascade on update, the tasks follow and count themselves again.
-        new.agents_created := 0;
-        new.agents_completed := 0;
-        new.agents_failed := 0;
-        new.agents_cancelled := 0;
-        new.progress_updated_at := old.progress_updated_at;
+        after.agents_created := 0;
+        after.agents_completed := 0;
+        after.agents_failed := 0;
+        after.agents_cancelled := 0;
+        after.progress_updated_at := before.progress_updated_at;
     else
-        new.agents_created := old.agents_created;
-        new.agents_completed := old.agents_completed;
-        new.agents_failed := old.agents_failed;
-        new.agents_cancelled := old.agents_cancelled;
-        new.progress_updated_at := old.progress_updated_at;
-        if new.progress_frozen_at is not null then
-            new.agents_total := old.agents_total;
-            new.progress := old.progress;
-            return new;
+        after.agents_created := before.agents_created;
+        after.agents_completed := before.agents_completed;
+        after.agents_failed := before.agents_failed;
+        after.agents_cancelled := before.agents_cancelled;
+        after.progress_updated_at := before.progress_updated_at;
+        if after.progress_frozen_at is not null then
+            after.agents_total := before.agents_total;
+            after.progress := before.progress;
+            return after;
         end if;
     end if;
 
-    new.agents_total := public.progress_total(new.status, new.agents_created::bigint, new.agents_planned::bigint);
-    new.progress := public.progress_percentage(new.agents_completed::bigint, new.agents_total::bigint);
-    if new.progress_updated_at is not distinct from old.progress_updated_at then
+    after.agents_total := public.progress_total(after.status, after.agents_created::bigint, after.agents_planned::bigint);
+    after.progress := public.progress_percentage(after.agents_completed::bigint, after.agents_total::bigint);
+    if after.progress_updated_at is not distinct from before.progress_updated_at then
         if
-            new.progress <> old.progress
-            or new.agents_total <> old.agents_total
-            or new.agents_created is distinct from old.agents_created -- null: not counted yet
-            or new.agents_completed <> old.agents_completed
-            or new.agents_failed <> old.agents_failed
-            or new.agents_cancelled <> old.agents_cancelled
+            after.progress <> before.progress
+            or after.agents_total <> before.agents_total
+            or after.agents_created is distinct from before.agents_created -- null: not counted yet
+            or after.agents_completed <> before.agents_completed
+            or after.agents_failed <> before.agents_failed
+            or after.agents_cancelled <> before.agents_cancelled
         then
-            new.progress_updated_at := clock_timestamp();
+            after.progress_updated_at := clock_timestamp();
         end if;
     end if;
-    return new;
+    return after;
+end
+$$;
+
+comment on function public.settle_workflow(text, public.workflow, public.workflow) is
+    'What a row of workflow becomes that anybody but the task trigger writes; of an insert, before is null.';
+
+revoke execute on function public.settle_workflow(text, public.workflow, public.workflow) from public;
+
+-- The task trigger is told by the trigger depth and by 'epoch', its mark. Not by a WHEN clause, which each statement
+-- compiles anew. Nothing is set for this function, and it evaluates little, since each completion pays for it: its
+-- operators and functions are named with their schema, and with the exact types of their arguments, instead.
+create or replace function public.guard_progress()
+returns trigger
+language plpgsql
+security definer
+as $$
+begin
+    if
+        new.progress_updated_at operator(pg_catalog.=) 'epoch'
+        and pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1
+        and new.id operator(pg_catalog.=) old.id
+        and old.progress_frozen_at is null
+    then
+        new.agents_total := public.progress_total(new.status, new.agents_created::bigint, new.agents_planned::bigint);
+        new.progress := public.progress_percentage(new.agents_completed::bigint, new.agents_total::bigint);
+        new.progress_updated_at := pg_catalog.clock_timestamp();
+        return new;
+    end if;
+    declare
+        -- On a node of Citus, old and new are rows of a shard, which is a type of its own.
+        before constant public.workflow := old;
+        after constant public.workflow := new;
+    begin
+        return public.settle_workflow(tg_op, before, after);
+    end;
 end
 $$;
 

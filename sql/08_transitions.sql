@@ -32,7 +32,7 @@ begin
     if new.status = old.status and new.current_stage = old.current_stage then
         -- A row written back whole may be older than its read: it must not turn version or clock back. ORMs that count
         -- versions themselves write the next one.
-        if new.version <> old.version + 1 then
+        if new.version <> least(old.version, 2147483646) + 1 then
             new.version := old.version;
         end if;
         new.updated_at := greatest(old.updated_at, new.updated_at);

@@ -24,6 +24,7 @@ begin
 
     if old.status operator(pg_catalog.>=) 'completed' then
         -- Opened again. What an update leaves as it was, its writer left out.
+        new.completed_at := null;
         if new.retry_count operator(pg_catalog.=) old.retry_count then
             new.retry_count := new.retry_count operator(pg_catalog.+) 1;
         end if;
@@ -35,21 +36,14 @@ begin
         end if;
     end if;
 
-    new.completed_at := null;
     if new.status operator(pg_catalog.=) 'running' then
-        if new.started_at is null then
-            new.started_at := pg_catalog.clock_timestamp();
-        end if;
-        if new.assigned_at is null then
-            new.assigned_at := new.started_at;
-        end if;
+        new.started_at := coalesce(new.started_at, pg_catalog.clock_timestamp());
+        new.assigned_at := coalesce(new.assigned_at, new.started_at);
     else
         new.started_at := null;
-        if new.status operator(pg_catalog.=) 'pending' then
-            new.assigned_at := null;
-        elsif new.assigned_at is null then
-            new.assigned_at := pg_catalog.clock_timestamp();
-        end if;
+        new.assigned_at := case
+            when new.status operator(pg_catalog.=) 'assigned' then coalesce(new.assigned_at, pg_catalog.clock_timestamp())
+        end;
     end if;
     return new;
 end

@@ -8,6 +8,7 @@ returns setof public.agent_task
 language plpgsql
 security invoker
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off -- plans are kept, also those made while the table was small
 as $$
 declare
     wrong text;
@@ -66,8 +67,9 @@ begin
         left join lateral (
             select a.id
             from public.agent_task as a
-            where a.workflow_id = report_tasks.workflow_id and a.external_id = r.external_id
-        ) as t on r.task_id is null
+            where r.task_id is null and a.workflow_id = report_tasks.workflow_id and a.external_id = r.external_id
+            limit 1 -- no join, for which all tasks of the workflow might be read
+        ) as t on true
     ) as n;
     if wrong is not null then
         raise invalid_parameter_value using
@@ -75,9 +77,8 @@ begin
             hint = 'A report has task_id or external_id, and a status.';
     end if;
 
-    -- In the order of their ids: two batches never deadlock on tasks. Here and below IS NOT DISTINCT FROM, which no index
-    -- serves: tasks are found by their ids, also on tables without statistics, where an index on workflow_id, which reads
-    -- all tasks of the workflow for each report, looks as good.
+    -- In the order of their ids: two batches never deadlock on tasks. Here and below tasks are found by their ids alone,
+    -- whatever statistics and kept plans say: no index serves IS NOT DISTINCT FROM, and ANY allows no other join.
     perform
     from public.agent_task as a
     where a.workflow_id is not distinct from report_tasks.workflow_id and a.id = any (tasks)
@@ -119,7 +120,7 @@ begin
         where
             r.round = this_round
             and a.workflow_id is not distinct from report_tasks.workflow_id
-            and a.id = r.task_id
+            and a.id = any (array[r.task_id])
             and (r.status >= 'completed' or a.status < 'completed' or r.reopen)
             and (r.status <> a.status or r.result is not null);
     end loop;
@@ -127,7 +128,8 @@ begin
     return query
     select a.*
     from unnest(tasks, rounds) with ordinality as r (task_id, round, place)
-    join public.agent_task as a on a.workflow_id is not distinct from report_tasks.workflow_id and a.id = r.task_id
+    join public.agent_task as a
+        on a.workflow_id is not distinct from report_tasks.workflow_id and a.id = any (array[r.task_id])
     where r.round = 1
     order by r.place;
 end
@@ -147,6 +149,7 @@ returns public.agent_task
 language plpgsql
 security invoker
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
     reported public.agent_task;

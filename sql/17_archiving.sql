@@ -10,21 +10,27 @@ returns table (workflow_id uuid, tasks bigint)
 language plpgsql
 security invoker
 set search_path = pg_catalog, pg_temp
-set lock_timeout = '100ms' -- a workflow that somebody uses is left for the next call
+set lock_timeout = '100ms' -- for the few locks that NOWAIT does not reach
 as $$
 #variable_conflict use_column
 declare
-    ended_before constant timestamptz := now() - archive_workflows.older_than;
+    ended_before timestamptz;
     archived integer := 0;
     candidate uuid;
 begin
-    if archive_workflows.older_than < interval '0' or archive_workflows.older_than is null then
-        raise invalid_parameter_value using message = 'older_than is no length of time, or a negative one';
+    if archive_workflows.older_than >= interval '0' and isfinite(archive_workflows.older_than) then
+        ended_before := now() - archive_workflows.older_than;
+    else
+        raise invalid_parameter_value using
+            message = format('older_than is no length of time: %s', archive_workflows.older_than);
     end if;
-    if not archive_workflows.statuses <@ '{completed,failed,cancelled}'::public.workflow_status[] then
+    if archive_workflows.statuses <@ '{completed,failed,cancelled}'::public.workflow_status[] is not true then
         raise invalid_parameter_value using
             message = 'only workflows that ended can be archived',
             hint = 'Their statuses are completed, failed and cancelled.';
+    end if;
+    if archive_workflows.batch < 1 or archive_workflows.batch is null then
+        raise invalid_parameter_value using message = 'a batch is of one workflow at least';
     end if;
 
     for candidate in
@@ -37,15 +43,16 @@ begin
     loop
         exit when archived >= archive_workflows.batch;
         begin
-            -- Tasks first, then the workflow: the order in which agents lock.
-            perform from public.agent_task as a where a.workflow_id = candidate order by a.id for update;
+            -- Tasks first, then the workflow: the order in which agents lock. Nobody is waited for.
+            perform from public.agent_task as a where a.workflow_id = candidate order by a.id for update nowait;
+            continue when not found; -- another call archived it meanwhile
             perform
             from public.workflow as w
             where
                 w.id = candidate
                 and w.status = any (archive_workflows.statuses)
                 and coalesce(w.completed_at, w.updated_at) < ended_before
-            for no key update;
+            for no key update nowait;
             continue when not found; -- it was opened again, or deleted
             update public.workflow as w
             set progress_frozen_at = now()

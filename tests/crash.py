@@ -16,7 +16,8 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from pyapp import embedded, migrate
-from pyapp.embedded.account import server_account
+
+from .helpers import wait_for
 
 # Transactions of several statements deadlock now and then, as they may; nobody waits a second for that.
 SHORT_DEADLOCKS = {"deadlock_timeout": "10ms"}
@@ -121,10 +122,16 @@ def run(bin_dir: Path, program: str, *arguments: str | Path, input: str = "", cw
         text=True,
         cwd=cwd,
         env={**os.environ, "LC_ALL": "C"},
-        **server_account().switch,
+        **embedded.account(),
     )
     assert done.returncode == 0, f"{program}: {done.stderr or done.stdout}"
     return str(done.stdout)
+
+
+def give(path: Path) -> None:
+    """Give a file or directory to the account of the servers."""
+    if who := embedded.account():
+        os.chown(path, who["user"], who["group"])
 
 
 @contextmanager
@@ -134,7 +141,7 @@ def directory(within: str | None = None) -> Iterator[Path]:
     roomy = os.access(shm, os.W_OK) and shutil.disk_usage(shm).free > 2**30
     path = Path(tempfile.mkdtemp(prefix="ap-", dir=within or (shm if roomy else None)))
     path.chmod(0o755)
-    server_account().own(path)
+    give(path)
     try:
         yield path
     finally:
@@ -178,12 +185,3 @@ def answers(conn: psycopg.Connection) -> bool:
         return conn.execute("select 1").fetchone() == (1,)
     except psycopg.OperationalError:
         return False
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    """Wait until something is so, and return it."""
-    give_up = time.monotonic() + seconds
-    while not (outcome := condition()):
-        assert time.monotonic() < give_up, "did not come about"
-        time.sleep(0.01)
-    return outcome

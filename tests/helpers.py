@@ -1,10 +1,12 @@
 """One-line helpers to arrange tests with."""
 
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -34,31 +36,15 @@ def new_tasks(conn: psycopg.Connection, workflow: Any, *statuses: str) -> list[A
     return [row[0] for row in rows]
 
 
-def keeper(conn: psycopg.Connection) -> str:
-    """Name the table that keeps the counters: that of the workflows, or, if these were adopted, one beside it."""
-    [beside] = conn.execute("select to_regclass('workflow_counter') is not null").fetchone()
-    return "workflow_counter" if beside else "workflow"
-
-
-def stored(conn: psycopg.Connection) -> str:
-    """Name the relation of all numbers as stored; progress is what the table of the workflows says."""
-    if keeper(conn) == "workflow":
-        return "workflow"
-    counters = "agents_completed, agents_total, agents_created, agents_failed, agents_cancelled"
-    return f"(select w.id, w.progress, {counters} from workflow as w join workflow_counter as s on s.id = w.id) as s"
-
-
 def progress(conn: psycopg.Connection, workflow: Any) -> tuple[int, int, int]:
     """Read progress, agents_completed and agents_total as stored."""
     return conn.execute(
-        f"select progress, agents_completed, agents_total from {stored(conn)} where id = %s", [workflow]
+        "select progress, agents_completed, agents_total from workflow where id = %s", [workflow]
     ).fetchone()
 
 
 def allow_all_transitions(conn: psycopg.Connection) -> None:
-    """Let workflows go from any status to any other; an application whose tables were adopted lets them anyway."""
-    if conn.execute("select to_regclass('workflow_transition')").fetchone() == (None,):
-        return
+    """Let workflows go from any status to any other."""
     conn.execute(
         "insert into workflow_transition select f, t from unnest(enum_range(null::workflow_status)) as f,"
         " unnest(enum_range(null::workflow_status)) as t where f <> t on conflict do nothing"
@@ -76,32 +62,37 @@ def set_status(conn: psycopg.Connection, task: Any, status: str) -> None:
     conn.execute("update agent_task set status = %s where id = %s", [status, task])
 
 
-def wait_until_blocked(conn: psycopg.Connection, pid: int, seconds: float = 10) -> None:
-    """Wait until the backend with this pid waits for a lock; ``conn`` must be in autocommit mode."""
+def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    """Wait until something is so, and return it."""
     give_up = time.monotonic() + seconds
-    while time.monotonic() < give_up:
-        row = conn.execute("select wait_event_type from pg_stat_activity where pid = %s", [pid]).fetchone()
-        if row == ("Lock",):
-            return
+    while not (outcome := condition()):
+        assert time.monotonic() < give_up, "did not come about"
         time.sleep(0.005)
-    raise AssertionError(f"backend {pid} was not blocked within {seconds} s")
+    return outcome
+
+
+def wait_until_blocked(conn: psycopg.Connection, pid: int) -> None:
+    """Wait until the backend with this pid waits for a lock; ``conn`` must be in autocommit mode."""
+    query = "select from pg_stat_activity where pid = %s and wait_event_type = 'Lock'"
+    wait_for(lambda: conn.execute(query, [pid]).fetchall())
+
+
+def wait_until_blocked_by(conn: psycopg.Connection, pid: int, holder: int) -> None:
+    """Wait until the backend with this pid waits for the holder; ``conn`` must be in autocommit mode."""
+    wait_for(lambda: conn.execute("select where %s = any (pg_blocking_pids(%s))", [holder, pid]).fetchall())
 
 
 def counters(conn: psycopg.Connection, workflow: Any) -> tuple[int, int, int, int]:
     """Read agents_created, agents_completed, agents_failed and agents_cancelled as stored."""
     return conn.execute(
-        f"select agents_created, agents_completed, agents_failed, agents_cancelled from {stored(conn)} where id = %s",
+        "select agents_created, agents_completed, agents_failed, agents_cancelled from workflow where id = %s",
         [workflow],
     ).fetchone()
 
 
 def row_version(conn: psycopg.Connection, workflow: Any) -> tuple[Any, ...]:
-    """Tell the stored version of a workflow's row, and of its counters: any update of them makes another."""
-    return conn.execute(
-        f"select w.ctid, w.xmin, s.ctid, s.xmin from workflow as w join {keeper(conn)} as s on s.id = w.id"
-        " where w.id = %s",
-        [workflow],
-    ).fetchone()
+    """Tell the stored version of a workflow's row: any update makes another."""
+    return conn.execute("select ctid, xmin from workflow where id = %s", [workflow]).fetchone()
 
 
 def in_background(act: Callable[..., Any], *args: Any) -> Future[Any]:
@@ -118,17 +109,6 @@ def in_background(act: Callable[..., Any], *args: Any) -> Future[Any]:
     return done
 
 
-def wait_until_blocked_by(conn: psycopg.Connection, pid: int, holder: int, seconds: float = 10) -> None:
-    """Wait until the backend with this pid waits for the holder; ``conn`` must be in autocommit mode."""
-    give_up = time.monotonic() + seconds
-    while time.monotonic() < give_up:
-        row = conn.execute("select %s = any(pg_blocking_pids(%s))", [holder, pid]).fetchone()
-        if row == (True,):
-            return
-        time.sleep(0.005)
-    raise AssertionError(f"backend {pid} was not blocked by {holder} within {seconds} s")
-
-
 def give_away(conn: psycopg.Connection, owner: str) -> None:
     """Make a role the owner of our tables, views and functions."""
     name = sql.Identifier(owner).as_string()
@@ -143,3 +123,18 @@ def give_away(conn: psycopg.Connection, owner: str) -> None:
     conn.execute(f"grant usage, create on schema public to {name}")
     for (alter,) in rows:
         conn.execute(f"{alter} owner to {name}")
+
+
+def run_script(bin_dir: Path, dsn: str, file: str, **variables: object) -> None:
+    """Run a script of sql/optional as its page says; raises RuntimeError with what psql said."""
+    options = [f"--set={name}={value}" for name, value in {"ON_ERROR_STOP": 1, **variables}.items()]
+    path = Path(__file__).parents[1] / file
+    done = subprocess.run(
+        [bin_dir / "psql", "-X", "-q", "-1", *options, f"--file={path}", f"--dbname={dsn}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PGCLIENTENCODING": "UTF8"},
+    )
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr)

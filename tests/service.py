@@ -19,7 +19,12 @@ from typing import Any, NamedTuple
 
 import httpx
 import psycopg
+import pytest
 
+from pyapp import migrate
+
+Conn = psycopg.Connection[Any]
+PATIENCE = 60.0  # seconds: what is waited for comes, also on a machine with much to do
 _REPOSITORY = Path(__file__).parents[1]
 
 
@@ -33,26 +38,36 @@ class Service:
     last_words: str = ""
 
     @property
-    def pid(self) -> int:
-        return self.process.pid
-
-    @property
     def port(self) -> int:
         return int(self.url.rstrip("/").rpartition(":")[2])
 
     def client(self, **options: Any) -> httpx.Client:
         # Not from the environment: no proxy between us.
-        return httpx.Client(base_url=self.url, trust_env=False, timeout=20, **options)
+        return httpx.Client(base_url=self.url, trust_env=False, timeout=PATIENCE, **options)
+
+    def get(self, path: str, expected: int = 200, /, **parameters: Any) -> Any:
+        """Ask the API; return what it answers."""
+        with self.client() as client:
+            response = client.get(f"/api/v1{path}", params=parameters or None)
+        assert response.status_code == expected, response.text[:500]
+        assert response.headers["content-type"] == "application/json"
+        return response.json()
+
+    def page(self, path: str, expected: int = 200) -> str:
+        """Ask for a page as a browser does; return its HTML."""
+        with self.client(headers={"Accept": "text/html"}) as client:
+            response = client.get(path)
+        assert response.status_code == expected, response.text[:500]
+        return response.text
 
     def said(self) -> str:
         """All that it has written so far."""
         return self.output.read_text() if self.output.exists() else self.last_words
 
-    def signal(self, number: int) -> tuple[int, float]:
-        """Send a signal and wait for the end; return the exit status and the seconds that it took."""
-        began = time.monotonic()
+    def signal(self, number: int) -> int:
+        """Send a signal and wait for the end; return the exit status."""
         self.process.send_signal(number)
-        return self.process.wait(20), time.monotonic() - began
+        return self.process.wait(PATIENCE)
 
 
 def command(*arguments: str) -> list[str]:
@@ -86,22 +101,37 @@ def serving(dsn: str | None, *arguments: str, run: list[str] | None = None, **en
                 if process.poll() is None:
                     process.send_signal(signal.SIGTERM)
                     try:
-                        process.wait(20)
+                        process.wait(PATIENCE)
                     except subprocess.TimeoutExpired:
                         process.kill()
                 service.last_words = service.said()
 
 
-@contextmanager
-def emptied(dsn: str) -> Iterator[psycopg.Connection]:
-    """Connect to a database that tests share: it is emptied first and has no drift in the end."""
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute("truncate workflow cascade")
-        yield connection
-        assert connection.execute("select * from workflow_progress_drift").fetchall() == []
+def shared(*arguments: str) -> tuple[Any, Any, Any]:
+    """Make the fixtures of a module: a DSN, a service and a connection, of a database that is emptied for each test."""
+
+    @pytest.fixture(scope="module")
+    def service_dsn(empty: Callable[[], str]) -> str:
+        dsn = empty()
+        migrate(dsn)
+        return dsn
+
+    @pytest.fixture(scope="module")
+    def service(service_dsn: str) -> Iterator[Service]:
+        with serving(service_dsn, *arguments) as running:
+            yield running
+
+    @pytest.fixture
+    def conn(service_dsn: str) -> Iterator[Conn]:
+        with psycopg.connect(service_dsn, autocommit=True) as connection:
+            connection.execute("truncate workflow cascade")
+            yield connection
+            assert connection.execute("select * from workflow_progress_drift").fetchall() == []
+
+    return service_dsn, service, conn
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 30) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
     """Wait until something holds; return it."""
     give_up = time.monotonic() + seconds
     while time.monotonic() < give_up:
@@ -124,14 +154,14 @@ class Stream:
     def __init__(self, client: httpx.Client, path: str) -> None:
         self.events: queue.Queue[Event | None] = queue.Queue()
         self.latest: dict[str, Any] = {}
-        self._request = client.stream("GET", path, timeout=httpx.Timeout(20, read=60))
+        self._request = client.stream("GET", path)
         self.response = self._request.__enter__()
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
     def _read(self) -> None:
         name = ""
-        try:
+        with suppress(httpx.HTTPError):
             for line in self.response.iter_lines():
                 if line.startswith(":"):
                     self.events.put(Event("comment", line))
@@ -139,13 +169,11 @@ class Stream:
                     name = line[7:]
                 elif line.startswith("data: "):
                     self.events.put(Event(name, json.loads(line[6:])))
-        except httpx.HTTPError:
-            pass
         self.events.put(None)
 
-    def next(self, seconds: float = 10) -> Event | None:
+    def next(self) -> Event | None:
         """Wait for the next event; None is the end. Keeps the latest state of each workflow."""
-        event = self.events.get(timeout=seconds)
+        event = self.events.get(timeout=PATIENCE)
         if event is not None:
             if event.name == "snapshot":
                 self.latest = {workflow["id"]: workflow for workflow in event.data}
@@ -155,14 +183,12 @@ class Stream:
                 self.latest.pop(event.data["workflow_id"], None)
         return event
 
-    def until(self, holds: Callable[[Event], Any], seconds: float = 10) -> Event:
+    def until(self, holds: Callable[[Event], Any]) -> Event:
         """Wait for an event of which something holds."""
-        give_up = time.monotonic() + seconds
-        while True:
-            event = self.next(max(0.01, give_up - time.monotonic()))
-            assert event is not None, "the stream ended"
+        while (event := self.next()) is not None:
             if holds(event):
                 return event
+        raise AssertionError("the stream ended")
 
     def close(self) -> None:
         """Leave."""
@@ -171,7 +197,7 @@ class Stream:
         if network is not None:
             with suppress(OSError):
                 network.shutdown(socket.SHUT_RDWR)
-        self._thread.join(5)
+        self._thread.join(PATIENCE)
         self._request.__exit__(None, None, None)
 
 

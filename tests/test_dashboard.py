@@ -1,22 +1,15 @@
 """The dashboard in a real browser, served by a real process."""
 
-import json
 import os
 import shutil
-import subprocess
-import sys
-import threading
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
-import psycopg
 import pytest
 
-from pyapp import migrate
 from pyapp.web import charts
 from tests.helpers import new_tasks, new_workflow, set_status
+from tests.service import Conn, Service, command, serving, shared
 
 CHROMIUM = os.environ.get("CHROMIUM") or next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -33,45 +26,16 @@ DESK = {"width": 1280, "height": 900}
 PAYLOAD = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>\"'&amp;"
 
 
-@contextmanager
-def running_service(dsn: str, port: int = 0, **environment: str) -> Iterator[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pyapp", "serve", "--dsn", dsn, "--port", str(port), "--interval", "0.1"],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **environment},
-    )
-    try:
-        assert process.stderr is not None
-        line = process.stderr.readline()
-        assert line.startswith("serving http://"), line
-        threading.Thread(target=process.stderr.read, daemon=True).start()
-        yield line.split()[1].rstrip("/")
-    finally:
-        process.terminate()
-        process.wait(10)
-        if process.stderr is not None:
-            process.stderr.close()
+class Visit(Protocol):
+    """Opens a page of a service."""
+
+    def __call__(
+        self, service: Service, path: str = "/", *, js: bool = True, size: dict[str, int] = DESK, **options: Any
+    ) -> Any: ...
 
 
 # One database and one service serve all tests here: they take longer to start than a test takes.
-@pytest.fixture(scope="module")
-def dsn(empty: Callable[[], str]) -> str:
-    created = empty()
-    migrate(created)
-    return created
-
-
-@pytest.fixture(scope="module")
-def service(dsn: str) -> Iterator[str]:
-    with running_service(dsn) as address:
-        yield address
-
-
-@pytest.fixture(autouse=True)
-def cleared(request: pytest.FixtureRequest) -> None:
-    if "conn" in request.fixturenames:
-        request.getfixturevalue("conn").execute("truncate workflow cascade")
+service_dsn, service, conn = shared("--interval", "0.1")
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +52,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def visit(browser: Any) -> Iterator[Callable[..., Any]]:
+def visit(browser: Any) -> Iterator[Visit]:
     """Open pages; at the end none of them may have complained, neither of script errors nor of the security policy."""
     contexts: list[Any] = []
     complaints: list[str] = []
@@ -98,14 +62,16 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
         if message.type in ("error", "warning") and not message.text.startswith("Failed to load resource"):
             complaints.append(message.text)
 
-    def open_page(address: str, *, js: bool = True, size: dict[str, int] = DESK, **options: Any) -> Any:
+    def open_page(
+        service: Service, path: str = "/", *, js: bool = True, size: dict[str, int] = DESK, **options: Any
+    ) -> Any:
         context = browser.new_context(viewport=size, java_script_enabled=js, reduced_motion="reduce", **options)
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(60_000)
         contexts.append(context)
         page = context.new_page()
         page.on("console", hear)
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.goto(address)
+        page.goto(service.url.rstrip("/") + path)
         return page
 
     yield open_page
@@ -130,12 +96,7 @@ def bar_of(page: Any) -> list[tuple[str, str]]:
     return [rect for rect in rects if rect[1] != "0%"]
 
 
-def get(address: str) -> Any:
-    with urllib.request.urlopen(address) as answer:
-        return json.load(answer)
-
-
-def shop(conn: psycopg.Connection) -> tuple[Any, list[Any]]:
+def shop(conn: Conn) -> tuple[Any, list[Any]]:
     """Create a running workflow with five tasks."""
     workflow = new_workflow(conn, name="shop")
     tasks = new_tasks(conn, workflow, *["pending"] * 5)
@@ -144,10 +105,10 @@ def shop(conn: psycopg.Connection) -> tuple[Any, list[Any]]:
 
 
 def test_bars_move_in_open_pages_while_another_connection_completes_tasks(
-    service: str, conn: psycopg.Connection, visit: Callable[..., Any]
+    service: Service, conn: Conn, visit: Visit
 ) -> None:
     workflow, tasks = shop(conn)
-    pages = [live(visit(service + path)) for path in ("/", "/workflows", f"/workflows/{workflow}")]
+    pages = [live(visit(service, path)) for path in ("/", "/workflows", f"/workflows/{workflow}")]
     for page in pages:
         now_at(page, 0)
         page.evaluate("window.sameDocument = true")
@@ -175,12 +136,10 @@ def test_bars_move_in_open_pages_while_another_connection_completes_tasks(
         assert page.evaluate("window.sameDocument")
 
 
-def test_the_script_draws_bars_as_the_server_does(
-    service: str, conn: psycopg.Connection, visit: Callable[..., Any]
-) -> None:
+def test_the_script_draws_bars_as_the_server_does(service: Service, conn: Conn, visit: Visit) -> None:
     workflow = new_workflow(conn, name="w", agents_planned=700)
     new_tasks(conn, workflow, *["pending"] * 3)
-    page = live(visit(f"{service}/workflows?name=w"))
+    page = live(visit(service, "/workflows?name=w"))
     new_tasks(conn, workflow, *["completed"] * 391, "failed", *["cancelled"] * 7, *["pending"] * 100)
     now_at(page, 56)
     drawn = bar_of(page)
@@ -192,9 +151,7 @@ def test_the_script_draws_bars_as_the_server_does(
     assert "56 %: 391 of 700 agents complete, 1 failed, 7 cancelled" in spoken
 
 
-def test_the_three_pages_and_the_api_show_the_same_numbers(
-    service: str, conn: psycopg.Connection, visit: Callable[..., Any]
-) -> None:
+def test_the_three_pages_and_the_api_show_the_same_numbers(service: Service, conn: Conn, visit: Visit) -> None:
     for name, planned, statuses in (
         ("none", None, []),
         ("early", 12, ["completed", "running", "pending"]),
@@ -212,14 +169,14 @@ def test_the_three_pages_and_the_api_show_the_same_numbers(
             bar.get_attribute("aria-valuenow"),
         )
 
-    overview, listed = visit(service, js=False), visit(f"{service}/workflows", js=False)
-    workflows = get(f"{service}/api/v1/workflows")
+    overview, listed = visit(service, js=False), visit(service, "/workflows", js=False)
+    workflows = service.get("/workflows")
     assert len(workflows) == 4
     for w in workflows:
         percentage = str(w["progress_percentage"])
         agents = f"{w['agents_completed']} of {w['agents_total']} agents complete"
         assert row(overview, w["id"]) == row(listed, w["id"]) == (percentage, agents, percentage)
-        page = visit(f"{service}/workflows/{w['id']}", js=False)
+        page = visit(service, f"/workflows/{w['id']}", js=False)
         counts = {
             name: int(page.locator(f"#legend [data-f={name}]").text_content())
             for name in ("completed", "failed", "cancelled", "running", "open", "planned")
@@ -231,14 +188,12 @@ def test_the_three_pages_and_the_api_show_the_same_numbers(
             assert counts[name] == w[f"agents_{name}"]
         assert counts["running"] + counts["open"] == w["agents_open"]
         assert sum(counts.values()) == w["agents_total"]
-    agents = get(f"{service}/api/v1/stats/overview")["agents"]
+    agents = service.get("/stats/overview")["agents"]
     for name, count in agents.items():
         assert overview.locator(f"[data-agents={name}]").text_content() == str(count)
 
 
-def test_markup_in_names_stays_text_and_never_runs(
-    service: str, conn: psycopg.Connection, visit: Callable[..., Any]
-) -> None:
+def test_markup_in_names_stays_text_and_never_runs(service: Service, conn: Conn, visit: Visit) -> None:
     workflow = new_workflow(conn, name=PAYLOAD, type=PAYLOAD, description=PAYLOAD, trace_id=PAYLOAD)
     conn.execute(
         "insert into agent_task (workflow_id, agent_type, stage, external_id, status, result)"
@@ -250,7 +205,7 @@ def test_markup_in_names_stays_text_and_never_runs(
         " values (%(w)s, %(p)s, jsonb_build_object(%(p)s::text, 1))",
         {"w": workflow, "p": PAYLOAD},
     )
-    pages = [live(visit(service + path)) for path in ("/", "/workflows", f"/workflows/{workflow}")]
+    pages = [live(visit(service, path)) for path in ("/", "/workflows", f"/workflows/{workflow}")]
     for page in pages:
         assert page.locator("[data-f=name]").first.text_content() == PAYLOAD
     other = f"later {PAYLOAD}\x1b[31m\nnext"
@@ -264,9 +219,7 @@ def test_markup_in_names_stays_text_and_never_runs(
         assert page.locator("main img, main script").count() == 0
 
 
-def test_a_bar_looks_finished_only_when_the_workflow_is(
-    service: str, conn: psycopg.Connection, visit: Callable[..., Any]
-) -> None:
+def test_a_bar_looks_finished_only_when_the_workflow_is(service: Service, conn: Conn, visit: Visit) -> None:
     cases = {
         "done": ("completed", ["completed"] * 5),
         "one left": ("running", ["completed"] * 1999 + ["pending"]),
@@ -280,7 +233,7 @@ def test_a_bar_looks_finished_only_when_the_workflow_is(
         new_tasks(conn, workflow, *tasks)
         conn.execute("update workflow set status = %s where id = %s", [status, workflow])
     for size in (DESK, PHONE):
-        page = visit(f"{service}/workflows", size=size)
+        page = visit(service, "/workflows", size=size)
         looks = page.eval_on_selector_all(
             "tr[data-workflow]",
             """rows => rows.map(row => {
@@ -299,11 +252,9 @@ def test_a_bar_looks_finished_only_when_the_workflow_is(
         assert [name for name, (colour, is_full) in found.items() if is_full and colour == done] == ["done"]
 
 
-def test_the_keyboard_reaches_the_filter_and_every_workflow(
-    service: str, conn: psycopg.Connection, visit: Callable[..., Any]
-) -> None:
+def test_the_keyboard_reaches_the_filter_and_every_workflow(service: Service, conn: Conn, visit: Visit) -> None:
     workflow, _ = shop(conn)
-    page = visit(f"{service}/workflows")
+    page = visit(service, "/workflows")
     reached = []
     for _ in range(25):
         page.keyboard.press("Tab")
@@ -318,29 +269,25 @@ def test_the_keyboard_reaches_the_filter_and_every_workflow(
     page.keyboard.press("Escape")
     assert not page.locator("tr .tip").first.is_visible()
     page.keyboard.press("Enter")
-    page.wait_for_url(f"{service}/workflows/{workflow}")
+    page.wait_for_url(f"{service.url}workflows/{workflow}")
 
 
-def test_bars_say_what_they_show_to_a_screen_reader(
-    service: str, conn: psycopg.Connection, visit: Callable[..., Any]
-) -> None:
+def test_bars_say_what_they_show_to_a_screen_reader(service: Service, conn: Conn, visit: Visit) -> None:
     workflow, tasks = shop(conn)
     set_status(conn, tasks[0], "completed")
     set_status(conn, tasks[1], "failed")
     for path in ("/", "/workflows", f"/workflows/{workflow}"):
-        bar = visit(service + path, js=False).get_by_role("progressbar", name="Progress of shop")
+        bar = visit(service, path, js=False).get_by_role("progressbar", name="Progress of shop")
         said = [bar.get_attribute(f"aria-value{name}") for name in ("min", "max", "now", "text")]
         assert said == ["0", "100", "20", "20 %: 1 of 5 agents complete, 1 failed, workflow running"]
-    page = visit(f"{service}/workflows?sort=name", js=False)
+    page = visit(service, "/workflows?sort=name", js=False)
     assert page.get_by_role("columnheader", name="Name").get_attribute("aria-sort") == "ascending"
 
 
-def test_without_javascript_the_pages_filter_sort_and_page(
-    service: str, conn: psycopg.Connection, visit: Callable[..., Any]
-) -> None:
+def test_without_javascript_the_pages_filter_sort_and_page(service: Service, conn: Conn, visit: Visit) -> None:
     conn.execute("insert into workflow (name, type) select 'job ' || n, 'app' from generate_series(100, 160) as n")
     conn.execute("insert into workflow (name, type) values ('other', 'bugfix')")
-    page = visit(f"{service}/workflows", js=False)
+    page = visit(service, "/workflows", js=False)
     page.get_by_label("Name begins with").fill("job")
     page.get_by_label("Type").fill("app")
     page.get_by_role("button", name="Filter").click()
@@ -351,11 +298,11 @@ def test_without_javascript_the_pages_filter_sort_and_page(
     assert names == [f"job {n}" for n in range(100, 161)]
     page.get_by_role("link", name="Back to the first").click()
     assert page.locator(".name").first.text_content() == "job 100"
-    page.goto(f"{service}/workflows?name=nothing")
+    page.goto(f"{service.url}workflows?name=nothing")
     assert page.get_by_text("No workflow is like that").is_visible()
 
 
-def test_a_phone_needs_no_scrolling_sideways(service: str, conn: psycopg.Connection, visit: Callable[..., Any]) -> None:
+def test_a_phone_needs_no_scrolling_sideways(service: Service, conn: Conn, visit: Visit) -> None:
     long = "w" * 500
     workflow = new_workflow(conn, name=long, type=long, description=long, current_stage=long, trace_id=long)
     conn.execute(
@@ -366,16 +313,14 @@ def test_a_phone_needs_no_scrolling_sideways(service: str, conn: psycopg.Connect
     new_workflow(conn, name="مرحبا بالعالم 👩‍💻 \u202e desrever")
     shop(conn)
     for path in ("/", "/workflows", f"/workflows/{workflow}", "/workflows/nonsense"):
-        page = visit(service + path, size=PHONE)
+        page = visit(service, path, size=PHONE)
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], path
 
 
-def test_focus_scroll_and_what_is_open_survive_an_update(
-    service: str, conn: psycopg.Connection, visit: Callable[..., Any]
-) -> None:
+def test_focus_scroll_and_what_is_open_survive_an_update(service: Service, conn: Conn, visit: Visit) -> None:
     workflow, tasks = shop(conn)
     conn.execute("update agent_task set status = 'failed', result = '\"no memory\"' where id = %s", [tasks[0]])
-    page = live(visit(f"{service}/workflows/{workflow}"))
+    page = live(visit(service, f"/workflows/{workflow}"))
     page.get_by_text("result").click()
     page.evaluate("scrollTo(0, 333)")
     set_status(conn, tasks[1], "completed")
@@ -385,10 +330,8 @@ def test_focus_scroll_and_what_is_open_survive_an_update(
     assert page.evaluate("scrollY") == 333
 
 
-def test_the_first_workflow_appears_by_itself(
-    service: str, conn: psycopg.Connection, visit: Callable[..., Any]
-) -> None:
-    pages = [live(visit(service + path)) for path in ("/", "/workflows")]
+def test_the_first_workflow_appears_by_itself(service: Service, conn: Conn, visit: Visit) -> None:
+    pages = [live(visit(service, path)) for path in ("/", "/workflows")]
     for page in pages:
         assert page.get_by_text("insert into workflow").is_visible()
     shop(conn)
@@ -396,39 +339,35 @@ def test_the_first_workflow_appears_by_itself(
         page.wait_for_selector("tr >> text=0 of 5 agents complete")
 
 
-def test_a_page_says_that_it_has_lost_the_service_and_catches_up(
-    dsn: str, conn: psycopg.Connection, visit: Callable[..., Any]
-) -> None:
+def test_a_page_says_that_it_has_lost_the_service_and_catches_up(service_dsn: str, conn: Conn, visit: Visit) -> None:
     workflow, tasks = shop(conn)
-    with running_service(dsn) as address:
-        page = live(visit(f"{address}/workflows/{workflow}"))
+    with serving(service_dsn, "--interval", "0.1") as address:
+        page = live(visit(address, f"/workflows/{workflow}"))
     page.wait_for_selector("#live[data-live=away] >> text=reconnecting")
     set_status(conn, tasks[0], "completed")
-    with running_service(dsn, int(address.rpartition(":")[2])):
+    with serving(None, run=command("serve", "--dsn", service_dsn, "--port", str(address.port))):
         live(page)
         now_at(page, 20)
         page.wait_for_selector("#tasks tr[data-status=completed]")
         page.close()
 
 
-def test_the_login_form_lets_in_whoever_knows_the_token(
-    dsn: str, conn: psycopg.Connection, visit: Callable[..., Any]
-) -> None:
+def test_the_login_form_lets_in_whoever_knows_the_token(service_dsn: str, conn: Conn, visit: Visit) -> None:
     workflow, _ = shop(conn)
-    with running_service(dsn, AGENT_PROGRESS_TOKEN="open sesame") as address:
-        page = visit(f"{address}/workflows/{workflow}")
+    with serving(service_dsn, AGENT_PROGRESS_TOKEN="open sesame") as address:
+        page = visit(address, f"/workflows/{workflow}")
         page.get_by_label("Token").fill("open barley")
         page.get_by_role("button", name="Log in").click()
         assert page.get_by_role("alert").text_content() == "That is not the token."
         page.get_by_label("Token").fill("open sesame")
         page.keyboard.press("Enter")
-        page.wait_for_url(f"{address}/workflows/{workflow}")
+        page.wait_for_url(f"{address.url}workflows/{workflow}")
         live(page)
         page.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_all_text_is_readable(service: str, conn: psycopg.Connection, visit: Callable[..., Any], scheme: str) -> None:
+def test_all_text_is_readable(service: Service, conn: Conn, visit: Visit, scheme: str) -> None:
     for status in ("initiated", "running", "paused", "completed", "failed", "cancelled"):
         workflow = new_workflow(conn, name=status, agents_planned=9, priority="high")
         new_tasks(conn, workflow, "completed", "failed", "cancelled", "pending", "running", "assigned")
@@ -444,7 +383,7 @@ def test_all_text_is_readable(service: str, conn: psycopg.Connection, visit: Cal
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0]")
     assert (int(dark) < 60) == (scheme == "dark")
     for path in ("/", "/workflows?status=running", "/workflows?name=x", f"/workflows/{workflow}", "/nowhere", "/login"):
-        page.goto(service + path)
+        page.goto(service.url.rstrip("/") + path)
         assert page.evaluate(_FAINT) == []
 
 

@@ -9,11 +9,14 @@ import psycopg
 import pytest
 
 from pyapp import (
+    Moment,
     WorkflowNotFound,
+    add_tasks,
     advance,
     create_workflow,
     get_forecasts,
     list_burnup,
+    list_tasks,
     list_timeline,
     report_task,
     transition,
@@ -94,7 +97,7 @@ def test_events_of_transactions_that_waited_stand_in_the_order_of_the_changes(
     transition(early, workflow, "running")
     early.commit()
     told = [m.what for m in list_timeline(conn, workflow) if m.kind == "event"]
-    assert told == ["running → paused", "paused → running"]
+    assert told == ["running -> paused", "paused -> running"]
 
 
 # --- Timeline -----------------------------------------------------------------------------------------------
@@ -110,12 +113,12 @@ def test_the_timeline_tells_events_stages_and_tasks_in_time_order(conn: psycopg.
     create_workflow(conn, "another", "bugfix", status="running")
     moments = list_timeline(conn, workflow)
     assert [(m.kind, m.name, m.what) for m in moments] == [
-        ("event", "status_changed", "initiated → running"),
+        ("event", "status_changed", "initiated -> running"),
         ("stage", "initialization", "started"),
         ("task", "agent", "created"),
         ("task", "agent", "started"),
         ("task", "agent", "failed"),
-        ("event", "stage_changed", "initialization → validation"),
+        ("event", "stage_changed", "initialization -> validation"),
         ("stage", "initialization", "completed"),
         ("stage", "validation", "started"),
     ]
@@ -124,6 +127,52 @@ def test_the_timeline_tells_events_stages_and_tasks_in_time_order(conn: psycopg.
     assert moments[2].detail["task_id"] == str(task)
     assert list_timeline(conn, workflow, limit=3) == moments[:3]
     assert list_timeline(conn, workflow, limit=None) == moments
+
+
+def test_pages_of_the_timeline_lose_and_repeat_nothing_where_times_are_equal(conn: psycopg.Connection) -> None:
+    workflow = create_workflow(conn, "w", "bugfix").workflow_id
+    long_ago = LONG_AGO.isoformat()
+    add_tasks(conn, workflow, [{"agent_type": f"a{n % 3}", "created_at": long_ago} for n in range(100)])
+    conn.execute("update agent_task set status = 'failed', started_at = created_at, completed_at = created_at")
+    conn.execute("update workflow_stage set started_at = %s, completed_at = %s", [long_ago, long_ago])
+    seen: list[Moment] = []
+    while page := list_timeline(conn, workflow, limit=7, after=seen[-1] if seen else None):
+        seen += page
+    everything = list_timeline(conn, workflow)
+    assert seen == everything
+    assert len({(m.kind, m.place, m.name) for m in seen}) == len(seen) == 306
+    told = [(m.detail["task_id"], m.what) for m in seen if m.kind == "task"]
+    assert told == [(str(t.id), what) for t in list_tasks(conn, workflow) for what in ("created", "started", "failed")]
+
+
+def test_events_and_stages_of_one_moment_have_an_order_without_ties(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    conn.execute(
+        "insert into workflow_stage (workflow_id, name, position, status, started_at, completed_at)"
+        " select %(w)s, 'stage ' || n, n / 3, 'completed', %(t)s, %(t)s from generate_series(1, 30) as n",
+        {"w": workflow, "t": LONG_AGO},
+    )
+    conn.execute(
+        "insert into workflow_event (workflow_id, event_type, occurred_at)"
+        " select %(w)s, 'note', %(t)s from generate_series(1, 50)",
+        {"w": workflow, "t": LONG_AGO},
+    )
+    rows = conn.execute(
+        "select at, kind, place, name, what from workflow_timeline order by at, kind, place, name"
+    ).fetchall()
+    assert len({row[:4] for row in rows}) == len(rows) == 2 * 30 + 50
+    for number in range(1, 31):
+        assert [row[4] for row in rows if row[3] == f"stage {number}"] == ["started", "completed"]
+
+
+def test_the_view_of_the_timeline_sorts_nothing_by_itself(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    new_tasks(conn, workflow, *["completed"] * 5)
+    plan = str(
+        conn.execute("explain select count(*) from workflow_timeline where workflow_id = %s", [workflow]).fetchall()
+    )
+    assert "Sort" not in plan
+    assert conn.execute("select count(*) from workflow_timeline").fetchone() == (10,)
 
 
 def test_the_timeline_of_an_unknown_workflow_is_not_found(conn: psycopg.Connection) -> None:
@@ -221,32 +270,23 @@ def test_there_is_no_forecast_while_too_little_is_known_or_nothing_runs(
     conn.commit()
 
 
-def test_a_forecast_begins_with_the_third_completion_over_a_second(session: Any) -> None:
+@pytest.mark.parametrize(
+    ("planned", "ago", "rate", "basis"),
+    [
+        (4, (1, 0.5, 0), 120, (3, 1)),  # it begins with the third completion, over a second
+        (None, (30, 20, 10), 4, (3, 30)),  # nothing remains
+        (1000, (*range(250), *range(10_000, 10_100)), 60, (100, 99)),  # the last hundred
+    ],
+)
+def test_a_rate_is_taken_from_the_last_completions(
+    session: Any, planned: int | None, ago: tuple[float, ...], rate: int, basis: tuple[int, int]
+) -> None:
     conn = session()
-    workflow = new_workflow(conn, status="running", agents_planned=4)
-    completed_ago(conn, workflow, 1, 0.5, 0)
+    workflow = new_workflow(conn, status="running", agents_planned=planned)
+    completed_ago(conn, workflow, *ago)
     forecast = get_forecasts(conn, [workflow])[workflow]
-    assert (forecast.completed_per_minute, forecast.basis_seconds) == (120, 1)
-    assert forecast.estimated_completion_at is not None
-    conn.commit()
-
-
-def test_nothing_remains_to_be_forecast_where_all_is_settled(session: Any) -> None:
-    conn = session()
-    workflow = new_workflow(conn, status="running")
-    completed_ago(conn, workflow, 30, 20, 10)
-    new_tasks(conn, workflow, "failed")
-    forecast = get_forecasts(conn, [workflow])[workflow]
-    assert (forecast.completed_per_minute, forecast.estimated_completion_at) == (4, None)
-    conn.commit()
-
-
-def test_the_basis_is_the_last_hundred_completions(session: Any) -> None:
-    conn = session()
-    workflow = new_workflow(conn, status="running", agents_planned=1000)
-    completed_ago(conn, workflow, *range(0, 250), *range(10_000, 10_100))
-    forecast = get_forecasts(conn, [workflow])[workflow]
-    assert (forecast.basis_completions, forecast.basis_seconds, forecast.completed_per_minute) == (100, 99, 60)
+    assert (forecast.completed_per_minute, forecast.basis_completions, forecast.basis_seconds) == (rate, *basis)
+    assert (forecast.estimated_completion_at is None) == (planned is None)
     conn.commit()
 
 
@@ -305,14 +345,11 @@ def test_what_happens_ends_a_stall(conn: psycopg.Connection, act: str) -> None:
     now = get_forecasts(conn, [workflow])[workflow]
     assert not now.stalled
     assert now.last_activity_at > old.last_activity_at
-
-
-def test_counting_is_activity(conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn, status="running")
-    (task,) = new_tasks(conn, workflow, "running")
-    before = get_forecasts(conn, [workflow])[workflow].last_activity_at
+    counted = new_workflow(conn, status="running")
+    (task,) = new_tasks(conn, counted, "running")
+    before = get_forecasts(conn, [counted])[counted].last_activity_at
     set_status(conn, task, "failed")
-    assert get_forecasts(conn, [workflow])[workflow].last_activity_at > before
+    assert get_forecasts(conn, [counted])[counted].last_activity_at > before
 
 
 def test_forecasts_are_of_those_that_exist(conn: psycopg.Connection) -> None:
@@ -350,107 +387,3 @@ def test_the_forecast_of_a_huge_workflow_reads_few_of_its_tasks(conn: psycopg.Co
     conn.execute("update agent_task set status = 'completed' where status = 'assigned' and workflow_id = %s", [huge])
     assert pages("workflow_id = any (%s)", [[huge, small]]) < 300
     assert get_forecasts(conn, [huge])[huge].basis_completions == 100
-
-
-# --- Times of tasks -----------------------------------------------------------------------------------------
-
-
-def times(conn: psycopg.Connection, task: Any) -> tuple[datetime | None, datetime | None]:
-    return conn.execute("select started_at, completed_at from agent_task where id = %s", [task]).fetchone()
-
-
-@pytest.mark.parametrize("status", ["pending", "assigned", "running", "completed", "failed", "cancelled"])
-def test_times_that_are_left_out_are_filled_in(conn: psycopg.Connection, status: str) -> None:
-    workflow = new_workflow(conn)
-    (inserted,) = new_tasks(conn, workflow, status)
-    (updated,) = new_tasks(conn, workflow, "assigned")
-    set_status(conn, updated, status)
-    settled = status in ("completed", "failed", "cancelled")
-    for task in (inserted, updated):
-        started, completed = times(conn, task)
-        assert (started is not None, completed is not None) == (status == "running", settled)
-        for moment in filter(None, (started, completed)):
-            assert timedelta(0) <= datetime.now(UTC) - moment < timedelta(minutes=1)
-
-
-def test_times_that_are_given_are_left_alone(conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn)
-    (task,) = conn.execute(
-        "insert into agent_task (workflow_id, agent_type, status, started_at) values (%s, 'a', 'running', %s)"
-        " returning id",
-        [workflow, LONG_AGO],
-    ).fetchone()
-    assert times(conn, task) == (LONG_AGO, None)
-    set_status(conn, task, "running")
-    assert times(conn, task) == (LONG_AGO, None)
-    later = LONG_AGO + timedelta(hours=1)
-    conn.execute("update agent_task set status = 'completed', completed_at = %s", [later])
-    assert times(conn, task) == (LONG_AGO, later)
-    conn.execute("update agent_task set status = 'completed', result = '{}'")
-    assert times(conn, task) == (LONG_AGO, later)
-    again = later + timedelta(hours=1)
-    conn.execute("update agent_task set status = 'failed', completed_at = %s", [again])
-    assert times(conn, task) == (LONG_AGO, again)
-    reopened = again + timedelta(hours=1)
-    conn.execute("update agent_task set status = 'running', started_at = %s", [reopened])
-    assert times(conn, task) == (reopened, None)
-
-
-def test_a_task_settled_otherwise_keeps_the_time_unless_it_is_given_another(conn: psycopg.Connection) -> None:
-    (task,) = new_tasks(conn, new_workflow(conn), "completed")
-    first = times(conn, task)[1]
-    set_status(conn, task, "failed")
-    assert times(conn, task)[1] == first
-    conn.execute("update agent_task set status = 'cancelled', completed_at = null")
-    assert times(conn, task)[1] > first
-
-
-@pytest.mark.parametrize("cleared", ["", ", completed_at = null"])
-def test_a_task_that_is_opened_again_has_no_times_of_before(conn: psycopg.Connection, cleared: str) -> None:
-    workflow = new_workflow(conn)
-    for status in ("pending", "assigned", "running"):
-        (task,) = new_tasks(conn, workflow, "running")
-        first = times(conn, task)[0]
-        set_status(conn, task, "completed")
-        assert times(conn, task)[0] == first
-        conn.execute(f"update agent_task set status = %s{cleared} where id = %s", [status, task])
-        started, completed = times(conn, task)
-        assert completed is None
-        assert (started is not None) == (status == "running")
-        assert started is None or started > first
-
-
-def test_every_way_of_writing_fills_the_times_in(conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn)
-    new_tasks(conn, workflow, *["running"] * 50)
-    conn.execute("update agent_task set status = 'completed'")
-    with conn.cursor().copy("copy agent_task (workflow_id, agent_type, status) from stdin") as copy:
-        for status in ("completed", "running"):
-            copy.write_row((workflow, "copied", status))
-    for status in ("pending", "failed"):
-        conn.execute(
-            "insert into agent_task (workflow_id, external_id, agent_type, status) values (%s, 'k', 'upserted', %s)"
-            " on conflict (workflow_id, external_id) where external_id is not null"
-            " do update set status = excluded.status",
-            [workflow, status],
-        )
-    for status in ("running", "cancelled"):
-        conn.execute(
-            "merge into agent_task as t using (values (%s::uuid, %s::task_status)) as s (w, status)"
-            " on t.workflow_id = s.w and t.external_id = 'm'"
-            " when matched then update set status = s.status"
-            " when not matched then insert (workflow_id, external_id, agent_type, status)"
-            " values (s.w, 'm', 'merged', s.status)",
-            [workflow, status],
-        )
-    rows = conn.execute(
-        "select agent_type, status, count(*), count(started_at), count(completed_at) from agent_task"
-        " group by agent_type, status order by 1, 2"
-    ).fetchall()
-    assert rows == [
-        ("agent", "completed", 50, 50, 50),
-        ("copied", "running", 1, 1, 0),
-        ("copied", "completed", 1, 0, 1),
-        ("merged", "cancelled", 1, 1, 1),
-        ("upserted", "failed", 1, 0, 1),
-    ]

@@ -1,7 +1,7 @@
 """Odd arguments to the helpers: an error of psycopg or of ours, never a fault, and the connection stays usable."""
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -13,24 +13,20 @@ from hypothesis import strategies as st
 from psycopg.pq import TransactionStatus
 
 import pyapp
-from pyapp import TaskNotFound, TransitionNotAllowed, VersionConflict, WorkflowNotFound
+from pyapp import (
+    AgentProgressError,
+    TaskNotFound,
+    TransitionNotAllowed,
+    UnknownStatus,
+    VersionConflict,
+    WorkflowNotFound,
+)
 
 from .helpers import examples, new_tasks, new_workflow, progress
 
 NOBODY = UUID(int=0)
-# What a helper may raise for what it was given. KeyError, AttributeError, IndexError and the like are faults of ours.
-EXPECTED = (
-    psycopg.Error,
-    WorkflowNotFound,
-    TaskNotFound,
-    VersionConflict,
-    TransitionNotAllowed,
-    UnicodeError,
-    ValueError,
-    TypeError,
-    OverflowError,
-    RecursionError,
-)
+# What a helper may raise for what it was given. KeyError, AttributeError, IndexError and the like are faults.
+EXPECTED = (psycopg.Error, AgentProgressError, ValueError, TypeError, OverflowError, RecursionError)
 
 TEXT = st.text(st.characters(exclude_categories=()), max_size=12) | st.sampled_from(
     [
@@ -184,55 +180,51 @@ def test_json_that_is_nested_too_deeply(transaction: psycopg.Connection) -> None
 
 # --- Which errors end the caller's transaction ---------------------------------------------------------------------
 
-
-def ours(conn: psycopg.Connection, workflow: UUID, task: UUID) -> dict[str, tuple[Callable[[], Any], type[Exception]]]:
-    """Errors that are found out after the statement, or before it: the transaction goes on."""
-    return {
-        "get_workflow": (lambda: pyapp.get_workflow(conn, NOBODY), WorkflowNotFound),
-        "get_state": (lambda: pyapp.get_state(conn, NOBODY), WorkflowNotFound),
-        "list_tasks": (lambda: pyapp.list_tasks(conn, NOBODY), WorkflowNotFound),
-        "list_stages": (lambda: pyapp.list_stages(conn, NOBODY), WorkflowNotFound),
-        "stage_progress": (lambda: pyapp.stage_progress(conn, NOBODY), WorkflowNotFound),
-        "list_timeline": (lambda: pyapp.list_timeline(conn, NOBODY), WorkflowNotFound),
-        "list_burnup": (lambda: pyapp.list_burnup(conn, NOBODY), WorkflowNotFound),
-        "progress_metrics": (lambda: pyapp.progress_metrics(conn, NOBODY), WorkflowNotFound),
-        "add_tasks": (lambda: pyapp.add_tasks(conn, NOBODY, ["a"]), WorkflowNotFound),
-        "repair": (lambda: pyapp.repair(conn, NOBODY), WorkflowNotFound),
-        "unknown task": (lambda: pyapp.report_task(conn, workflow, NOBODY, "completed"), TaskNotFound),
-        "no uuid": (lambda: pyapp.report_task(conn, workflow, "no id", "completed"), ValueError),
-        "a number for an id": (lambda: pyapp.report_task(conn, workflow, 7, "completed"), ValueError),
-        "no such field": (lambda: pyapp.add_tasks(conn, workflow, [{"agent_type": "a", "no": 1}]), TypeError),
-        "no json": (lambda: pyapp.report_task(conn, workflow, task, "completed", {"a": object()}), TypeError),
-        "nul": (lambda: pyapp.create_workflow(conn, "a\0b", "app"), psycopg.DataError),
-        "surrogate": (lambda: pyapp.create_workflow(conn, "\udcff", "app"), UnicodeEncodeError),
-    }
-
-
-def of_the_server(
-    conn: psycopg.Connection, workflow: UUID, task: UUID
-) -> dict[str, tuple[Callable[[], Any], type[Exception]]]:
-    """Errors that the server raises: by nature they end the transaction, or the savepoint around them."""
-    return {
-        "version": (lambda: pyapp.transition(conn, workflow, "running", expected_version=99), VersionConflict),
-        "not allowed": (lambda: pyapp.transition(conn, workflow, "initiated"), TransitionNotAllowed),
-        "transition": (lambda: pyapp.transition(conn, NOBODY, "running"), WorkflowNotFound),
-        "advance": (lambda: pyapp.advance(conn, NOBODY), WorkflowNotFound),
-        "bad status": (
-            lambda: pyapp.report_task(conn, workflow, task, "done"),
-            psycopg.errors.InvalidTextRepresentation,
-        ),
-        "bad id": (lambda: pyapp.get_workflow(conn, "no id"), psycopg.errors.InvalidTextRepresentation),
-        "bad plan": (lambda: pyapp.create_workflow(conn, "n", "t", agents_planned=-1), psycopg.errors.CheckViolation),
-        "huge": (lambda: pyapp.create_workflow(conn, "n", "t", agents_planned=2**40), psycopg.DataError),
-        "same key": (
-            lambda: pyapp.add_tasks(conn, workflow, [{"agent_type": "a", "external_id": "k"}] * 2),
-            psycopg.errors.UniqueViolation,
-        ),
-        "nul in json": (
-            lambda: pyapp.report_task(conn, workflow, task, "completed", {"a": "\0"}),
-            psycopg.errors.UntranslatableCharacter,
-        ),
-    }
+# Errors that are found out after the statement, or before it: the transaction goes on.
+OWN: dict[str, tuple[Callable[[Any, UUID, UUID], Any], type[Exception]]] = {
+    "get_workflow": (lambda conn, *_: pyapp.get_workflow(conn, NOBODY), WorkflowNotFound),
+    "get_state": (lambda conn, *_: pyapp.get_state(conn, NOBODY), WorkflowNotFound),
+    "list_tasks": (lambda conn, *_: pyapp.list_tasks(conn, NOBODY), WorkflowNotFound),
+    "list_stages": (lambda conn, *_: pyapp.list_stages(conn, NOBODY), WorkflowNotFound),
+    "stage_progress": (lambda conn, *_: pyapp.stage_progress(conn, NOBODY), WorkflowNotFound),
+    "list_timeline": (lambda conn, *_: pyapp.list_timeline(conn, NOBODY), WorkflowNotFound),
+    "list_burnup": (lambda conn, *_: pyapp.list_burnup(conn, NOBODY), WorkflowNotFound),
+    "progress_metrics": (lambda conn, *_: pyapp.progress_metrics(conn, NOBODY), WorkflowNotFound),
+    "repair": (lambda conn, *_: pyapp.repair(conn, NOBODY), WorkflowNotFound),
+    "no uuid": (lambda conn, workflow, _: pyapp.report_task(conn, workflow, "no id", "completed"), ValueError),
+    "a number for an id": (lambda conn, workflow, _: pyapp.report_task(conn, workflow, 7, "completed"), ValueError),
+    "bad status": (lambda conn, *ids: pyapp.report_task(conn, *ids, "done"), UnknownStatus),
+    "no json": (lambda conn, *ids: pyapp.report_task(conn, *ids, "completed", {"a": object()}), TypeError),
+    "nul": (lambda conn, *_: pyapp.create_workflow(conn, "a\0b", "app"), psycopg.DataError),
+    "surrogate": (lambda conn, *_: pyapp.create_workflow(conn, "\udcff", "app"), UnicodeEncodeError),
+}
+# Errors that the server raises: by nature they end the transaction, or the savepoint around them.
+OF_THE_SERVER: dict[str, tuple[Callable[[Any, UUID, UUID], Any], type[Exception]]] = {
+    "version": (lambda conn, id, _: pyapp.transition(conn, id, "running", expected_version=99), VersionConflict),
+    "not allowed": (lambda conn, id, _: pyapp.transition(conn, id, "initiated"), TransitionNotAllowed),
+    "transition": (lambda conn, *_: pyapp.transition(conn, NOBODY, "running"), WorkflowNotFound),
+    "advance": (lambda conn, *_: pyapp.advance(conn, NOBODY), WorkflowNotFound),
+    "add_tasks": (lambda conn, *_: pyapp.add_tasks(conn, NOBODY, ["a"]), WorkflowNotFound),
+    "unknown task": (lambda conn, id, _: pyapp.report_task(conn, id, NOBODY, "completed"), TaskNotFound),
+    "bad id": (lambda conn, *_: pyapp.get_workflow(conn, "no id"), psycopg.errors.InvalidTextRepresentation),
+    "no such field": (
+        lambda conn, id, _: pyapp.add_tasks(conn, id, [{"agent_type": "a", "no": 1}]),
+        psycopg.errors.InvalidParameterValue,
+    ),
+    "bad plan": (
+        lambda conn, *_: pyapp.create_workflow(conn, "n", "t", agents_planned=-1),
+        psycopg.errors.CheckViolation,
+    ),
+    "huge": (lambda conn, *_: pyapp.create_workflow(conn, "n", "t", agents_planned=2**40), psycopg.DataError),
+    "same key": (
+        lambda conn, id, _: pyapp.add_tasks(conn, id, [{"agent_type": "a", "external_id": "k"}] * 2),
+        psycopg.errors.UniqueViolation,
+    ),
+    "nul in json": (
+        lambda conn, *ids: pyapp.report_task(conn, *ids, "completed", {"a": "\0"}),
+        psycopg.errors.UntranslatableCharacter,
+    ),
+}
 
 
 @pytest.fixture
@@ -243,26 +235,14 @@ def begun(transaction: psycopg.Connection) -> tuple[psycopg.Connection, UUID, UU
     return transaction, workflow, task
 
 
-def test_errors_of_ours_leave_the_caller_s_transaction_as_it_was(
-    begun: tuple[psycopg.Connection, UUID, UUID], conn: psycopg.Connection
+@pytest.mark.parametrize("in_savepoint", [False, True])
+def test_an_error_leaves_the_caller_s_transaction_as_it_was(
+    begun: tuple[psycopg.Connection, UUID, UUID], conn: psycopg.Connection, in_savepoint: bool
 ) -> None:
     mine, workflow, task = begun
-    for name, (act, error) in ours(*begun).items():
-        with pytest.raises(error):
-            act()
-        assert mine.info.transaction_status == TransactionStatus.INTRANS, name
-    pyapp.report_task(mine, workflow, task, "completed")
-    mine.commit()
-    assert progress(conn, workflow) == (100, 1, 1)
-
-
-def test_errors_of_the_server_end_the_savepoint_around_them_and_nothing_else(
-    begun: tuple[psycopg.Connection, UUID, UUID], conn: psycopg.Connection
-) -> None:
-    mine, workflow, task = begun
-    for name, (act, error) in {**ours(*begun), **of_the_server(*begun)}.items():
-        with pytest.raises(error), mine.transaction():
-            act()
+    for name, (act, error) in {**OWN, **(OF_THE_SERVER if in_savepoint else {})}.items():
+        with pytest.raises(error), mine.transaction() if in_savepoint else nullcontext():
+            act(*begun)
         assert mine.info.transaction_status == TransactionStatus.INTRANS, name
     pyapp.report_task(mine, workflow, task, "completed")
     mine.commit()
@@ -274,9 +254,9 @@ def test_without_a_savepoint_an_error_of_the_server_leaves_a_rollback_to_the_cal
 ) -> None:
     mine, *_ = begun
     mine.commit()
-    for name, (act, error) in of_the_server(*begun).items():
+    for name, (act, error) in OF_THE_SERVER.items():
         with pytest.raises(error):
-            act()
+            act(*begun)
         assert mine.info.transaction_status == TransactionStatus.INERROR, name
         with pytest.raises(psycopg.errors.InFailedSqlTransaction):
             pyapp.list_workflows(mine)

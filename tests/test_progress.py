@@ -1,4 +1,4 @@
-"""Reading through the helpers: one workflow, pages of them, their tasks, drift and metrics."""
+"""Reading through the helpers: one workflow, pages of them, their tasks, drift and metrics, also of adopted tables."""
 
 from dataclasses import FrozenInstanceError, fields
 from datetime import UTC, datetime, timedelta
@@ -8,25 +8,34 @@ from uuid import UUID
 import psycopg
 import pytest
 
+import pyapp
 from pyapp import (
+    Archived,
+    BurnupPoint,
     Drift,
+    Forecast,
+    Moment,
     ProgressMetrics,
+    Stage,
     Task,
     Workflow,
     WorkflowNotFound,
     add_tasks,
+    create_workflow,
     find_drift,
+    get_forecasts,
     get_workflow,
+    get_workflows,
+    list_burnup,
     list_tasks,
+    list_timeline,
     list_workflows,
     progress_metrics,
     repair,
     report_task,
 )
-from pyapp import get_workflows
 
-from .helpers import new_tasks, new_workflow
-from .test_tasks import as_replica
+from .helpers import as_replica, new_tasks, new_workflow
 
 NOWHERE = UUID(int=0)
 
@@ -40,11 +49,20 @@ def names(workflows: list[Workflow]) -> list[str]:
 
 @pytest.mark.parametrize(
     ("model", "relation"),
-    [(Workflow, "workflow_progress"), (Drift, "workflow_progress_drift"), (Task, "agent_task")],
+    [
+        (Workflow, "workflow_progress"),
+        (Drift, "workflow_progress_drift"),
+        (Stage, "workflow_stage_agents"),
+        (Forecast, "workflow_forecast"),
+        (Moment, "workflow_timeline"),
+        (BurnupPoint, "workflow_burnup"),
+        (Archived, "archive_workflows('0')"),
+        (Task, "agent_task"),
+    ],
 )
 def test_a_model_has_the_columns_of_its_relation(conn: psycopg.Connection, model: Any, relation: str) -> None:
     stored = [column.name for column in conn.execute(f"select * from {relation}").description]
-    assert [field.name for field in fields(model)] == stored
+    assert sorted(field.name for field in fields(model)) == sorted(stored)
 
 
 def test_rows_cannot_be_changed(conn: psycopg.Connection) -> None:
@@ -61,7 +79,7 @@ def test_a_new_column_in_the_database_does_no_harm(conn: psycopg.Connection) -> 
     assert len(list_tasks(conn, workflow)) == 1
 
 
-# --- get_workflow -------------------------------------------------------------------------------------------
+# --- Workflows ----------------------------------------------------------------------------------------------
 
 
 def test_get_workflow_returns_every_number(conn: psycopg.Connection) -> None:
@@ -77,19 +95,17 @@ def test_get_workflow_returns_every_number(conn: psycopg.Connection) -> None:
     assert got == get_workflow(conn, str(workflow))
 
 
-def test_get_workflow_raises_for_an_unknown_id(conn: psycopg.Connection) -> None:
-    with pytest.raises(WorkflowNotFound, match=f"^workflow {NOWHERE} not found$"):
-        get_workflow(conn, NOWHERE)
-    assert issubclass(WorkflowNotFound, LookupError)
-    with pytest.raises(psycopg.errors.InvalidTextRepresentation):
-        get_workflow(conn, "no id")
-
-
-def test_get_workflows_leaves_out_what_is_not_there(conn: psycopg.Connection) -> None:
+def test_workflows_that_are_not_there_are_left_out_or_an_error(conn: psycopg.Connection) -> None:
     one = new_workflow(conn, name="one", created_at="2020-01-01")
     two = new_workflow(conn, name="two", created_at="2020-01-02")
-    assert names(get_workflows(conn, [one, NOWHERE, two, one])) == ["two", "one"]
+    assert names(get_workflows(conn, iter([one, NOWHERE, str(two), one]))) == ["two", "one"]
     assert get_workflows(conn, []) == []
+    for read in (get_workflow, list_tasks, progress_metrics):
+        with pytest.raises(WorkflowNotFound, match=f"^workflow {NOWHERE} not found$"):
+            read(conn, NOWHERE)
+        with pytest.raises(psycopg.errors.InvalidTextRepresentation):
+            read(conn, 'no id, "}')
+    assert list_tasks(conn, one) == []
 
 
 def test_a_read_sees_what_was_committed_and_nothing_else(conn: psycopg.Connection, session: Any) -> None:
@@ -103,18 +119,7 @@ def test_a_read_sees_what_was_committed_and_nothing_else(conn: psycopg.Connectio
     assert get_workflow(conn, workflow).progress == 100
 
 
-# --- list_workflows -----------------------------------------------------------------------------------------
-
-
-def test_workflows_are_listed_newest_first(conn: psycopg.Connection) -> None:
-    for day in (2, 3, 1):
-        new_workflow(conn, name=str(day), created_at=f"2020-01-0{day}")
-    assert names(list_workflows(conn)) == ["3", "2", "1"]
-    assert names(list_workflows(conn, limit=2)) == ["3", "2"]
-    assert list_workflows(conn, limit=0) == []
-
-
-def test_filters_are_joined_by_and(conn: psycopg.Connection) -> None:
+def test_filters_are_joined_by_and_and_the_newest_come_first(conn: psycopg.Connection) -> None:
     moment = datetime(2020, 1, 1, tzinfo=UTC)
     rows = [
         ("a", "running", "app", "high"),
@@ -125,6 +130,9 @@ def test_filters_are_joined_by_and(conn: psycopg.Connection) -> None:
     for place, (name, status, kind, priority) in enumerate(rows):
         created = moment + timedelta(days=place)
         new_workflow(conn, name=name, status=status, type=kind, priority=priority, created_at=created)
+    assert names(list_workflows(conn)) == ["d", "c", "b", "a"]
+    assert names(list_workflows(conn, limit=2)) == ["d", "c"]
+    assert list_workflows(conn, limit=0) == []
     assert names(list_workflows(conn, status="running")) == ["b", "a"]
     assert names(list_workflows(conn, status=["running", "paused"])) == ["c", "b", "a"]
     assert names(list_workflows(conn, type="app")) == ["d", "c", "a"]
@@ -134,9 +142,6 @@ def test_filters_are_joined_by_and(conn: psycopg.Connection) -> None:
     assert list_workflows(conn, type="' or true --") == []
     (c,) = list_workflows(conn, status="paused")
     assert names(list_workflows(conn, type="app", after=c)) == ["a"]
-
-
-def test_an_unknown_status_or_priority_is_an_error(conn: psycopg.Connection) -> None:
     for wrong in ({"status": "done"}, {"status": ["running", "done"]}, {"priority": "urgent"}):
         with pytest.raises(psycopg.errors.InvalidTextRepresentation):
             list_workflows(conn, **wrong)
@@ -154,16 +159,9 @@ def test_pages_lose_and_repeat_nothing_where_times_are_equal(conn: psycopg.Conne
         assert len(found) <= page
         seen += found
         after = found[-1] if by == "workflow" else (found[-1].created_at, found[-1].workflow_id)
+        new_workflow(conn, name="newer")  # pages stay put
     assert seen == everything
     assert len(seen) == 7
-
-
-def test_pages_stay_put_while_newer_workflows_come(conn: psycopg.Connection) -> None:
-    for day in (1, 2, 3, 4):
-        new_workflow(conn, name=str(day), created_at=f"2020-01-0{day}")
-    first = list_workflows(conn, limit=2)
-    new_workflow(conn, name="new")
-    assert names(list_workflows(conn, limit=2, after=first[-1])) == ["2", "1"]
 
 
 def test_a_later_page_is_read_by_index(conn: psycopg.Connection) -> None:
@@ -183,77 +181,37 @@ def test_a_later_page_is_read_by_index(conn: psycopg.Connection) -> None:
     assert "Sort" not in text
 
 
-# --- list_tasks ---------------------------------------------------------------------------------------------
-
-
-def test_tasks_are_listed_as_they_were_created(conn: psycopg.Connection) -> None:
+def test_tasks_are_listed_as_they_were_created_though_their_times_are_equal(conn: psycopg.Connection) -> None:
     workflow = new_workflow(conn)
-    for name in "abc":
-        add_tasks(conn, workflow, [name])
+    times = [{"agent_type": str(n), "created_at": "2020-01-01"} for n in range(50)]
+    added = add_tasks(conn, workflow, times[:30]) + add_tasks(conn, workflow, times[30:])
     new_tasks(conn, new_workflow(conn), "running")
-    assert [task.agent_type for task in list_tasks(conn, workflow)] == ["a", "b", "c"]
+    assert [task.agent_type for task in list_tasks(conn, workflow)] == [str(n) for n in range(50)]
+    assert list_tasks(conn, workflow) == added
 
 
-def test_a_workflow_without_tasks_has_none_and_an_unknown_one_raises(conn: psycopg.Connection) -> None:
-    assert list_tasks(conn, new_workflow(conn)) == []
-    with pytest.raises(WorkflowNotFound):
-        list_tasks(conn, NOWHERE)
-
-
-# --- find_drift and progress_metrics ------------------------------------------------------------------------
+# --- Drift and metrics --------------------------------------------------------------------------------------
 
 
 def test_drift_is_found_in_all_workflows_or_in_those_asked_for(conn: psycopg.Connection) -> None:
-    wrong, right = sorted([new_workflow(conn, name="wrong"), new_workflow(conn, name="wrong")])
+    wrong, right = (new_workflow(conn, name="wrong") for _ in range(2))
     for workflow in (wrong, right):
         new_tasks(conn, workflow, "completed", "failed", "cancelled", "running")
     assert find_drift(conn) == []
+    assert progress_metrics(conn, wrong).stale_data is False
     as_replica(conn, "update agent_task set status = 'completed' where workflow_id = %s", [wrong])
     (found,) = find_drift(conn)
-    assert found == Drift(
-        workflow_id=wrong,
-        name="wrong",
-        stored_progress=25,
-        calculated_progress=100,
-        stored_completed=1,
-        calculated_completed=4,
-        stored_total=4,
-        calculated_total=4,
-        stored_created=4,
-        calculated_created=4,
-        stored_failed=1,
-        calculated_failed=0,
-        stored_cancelled=1,
-        calculated_cancelled=0,
-        stale_data=True,
-    )
+    assert found == Drift(wrong, "wrong", 25, 100, 1, 4, 4, 4, 4, 4, 1, 0, 1, 0, stale_data=True)
     assert find_drift(conn, [right, NOWHERE]) == []
     assert find_drift(conn, [str(wrong), right]) == [found]
     assert find_drift(conn, []) == []
+    stale = progress_metrics(conn, wrong)
+    assert stale == ProgressMetrics(wrong, 25, 1, 4, stale.calculation_time_ms, stale_data=True)
+    assert stale.calculation_time_ms > 0
+    assert progress_metrics(conn, right).stale_data is False
     assert repair(conn) == [found]
     assert find_drift(conn) == []
-
-
-def test_metrics_say_when_stored_numbers_are_stale(conn: psycopg.Connection) -> None:
-    workflow, other = new_workflow(conn), new_workflow(conn)
-    new_tasks(conn, workflow, "completed", "running")
-    new_tasks(conn, other, "running")
-    metrics = progress_metrics(conn, workflow)
-    assert metrics == ProgressMetrics(workflow, 50, 1, 2, metrics.calculation_time_ms, False)
-    assert 0 < metrics.calculation_time_ms < 5000
-    as_replica(conn, "update agent_task set status = 'completed'")
-    stale = progress_metrics(conn, workflow)
-    assert (stale.progress_percentage, stale.agents_completed, stale.stale_data) == (50, 1, True)
-    assert len(repair(conn, workflow)) == 1
-    mended = progress_metrics(conn, workflow)
-    assert (mended.progress_percentage, mended.agents_completed, mended.stale_data) == (100, 2, False)
-    assert progress_metrics(conn, other).stale_data is True
-    repair(conn)
-
-
-def test_metrics_raise_for_an_unknown_workflow(conn: psycopg.Connection) -> None:
-    with pytest.raises(WorkflowNotFound):
-        progress_metrics(conn, NOWHERE)
+    assert progress_metrics(conn, wrong).progress_percentage == 100
 
 
 def test_a_role_that_may_only_read_reads_all_this(dsn: str, conn: psycopg.Connection) -> None:
@@ -264,3 +222,71 @@ def test_a_role_that_may_only_read_reads_all_this(dsn: str, conn: psycopg.Connec
         assert get_workflow(reader, workflow).progress == 100
         assert len(list_workflows(reader)) == len(list_tasks(reader, workflow)) == 1
         assert progress_metrics(reader, workflow).stale_data is False
+
+
+# --- Tables of another application --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("key_type", "keys"), [("bigint", (7, 70)), ("text", ('a "b", {c}', "NULL")), ("uuid", None)])
+def test_a_schema_whose_views_have_the_columns_is_read_whatever_its_keys_are(
+    conn: psycopg.Connection, key_type: str, keys: tuple[Any, Any] | None
+) -> None:
+    one, two = new_workflow(conn, name="one", status="running"), new_workflow(conn, name="two", status="completed")
+    for workflow in (one, two):
+        new_tasks(conn, workflow, "completed", "running")
+    conn.execute(f"create schema adopted; create table adopted.key (id uuid, key {key_type})")
+    first, second = keys or (one, two)
+    conn.execute("insert into adopted.key values (%s, %s), (%s, %s)", [one, str(first), two, str(second)])
+    for relation in ("workflow_progress", "workflow_progress_drift", "workflow_forecast", "agent_task"):
+        columns = [column.name for column in conn.execute(f"select * from {relation}").description]
+        shown = {"workflow_id": "k.key as workflow_id", "status": "upper(v.status::text) as status"}
+        listed = ", ".join(shown.get(name, f"v.{name}") for name in columns)
+        conn.execute(
+            f"create view adopted.{relation} as select {listed} from public.{relation} as v"
+            " join adopted.key as k on k.id = v.workflow_id"
+        )
+    conn.execute('alter schema adopted rename to "100%s; --"')
+    at = {"schema": "100%s; --"}
+    found = get_workflow(conn, first, **at)
+    assert (found.workflow_id, found.name, found.status, found.progress) == (first, "one", "RUNNING", 50)
+    assert names(get_workflows(conn, [first, second], **at)) == names(list_workflows(conn, **at)) == ["two", "one"]
+    assert names(list_workflows(conn, status="COMPLETED", **at)) == ["two"]
+    assert list_workflows(conn, after=found, **at) == []
+    assert [(task.workflow_id, task.status) for task in list_tasks(conn, first, **at)] == [
+        (first, "COMPLETED"),
+        (first, "RUNNING"),
+    ]
+    assert set(pyapp.get_forecasts(conn, [first, second], **at)) == {first, second}
+    assert progress_metrics(conn, first, **at).stale_data is False
+    as_replica(conn, "update workflow set agents_completed = 0 where id = %s", [two])
+    assert [drift.workflow_id for drift in find_drift(conn, [first, second], **at)] == [second]
+    repair(conn)
+
+
+def test_pages_of_the_timeline_lose_and_repeat_nothing_where_times_are_equal(conn: psycopg.Connection) -> None:
+    workflow = create_workflow(conn, "w", "bugfix").workflow_id
+    long_ago = "2020-02-02T00:00:00+00:00"
+    add_tasks(conn, workflow, [{"agent_type": f"a{n % 3}", "created_at": long_ago} for n in range(100)])
+    conn.execute("update agent_task set status = 'failed', started_at = created_at, completed_at = created_at")
+    conn.execute("update workflow_stage set started_at = %s, completed_at = %s", [long_ago, long_ago])
+    seen: list[Moment] = []
+    while page := list_timeline(conn, workflow, limit=7, after=seen[-1] if seen else None):
+        seen += page
+    everything = list_timeline(conn, workflow)
+    assert seen == everything
+    assert len({(m.kind, m.place, m.name) for m in seen}) == len(seen) == 306
+    told = [(m.detail["task_id"], m.what) for m in seen if m.kind == "task"]
+    assert told == [(str(t.id), what) for t in list_tasks(conn, workflow) for what in ("created", "started", "failed")]
+
+
+def test_the_timeline_of_an_unknown_workflow_is_not_found(conn: psycopg.Connection) -> None:
+    assert list_timeline(conn, new_workflow(conn)) == []
+    for read in (list_timeline, list_burnup):
+        with pytest.raises(WorkflowNotFound):
+            read(conn, NOWHERE)
+
+
+def test_forecasts_are_of_those_that_exist(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    assert set(get_forecasts(conn, [workflow, NOWHERE])) == {workflow}
+    assert get_forecasts(conn, []) == {}

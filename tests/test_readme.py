@@ -1,102 +1,91 @@
-"""The README's examples, run as they stand there."""
+"""README and the page of the schema: their examples run, and what they say is true."""
 
 import os
 import re
+import shutil
 import subprocess
 import sys
-from argparse import _SubParsersAction
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from urllib.parse import quote
 
 import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
 
-from pyapp.cli.main import _parser
+from pyapp.cli.main import COMMANDS
 from tests.conftest import TestServer
-from tests.helpers import new_tasks, new_workflow, progress
+from tests.pages import ROOT, block_with, blocks, page, psql, run_python
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text("utf-8")
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+README, SCHEMA = "README.md", "sql/README.md"
 
 
-def block_with(language: str, text: str) -> str:
-    return next(block for block in blocks(language) if text in block)
-
-
-def psql(bin_dir: Path, dsn: str, script: str) -> str:
-    done = subprocess.run(
-        [bin_dir / "psql", "-X", "-v", "ON_ERROR_STOP=1", f"--dbname={dsn}"],
-        input=script,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PGCLIENTENCODING": "UTF8"},
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_the_psql_session_prints_what_the_readme_shows(conn: psycopg.Connection, dsn: str, bin_dir: Path) -> None:
-    session = block_with("psql", "insert into workflow")
+@pytest.mark.parametrize("name", [README, SCHEMA])
+def test_a_psql_session_prints_what_the_page_shows(
+    name: str, conn: psycopg.Connection, dsn: str, bin_dir: Path
+) -> None:
+    (session,) = blocks(name, "psql")
     lines = session.splitlines()
     script = "\n".join(line.removeprefix("=> ") for line in lines if line.startswith("=> "))
     shown = "\n".join(line for line in lines if not line.startswith("=> "))
-    assert psql(bin_dir, dsn, script).rstrip() == shown.rstrip()
-
-
-def test_the_sql_example_runs(conn: psycopg.Connection, dsn: str, bin_dir: Path) -> None:
-    output = psql(bin_dir, dsn, block_with("sql", "on conflict"))
-    assert [part.strip() for part in output.splitlines()[-3].split("|")] == ["checkout", "0", "33", "1", "0", "3"]
-
-
-def test_the_example_of_status_and_stages_prints_what_it_says(
-    conn: psycopg.Connection, dsn: str, bin_dir: Path
-) -> None:
-    output = psql(bin_dir, dsn, block_with("sql", "transition_workflow"))
-    rows = [[part.strip() for part in line.split("|")] for line in output.splitlines() if "|" in line]
-    assert rows[1::2] == [["running", "initialization", "2"], ["validation", "20", "weighted"]]
-
-
-def run_python(text: str, dsn: str) -> dict[str, Any]:
-    names: dict[str, Any] = {}
-    exec(block_with("python", text).replace('"postgresql://localhost/mydb"', repr(dsn)), names)
-    return names
+    assert psql(bin_dir, dsn, script).split() == shown.split()
 
 
 def test_the_python_example_runs(conn: psycopg.Connection, dsn: str) -> None:
-    run_python("create_workflow", dsn)
+    run_python(block_with(README, "python", "create_workflow"), dsn)
     assert conn.execute("select progress from workflow where name = 'search'").fetchone() == (33,)
 
 
-def test_the_example_of_compare_and_swap_runs(conn: psycopg.Connection, dsn: str) -> None:
-    state = run_python("VersionConflict", dsn)["state"]
-    assert (state.status, state.current_stage, state.version) == ("running", "scaffolding", 3)
+@pytest.fixture(scope="session")
+def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory where Node finds the driver pg."""
+    if not (shutil.which("node") and shutil.which("npm")):
+        pytest.skip("Node and npm are not installed")
+    directory = tmp_path_factory.mktemp("node")
+    npm = ["npm", "install", "--silent", "--no-fund", "--no-audit", "pg@8"]
+    done = subprocess.run(npm, cwd=directory, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        pytest.skip(f"the npm registry is out of reach: {done.stderr.strip()[-200:]}")
+    return directory
 
 
-def test_the_readme_tells_the_shipped_weights(conn: psycopg.Connection) -> None:
+def test_the_node_example_runs(conn: psycopg.Connection, dsn: str, node_modules: Path) -> None:
+    (node_modules / "example.mjs").write_text(block_with(SCHEMA, "js", "create_workflow"), "utf-8")
+    where = conninfo_to_dict(dsn)
+    url = f"postgresql://{where['user']}@{quote(str(where['host']), safe='')}:{where['port']}/{where['dbname']}"
+    done = subprocess.run(
+        ["node", "example.mjs"],
+        cwd=node_modules,
+        env={**os.environ, "DATABASE_URL": url},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("50 % (1 of 2), stage scaffolding\n", "")
+
+
+def test_the_schema_page_tells_the_shipped_weights(conn: psycopg.Connection) -> None:
     rows = conn.execute(
         "select workflow_type, string_agg(weight::text, ', ' order by position) from stage_definition group by 1"
     ).fetchall()
-    text = " ".join(README.split())
+    text = " ".join(page(SCHEMA).split())
     assert [name for name, weights in rows if f"{name} {weights} (" not in text] == []
 
 
-def test_the_retry_example_completes_a_task(conn: psycopg.Connection, dsn: str) -> None:
-    workflow = new_workflow(conn)
-    (task,) = new_tasks(conn, workflow, "running")
-    run_python("pyapp.retry", dsn)["complete"](workflow, task)
-    assert progress(conn, workflow) == (100, 1, 1)
+def test_the_schema_page_names_every_function_that_people_call(conn: psycopg.Connection) -> None:
+    rows = conn.execute(
+        "select proname from pg_proc where pronamespace = 'public'::regnamespace and prorettype <> 'trigger'::regtype"
+        " and proname not in ('progress_total', 'plan_stages', 'settle_workflow')"
+    ).fetchall()
+    assert [name for (name,) in rows if f"`{name}(" not in page(SCHEMA)] == []
 
 
-def test_the_shell_examples_of_the_migrations_run(empty, server: TestServer, bin_dir: Path) -> None:
-    for start in ("agent-progress migrate  ", "yoyo apply", "cat sql/"):
-        script = block_with("sh", start)
+def test_the_shell_examples_of_the_schema_run(empty: Callable[[], str], server: TestServer, bin_dir: Path) -> None:
+    for start in ("agent-progress migrate\n", "yoyo apply", "cat sql/"):
+        script = block_with(README, "sh", start)
         dsn = empty()
         script = script.replace('"postgresql+psycopg:///?host=localhost&dbname=mydb"', '"$YOYO_URL"')
-        name = psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]
+        name = conninfo_to_dict(dsn)["dbname"]
         where = f"host={server.host}&port={server.port}&user={server.user}&dbname={name}"
         environment = {
             **os.environ,
@@ -115,12 +104,23 @@ def test_the_shell_examples_of_the_migrations_run(empty, server: TestServer, bin
 
 
 def test_ci_calls_the_test_command_of_the_readme() -> None:
-    (command,) = [line for block in blocks("sh") for line in block.splitlines() if line.endswith("pytest")]
+    (command,) = [line for block in blocks(README, "sh") for line in block.splitlines() if line.endswith("pytest")]
     assert command in (ROOT / ".ci" / "run").read_text().splitlines()
 
 
-def test_the_readme_names_every_command() -> None:
-    commands = next(action.choices for action in _parser()._actions if isinstance(action, _SubParsersAction))
-    section = README.split("## Command line")[1].split("\n## ")[0]
-    for name in commands:
-        assert f"`{name}" in section, name
+def test_every_link_of_the_pages_leads_somewhere() -> None:
+    pages = [file for file in ROOT.rglob("*.md") if not {".venv", "node_modules"} & set(file.parts)]
+    broken = [
+        f"{file.relative_to(ROOT)}: {target}"
+        for file in pages
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", file.read_text("utf-8"))
+        if not (file.parent / target).exists()
+    ]
+    assert broken == []
+
+
+def test_the_readme_names_every_command_and_no_other() -> None:
+    table = page(README).split("| command | what it does |")[1].split("\n## ")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    named = {part.split()[0].strip("`") for row in rows for part in row.split(",")}
+    assert named == {name for group in COMMANDS.values() for name in group}

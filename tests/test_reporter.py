@@ -1,14 +1,15 @@
-"""Reports of many threads over one connection: batches, order, what is refused, and what a TaskReporter outlives."""
+"""Reports in batches over one connection, from threads and from asyncio: order, what is refused, what is outlived."""
 
+import asyncio
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from uuid import UUID, uuid4
@@ -18,22 +19,89 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pyapp import Task, TaskNotFound, TaskReport, TaskReporter, add_tasks, grant, list_tasks, migrate, report_task
-from pyapp.batch import Waiting, report_all, take_batch
+import pyapp
+from pyapp import (
+    Task,
+    TaskNotFound,
+    TaskReport,
+    TaskReporter,
+    UnknownStatus,
+    add_tasks,
+    list_tasks,
+    migrate,
+    report_task,
+)
+from pyapp.drive import Transaction, act
+from pyapp.models import TASK_STATUSES
+from pyapp.reporter import Batches, Waiting
 
-from .conftest import Role
 from .helpers import counters, in_background, new_tasks, new_workflow, progress, wait_until_blocked_by
 from .service import wait_for
-from .test_recovery import deadlocks, meanwhile
 
 REPORTER = "application_name=reporter"
-STATUSES = ["pending", "assigned", "running", "completed", "failed", "cancelled"]
 Session = Callable[[], psycopg.Connection]
 
 
+class InLoop:
+    """A reporter for asyncio, used from threads as the other one is."""
+
+    def __init__(self, dsn: str, **options: Any) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+
+        async def enter() -> Any:
+            return await pyapp.aio.TaskReporter(dsn, **options).__aenter__()
+
+        try:
+            self._reporter = self._do(enter())
+        except BaseException:
+            self._end()
+            raise
+        self._batches = self._reporter._batches
+
+    def _end(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _do(self, coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
+
+    def report(self, *report: Any, **options: Any) -> Future[Task]:
+        async def answer(future: asyncio.Future[Task]) -> Task:
+            return await future
+
+        return asyncio.run_coroutine_threadsafe(answer(self._do(self._reporter.report(*report, **options))), self._loop)
+
+    def flush(self) -> None:
+        self._do(self._reporter.flush())
+
+    def close(self) -> None:
+        self._do(self._reporter.close())
+
+    def __enter__(self) -> "InLoop":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        try:
+            self._do(self._reporter.__aexit__(*error))
+        finally:
+            self._end()
+
+
+Reporter = TaskReporter | InLoop
+
+
+@pytest.fixture(params=[TaskReporter, InLoop], ids=["threads", "asyncio"])
+def start(request: pytest.FixtureRequest, dsn: str) -> Callable[..., Reporter]:
+    """Start a reporter of one of the two kinds, on the database of the test unless told otherwise."""
+    return lambda dsn=f"{dsn} {REPORTER}", **options: request.param(dsn, **options)
+
+
 @pytest.fixture
-def reporter(dsn: str) -> Iterator[TaskReporter]:
-    with TaskReporter(f"{dsn} {REPORTER}") as reporter:
+def reporter(start: Callable[..., Reporter]) -> Iterator[Reporter]:
+    with start() as reporter:
         yield reporter
 
 
@@ -66,84 +134,81 @@ def transactions(conn: psycopg.Connection, tasks: list[Any]) -> int:
     return conn.execute("select count(distinct xmin::text) from agent_task where id = any(%s)", [tasks]).fetchone()[0]
 
 
+def deadlocks(conn: psycopg.Connection) -> int:
+    query = "select deadlocks from pg_stat_database where datname = current_database()"
+    return conn.execute(query).fetchone()[0]
+
+
+def wait_until_gone(conn: psycopg.Connection) -> None:
+    query = "select from pg_stat_activity where application_name = 'reporter' and datname = current_database()"
+    wait_for(lambda: conn.execute(query).rowcount == 0)
+
+
 # --- Batches ----------------------------------------------------------------------------------------------------
 
 
-def test_a_report_is_sent_at_once_when_nothing_is_under_way(conn: psycopg.Connection, reporter: TaskReporter) -> None:
+def test_a_report_is_sent_at_once_when_nothing_is_under_way(conn: psycopg.Connection, reporter: Reporter) -> None:
     workflow = new_workflow(conn)
     one, two = new_tasks(conn, workflow, "running", "running")
-    task = reporter.report(workflow, one, "completed", {"files": 3}).result(10)
+    task = reporter.report(workflow, one, "completed", {"files": 3}).result(60)
     assert isinstance(task, Task)
     assert (task.id, task.status, task.result) == (one, "completed", {"files": 3})
     assert progress(conn, workflow) == (50, 1, 2)
-    assert reporter.report(str(workflow), str(two), "failed").result(10).status == "failed"
+    assert reporter.report(str(workflow), str(two), "failed").result(60).status == "failed"
     assert counters(conn, workflow) == (2, 1, 1, 0)
 
 
 def test_reports_of_many_threads_over_two_reporters_are_all_counted_and_never_deadlock(
-    dsn: str, conn: psycopg.Connection
+    conn: psycopg.Connection, start: Callable[..., Reporter]
 ) -> None:
     workflows = [new_workflow(conn) for _ in range(3)]
-    tasks = {workflow: new_tasks(conn, workflow, *["pending"] * 100) for workflow in workflows}
+    tasks = {workflow: new_tasks(conn, workflow, *["pending"] * 60) for workflow in workflows}
     before = deadlocks(conn)
-    with TaskReporter(f"{dsn} {REPORTER}", size=17) as forth, TaskReporter(f"{dsn} {REPORTER}", size=19) as back:
+    with start(size=17) as forth, start(size=19) as back:
 
         def work(number: int) -> None:
             reporter, order = (forth, 1) if number % 2 else (back, -1)
             for workflow in workflows[::order]:
-                for task in tasks[workflow][::order][number // 2 :: 10]:
+                for task in tasks[workflow][::order][number // 2 :: 6]:
                     reporter.report(workflow, task, "running")
-                    assert reporter.report(workflow, task, "completed", "done").result(30).result == "done"
+                    assert reporter.report(workflow, task, "completed", "done").result(60).result == "done"
 
-        with ThreadPoolExecutor(20) as pool:
-            list(pool.map(work, range(20)))
-        assert [progress(conn, workflow) for workflow in workflows] == [(100, 100, 100)] * 3
-    wait_for(lambda: conn.execute("select from pg_stat_activity where application_name = 'reporter'").rowcount == 0)
+        with ThreadPoolExecutor(12) as pool:
+            list(pool.map(work, range(12)))
+        assert [progress(conn, workflow) for workflow in workflows] == [(100, 60, 60)] * 3
+    wait_until_gone(conn)
     assert deadlocks(conn) == before
 
 
-def test_what_comes_while_a_commit_is_under_way_is_one_commit(
-    conn: psycopg.Connection, session: Session, reporter: TaskReporter
-) -> None:
-    one, other = new_workflow(conn), new_workflow(conn)
-    first, *rest = new_tasks(conn, one, *["running"] * 30)
-    others = new_tasks(conn, other, *["running"] * 30)
-    holder = session()
-    with held(holder, one):
-        reporter.report(one, first, "completed")
-        wait_until_held(conn, holder)
-        for workflow, tasks in ((other, others), (one, rest)):
-            for task in tasks:
-                reporter.report(workflow, task, "completed")
-    reporter.flush()
-    assert transactions(conn, [*rest, *others]) == 1
-    assert transactions(conn, [first, *rest, *others]) == 2
-    assert progress(conn, one) == progress(conn, other) == (100, 30, 30)
-
-
-def test_a_batch_counts_in_its_workflows_in_the_order_of_their_ids(
-    conn: psycopg.Connection, session: Session, reporter: TaskReporter
+def test_what_comes_while_a_commit_is_under_way_is_one_commit_in_the_order_of_the_workflows(
+    conn: psycopg.Connection, session: Session, reporter: Reporter
 ) -> None:
     gate, *workflows = sorted(new_workflow(conn) for _ in range(6))
-    tasks = {workflow: new_tasks(conn, workflow, "running")[0] for workflow in (gate, *workflows)}
+    tasks = {workflow: new_tasks(conn, workflow, *["running"] * 3) for workflow in (gate, *workflows)}
     holder, second = session(), session()
     with held(second, workflows[2]):
         with held(holder, gate):
-            reporter.report(gate, tasks[gate], "completed")
+            reporter.report(gate, tasks[gate][0], "completed")
             wait_until_held(conn, holder)
-            for workflow in reversed(workflows):
-                reporter.report(workflow, tasks[workflow], "completed")
+            for workflow in (*reversed(workflows), gate):
+                for task in tasks[workflow]:
+                    reporter.report(workflow, task, "completed")
         wait_until_held(conn, second)
         free = conn.execute("select id from workflow for no key update skip locked").fetchall()
-        assert sorted(row[0] for row in free) == [gate, *workflows[3:]]
+        assert sorted(row[0] for row in free) == workflows[3:]
     reporter.flush()
+    assert transactions(conn, [task for workflow in workflows for task in tasks[workflow]] + tasks[gate][1:]) == 1
+    assert transactions(conn, tasks[gate]) == 2
+    assert [progress(conn, workflow) for workflow in tasks] == [(100, 3, 3)] * 6
 
 
-def test_a_batch_is_no_larger_than_its_size(dsn: str, conn: psycopg.Connection, session: Session) -> None:
+def test_a_batch_is_no_larger_than_its_size(
+    conn: psycopg.Connection, session: Session, start: Callable[..., Reporter]
+) -> None:
     workflow = new_workflow(conn)
     first, *rest = new_tasks(conn, workflow, *["running"] * 11)
     holder = session()
-    with TaskReporter(f"{dsn} {REPORTER}", size=5) as reporter, held(holder, workflow):
+    with start(size=5) as reporter, held(holder, workflow):
         reporter.report(workflow, first, "completed")
         wait_until_held(conn, holder)
         for task in rest:
@@ -152,34 +217,30 @@ def test_a_batch_is_no_larger_than_its_size(dsn: str, conn: psycopg.Connection, 
     assert [transactions(conn, tasks) for tasks in (rest[:5], rest[5:], rest)] == [1, 1, 2]
 
 
-def test_a_report_that_may_linger_waits_until_the_batch_is_full(dsn: str, conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn)
-    tasks = new_tasks(conn, workflow, *["running"] * 4)
-    with TaskReporter(dsn, size=4, linger=60) as reporter:
-        for task in tasks:
-            assert progress(conn, workflow) == (0, 0, 4)  # and time for a reporter that does not wait
-            done = reporter.report(workflow, task, "completed")
-        assert done.result(10).status == "completed"
-    assert transactions(conn, tasks) == 1
-
-
-def test_a_report_lingers_no_longer_than_it_may(dsn: str, conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn)
-    (task,) = new_tasks(conn, workflow, "running")
-    with TaskReporter(dsn, linger=0.01) as reporter:
-        assert reporter.report(workflow, task, "completed").result(10).status == "completed"
-
-
-@pytest.mark.parametrize("hurry", [TaskReporter.flush, TaskReporter.close])
-def test_nothing_lingers_when_it_is_waited_for(
-    dsn: str, conn: psycopg.Connection, hurry: Callable[[TaskReporter], None]
+def test_a_report_that_may_linger_waits_until_the_batch_is_full_or_its_time_is_over(
+    conn: psycopg.Connection, start: Callable[..., Reporter]
 ) -> None:
     workflow = new_workflow(conn)
-    one, two = new_tasks(conn, workflow, "running", "running")
-    with TaskReporter(dsn, linger=60) as reporter:
-        for task in (one, two):
+    *tasks, last = new_tasks(conn, workflow, *["running"] * 5)
+    with start(size=4, linger=60) as reporter:
+        for task in tasks:
+            assert progress(conn, workflow) == (0, 0, 5)  # and time for a reporter that does not wait
+            done = reporter.report(workflow, task, "completed")
+        assert done.result(60).status == "completed"
+    assert transactions(conn, tasks) == 1
+    with start(linger=0.01) as reporter:
+        assert reporter.report(workflow, last, "completed").result(60).status == "completed"
+
+
+@pytest.mark.parametrize("hurry", ["flush", "close"])
+def test_nothing_lingers_when_it_is_waited_for(
+    conn: psycopg.Connection, start: Callable[..., Reporter], hurry: str
+) -> None:
+    workflow = new_workflow(conn)
+    with start(linger=3600) as reporter:
+        for task in new_tasks(conn, workflow, "running", "running"):
             reporter.report(workflow, task, "completed")
-        in_background(hurry, reporter).result(10)
+        in_background(getattr(reporter, hurry)).result(60)
         assert progress(conn, workflow) == (100, 2, 2)
 
 
@@ -188,7 +249,7 @@ def test_nothing_lingers_when_it_is_waited_for(
 Reports = st.lists(
     st.tuples(
         st.integers(0, 2),
-        st.sampled_from(STATUSES),
+        st.sampled_from(TASK_STATUSES),
         st.one_of(st.none(), st.integers(), st.just({"a": [1]})),
         st.booleans(),
     ),
@@ -204,12 +265,14 @@ def essence(task: Task) -> tuple[Any, ...]:
     return task.status, task.result, task.retry_count, *(time is None for time in times)
 
 
-def test_reports_come_out_as_if_each_had_been_committed_alone(dsn: str, conn: psycopg.Connection) -> None:
-    with TaskReporter(dsn, size=5) as reporter:
+def test_reports_come_out_as_if_each_had_been_committed_alone(
+    conn: psycopg.Connection, start: Callable[..., Reporter]
+) -> None:
+    with start(size=5) as reporter:
 
         @PROPERTY
         @given(reports=Reports)
-        def check(reports: list[tuple[int, str, Any, bool]]) -> None:
+        def check(reports: list[tuple[int, Any, Any, bool]]) -> None:
             batched, single = new_workflow(conn), new_workflow(conn)
             tasks = {w: [task.id for task in add_tasks(conn, w, ["a"] * 3)] for w in (batched, single)}
             for number, *rest in reports:
@@ -226,28 +289,23 @@ def test_reports_come_out_as_if_each_had_been_committed_alone(dsn: str, conn: ps
 
 def test_a_batch_that_is_sent_again_changes_no_more_than_times(conn: psycopg.Connection) -> None:
     @PROPERTY
-    @given(before=st.lists(st.sampled_from(STATUSES), min_size=3, max_size=3), reports=Reports)
-    def check(before: list[str], reports: list[tuple[int, str, Any, bool]]) -> None:
+    @given(before=st.lists(st.sampled_from(TASK_STATUSES), min_size=3, max_size=3), reports=Reports)
+    def check(before: list[str], reports: list[tuple[int, Any, Any, bool]]) -> None:
         workflow = new_workflow(conn)
         tasks = new_tasks(conn, workflow, *before)
-        waiting = deque(Waiting(workflow, TaskReport(tasks[number], *rest)) for number, *rest in reports)
-        while batch := take_batch(waiting, 500):
-            report_all(conn, batch)
+        batches: Batches[Future[Task]] = Batches(size=500, linger=0, capacity=1, patience=0, schema=None)
+        batches.waiting.extend(Waiting(workflow, TaskReport(tasks[n], *rest), Future()) for n, *rest in reports)
+        while batch := batches.take():
+            statements = batches._statements(batch)
+            act(conn, Transaction(statements))
             once = [essence(task) for task in list_tasks(conn, workflow)]
-            report_all(conn, batch)
+            act(conn, Transaction(statements))
             assert [essence(task) for task in list_tasks(conn, workflow)] == once
 
     check()
 
 
 # --- What is refused --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def other_task(conn: psycopg.Connection) -> UUID:
-    """A task of another workflow."""
-    return new_tasks(conn, new_workflow(conn), "running")[0]
-
 
 BAD: dict[str, tuple[Callable[[Any, Any], tuple[Any, ...]], type[Exception]]] = {
     "unknown task": (lambda task, other: (uuid4(), "completed"), TaskNotFound),
@@ -260,11 +318,12 @@ BAD: dict[str, tuple[Callable[[Any, Any], tuple[Any, ...]], type[Exception]]] = 
 
 @pytest.mark.parametrize("kind", BAD)
 def test_a_report_that_is_wrong_fails_alone_and_is_told(
-    conn: psycopg.Connection, session: Session, reporter: TaskReporter, other_task: UUID, kind: str
+    conn: psycopg.Connection, session: Session, reporter: Reporter, kind: str
 ) -> None:
     make, error = BAD[kind]
     workflow = new_workflow(conn)
     first, bad, *good = new_tasks(conn, workflow, *["running"] * 12)
+    (other_task,) = new_tasks(conn, new_workflow(conn), "running")
     holder = session()
     with held(holder, workflow):
         done = [reporter.report(workflow, first, "completed")]
@@ -272,9 +331,12 @@ def test_a_report_that_is_wrong_fails_alone_and_is_told(
         done += [reporter.report(workflow, task, "completed") for task in good[:5]]
         failed = reporter.report(workflow, *make(bad, other_task))
         done += [reporter.report(workflow, task, "completed") for task in good[5:]]
-    assert [each.result(10).status for each in done] == ["completed"] * 11
+        # Neither the one before it nor the one after it of the same task suffers.
+        done += [reporter.report(workflow, good[0], "completed", "better")]
+    assert [each.result(60).status for each in done] == ["completed"] * 12
+    assert done[-1].result().result == "better"
     with pytest.raises(error):
-        failed.result(10)
+        failed.result(60)
     with pytest.raises(ExceptionGroup, match=r"^1 report failed$") as told:
         reporter.flush()
     assert told.value.exceptions == (failed.exception(),)
@@ -283,58 +345,35 @@ def test_a_report_that_is_wrong_fails_alone_and_is_told(
     assert counters(conn, workflow) == (12, 11, 0, 0)
 
 
-def test_a_wrong_report_does_not_disturb_the_others_of_its_task(
-    conn: psycopg.Connection, session: Session, reporter: TaskReporter
+def test_what_failed_is_raised_at_the_end_of_the_block_or_a_note_of_the_error_that_ended_it(
+    conn: psycopg.Connection, start: Callable[..., Reporter]
 ) -> None:
     workflow = new_workflow(conn)
-    first, task = new_tasks(conn, workflow, "running", "pending")
-    holder = session()
-    with held(holder, workflow):
-        reporter.report(workflow, first, "completed")
-        wait_until_held(conn, holder)
-        for status, result in (("running", None), ("failed", 1), ("failed", "\0"), ("completed", {1j})):
-            reporter.report(workflow, task, status, result)
-    with pytest.raises(ExceptionGroup, match="2 reports failed"):
-        reporter.flush()
-    (found,) = [each for each in list_tasks(conn, workflow) if each.id == task]
-    assert (found.status, found.result) == ("failed", 1)
-
-
-def test_what_failed_is_raised_at_the_end_of_the_block(dsn: str, conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn)
-    (task,) = new_tasks(conn, workflow, "running")
-    with pytest.raises(ExceptionGroup, match="1 report failed"), TaskReporter(dsn) as reporter:  # noqa: PT012
-        reporter.report(workflow, task, "completed")
-        reporter.report(workflow, uuid4(), "failed")
-    assert progress(conn, workflow) == (100, 1, 1)
-
-
-def test_an_error_in_the_block_ends_it_after_what_was_reported_is_committed(dsn: str, conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn)
-    (task,) = new_tasks(conn, workflow, "running")
-    with pytest.raises(ZeroDivisionError) as raised, TaskReporter(dsn, linger=60) as reporter:  # noqa: PT012
-        reporter.report(workflow, task, "completed")
+    one, two = new_tasks(conn, workflow, "running", "running")
+    with pytest.raises(ExceptionGroup, match="2 reports failed"), start() as reporter:  # noqa: PT012
+        reporter.report(workflow, one, "completed")
+        for _ in range(2):
+            reporter.report(workflow, uuid4(), "failed")
+    with pytest.raises(ZeroDivisionError) as raised, start(linger=60) as reporter:  # noqa: PT012
+        reporter.report(workflow, two, "completed")
         reporter.report(workflow, uuid4(), "failed")
         1 / 0  # noqa: B018
     assert "1 report failed" in raised.value.__notes__[0]
     assert "not found in workflow" in raised.value.__notes__[0]
-    assert progress(conn, workflow) == (100, 1, 1)
+    assert progress(conn, workflow) == (100, 2, 2)
 
 
 @pytest.mark.parametrize("status", ["done", "", None, "Completed"])
-def test_an_unknown_status_is_refused_at_once(reporter: TaskReporter, status: Any) -> None:
-    with pytest.raises(ValueError, match=f"^{status!r} is no status of a task: pending, assigned, running, completed"):
+def test_an_unknown_status_and_what_is_no_id_are_refused_at_once(reporter: Reporter, status: Any) -> None:
+    with pytest.raises(UnknownStatus, match=f"^{status!r} is no status of a task: pending, assigned, running"):
         reporter.report(uuid4(), uuid4(), status)
-
-
-def test_what_is_no_id_is_refused_at_once(reporter: TaskReporter) -> None:
     for ids in ((1, uuid4()), (uuid4(), "x")):
         with pytest.raises(ValueError, match="UUID"):
             reporter.report(*ids, "completed")
 
 
 def test_a_result_is_what_it_was_when_it_was_reported(
-    conn: psycopg.Connection, session: Session, reporter: TaskReporter
+    conn: psycopg.Connection, session: Session, reporter: Reporter
 ) -> None:
     workflow = new_workflow(conn)
     (task,) = new_tasks(conn, workflow, "running")
@@ -344,66 +383,49 @@ def test_a_result_is_what_it_was_when_it_was_reported(
         wait_until_held(conn, holder)
         done = reporter.report(workflow, task, "completed", result)
         result["files"].append(2)
-    assert done.result(10).result == {"files": [1]}
+    assert done.result(60).result == {"files": [1]}
 
 
-def test_a_report_cannot_be_cancelled(dsn: str, conn: psycopg.Connection) -> None:
+@pytest.mark.parametrize("options", [{"size": 0}, {"capacity": 0}, {"linger": -1}])
+def test_limits_that_are_none_are_refused(start: Callable[..., Reporter], options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="size and capacity are 1 or more"):
+        start(**options)
+
+
+# --- Room and the end -------------------------------------------------------------------------------------------
+
+
+def test_whoever_reports_waits_for_room_and_is_refused_when_it_is_closed(
+    conn: psycopg.Connection, session: Session, start: Callable[..., Reporter]
+) -> None:
     workflow = new_workflow(conn)
-    (task,) = new_tasks(conn, workflow, "running")
-    with TaskReporter(dsn, linger=60) as reporter:
-        done = reporter.report(workflow, task, "completed")
-        assert not done.cancel()
-    assert done.result(0).status == "completed"
-
-
-@pytest.mark.parametrize("wrong", [{"size": 0}, {"capacity": 0}, {"linger": -1}])
-def test_a_reporter_that_could_not_work_is_not_made(dsn: str, wrong: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="1 or more"):
-        TaskReporter(dsn, **wrong)
-
-
-# --- Waiting for room, and the end ------------------------------------------------------------------------------
-
-
-def test_a_report_waits_for_room(dsn: str, conn: psycopg.Connection, session: Session) -> None:
-    workflow = new_workflow(conn)
-    tasks = new_tasks(conn, workflow, *["running"] * 5)
+    tasks = new_tasks(conn, workflow, *["running"] * 6)
     holder = session()
-    with TaskReporter(f"{dsn} {REPORTER}", capacity=2) as reporter:
+    with start(capacity=2) as reporter:
         with held(holder, workflow):
             reporter.report(workflow, tasks[0], "completed")
             wait_until_held(conn, holder)
             for task in tasks[1:3]:
                 reporter.report(workflow, task, "completed")
-            late = [in_background(reporter.report, workflow, task, "completed") for task in tasks[3:]]
-            wait_for(lambda: len(reporter._room._waiters) == 2)
-            assert len(reporter._waiting) == 2
-        assert [each.result(10).result(10).status for each in late] == ["completed"] * 2
-    assert progress(conn, workflow) == (100, 5, 5)
-
-
-def test_a_reporter_that_is_closed_refuses_those_who_wait_for_room_and_those_who_come(
-    dsn: str, conn: psycopg.Connection, session: Session
-) -> None:
-    workflow = new_workflow(conn)
-    tasks = new_tasks(conn, workflow, *["running"] * 3)
-    holder = session()
-    reporter = TaskReporter(f"{dsn} {REPORTER}", capacity=1)
-    with held(holder, workflow):
-        reporter.report(workflow, tasks[0], "completed")
-        wait_until_held(conn, holder)
-        reporter.report(workflow, tasks[1], "completed")
-        late = in_background(reporter.report, workflow, tasks[2], "completed")
-        wait_for(lambda: reporter._room._waiters)
-        closing = in_background(reporter.close)
+            late = [in_background(reporter.report, workflow, task, "completed") for task in tasks[3:5]]
+            time.sleep(0.05)  # a reporter that does not wait would have taken them by now
+            assert len(reporter._batches.waiting) == 2
+            assert not any(each.done() for each in late)
+        assert [each.result(60).result(60).status for each in late] == ["completed"] * 2
+        reporter.flush()
+        with held(holder, workflow):
+            for _ in range(3):
+                reporter.report(workflow, tasks[5], "completed", 1)
+                reporter._batches.sending or wait_until_held(conn, holder)
+            refused = in_background(reporter.report, workflow, tasks[5], "failed")
+            closing = in_background(reporter.close)
+            with pytest.raises(RuntimeError, match="closed"):
+                refused.result(60)
+        closing.result(60)
         with pytest.raises(RuntimeError, match="closed"):
-            late.result(10)
-    closing.result(10)
-    with pytest.raises(RuntimeError, match="closed"):
-        reporter.report(workflow, tasks[2], "completed")
-    reporter.close()
-    assert counters(conn, workflow) == (3, 2, 0, 0)
-    wait_for(lambda: conn.execute("select from pg_stat_activity where application_name = 'reporter'").rowcount == 0)
+            reporter.report(workflow, tasks[2], "completed")
+    assert progress(conn, workflow) == (100, 6, 6)
+    wait_until_gone(conn)
 
 
 def test_a_callback_reports_even_where_there_is_no_room_and_cannot_wait_for_reports(
@@ -426,10 +448,37 @@ def test_a_callback_reports_even_where_there_is_no_room_and_cannot_wait_for_repo
             wait_until_held(conn, holder)
             reporter.report(workflow, tasks[1], "completed")
         wait_for(lambda: refused)
-        in_background(reporter.flush).result(10)
+        in_background(reporter.flush).result(60)
         assert len(further) == 2
     assert refused == ["a callback of a report cannot wait for reports"]
     assert progress(conn, workflow) == (100, 4, 4)
+
+
+def test_in_asyncio_nobody_who_stops_waiting_calls_a_report_back(dsn: str, conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    one, two = new_tasks(conn, workflow, "running", "running")
+
+    async def main() -> None:
+        outside = pyapp.aio.TaskReporter(dsn)
+        with pytest.raises(RuntimeError, match="async with"):
+            await outside.report(workflow, one, "completed")
+        async with pyapp.aio.TaskReporter(dsn, linger=60) as reporter:
+            (await reporter.report(workflow, one, "completed")).cancel()
+            await reporter.flush()
+            assert progress(conn, workflow) == (50, 1, 2)
+            await reporter.report(workflow, two, "completed")
+            flushing = asyncio.create_task(reporter.flush())
+            await asyncio.sleep(0)
+            flushing.cancel()
+            await asyncio.wait([flushing])
+            await reporter.flush()
+            assert await asyncio.to_thread(progress, conn, workflow) == (100, 2, 2)
+            await reporter.report(workflow, two, "failed")
+            raise asyncio.CancelledError  # as when the program is told to end
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(main())
+    assert counters(conn, workflow) == (2, 1, 1, 0)
 
 
 def python(code: str, *arguments: Any) -> subprocess.CompletedProcess[str]:
@@ -487,14 +536,14 @@ with pyapp.TaskReporter(dsn, linger=60) as reporter:
 # --- What it outlives -------------------------------------------------------------------------------------------
 
 
-def test_a_deadlock_is_tried_again(dsn: str, conn: psycopg.Connection) -> None:
+def test_a_deadlock_is_tried_again(dsn: str, conn: psycopg.Connection, start: Callable[..., Reporter]) -> None:
     workflow = new_workflow(conn)
     one, two = new_tasks(conn, workflow, "running", "running")
     before = deadlocks(conn)
     # Who looks for a deadlock while the circle is closed is the victim: the reporter, since the other looks much later.
     with (
-        TaskReporter(f"{dsn} {REPORTER} options='-c deadlock_timeout=10ms'") as reporter,
-        psycopg.connect(f"{dsn} options='-c deadlock_timeout=20s'") as other,
+        start(f"{dsn} {REPORTER} options='-c deadlock_timeout=10ms'") as reporter,
+        psycopg.connect(f"{dsn} options='-c deadlock_timeout=60s'") as other,
         psycopg.connect(dsn) as gate,
     ):
         gate.execute("select from agent_task where id = %s for update", [two])
@@ -505,23 +554,38 @@ def test_a_deadlock_is_tried_again(dsn: str, conn: psycopg.Connection) -> None:
         wait_until_blocked_by(conn, other.info.backend_pid, backend(conn))
         done.append(reporter.report(workflow, one, "completed"))
         gate.commit()  # the reporter has the task and waits for the workflow, whose holder waits for the task
-        locking.result(10)
+        locking.result(60)
         other.commit()
-        assert [each.result(10).status for each in done] == ["completed"] * 2
-    wait_for(lambda: deadlocks(conn) == before + 1)
+        assert [each.result(60).status for each in done] == ["completed"] * 2
+    wait_for(lambda: deadlocks(conn) > before)
     assert progress(conn, workflow) == (100, 2, 2)
 
 
-def work_hard(reporter: TaskReporter, tasks: dict[UUID, list[UUID]], agents: int) -> None:
+def test_serialization_failures_are_tried_again(
+    conn: psycopg.Connection, session: Session, start: Callable[..., Reporter]
+) -> None:
+    workflow = new_workflow(conn)
+    one, two = new_tasks(conn, workflow, "running", "running")
+    conn.execute(f"alter database {conn.info.dbname} set default_transaction_isolation = 'repeatable read'")
+    other = session()
+    with start() as reporter:
+        report_task(other, workflow, one, "completed")
+        done = reporter.report(workflow, two, "completed")
+        wait_until_held(conn, other)
+        other.commit()  # the reporter's snapshot is older
+        assert done.result(60).status == "completed"
+    assert progress(conn, workflow) == (100, 2, 2)
+
+
+def work_hard(reporter: Reporter, tasks: dict[UUID, list[UUID]], agents: int) -> None:
     """Take every task through its life, once more where the number of the agent is odd, each waiting for an answer."""
 
     def work(number: int) -> None:
-        reopens = number % 2 == 1
         for workflow, of_workflow in tasks.items():
             for task in of_workflow[number::agents]:
                 reporter.report(workflow, task, "running")
                 reporter.report(workflow, task, "failed", "first")
-                if reopens:
+                if number % 2 == 1:
                     reporter.report(workflow, task, "running", reopen=True)
                     reporter.report(workflow, task, "completed", number)
                 reporter.report(workflow, task, "running")  # late
@@ -541,27 +605,30 @@ def assert_worked(dsn: str, tasks: dict[UUID, list[UUID]], agents: int) -> None:
         assert conn.execute("select * from workflow_progress_drift").fetchall() == []
 
 
-def test_reports_are_kept_though_sessions_are_ended_at_any_moment(dsn: str, conn: psycopg.Connection) -> None:
-    chance, ended, seen = random.Random(1), [], []
-    workflows = [new_workflow(conn) for _ in range(2)]
-    tasks = {workflow: new_tasks(conn, workflow, *["pending"] * 32) for workflow in workflows}
+def test_reports_are_kept_though_sessions_are_ended_at_any_moment(
+    dsn: str, conn: psycopg.Connection, start: Callable[..., Reporter]
+) -> None:
+    chance, ended, seen, over = random.Random(1), [], [], threading.Event()
+    tasks = {workflow: new_tasks(conn, workflow, *["pending"] * 32) for workflow in (new_workflow(conn) for _ in "ab")}
 
     def terminate() -> None:
-        now = conn.execute("select sum(agents_failed), sum(agents_completed) from workflow").fetchone()
-        if now in seen[-1:]:
-            return  # it must get on in between
-        seen.append(now)
-        time.sleep(chance.uniform(0, 0.01))
-        ended.extend(
-            conn.execute(
-                "select pg_terminate_backend(pid) from pg_stat_activity"
-                " where application_name = 'reporter' and datname = current_database()"
-            ).fetchall()
-        )
+        while not over.is_set():
+            now = conn.execute("select sum(agents_failed), sum(agents_completed) from workflow").fetchone()
+            if now not in seen[-1:]:  # it must get on in between
+                seen.append(now)
+                over.wait(chance.uniform(0, 0.01))
+                ended.extend(
+                    conn.execute(
+                        "select pg_terminate_backend(pid) from pg_stat_activity"
+                        " where application_name = 'reporter' and datname = current_database()"
+                    ).fetchall()
+                )
 
-    with TaskReporter(f"{dsn} {REPORTER}", size=20) as reporter:
-        with meanwhile(terminate):
-            work_hard(reporter, tasks, agents=8)
+    with start(size=20) as reporter:
+        terminating = in_background(terminate)
+        work_hard(reporter, tasks, agents=8)
+        over.set()
+        terminating.result(60)
         assert len(ended) > 3
     assert_worked(dsn, tasks, 8)
 
@@ -581,7 +648,7 @@ def unanswered_commits(conn: psycopg.Connection) -> Iterator[None]:
 
 
 def test_a_report_whose_answer_was_lost_is_neither_lost_nor_written_over_what_others_did_since(
-    own_server: Callable[[], Any],
+    own_server: Callable[[], Any], start: Callable[..., Reporter]
 ) -> None:
     dsn = own_server().dsn
     with psycopg.connect(dsn, autocommit=True) as admin:
@@ -592,7 +659,7 @@ def test_a_report_whose_answer_was_lost_is_neither_lost_nor_written_over_what_ot
             conn.execute("set synchronous_commit = local")
             workflow = new_workflow(conn)
             failed, opened = new_tasks(conn, workflow, "running", "completed")
-            reporter = closing.enter_context(TaskReporter(f"{busy} {REPORTER}", linger=60, size=2))
+            reporter = closing.enter_context(start(f"{busy} {REPORTER}", linger=60, size=2))
             with unanswered_commits(admin):
                 done = [
                     reporter.report(workflow, failed, "failed", "late"),
@@ -602,14 +669,22 @@ def test_a_report_whose_answer_was_lost_is_neither_lost_nor_written_over_what_ot
                 (pid,) = wait_for(lambda: admin.execute(waiting).fetchone())
                 # It does not come back before others have been at work.
                 admin.execute("alter database busy allow_connections false")
-                admin.execute("select pg_terminate_backend(%s, 10000)", [pid])
+                admin.execute("select pg_terminate_backend(%s, 60000)", [pid])
                 report_task(conn, workflow, failed, "running", reopen=True)
                 report_task(conn, workflow, opened, "completed")
             admin.execute("alter database busy allow_connections true")
-            assert [each.result(30).status for each in done] == ["failed", "running"]
+            assert [each.result(60).status for each in done] == ["failed", "running"]
             outcome = {task.id: (task.status, task.result, task.retry_count) for task in list_tasks(conn, workflow)}
             assert outcome == {failed: ("running", None, 1), opened: ("completed", None, 1)}
             assert conn.execute("select * from workflow_progress_drift").fetchall() == []
+
+
+def refuses(dsn: str) -> bool:
+    try:
+        psycopg.connect(dsn).close()
+    except psycopg.OperationalError:
+        return True
+    return False
 
 
 def test_reports_are_kept_though_the_server_crashes_under_load(own_server: Callable[[], Any]) -> None:
@@ -624,58 +699,33 @@ def test_reports_are_kept_though_the_server_crashes_under_load(own_server: Calla
                 query = f"select from agent_task where status >= 'completed' offset {settled}"
                 wait_for(lambda conn=conn, query=query: conn.execute(query).rowcount)
             os.kill(server.pid, signal.SIGKILL)
+            wait_for(lambda dsn=server.dsn: refuses(dsn))
             server = own_server()
         assert not working.done()
         working.result(100)
     assert_worked(server.dsn, tasks, 8)
 
 
-def test_a_database_that_stays_away_is_told_to_all(own_server: Callable[[], Any]) -> None:
+def test_a_database_that_stays_away_is_told_to_all(
+    own_server: Callable[[], Any], start: Callable[..., Reporter]
+) -> None:
     server = own_server()
     migrate(server.dsn)
-    reporter = TaskReporter(f"{server.dsn} {REPORTER}", patience=0.1, capacity=2, size=1)
-    with psycopg.connect(server.dsn, autocommit=True) as conn:
+    with psycopg.connect(server.dsn, autocommit=True) as conn, ExitStack() as closing:
+        reporter = closing.enter_context(start(f"{server.dsn} {REPORTER}", patience=0.1, capacity=2, size=1))
         workflow = new_workflow(conn)
         tasks = new_tasks(conn, workflow, *["running"] * 4)
         pid = backend(conn)
-    os.kill(server.pid, signal.SIGKILL)
-    os.kill(pid, signal.SIGKILL)  # it may else get some more done before it finds that its server is gone
-    late = [in_background(reporter.report, workflow, task, "completed") for task in tasks]
-    for each in late:
-        error = each.exception(30) or each.result().exception(30)
-        told = error.__cause__ if isinstance(error, RuntimeError) else error
-        assert isinstance(told, psycopg.OperationalError)
-    with pytest.raises(RuntimeError, match="given up"):
-        reporter.report(workflow, tasks[0], "completed")
-    with pytest.raises(ExceptionGroup, match="report"):
-        reporter.flush()
-    reporter.close()
+        os.kill(server.pid, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)  # it may else get some more done before it finds that its server is gone
+        late = [in_background(reporter.report, workflow, task, "completed") for task in tasks]
+        for each in late:
+            error = each.exception(60) or each.result().exception(60)
+            told = error.__cause__ if isinstance(error, RuntimeError) else error
+            assert isinstance(told, psycopg.OperationalError)
+        with pytest.raises(RuntimeError, match="given up"):
+            reporter.report(workflow, tasks[0], "completed")
+        with pytest.raises(ExceptionGroup, match="report"):
+            reporter.flush()
     with pytest.raises(psycopg.OperationalError):
-        TaskReporter(server.dsn)
-
-
-@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
-def test_serialization_failures_are_tried_again(
-    dsn: str, conn: psycopg.Connection, session: Session, level: str
-) -> None:
-    workflow = new_workflow(conn)
-    one, two = new_tasks(conn, workflow, "running", "running")
-    conn.execute(f"alter database {conn.info.dbname} set default_transaction_isolation = '{level}'")
-    other = session()
-    with TaskReporter(f"{dsn} {REPORTER}") as reporter:
-        report_task(other, workflow, one, "completed")
-        done = reporter.report(workflow, two, "completed")
-        wait_until_held(conn, other)
-        other.commit()  # the reporter's snapshot is older
-        assert done.result(10).status == "completed"
-    assert progress(conn, workflow) == (100, 2, 2)
-
-
-def test_the_role_of_an_agent_may_report(dsn: str, conn: psycopg.Connection, new_role: Callable[..., Role]) -> None:
-    role = new_role()
-    grant(conn, agents=[role.name])
-    workflow = new_workflow(conn)
-    (task,) = new_tasks(conn, workflow, "running")
-    with TaskReporter(role.dsn) as reporter:
-        reporter.report(workflow, task, "completed")
-    assert progress(conn, workflow) == (100, 1, 1)
+        start(server.dsn)

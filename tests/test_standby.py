@@ -1,6 +1,5 @@
 """Physical standbys: exact in every snapshot while the primary is under load, and after their promotion."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,7 +23,6 @@ from pyapp import (
     watch,
 )
 from pyapp.cli import main
-from pyapp.embedded.cluster import RUN
 
 from .crash import QUICK, CrashableServer, run, servers, wait_for
 from .helpers import in_background, new_tasks, new_workflow, set_status
@@ -54,7 +52,6 @@ def standby_of(primary: CrashableServer, make: Make) -> CrashableServer:
     source = psycopg.conninfo.make_conninfo(primary.dsn(), application_name="standby")
     to = ("--pgdata", standby.data_dir, "--write-recovery-conf")
     run(primary.bin_dir, "pg_basebackup", f"--dbname={source}", *to, "--checkpoint=fast", "--no-sync")
-    shutil.rmtree(standby.data_dir / RUN)  # the socket of the other one
     return standby.start()
 
 

@@ -1,5 +1,6 @@
 """Following workflows: what is yielded, when it ends, and what it outlives."""
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -9,8 +10,9 @@ from uuid import UUID
 import psycopg
 import pytest
 
+import pyapp
 from pyapp import Workflow, WorkflowNotFound, watch
-from pyapp.renew import resource
+from pyapp.renew import for_schema, resource
 from pyapp.watch import watch_changes
 
 from .helpers import in_background, new_tasks, new_workflow, set_status
@@ -29,16 +31,39 @@ def next_of(changes: Iterator[Workflow]) -> Future[Workflow]:
 
 def take(changes: Iterator[Workflow]) -> Workflow:
     """Take the next change, which must not be long in coming."""
-    return next_of(changes).result(10)
+    return next_of(changes).result(60)
 
 
-@pytest.fixture
-def watcher(dsn: str) -> Iterator[Callable[..., Iterator[Workflow]]]:
-    """Watch, and stop watching at the end of the test."""
+class InLoop:
+    """The changes that ``pyapp.aio.watch`` yields, one call each."""
+
+    def __init__(self, *values: Any) -> None:
+        self._runner = asyncio.Runner()
+        self._changes = pyapp.aio.watch(*values)
+
+    def __iter__(self) -> "InLoop":
+        return self
+
+    def __next__(self) -> Workflow:
+        try:
+            return self._runner.run(anext(self._changes))
+        except StopAsyncIteration:
+            raise StopIteration from None
+
+    def close(self) -> None:
+        if self._changes is not None:
+            self._runner.run(self._changes.aclose())
+            self._runner.close()
+            self._changes = None
+
+
+@pytest.fixture(params=[watch, InLoop], ids=["sync", "async"])
+def watcher(request: pytest.FixtureRequest, dsn: str) -> Iterator[Callable[..., Iterator[Workflow]]]:
+    """Watch in one of the two ways, and stop watching at the end of the test."""
     opened: list[Any] = []
 
-    def start(ids: list[Any] | None = None) -> Iterator[Workflow]:
-        opened.append(watch(dsn, ids, INTERVAL))
+    def start(ids: list[Any] | None = None, interval: float = INTERVAL, dsn: str = dsn) -> Iterator[Workflow]:
+        opened.append(request.param(dsn, ids, interval))
         return opened[-1]
 
     yield start
@@ -55,7 +80,7 @@ def backends(conn: psycopg.Connection) -> list[int]:
 
 def wait_until_gone(conn: psycopg.Connection) -> None:
     """Wait for the server to notice that the watcher's connection is closed."""
-    give_up = time.monotonic() + 10
+    give_up = time.monotonic() + 60
     while backends(conn):
         assert time.monotonic() < give_up
 
@@ -74,7 +99,7 @@ def test_the_first_state_and_each_change_are_yielded(conn: psycopg.Connection, w
     assert (change.progress, change.agents_failed) == (50, 1)
     waiting = next_of(changes)
     conn.execute("update workflow set name = 'renamed' where id = %s", [workflow])
-    assert waiting.result(10).name == "renamed"
+    assert waiting.result(60).name == "renamed"
 
 
 def test_nothing_is_yielded_as_long_as_nothing_changes(dsn: str, conn: psycopg.Connection) -> None:
@@ -94,7 +119,7 @@ def test_it_ends_when_all_workflows_are_settled(conn: psycopg.Connection, watche
     assert {take(changes).workflow_id for _ in range(3)} == {done, failed, open_one}
     ending = in_background(lambda: list(changes))
     finish(conn, open_one, "cancelled")
-    assert [workflow.status for workflow in ending.result(10)] == ["cancelled"]
+    assert [workflow.status for workflow in ending.result(60)] == ["cancelled"]
     assert [workflow.status for workflow in watcher([done])] == ["completed"]
     wait_until_gone(conn)
 
@@ -121,12 +146,12 @@ def test_it_outlives_its_connection(conn: psycopg.Connection, watcher: Any) -> N
             set_status(conn, task, "completed")
         while not backends(conn):
             assert not waiting.done() or done
-    assert waiting.result(10).progress == 100
+    assert waiting.result(60).progress == 100
 
 
-def test_a_database_that_cannot_be_reached_raises_at_first() -> None:
+def test_a_database_that_cannot_be_reached_raises_at_first(watcher: Any) -> None:
     with pytest.raises(psycopg.OperationalError):
-        next(watch("host=/nowhere dbname=x", None, INTERVAL))
+        next(watcher(dsn="host=/nowhere dbname=x"))
 
 
 def test_a_deleted_workflow_counts_as_ended(conn: psycopg.Connection, watcher: Any) -> None:
@@ -137,16 +162,13 @@ def test_a_deleted_workflow_counts_as_ended(conn: psycopg.Connection, watcher: A
     ending = in_background(lambda: list(changes))
     conn.execute("delete from workflow where id = %s", [workflow])
     finish(conn, other)
-    assert [change.workflow_id for change in ending.result(10)] == [other]
-
-
-def test_it_ends_when_nothing_is_left_to_watch(conn: psycopg.Connection, watcher: Any) -> None:
-    workflow = new_workflow(conn)
-    changes = watcher([workflow])
+    assert [change.workflow_id for change in ending.result(60)] == [other]
+    alone = new_workflow(conn)
+    changes = watcher([alone])
     take(changes)
     ending = in_background(lambda: list(changes))
-    conn.execute("delete from workflow where id = %s", [workflow])
-    assert ending.result(10) == []
+    conn.execute("delete from workflow where id = %s", [alone])
+    assert ending.result(60) == []
 
 
 def test_without_ids_new_active_workflows_join_and_their_end_is_told(conn: psycopg.Connection, watcher: Any) -> None:
@@ -157,35 +179,64 @@ def test_without_ids_new_active_workflows_join_and_their_end_is_told(conn: psyco
     assert take(changes).name == "first"
     waiting = next_of(changes)
     second = new_workflow(conn, name="second")
-    assert waiting.result(10).name == "second"
+    assert waiting.result(60).name == "second"
     finish(conn, first)
     change = take(changes)
     assert (change.name, change.status) == ("first", "completed")
     waiting = next_of(changes)
     # What has ended and does not change is not looked at any more.
     conn.execute("update workflow set description = 'x' where id = any (%s)", [[old, second]])
-    assert waiting.result(10).name == "second"
+    assert waiting.result(60).name == "second"
 
 
-def test_leaving_the_loop_closes_the_connection(dsn: str, conn: psycopg.Connection) -> None:
+def test_leaving_the_loop_closes_the_connection(conn: psycopg.Connection, watcher: Any) -> None:
     new_workflow(conn)
-    changes = watch(dsn, None, INTERVAL)
+    changes = watcher()
     take(changes)
     assert len(backends(conn)) == 1
     changes.close()
     wait_until_gone(conn)
 
 
-def test_a_notification_is_followed_at_once_however_long_the_interval(conn: psycopg.Connection, dsn: str) -> None:
-    conn.execute((resource("sql") / "optional" / "notify_on.sql").read_text("utf-8").encode())
-    workflow = new_workflow(conn)
-    (task,) = new_tasks(conn, workflow, "running")
-    changes = watch(dsn, [workflow], interval=3600)
+@pytest.mark.parametrize("schema", ["public", 'My "own" Agents', "ä" * 25])
+def test_a_notification_is_followed_at_once_however_long_the_interval(
+    dsn: str, conn: psycopg.Connection, watcher: Any, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGENT_PROGRESS_SCHEMA", schema)
+    pyapp.migrate(dsn)
+    script = (resource("sql") / "optional" / "notify_on.sql").read_text("utf-8")
+    conn.execute(for_schema(script, schema).encode())
+    workflow = pyapp.create_workflow(conn, "w", "app").workflow_id
+    (task,) = pyapp.add_tasks(conn, workflow, ["a"])
+    changes = watcher([workflow], 3600)
     assert take(changes).progress == 0
     following = next_of(changes)
-    set_status(conn, task, "completed")
-    assert following.result(10).progress == 100
+    pyapp.report_task(conn, workflow, task.id, "completed")
+    assert following.result(60).progress == 100
     ending = next_of(changes)
-    finish(conn, workflow)
-    assert ending.result(10).status == "completed"
+    pyapp.transition(conn, workflow, "completed")
+    assert ending.result(60).status == "completed"
     assert list(changes) == []
+
+
+def test_a_schema_whose_view_has_the_columns_is_followed_whatever_its_keys_are(
+    dsn: str, conn: psycopg.Connection, watcher: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGENT_PROGRESS_SCHEMA", "adopted")
+    conn.execute("""
+        create schema adopted;
+        create table adopted.key as select * from (values (1, 'done'), (2, 'busy')) as v (key, name);
+        create view adopted.workflow_progress as
+        select k.key as workflow_id, w.name, w.description, w.type, w.status::text as status, w.current_stage,
+            w.priority, w.progress, w.progress_percentage, w.agents_completed, w.agents_total, w.agents_created,
+            w.agents_failed, w.agents_cancelled, w.agents_open, w.agents_planned, w.settled_percentage,
+            w.progress_calculation_method, w.trace_id, w.created_at, w.updated_at, w.completed_at, w.last_updated_at
+        from public.workflow_progress as w join adopted.key as k using (name)
+    """)
+    new_workflow(conn, name="done", status="completed")
+    busy = new_workflow(conn, name="busy", status="running")
+    assert [(w.workflow_id, w.status) for w in watcher([1])] == [(1, "completed")]
+    changes = watcher()
+    assert take(changes).workflow_id == 2
+    finish(conn, busy)
+    assert take(changes).status == "completed"

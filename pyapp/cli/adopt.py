@@ -24,7 +24,7 @@ SCHEMA = "agent_progress"
 """Where an adoption lies, unless --schema says otherwise."""
 
 
-class Values(click.ParamType[tuple[str, ...]]):
+class Values(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
     """Values with commas between them; one with a comma in it stands in double quotes."""
 
     name = "values"
@@ -39,7 +39,7 @@ class Values(click.ParamType[tuple[str, ...]]):
         return found
 
 
-class Mapping(click.ParamType[tuple[str, str]]):
+class Mapping(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
     """OURS=THEIRS."""
 
     name = "mapping"
@@ -109,7 +109,7 @@ def adopt(target: Target, as_json: bool, **options: Any) -> None:
     Example:
       agent-progress adopt --workflows '"Workflow"' --tasks '"AgentTask"' --dry-run
       agent-progress adopt --workflows '"Workflow"' --tasks '"AgentTask"'
-      agent-progress adopt --tasks jobs --key-sql "meta->>'workflow_id'"    (without a table of workflows)
+      agent-progress adopt --tasks jobs --key-sql "meta->>'workflow_id'"
       agent-progress list --schema agent_progress
     """
     schema = target.schema or SCHEMA

@@ -1,6 +1,7 @@
 """archive: workflows that ended long ago."""
 
 import re
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -13,8 +14,9 @@ from pyapp.cli.common import Target, as_json, command, connection, print_json, s
 from pyapp.cli.text import plural
 from pyapp.cli.waiting import at_work
 from pyapp.db import find_schema, retry
+from pyapp.models import WorkflowStatus
 
-_ENDED = ("completed", "failed", "cancelled")
+_ENDED: tuple[WorkflowStatus, ...] = ("completed", "failed", "cancelled")
 # Asked for here: PostgreSQL takes 90 for seconds.
 _LENGTH = re.compile(r"\s*(P[\dYMWDTHS.]+|((\d+(\.\d+)?\s*[A-Za-z]+|\d+:\d\d(:\d\d)?)[\s,]*)+)")
 _COUNT = """
@@ -37,11 +39,14 @@ _COUNT = """
     "statuses",
     type=click.Choice(_ENDED),
     multiple=True,
-    help="Only workflows that ended with this status; all three by default. May be repeated.",
+    metavar="STATUS",
+    help="Only those that ended as completed, failed or cancelled; may be repeated.",
 )
 @click.option("--dry-run", is_flag=True, help="Only say how much it would be.")
 @as_json
-def archive(target: Target, older_than: str, statuses: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
+def archive(
+    target: Target, older_than: str, statuses: tuple[WorkflowStatus, ...], dry_run: bool, as_json: bool
+) -> None:
     """Freeze workflows that ended long ago, and remove the rows of their tasks.
 
     In batches, while everybody goes on writing. Progress stays readable, with workflow, stages and events; the tasks
@@ -49,12 +54,12 @@ def archive(target: Target, older_than: str, statuses: tuple[str, ...], dry_run:
 
     Example:
       agent-progress archive --older-than 90d --dry-run
-      agent-progress archive --older-than 90d --status completed    (leaves those that may be retried)
+      agent-progress archive --older-than 90d --status completed
     """
     wrong = f"--older-than {older_than!r} is no length of time: 90d, 12h, 2w, or an interval of PostgreSQL"
     if not _LENGTH.fullmatch(older_than):
         raise click.UsageError(wrong)
-    wanted = list(statuses or _ENDED)
+    wanted = statuses or _ENDED
     with connection(target, autocommit=True) as conn:
         try:
             workflows, tasks = _count(conn, target.schema, older_than, wanted)
@@ -81,9 +86,9 @@ def archive(target: Target, older_than: str, statuses: tuple[str, ...], dry_run:
     )
 
 
-def _count(conn: Connection[Any], schema: str | None, older_than: str, statuses: list[str]) -> tuple[int, int]:
+def _count(conn: Connection[Any], schema: str | None, older_than: str, statuses: Sequence[str]) -> tuple[int, int]:
     names = {name: sql.Identifier(find_schema(schema), name) for name in ("workflow", "agent_task")}
-    row = conn.execute(sql.SQL(_COUNT).format(**names), [statuses, older_than]).fetchone()
+    row = conn.execute(sql.SQL(_COUNT).format(**names), [list(statuses), older_than]).fetchone()
     return (row[0], int(row[1])) if row else (0, 0)
 
 

@@ -10,7 +10,18 @@ from psycopg import Connection, sql
 from pyapp import helpers
 from pyapp.adopt.health import examine
 from pyapp.adopt.install import find_adoption
-from pyapp.cli.common import Target, as_json, clean, command, connection, print_json, say, workflow_ids
+from pyapp.cli.common import (
+    Target,
+    as_json,
+    clean,
+    command,
+    connection,
+    print_json,
+    relations,
+    say,
+    spelled,
+    workflow_ids,
+)
 from pyapp.cli.tables import Column, print_table
 from pyapp.cli.text import plural
 from pyapp.cli.waiting import at_work
@@ -32,32 +43,35 @@ def check(target: Target, ids: tuple[str, ...], as_json: bool) -> int:
     Example:
       agent-progress check || agent-progress repair
     """
-    checked, drift = 0, list[Drift]()
+    schema = find_schema(target.schema)
     with connection(target, reads=True, autocommit=True) as conn:
-        adoption = find_adoption(conn, find_schema(target.schema))
-        missing, notes = examine(conn, adoption) if adoption else (differences(conn, find_schema(target.schema)), [])
+        adoption = find_adoption(conn, schema)
+        missing, notes = (differences(conn, schema), []) if adoption is None else examine(conn, adoption)
+        checked, drift = 0, list[Drift]()
         try:
-            checked, drift = compare(conn, ids, target.schema)
-        except psycopg.ProgrammingError:
-            if adoption is None or not missing:  # a column of the application's that is gone is told already
+            checked, drift = compare(conn, ids, schema)
+            wrong = f"{len(drift)} wrong: {spelled('repair', schema)} repairs them"
+            verdict = wrong if drift else "stored equals counted"
+        except psycopg.ProgrammingError as error:
+            if not missing or not {"workflow_progress", "installed_object"} & relations(conn, schema):
                 raise
-        partial = _sees_a_part(conn, target.schema)
+            verdict = f"nothing could be counted: {error.diag.message_primary}"
+        partial = _sees_a_part(conn, schema)
     if partial:
         say("row-level security applies to this role: only what it may see was checked")
     if as_json:
-        print_json({"workflows": checked, "drift": drift, "missing": missing, "notes": notes})
+        print_json({"workflows": checked, "drift": drift, "missing": missing} | ({"notes": notes} if adoption else {}))
     else:
         for line in notes:
             say(f"note: {clean(line)}")
         for line in missing:
-            print(line)
+            print(clean(line))
         if drift:
             _print_drift(drift, ("STORED", "COUNTED"))
-        verdict = f"{len(drift)} wrong: agent-progress repair repairs them" if drift else "stored equals counted"
-        print(f"{plural(checked, 'workflow')} checked, {verdict}")
+        print(clean(f"{plural(checked, 'workflow')} checked, {verdict}"))
         if missing:
-            renew = f"adopt --schema {adoption.schema}" if adoption else "migrate"
-            say(f"the schema is not as it was shipped: run agent-progress {renew}, and check again")
+            run = spelled("migrate" if adoption is None else "adopt", schema)
+            say(f"the schema is not as it was shipped: run {run}, and check again")
     return 1 if drift or missing else 0
 
 
@@ -72,7 +86,7 @@ def repair(target: Target, ids: tuple[str, ...], as_json: bool) -> None:
 
     Example:
       agent-progress repair
-      agent-progress repair 6f1c29a0-…
+      agent-progress repair ID
     """
     repaired: list[Drift] = []
     with connection(target, autocommit=True) as conn:
@@ -103,7 +117,7 @@ def compare(conn: Connection[Any], ids: Sequence[Any], schema: str | None) -> tu
     view = sql.Identifier(find_schema(schema), "workflow_progress")
     query = sql.SQL("select count(*), coalesce(sum(agents_created), 0) from {}").format(view)
     workflows, tasks = conn.execute(query).fetchone() or (0, 0)
-    with at_work(f"counting {tasks} tasks of {workflows} workflows"):
+    with at_work(f"counting {plural(tasks, 'task')} of {plural(workflows, 'workflow')}"):
         return workflows, helpers.find_drift(conn, schema=schema)
 
 

@@ -1,6 +1,7 @@
 """What the commands share: their class and options, which database is meant, and where output goes."""
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
     from psycopg import Connection
     from psycopg.rows import TupleRow
-
-STATUSES = ("initiated", "running", "paused", "completed", "failed", "cancelled")
-PRIORITIES = ("low", "medium", "high", "critical")
 
 
 @dataclass
@@ -63,13 +61,16 @@ class Command(click.Command):
         self.params += self.database_options
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the command's own options first, and the example as it stands last."""
+        """Write the command's own options first."""
         options = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
         own = [option for option in options if option not in self.database_options]
         for title, listed in (("Options", own), ("Database", self.database_options)):
             if records := [record for option in listed if (record := option.get_help_record(ctx))]:
                 with formatter.section(title):
                     formatter.write_dl(records)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Write the example as it stands."""
         formatter.write(f"\nExample:\n{self.example}\n" if self.example else "")
 
 
@@ -97,7 +98,7 @@ def complete_ids(ctx: click.Context, _: click.Parameter, incomplete: str) -> lis
     except Exception:  # a completion never complains
         return []
     return [
-        CompletionItem(clean(str(w.workflow_id)), help=f"{clean(w.name)} ({w.progress} %, {clean(w.status)})")
+        CompletionItem(clean(str(w.workflow_id)), help=f"{clean(w.name)}: {w.progress} % {clean(w.status)}")
         for w in found
         if str(w.workflow_id).startswith(incomplete)
     ]
@@ -218,3 +219,8 @@ def relations(conn: "Connection[Any]", schema: str | None) -> set[str]:
         " where n.nspname = %s and c.relkind in ('r', 'p', 'v')"
     )
     return {name for (name,) in conn.execute(query, [find_schema(schema)])}
+
+
+def spelled(name: str, schema: str) -> str:
+    """Spell a command for a schema, as the user would type it."""
+    return f"agent-progress {name}" + ("" if schema == "public" else f" --schema {shlex.quote(schema)}")

@@ -9,7 +9,7 @@ import click
 import psycopg
 from psycopg import Connection, errors
 
-from pyapp.cli.common import relations, say
+from pyapp.cli.common import relations, say, spelled
 
 _LACKING = (
     errors.UndefinedTable,
@@ -73,17 +73,25 @@ def telling_what_lacks(conn: Connection[Any], schema: str | None) -> Iterator[No
 
         conn.rollback()
         name = find_schema(schema)
-        lacks = f"no agent-progress in schema {name} of this database (--schema names another)"
-        if "workflow_progress" in relations(conn, name):
-            lacks = f"{_first_line(error)}: schema {name} is older than this program, or not whole"
-        run = "agent-progress migrate" if name == "public" else f"agent-progress migrate --schema {name}"
-        raise click.ClickException(f"{lacks}: run {run}") from error
+        there = relations(conn, name)
+        if "installed_object" in there:
+            told = f"{_first_line(error)}: schema {name} is older than this program, or not whole"
+        elif "workflow_progress" in there:
+            renew = spelled("adopt", name)
+            told = (
+                f"{_first_line(error)}: schema {name} holds an adoption, which may not have that; or renew it: {renew}"
+            )
+            raise click.ClickException(told) from error
+        else:
+            told = f"no agent-progress in schema {name} of this database (--schema names another)"
+        raise click.ClickException(f"{told}: run {spelled('migrate', name)}") from error
 
 
 def _explain_usage(error: click.ClickException) -> str:
-    line = error.format_message().rstrip(".")
-    where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else None
-    return f"{line} (see {where} --help)" if where else line
+    if not isinstance(error, click.UsageError):
+        return error.format_message()
+    line = " ".join(error.format_message().split()).rstrip(".")  # click lists choices below each other
+    return f"{line} (see {error.ctx.command_path} --help)" if error.ctx else line
 
 
 def _explain_database(error: psycopg.Error) -> str:
@@ -98,8 +106,8 @@ def _explain_database(error: psycopg.Error) -> str:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return f"no connection to the database: {'; '.join(lines[:3])}"
     line = _first_line(error)
-    if isinstance(error, errors.InvalidTextRepresentation) and "uuid" in line:
-        return f"{line} (ids are those that agent-progress list shows)"
+    if isinstance(error, errors.InvalidTextRepresentation):
+        return f"{line} (agent-progress list shows ids, --help statuses and priorities)"
     if error.diag.message_hint:
         return f"{line} ({error.diag.message_hint})"
     if isinstance(error, errors.SerializationFailure) and "recovery" in str(error):  # in English; else the usual advice

@@ -1,31 +1,14 @@
 """The command line: which commands there are, and how they end.
 
-A command is a function in a module of its group, and a line in COMMANDS, which names the module and says in a few words
-what the command does: the module is imported only when the command is called. It looks like this:
+A command is a function in the module of its group (moves.py is a short one to copy), and a line in COMMANDS, which
+names the module and says in a few words what the command does: the module is imported when the command is called.
 
-    \"""archive: workflows that ended long ago.\"""
-
-    @command()
-    @click.option("--older-than", required=True, metavar="AGE", help="How long ago they must have ended, as 90d.")
-    @as_json
-    def archive(target: Target, older_than: str, as_json: bool) -> int | None:
-        \"""Freeze workflows that ended long ago, and remove their tasks.
-
-        What else is to be said.
-
-        Example:
-          agent-progress archive --older-than 90d
-        \"""
-        from pyapp.somewhere import heavy  # what needs an extra, or time to import
-
-        with connection(target, autocommit=True) as conn:  # or: with database(target) as dsn
-            ...
-
-``command()`` gives it --dsn, --embedded and --schema, and with ``reads=True`` --read-dsn as well; they may stand
-before the command too, and are found in ``target``. Data goes to stdout, messages to stderr by ``say``. A
-function returns its exit status, None for 0. What is wrong is raised: click.UsageError, or an error of the package,
-whose message is one line (AgentProgressError); psycopg's errors are explained in ``pyapp.cli.errors``. Text from the
-database is shown through ``clean`` or the tables of ``pyapp.cli.text``.
+The decorator ``command()`` gives a function --dsn, --embedded and --schema, and with ``reads=True`` --read-dsn as well;
+they may stand before the command too, and come as its first argument, ``target``, which ``connection`` and ``database``
+take. Its docstring is the help, the part below "Example:" as it stands. Data goes to stdout, messages to stderr by
+``say``; text from the database is shown through ``clean`` or the tables of ``pyapp.cli.tables``. It returns its exit
+status, None for 0. What is wrong is raised: a click.ClickException, or an error class of the package; each message is
+one line that says what to do. What needs an extra is imported in the function, after ``require_extra``.
 """
 
 import io
@@ -37,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pyapp.cli.common import Target, clean, database_options, say
+from pyapp.cli.common import Command, Target, clean, pass_target, say
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -81,7 +64,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
 """Each command by its group: the module in pyapp.cli, and what the command does."""
 
 
-class LazyGroup(click.Group):
+class LazyGroup(Command, click.Group):
     """The commands of COMMANDS, each imported when it is called or asked for its help."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
@@ -93,12 +76,13 @@ class LazyGroup(click.Group):
         for group in COMMANDS.values():
             if cmd_name in group:
                 module = import_module(f"pyapp.cli.{group[cmd_name][0]}")
-                command: click.Command = getattr(module, "list_" if cmd_name == "list" else cmd_name)
-                return command
+                found: click.Command = getattr(module, "list_" if cmd_name == "list" else cmd_name)
+                return found
         return None
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the commands by group, without importing them."""
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands below the options, by group and without importing them."""
+        super().format_options(ctx, formatter)
         width = max(map(len, self.list_commands(ctx)))
         for title, group in COMMANDS.items():
             with formatter.section(title):
@@ -108,47 +92,33 @@ class LazyGroup(click.Group):
         """Complete the name of a command, without importing any."""
         from click.shell_completion import CompletionItem
 
-        names = [
-            CompletionItem(name, help=what)
-            for group in COMMANDS.values()
-            for name, (_, what) in group.items()
-            if name.startswith(incomplete)
-        ]
+        commands = [(name, what) for group in COMMANDS.values() for name, (_, what) in group.items()]
+        names = [CompletionItem(name, help=what) for name, what in commands if name.startswith(incomplete)]
         return names + click.Command.shell_complete(self, ctx, incomplete)
 
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        """Write which database is meant, exit statuses and first steps."""
-        formatter.write(_EPILOG)
 
-
-_EPILOG = """
-The database is the one of --dsn, else of DATABASE_URL, else of libpq's environment
-(PGHOST, PGDATABASE, ...). What only reads (list, show, watch, check, serve) takes a
-standby with --read-dsn or AGENT_PROGRESS_READ_DSN. --embedded means a private server
-of your own, which is started when needed and stopped after it.
-
-Exit status: 0 fine; 1 not found, or drift; 2 wrong usage, no connection, or refused.
-
-First steps:
-  agent-progress demo                      see it at work, without any database of yours
-  agent-progress --dsn postgresql://localhost/mydb migrate
-  agent-progress --dsn postgresql://localhost/mydb watch
-  agent-progress COMMAND --help            options and an example
-"""
-
-
-@click.group(
-    NAME,
+@click.command(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     subcommand_metavar="COMMAND [ARGS]...",
-    params=database_options(),
 )
 @click.version_option(package_name=NAME, message="%(package)s %(version)s")
-@click.pass_context
-def program(ctx: click.Context) -> None:
-    """Exact, live progress of agent workflows, kept by PostgreSQL itself."""
-    ctx.ensure_object(Target)
+@pass_target
+def program(_: Target) -> None:
+    """Exact, live progress of agent workflows, kept by PostgreSQL itself.
+
+    The database is the one of --dsn, else of DATABASE_URL, else of libpq's environment (PGHOST, PGDATABASE, ...). What
+    only reads (list, show, watch, check, serve) takes a standby with --read-dsn or AGENT_PROGRESS_READ_DSN. --embedded
+    means a private server of your own, which is started when needed and stopped after it.
+
+    Exit status: 0 fine; 1 not found, or drift; 2 wrong usage, no connection, or refused.
+
+    Example:
+      agent-progress demo            (see it at work, without a database of yours)
+      agent-progress --dsn postgresql://localhost/mydb migrate
+      agent-progress --dsn postgresql://localhost/mydb watch
+      agent-progress list --help     (options and an example)
+    """
 
 
 def main(argv: Sequence[str] | None = None) -> int:

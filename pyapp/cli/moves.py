@@ -5,9 +5,9 @@ from functools import partial
 import click
 
 from pyapp import helpers
-from pyapp.cli.common import STATUSES, Target, as_json, clean, command, connection, print_json, workflow_id
+from pyapp.cli.common import Target, as_json, clean, command, connection, print_json, workflow_id
 from pyapp.db import retry
-from pyapp.models import WorkflowState
+from pyapp.models import WORKFLOW_STATUSES, WorkflowState, WorkflowStatus
 
 _VERSIONS = click.IntRange(0, 2**31 - 1)
 _version = click.option("--version", type=_VERSIONS, metavar="N", help="Only if it has this version (show tells it).")
@@ -15,19 +15,21 @@ _version = click.option("--version", type=_VERSIONS, metavar="N", help="Only if 
 
 @command()
 @workflow_id
-@click.argument("status", type=click.Choice(STATUSES), metavar="STATUS")
+@click.argument("status", type=click.Choice(WORKFLOW_STATUSES), metavar="STATUS")
 @click.option("--stage", metavar="NAME", help="Move it to this stage as well.")
 @_version
 @as_json
-def transition(target: Target, id: str, status: str, stage: str | None, version: int | None, as_json: bool) -> None:
+def transition(
+    target: Target, id: str, status: WorkflowStatus, stage: str | None, version: int | None, as_json: bool
+) -> None:
     """Move a workflow to a status.
 
     STATUS is one of initiated, running, paused, completed, failed, cancelled; the table workflow_transition says which
     may follow which. Cancelling a workflow cancels its open tasks as well.
 
     Example:
-      agent-progress transition 6f1c29a0-… running
-      agent-progress transition 6f1c29a0-… failed --version 4    (only if nobody moved it meanwhile)
+      agent-progress transition ID running
+      agent-progress transition ID failed --version 4    (if nobody moved it since)
     """
     with connection(target, autocommit=True) as conn:
         move = partial(helpers.transition, conn, id, status, stage=stage, expected_version=version)
@@ -44,7 +46,7 @@ def advance(target: Target, id: str, version: int | None, as_json: bool) -> None
     The stages are those of its plan; after the last one it is completed.
 
     Example:
-      agent-progress advance 6f1c29a0-…
+      agent-progress advance ID
     """
     with connection(target, autocommit=True) as conn:
         move = partial(helpers.advance, conn, id, expected_version=version, schema=target.schema)

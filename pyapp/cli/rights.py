@@ -1,5 +1,6 @@
 """grant: the rights of agents, readers and operators."""
 
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -10,7 +11,7 @@ from pyapp.roles import grant as grant_rights
 from pyapp.roles import grants, loopholes
 
 
-def _roles(kind: str, what: str) -> Any:
+def _roles(kind: str, what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return click.option(f"--{kind}", f"{kind}s", multiple=True, metavar="ROLE", help=f"{what} May be repeated.")
 
 
@@ -35,7 +36,7 @@ def grant(
     notify do needs the owner.
 
     Example:
-      agent-progress grant --agent workers --reader dashboard --operator orchestrator
+      agent-progress grant --agent workers --reader dashboard --operator conductor
     """
     if not (agents or readers or operators):
         raise click.UsageError("grant to whom? Give --agent, --reader or --operator with a role")

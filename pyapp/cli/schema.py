@@ -1,13 +1,19 @@
 """migrate, rollback, pending and psql: the schema, and a way into the database."""
 
+import os
+import re
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
 import click
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pyapp.adopt.install import renew_adoptions
 from pyapp.cli.common import Target, as_json, command, database, print_json, say
+from pyapp.db import find_schema
 from pyapp.migrate import mark as record
 from pyapp.migrate import migrate as apply
 from pyapp.migrate import pending as find_pending
@@ -21,11 +27,11 @@ def migrate(target: Target, mark: bool, as_json: bool) -> None:
     """Install or upgrade the schema.
 
     Applies the migrations that are not applied yet, and makes functions, triggers and views anew where their text
-    differs. Safe at any time; rows that are there are counted.
+    differs, in adoptions as well. Safe at any time; rows that are there are counted.
 
     Example:
       agent-progress --dsn postgresql://localhost/mydb migrate
-      agent-progress --dsn postgresql://localhost/mydb migrate --schema agents    (in a schema of its own)
+      agent-progress migrate --schema agents    (in a schema of its own)
     """
     with database(target, migrated=False) as dsn:
         if mark:
@@ -85,14 +91,21 @@ def _report(
 def psql(target: Target, arguments: tuple[str, ...]) -> int:
     """Open psql on the database.
 
-    It is the one that comes with the embedded server if there is no other. Arguments for psql stand after --.
+    It is the one that comes with the embedded server if there is no other. With --schema, names are looked up there
+    first. Arguments for psql stand after --.
 
     Example:
       agent-progress psql
       agent-progress psql -- -c 'select name, progress from workflow_progress'
     """
+    name = find_schema(target.schema)
     with database(target) as dsn:
+        if name != "public":
+            given = conninfo_to_dict(dsn).get("options") or os.environ.get("PGOPTIONS", "")
+            path = re.sub(r"([\\\s])", r"\\\1", sql.Identifier(name).as_string())
+            dsn = make_conninfo(dsn, options=f"{given} -csearch_path={path},public")
         program = shutil.which("psql") or _embedded_psql()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is psql's, which cancels a query with it
         return subprocess.run([program, f"--dbname={dsn}", *arguments], check=False).returncode
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from pyapp.cli.common import clean
-from pyapp.cli.text import BAR_WIDTH, agents, cells, remaining
+from pyapp.cli.text import BAR_WIDTH, cells, remaining
 from pyapp.models import Forecast, Key, Workflow
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class LiveTable:
     """Workflows as a table of bars for a live display: as many as the terminal has lines for."""
 
     columns = (
-        Column("workflow", least=8, most=40),
+        Column("workflow", least=14, most=40),
         Column("progress", least=8, most=BAR_WIDTH),
         Column("", right=True, style="bold"),
         Column("agents"),
@@ -156,7 +156,7 @@ class LiveTable:
                 w.name or w.workflow_id,
                 bar(w),
                 f"{w.progress} %",
-                agents(w),
+                f"{w.agents_completed} of {w.agents_total}",
                 w.agents_failed or None,
                 coloured(w.status),
                 w.current_stage,

@@ -23,9 +23,10 @@ def at_work(message: str, total: int | None = None, unit: str = "workflows") -> 
 
     from pyapp.cli.tables import console
 
-    shown = (progress.SpinnerColumn(), progress.TextColumn("{task.description}"), progress.TimeElapsedColumn())
+    clock: tuple[progress.ProgressColumn, ...] = (progress.TimeElapsedColumn(),)
     if total is not None:
-        shown = (shown[1], progress.BarColumn(), progress.MofNCompleteColumn(), progress.TimeRemainingColumn())
+        clock = (progress.BarColumn(), progress.MofNCompleteColumn(), progress.TimeRemainingColumn())
+    shown = (progress.SpinnerColumn(), progress.TextColumn("{task.description}"), *clock)
     with progress.Progress(*shown, console=console(stderr=True), transient=True) as display:
         task = display.add_task(message, total=total)
         yield lambda step: display.advance(task, step)

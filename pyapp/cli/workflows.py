@@ -1,15 +1,13 @@
 """list and show: reading progress."""
 
 from dataclasses import asdict
-from typing import Any
+from typing import Any, get_args
 
 import click
 from psycopg import Connection, sql
 
 from pyapp import helpers
 from pyapp.cli.common import (
-    PRIORITIES,
-    STATUSES,
     Target,
     as_json,
     command,
@@ -24,15 +22,20 @@ from pyapp.cli.common import (
 from pyapp.cli.tables import Cell, Column, bar, coloured, print_fields, print_table
 from pyapp.cli.text import BAR_WIDTH, agents, moment, outlook, stage_line
 from pyapp.db import find_schema
-from pyapp.models import Workflow
+from pyapp.models import WORKFLOW_STATUSES, Priority, Task, Workflow
 
+_STATUSES, _PRIORITIES = WORKFLOW_STATUSES, get_args(Priority)
 _LIMIT = click.IntRange(1, 2**31 - 1)
 
 
 @command(reads=True)
-@click.option("--status", help=f"Only those with this: {', '.join(STATUSES)}.", shell_complete=complete_from(STATUSES))
+@click.option(
+    "--status", help=f"Only those with this: {', '.join(_STATUSES)}.", shell_complete=complete_from(_STATUSES)
+)
 @click.option("--type", help="Only those of this type.")
-@click.option("--priority", help=f"Only with this: {', '.join(PRIORITIES)}.", shell_complete=complete_from(PRIORITIES))
+@click.option(
+    "--priority", help=f"Only with this: {', '.join(_PRIORITIES)}.", shell_complete=complete_from(_PRIORITIES)
+)
 @click.option("--limit", type=_LIMIT, default=50, show_default=True, metavar="N", help="At most N of them.")
 @click.option("--after", metavar="ID", help="The next page: those after this one.", shell_complete=complete_ids)
 @as_json
@@ -83,8 +86,8 @@ def show(target: Target, id: str, as_json: bool, **wanted: bool) -> None:
     """Show one workflow: its progress, stages and forecast.
 
     Example:
-      agent-progress show 6f1c29a0-… --tasks
-      agent-progress show 6f1c29a0-… --timeline --json
+      agent-progress show ID --tasks
+      agent-progress show ID --timeline --json
     """
     with connection(target, reads=True) as conn:
         workflow = helpers.get_workflow(conn, id, schema=target.schema)
@@ -110,10 +113,12 @@ def show(target: Target, id: str, as_json: bool, **wanted: bool) -> None:
             Column("RETRIES", leaves=1),
             Column("COMPLETED", style="dim", leaves=3),
         )
-        tasks = parts["tasks"]
-        times = [(coloured(t.status), t.retry_count or None, moment(t.completed_at)) for t in tasks]
-        rows = [(t.id, t.external_id, t.agent_type, t.stage, *rest) for t, rest in zip(tasks, times, strict=True)]
-        print_table(columns, rows)
+        print_table(columns, map(_task_row, parts["tasks"]))
+
+
+def _task_row(t: Task) -> tuple[Cell, ...]:
+    times = t.retry_count or None, moment(t.completed_at)
+    return t.id, t.external_id, t.agent_type, t.stage, coloured(t.status), *times
 
 
 def _read(

@@ -1,112 +1,73 @@
 """The HTTP API: read-only JSON, thin over the views."""
 
-from typing import Annotated, Any, LiteralString
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, HTTPException, Query
+from psycopg import Connection
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from pyapp.progress import progress_metrics
-from pyapp.source import OWN, Source
-from pyapp.web import paging, parts, queries
-from pyapp.web.models import (
-    BurnupPoint,
-    Event,
-    Forecast,
-    Metrics,
-    Moment,
-    Overview,
-    Problem,
-    Stage,
-    Task,
-    Workflow,
-)
-from pyapp.web.parameters import (
-    AnyPriority,
-    AnyStatuses,
-    Cursor,
-    Key,
-    Keys,
-    Limit,
-    Offset,
-    Text,
-    after_position,
-    known,
-    run,
-)
+from pyapp import progress_metrics
+from pyapp.models import BurnupPoint, Forecast, Moment, ProgressMetrics, Stage, Task
+from pyapp.web import reads
+from pyapp.web.answers import Event, Listed, Overview, Problem, described
+from pyapp.web.paging import Sort, Wanted, list_page
+from pyapp.web.parameters import Cursor, Key, Keys, Limit, Offset, OnePriority, Statuses, Text, after_position, run
+from pyapp.web.shape import Shape
 from pyapp.web.stream import Feed, Subscriber
-from pyapp.web.types import Priority, Row, Sort, Status
 from pyapp.web.wire import respond
 
-router = APIRouter(prefix="/api/v1", dependencies=[Depends(after_position)])
+_ONE = "/workflows/{workflow_id}"
+_WORKFLOW: Any = described(Listed, "Workflow")
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    304: {"description": "What the client has is current"},
+    400: {"model": Problem, "description": "Not a cursor of this list"},
+    404: {"model": Problem, "description": "No such workflow"},
+    422: {"model": Problem, "description": "Not a value for this parameter"},
+    503: {"model": Problem, "description": "The database does not answer, or a standby is behind; see Retry-After"},
+}
+router = APIRouter(
+    prefix="/api/v1", dependencies=[Depends(after_position)], responses={code: _ANSWERS[code] for code in (422, 503)}
+)
 
 
-def _responses(*codes: int) -> dict[int | str, dict[str, Any]]:
-    said = {304: "What the client has is current", 404: "No such workflow", 400: "Not a cursor of this list"}
-    found: dict[int | str, dict[str, Any]] = {
-        code: {"description": said[code]} | ({} if code == 304 else {"model": Problem}) for code in codes
-    }
-    return found | {
-        422: {"model": Problem, "description": "Not a value for this parameter"},
-        503: {"model": Problem, "description": "The database does not answer, or a standby is behind; see Retry-After"},
-    }
+def _of(what: Any, *codes: int, tag: str = "workflows") -> dict[str, Any]:
+    """Describe a route: what it answers, and with which codes besides."""
+    return {"tags": [tag], "response_model": what, "responses": {code: _ANSWERS[code] for code in codes or (304, 404)}}
 
 
-def _found(row: Row | None) -> Row:
-    if row is None:
-        raise HTTPException(404, "Workflow not found")
-    return row
+def _one(request: Request, workflow_id: str, read: Callable[[Connection[Any], Shape, str], Any]) -> Response:
+    """Answer with what is read of a workflow; 404 where nothing is, since there is no such workflow."""
+
+    def find(conn: Connection[Any], shape: Shape) -> Any:
+        key = shape.key(workflow_id)
+        found = read(conn, shape, key)
+        if not found and (found is None or reads.find_workflow(conn, shape, key) is None):
+            raise HTTPException(404, "Workflow not found")
+        return found
+
+    return respond(request, run(request, find))
 
 
-def _one(request: Request, workflow_id: str) -> Row:
-    rows = run(request, lambda conn, source: queries.read_workflows(conn, source, [workflow_id]))
-    return _found(rows[0] if rows else None)
-
-
-def _rows(request: Request, workflow_id: str, query: LiteralString, limit: int, offset: int = 0) -> Response:
-    def read(conn: Any, source: Source) -> list[Row]:
-        rows = parts.list_rows(conn, source, query, workflow_id, limit=limit, offset=offset, raw_json=True)
-        if not rows:
-            _found(next(iter(queries.read_workflows(conn, source, [workflow_id])), None))
-        return rows
-
-    return respond(request, run(request, read))
-
-
-@router.get("/workflows", tags=["workflows"], response_model=list[Workflow], responses=_responses(304, 400))
+@router.get("/workflows", **_of(list[_WORKFLOW], 304, 400))
 def list_workflows(
     request: Request,
-    status: AnyStatuses = None,
+    status: Statuses = None,
     type: Annotated[Text | None, Query()] = None,
-    priority: AnyPriority = None,
+    priority: OnePriority = None,
     name: Annotated[Text | None, Query(description="Beginning of the name.")] = None,
     sort: Annotated[Sort, Query(description="With - in front: descending.")] = "-created",
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Response:
     """List workflows, newest first; the Link header leads to the next page."""
-    statuses = known(request, "status", list[Status], status or [])
-    priority = known(request, "priority", Priority, priority)
-    try:
-        page, following = run(
-            request,
-            lambda conn, source: paging.list_page(
-                conn,
-                source,
-                status=statuses,
-                type=type,
-                priority=priority,
-                name=name,
-                sort=sort,
-                limit=limit,
-                cursor=cursor,
-            ),
-        )
-    except paging.BadCursor as problem:
-        raise HTTPException(400, str(problem)) from None
+    wanted = Wanted(status or (), type, priority, name, sort, limit, cursor)
+    page, following = run(request, lambda conn, shape: list_page(conn, shape, wanted))
     if following is None:
         return respond(request, page)
     parameters = [(key, value) for key, value in request.query_params.multi_items() if key != "cursor"]
@@ -114,89 +75,58 @@ def list_workflows(
     return respond(request, page, {"Link": f'<{target}>; rel="next"'})
 
 
-@router.get("/workflows/{workflow_id}", tags=["workflows"], response_model=Workflow, responses=_responses(304, 404))
+@router.get(_ONE, **_of(_WORKFLOW))
 def get_workflow(request: Request, workflow_id: Key) -> Response:
     """Get one workflow."""
-    return respond(request, _one(request, workflow_id))
+    return _one(request, workflow_id, reads.find_workflow)
 
 
-@router.get(
-    "/workflows/{workflow_id}/tasks", tags=["workflows"], response_model=list[Task], responses=_responses(304, 404)
-)
+@router.get(f"{_ONE}/tasks", **_of(list[described(Task, without=reads.TASKS.without)]))  # type: ignore[misc]
 def list_tasks(request: Request, workflow_id: Key, limit: Limit = 200, offset: Offset = 0) -> Response:
     """List the tasks of a workflow in the order in which they were created."""
-    return _rows(request, workflow_id, parts.TASKS, limit, offset)
+    return _one(request, workflow_id, partial(reads.read_part, part=reads.TASKS, limit=limit, offset=offset))
 
 
-@router.get(
-    "/workflows/{workflow_id}/events", tags=["workflows"], response_model=list[Event], responses=_responses(304, 404)
-)
+@router.get(f"{_ONE}/events", **_of(list[described(Event)]))  # type: ignore[misc]
 def list_events(request: Request, workflow_id: Key, limit: Limit = 200, offset: Offset = 0) -> Response:
     """List the changes of status and stage, the newest first."""
-    return _rows(request, workflow_id, parts.EVENTS, limit, offset)
+    return _one(request, workflow_id, partial(reads.read_part, part=reads.EVENTS, limit=limit, offset=offset))
 
 
-@router.get(
-    "/workflows/{workflow_id}/timeline", tags=["workflows"], response_model=list[Moment], responses=_responses(304, 404)
-)
+@router.get(f"{_ONE}/timeline", **_of(list[described(Moment)]))  # type: ignore[misc]
 def list_timeline(request: Request, workflow_id: Key, limit: Limit = 500, offset: Offset = 0) -> Response:
     """List what happened to a workflow, in time order: events, stages and tasks."""
-    return _rows(request, workflow_id, parts.TIMELINE, limit, offset)
+    return _one(request, workflow_id, partial(reads.read_part, part=reads.TIMELINE, limit=limit, offset=offset))
 
 
-@router.get(
-    "/workflows/{workflow_id}/stages", tags=["workflows"], response_model=list[Stage], responses=_responses(304, 404)
-)
+@router.get(f"{_ONE}/stages", **_of(list[described(Stage)]))  # type: ignore[misc]
 def list_stages(request: Request, workflow_id: Key) -> Response:
     """List the stages of a workflow with their agents."""
-    return _rows(request, workflow_id, parts.STAGES, 1000)
+    return _one(request, workflow_id, partial(reads.read_part, part=reads.STAGES))
 
 
-@router.get(
-    "/workflows/{workflow_id}/burnup",
-    tags=["workflows"],
-    response_model=list[BurnupPoint],
-    responses=_responses(304, 404),
-)
+@router.get(f"{_ONE}/burnup", **_of(list[described(BurnupPoint)]))  # type: ignore[misc]
 def list_burnup(request: Request, workflow_id: Key) -> Response:
     """List tasks completed and created over time, in at most about 800 points."""
-    return _rows(request, workflow_id, parts.BURNUP, 1000)
+    return _one(request, workflow_id, reads.read_burnup)
 
 
-@router.get("/workflows/{workflow_id}/forecast", tags=["workflows"], response_model=Forecast, responses=_responses(404))
+@router.get(f"{_ONE}/forecast", **_of(described(Forecast)))
 def get_forecast(request: Request, workflow_id: Key) -> Response:
     """Say when a workflow will be done, and whether it has come to a halt."""
-
-    def read(conn: Any, source: Source) -> Row | None:
-        rows = parts.list_rows(conn, source, parts.FORECAST, workflow_id, limit=1)
-        if not rows and source is not OWN and queries.read_workflows(conn, source, [workflow_id]):
-            return dict.fromkeys(Forecast.model_fields) | {"workflow_id": workflow_id}
-        return next(iter(rows), None)
-
-    return respond(request, _found(run(request, read)))
+    return _one(request, workflow_id, reads.read_forecast)
 
 
-@router.get("/workflows/{workflow_id}/metrics", tags=["workflows"], response_model=Metrics, responses=_responses(404))
+@router.get(f"{_ONE}/metrics", **_of(described(ProgressMetrics)))
 def get_metrics(request: Request, workflow_id: Key) -> Response:
     """Measure the progress of a workflow, and count its tasks to see whether it is stale."""
-
-    def read(conn: Any, source: Source) -> Row:
-        try:
-            measured = progress_metrics(conn, workflow_id, source=source)
-        except LookupError:
-            raise HTTPException(404, "Workflow not found") from None
-        return {name: getattr(measured, name) for name in Metrics.model_fields} | {"workflow_id": workflow_id}
-
-    return respond(request, run(request, read))
+    return _one(request, workflow_id, lambda conn, shape, key: progress_metrics(conn, key, schema=shape.schema))
 
 
-@router.get("/stats/overview", tags=["stats"], response_model=Overview, responses=_responses(304))
+@router.get("/stats/overview", **_of(Overview, 304, tag="stats"))
 def get_overview(request: Request) -> Response:
     """Count workflows by status, and their agents."""
-    return respond(request, run(request, queries.read_overview))
-
-
-_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
+    return respond(request, run(request, reads.read_overview))
 
 
 class EventStream(StreamingResponse):
@@ -217,8 +147,12 @@ class EventStream(StreamingResponse):
             self._feed.unsubscribe(self._subscriber)
 
 
-@router.get("/stream", tags=["live"], response_class=StreamingResponse, responses=_responses() | _STREAM)
-async def stream(request: Request, id: Keys) -> Response:
+_STREAM: dict[str, Any] = {"tags": ["live"], "response_class": StreamingResponse}
+_SENT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
+
+
+@router.get("/stream", **_STREAM, responses=_SENT)
+async def stream(request: Request, id: Keys = None) -> Response:
     """Follow workflows live, as server-sent events.
 
     `snapshot` is an array of all that is followed and comes first, and again after a loss of the database, which `away`
@@ -228,12 +162,7 @@ async def stream(request: Request, id: Keys) -> Response:
     return await _follow(request, id)
 
 
-@router.get(
-    "/workflows/{workflow_id}/stream",
-    tags=["live"],
-    response_class=StreamingResponse,
-    responses=_responses(404) | _STREAM,
-)
+@router.get(f"{_ONE}/stream", **_STREAM, responses=_SENT | {404: _ANSWERS[404]})
 async def stream_workflow(request: Request, workflow_id: Key) -> Response:
     """Follow one workflow live, as server-sent events."""
     return await _follow(request, [workflow_id], must_exist=True)
@@ -243,6 +172,15 @@ async def _follow(request: Request, ids: list[str] | None, *, must_exist: bool =
     feed: Feed = request.app.state.feed
     if "after_position" in request.query_params:
         await run_in_threadpool(run, request, lambda *_: None)
+    if ids is not None:
+        shape = await run_in_threadpool(request.app.state.database.shape)
+        keys = [shape.key(given) for given in ids]
+        # All clients share the feed: what the database does not take is refused before it gets there.
+        ids = (
+            keys
+            if shape.knows_keys
+            else await run_in_threadpool(run, request, lambda conn, _: shape.written(conn, keys))
+        )
     subscriber = feed.subscribe(ids)
     try:
         # The answer says at once what is wrong: no such workflow, or no database.

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,35 +11,50 @@ import psycopg
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from psycopg import errors
 from psycopg_pool import PoolTimeout, TooManyRequests
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from pyapp.adopt.pair import AdoptError
-from pyapp.source import Source
-from pyapp.standby import StandbyBehind
-from pyapp.web import api, lag, pages
-from pyapp.web.database import Database
-from pyapp.web.models import Problem, Ready, Standby, loosened
-from pyapp.web.observe import DatabaseCollector, Metrics, Observed
-from pyapp.web.parameters import WholeAddresses
-from pyapp.web.queries import readable
-from pyapp.web.security import KnownHosts, LimitBody, RequireToken, SecurityHeaders
-from pyapp.web.settings import Settings, incomplete
+from pyapp import StandbyBehind, WorkflowNotFound
+from pyapp.web import api, pages
+from pyapp.web.answers import Problem, Ready, Standby, loosened
+from pyapp.web.database import AWAY, Database
+from pyapp.web.observe import DatabaseCollector, Metrics, observed
+from pyapp.web.paging import BadCursor
+from pyapp.web.parameters import whole_addresses
+from pyapp.web.security import known_hosts, require_token, security_headers
+from pyapp.web.shape import LACKING, NotAValue, Shape, lacking, readable
 from pyapp.web.stream import Feed
 
-_UNMIGRATED = "The database has no agent-progress schema, or an old one: run agent-progress migrate"
 _STATIC = Path(__file__).parent / "static"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the service is run.
+
+    ``interval`` is the time between two looks, in seconds. ``read_dsn`` is that of a standby to read from, while
+    ``dsn`` tells of changes; None to do both in one place.
+    """
+
+    dsn: str = field(repr=False)
+    schema: str = "public"
+    host: str = "127.0.0.1"
+    token: str | None = field(default=None, repr=False)
+    interval: float = 0.5
+    cors_origins: tuple[str, ...] = ()
+    read_dsn: str | None = field(default=None, repr=False)
 
 
 def create_app(settings: Settings) -> FastAPI:
     """Put the service together: API, dashboard, streams, metrics and what guards them."""
     metrics = Metrics()
     read_dsn, primary = (settings.dsn, None) if settings.read_dsn is None else (settings.read_dsn, settings.dsn)
-    database = Database(read_dsn, metrics.query_seconds.observe, settings.name, primary)
+    database = Database(read_dsn, settings.schema, primary, metrics.query_seconds.observe)
     feed = Feed(database, settings.interval, metrics.stream_queries.inc)
     metrics.registry.register(DatabaseCollector(database, lambda: feed.clients))
 
@@ -56,26 +71,23 @@ def create_app(settings: Settings) -> FastAPI:
         version=version("agent-progress"),
         description="Exact, live progress of agent workflows, read-only.",
         lifespan=lifespan,
-        # The viewers load scripts from elsewhere; the description itself is at /openapi.json.
-        docs_url=None,
-        redoc_url=None,
+        # The viewers load scripts from elsewhere; the description itself has a route of its own below.
+        openapi_url=None,
     )
     app.state.settings, app.state.database, app.state.feed = settings, database, feed
     app.include_router(api.router)
     app.include_router(pages.router)
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
     _add_probes(app, database, metrics)
-    _add_errors(app)
+    _add_errors(app, settings.schema)
 
-    if settings.name is not None:
-        _adopted(app, settings.name)
     # The last one added comes first.
-    app.add_middleware(LimitBody)
+    app.add_middleware(whole_addresses)
     if settings.token is not None:
-        app.add_middleware(RequireToken, token=settings.token)
+        app.add_middleware(require_token, token=settings.token)
     else:
         # Without a token only this machine may read.
-        app.add_middleware(KnownHosts, host=settings.host)
+        app.add_middleware(known_hosts, host=settings.host)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -84,8 +96,8 @@ def create_app(settings: Settings) -> FastAPI:
             allow_headers=["Authorization"],
             expose_headers=["ETag", "Link"],
         )
-    app.add_middleware(Observed, metrics=metrics)
-    app.add_middleware(SecurityHeaders, cross_origin=bool(settings.cors_origins))
+    app.add_middleware(observed, metrics=metrics)
+    app.add_middleware(security_headers, cross_origin=bool(settings.cors_origins))
     return app
 
 
@@ -99,65 +111,49 @@ def _add_probes(app: FastAPI, database: Database, metrics: Metrics) -> None:
     def readyz() -> Ready:
         """Say whether the database answers and has the schema, and how far behind it is where it is a standby."""
 
-        def read(conn: psycopg.Connection[Any], source: Source) -> lag.Standby | None:
-            readable(conn, source)
+        def read(conn: psycopg.Connection[Any], shape: Shape) -> Standby | None:
+            readable(conn, shape.schema)
             return database.meter.measure(conn)
 
         standby = database.run(read)
-        return Ready(status="ready") if standby is None else Ready(status="ready", standby=Standby(**asdict(standby)))
+        return Ready(status="ready") if standby is None else Ready(status="ready", standby=standby)
 
     @app.get("/metrics", tags=["probes"], response_class=Response)
     def prometheus() -> Response:
         """Give the metrics in the format of Prometheus."""
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-
-def _adopted(app: FastAPI, name: str) -> None:
-    """Take what adopted tables may have, and say what is wrong with them."""
-    app.add_middleware(WholeAddresses)
-    describe = app.openapi
-    app.openapi = lambda: loosened(describe())  # type: ignore[method-assign]
-
-    @app.exception_handler(AdoptError)
-    async def gone(request: Request, problem: Exception) -> Response:
-        return pages.failure(request, 503, str(problem), {"Retry-After": "30"})
-
-    @app.exception_handler(psycopg.errors.UndefinedTable)
-    @app.exception_handler(psycopg.errors.UndefinedColumn)
-    @app.exception_handler(psycopg.ProgrammingError)
-    async def lacking(request: Request, _: Exception) -> Response:
-        return pages.failure(request, 503, incomplete(name), {"Retry-After": "30"})
+    @app.get("/openapi.json", include_in_schema=False)
+    def description() -> Response:
+        try:
+            is_adoption = not database.shape().has("workflow")
+        except AWAY:
+            is_adoption = False
+        return JSONResponse(loosened(app.openapi()) if is_adoption else app.openapi())
 
 
-def _add_errors(app: FastAPI) -> None:
-    @app.exception_handler(psycopg.OperationalError)
-    @app.exception_handler(psycopg.InterfaceError)
-    @app.exception_handler(PoolTimeout)
-    @app.exception_handler(TooManyRequests)
-    async def away(request: Request, _: Exception) -> Response:
-        return pages.failure(request, 503, "Database unavailable", {"Retry-After": "2"})
+def _add_errors(app: FastAPI, schema: str) -> None:
+    def says(status: int, message: str | None, wait: int | None, *kinds: type[Exception]) -> None:
+        """Answer errors with a message, None for their own, and with the seconds after which to ask again."""
+        headers = {} if wait is None else {"Retry-After": str(wait)}
 
-    @app.exception_handler(StandbyBehind)
-    async def behind(request: Request, _: Exception) -> Response:
-        return pages.failure(request, 503, "The standby has not got to after_position yet", {"Retry-After": "1"})
+        async def answer(request: Request, problem: Exception) -> Response:
+            return pages.failure(request, status, message or str(problem), headers)
 
-    @app.exception_handler(psycopg.errors.QueryCanceled)
-    async def slow(request: Request, _: Exception) -> Response:
-        return pages.failure(request, 503, "The database took too long", {"Retry-After": "10"})
+        for kind in kinds:
+            app.add_exception_handler(kind, answer)
 
-    @app.exception_handler(psycopg.errors.UndefinedTable)
-    @app.exception_handler(psycopg.errors.UndefinedColumn)
-    async def unmigrated(request: Request, _: Exception) -> Response:
-        return pages.failure(request, 503, _UNMIGRATED, {"Retry-After": "30"})
-
-    @app.exception_handler(psycopg.errors.InsufficientPrivilege)
-    async def forbidden(request: Request, _: Exception) -> Response:
-        return pages.failure(request, 503, "The service's role lacks rights in the database", {"Retry-After": "30"})
-
-    @app.exception_handler(psycopg.DataError)
-    async def unfit(request: Request, _: Exception) -> Response:
-        # For example a character that the encoding of the database does not have.
-        return pages.failure(request, 422, "A value that the database cannot take", {})
+    away = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, TooManyRequests)
+    says(503, "Database unavailable", 2, *away)
+    says(503, "The standby has not got to after_position yet", 1, StandbyBehind)
+    says(503, "The database took too long", 10, errors.QueryCanceled)
+    says(503, lacking(schema), 30, *LACKING)
+    says(503, "The service's role lacks rights in the database", 30, errors.InsufficientPrivilege)
+    # For example a character that the encoding of the database does not have, or a number that no key can be.
+    says(422, "A value that the database cannot take", None, psycopg.DataError)
+    says(422, None, None, NotAValue)
+    says(400, None, None, BadCursor)
+    says(404, "Workflow not found", None, WorkflowNotFound)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, problem: Exception) -> Response:

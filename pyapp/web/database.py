@@ -1,32 +1,30 @@
-"""The service's way to the database: read-only, with time limits, from a pool."""
+"""The service's way to the database: read-only, with time limits, from a pool; and how far behind a standby is."""
 
-import asyncio
-import logging
 import os
 import re
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, LiteralString, TypeVar
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
-from psycopg_pool import ConnectionPool, PoolTimeout
+from psycopg_pool import ConnectionPool, PoolTimeout, TooManyRequests
 
-from pyapp.adopt.source import find_source
-from pyapp.retry import retry
-from pyapp.source import OWN, Source
-from pyapp.standby import wait_for_position
-from pyapp.web.lag import LagMeter
-from pyapp.web.values import adapters
+from pyapp import retry, wait_for_position
+from pyapp.web.answers import Standby
+from pyapp.web.shape import Shape, find_shape
+from pyapp.web.wire import adapters
 
 T = TypeVar("T")
+AWAY = (psycopg.Error, PoolTimeout, TooManyRequests)
+"""What reading ends in where the database does not answer, or lacks something."""
 _CONNECTIONS = 10
 # Fewer than the threads that wait here (40 answer requests): where the database is slow, the rest is refused at once.
 _MOST_WAITING = 20
 _WAIT = 2.0  # seconds to wait for a connection before the answer is 503
 _PATIENCE = 1.0  # seconds to wait for a standby before the answer is 503
-_TRIES = 5  # of a query that a standby breaks off
+_TRIES = 5  # of a query that a standby cancels
 # A network that swallows packets is noticed; what the DSN says of these goes first.
 _NETWORK = {
     "connect_timeout": 3,
@@ -39,7 +37,15 @@ _NETWORK = {
 _DEFAULTS = "-c statement_timeout=5s"
 _FIXED = "-c default_transaction_read_only=on -c search_path=pg_catalog -c TimeZone=UTC -c DateStyle=ISO"
 
-log = logging.getLogger("agent_progress.database")
+REPLAY: LiteralString = """
+    select
+        pg_is_in_recovery(),
+        exists (select from pg_stat_wal_receiver),
+        (pg_last_wal_receive_lsn() - '0/0')::bigint,
+        (pg_last_wal_replay_lsn() - '0/0')::bigint,
+        extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp())::float8
+"""
+"""What LagMeter takes."""
 
 
 def reason(error: Exception) -> str:
@@ -69,19 +75,20 @@ class Database:
     def __init__(
         self,
         dsn: str,
-        observe: Callable[[float], None] = lambda _: None,
-        name: str | None = None,
+        schema: str = "public",
         primary: str | None = None,
+        observe: Callable[[float], None] = lambda _: None,
     ) -> None:
-        """Prepare a pool; ``observe`` is told the seconds that each use took, ``name`` is that of an adopted pair.
+        """Prepare a pool; ``observe`` is told the seconds that each use took.
 
         ``primary`` is the DSN of the primary where the other one is that of a standby.
         """
+        self.schema = schema
+        self.meter = LagMeter()
         self._arguments = _arguments(dsn)
         self._primary = self._arguments if primary is None else _arguments(primary)
-        self.meter = LagMeter()
         self._observe = observe
-        self._name = name
+        self._shape: Shape | None = None
         self._pool = ConnectionPool(
             kwargs=self._arguments,
             min_size=1,
@@ -103,59 +110,46 @@ class Database:
         """Close all connections."""
         self._pool.close(timeout=0.2)
 
-    def run(self, query: Callable[[psycopg.Connection[Any], Source], T], after: str | None = None) -> T:
-        """Run a query, which is told where to read; ``after`` a position in the log that has to be replayed first.
+    def run(self, query: Callable[[psycopg.Connection[Any], Shape], T], after: str | None = None) -> T:
+        """Run a query, which is told what the schema has; ``after`` a position of the log that is replayed first.
 
-        Raises psycopg's errors; ``PoolTimeout`` where no connection is to be had, AdoptError where nothing is adopted,
-        StandbyBehind where it takes longer until the position is replayed.
+        Raises psycopg's errors; ``PoolTimeout`` where no connection is to be had, StandbyBehind where it takes longer
+        until the position is replayed.
         """
         if self._away:
             self._probe()
         try:
-            # On a standby, what is replayed may break off what reads, and end its session.
+            # On a standby, what is replayed may cancel what reads, and end its session.
             return retry(lambda: self._use(query, after), tries=_TRIES)
         except PoolTimeout:
             self._away = True
             raise
+        except psycopg.ProgrammingError:
+            self.forget()
+            raise
 
-    def _use(self, query: Callable[[psycopg.Connection[Any], Source], T], after: str | None) -> T:
+    def _use(self, query: Callable[[psycopg.Connection[Any], Shape], T], after: str | None) -> T:
         with self._pool.connection() as conn:
             began = time.perf_counter()
             try:
                 if after is not None:
                     wait_for_position(conn, after, _PATIENCE)
-                return self._read(conn, query)
+                self._shape = shape = self._shape or find_shape(conn, self.schema)
+                return query(conn, shape)
             finally:
                 self._observe(time.perf_counter() - began)
 
-    async def source(self) -> Source:
-        """Find where the stream reads."""
-        return OWN if self._name is None else await asyncio.to_thread(self._find_source, self._name)
+    def shape(self) -> Shape:
+        """Tell what the schema has, which is found out once. Raises as ``run`` does."""
+        return self._shape or self.run(lambda _, shape: shape)
 
-    def _find_source(self, name: str) -> Source:
-        with self.connect() as conn:
-            return find_source(conn, name)
+    def forget(self) -> None:
+        """Find out anew what the schema has, where something that it had is gone."""
+        self._shape = None
 
-    def _read(self, conn: psycopg.Connection[Any], query: Callable[[psycopg.Connection[Any], Source], T]) -> T:
-        """Run a query on the tables as they are now: an application's migrations take columns away and add them."""
-        if self._name is None:
-            return query(conn, OWN)
-        try:
-            return query(conn, find_source(conn, self._name))
-        except psycopg.ProgrammingError:  # one has gone between the two
-            return query(conn, find_source(conn, self._name))
-
-    def connect(self) -> psycopg.Connection[Any]:
-        """Open a connection beside the pool."""
-        return psycopg.connect(**self._arguments)
-
-    async def connect_async(self) -> psycopg.AsyncConnection[Any]:
-        """Open a connection beside the pool, for the stream."""
-        return await psycopg.AsyncConnection.connect(**self._arguments)
-
-    async def connect_to_primary(self) -> psycopg.AsyncConnection[Any]:
-        """Open a connection to where notifications come from."""
-        return await psycopg.AsyncConnection.connect(**self._primary)
+    async def connect(self, *, to_primary: bool = False) -> psycopg.AsyncConnection[Any]:
+        """Open a connection beside the pool: to read, or to where notifications come from."""
+        return await psycopg.AsyncConnection.connect(**(self._primary if to_primary else self._arguments))
 
     def _probe(self) -> None:
         """See whether the database is back. One request at a time looks, all others are refused meanwhile."""
@@ -163,7 +157,44 @@ class Database:
             raise PoolTimeout("the database is away")
         try:
             if self._away:
-                self.connect().close()
+                psycopg.connect(**self._arguments).close()
                 self._away = False
         finally:
             self._probing.release()
+
+
+class LagMeter:
+    """Tells the lag of a standby from what it says again and again.
+
+    The time of the last transaction replayed is not enough: it is old where the primary is idle, or at work on a long
+    transaction. So the meter keeps in mind what had been received when, until that is replayed.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin without knowing anything."""
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._shown: float | None = None
+        self._mark: tuple[float, int] | None = None
+
+    def measure(self, conn: psycopg.Connection[Any]) -> Standby | None:
+        """Ask a server; None where it is no standby."""
+        return self.take(conn.execute(REPLAY).fetchone())
+
+    def take(self, row: Any) -> Standby | None:
+        """Take a row of REPLAY; None where the server is no standby."""
+        in_recovery, following, received, replayed, since_transaction = row
+        if not in_recovery:
+            return None
+        now = self._clock()
+        with self._lock:
+            if following and received is not None:
+                if replayed >= received:
+                    self._shown, self._mark = now, None
+                elif self._mark is None:
+                    self._mark = now, received
+                elif replayed >= self._mark[1]:
+                    self._shown, self._mark = self._mark[0], (now, received)
+            ages = [] if self._shown is None else [now - self._shown]
+        ages += [] if since_transaction is None else [max(0.0, since_transaction)]
+        return Standby(min(ages, default=None), following)

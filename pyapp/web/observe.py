@@ -9,21 +9,17 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-import psycopg
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from psycopg_pool import PoolTimeout, TooManyRequests
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pyapp.adopt.pair import AdoptError
-from pyapp.web.database import Database
-from pyapp.web.queries import count_drift, read_overview
+from pyapp.web.database import AWAY, Database
+from pyapp.web.reads import count_drift, read_overview
 from pyapp.web.wire import error
 
 log = logging.getLogger("agent_progress.access")
 _DRIFT_EVERY = 60.0  # seconds; it counts every task, so it rests 100 times as long as it takes
-_AWAY = (psycopg.Error, PoolTimeout, TooManyRequests, AdoptError)
 
 
 class Metrics:
@@ -60,26 +56,25 @@ class DatabaseCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics of now."""
-        yield GaugeMetricFamily("agent_progress_stream_clients", "Clients that follow live.", value=self._clients())
-        up = GaugeMetricFamily("agent_progress_database_up", "Whether the database answers.")
+
+        def gauge(name: str, meaning: str, value: float) -> Metric:
+            return GaugeMetricFamily(f"agent_progress_{name}", meaning, value=value)
+
+        yield gauge("stream_clients", "Clients that follow live.", self._clients())
         try:
             read, standby = self._database.run(
-                lambda conn, source: (read_overview(conn, source), self._database.meter.measure(conn))
+                lambda conn, shape: (read_overview(conn, shape), self._database.meter.measure(conn))
             )
-        except _AWAY:
-            up.add_metric([], 0)
-            yield up
+        except AWAY:
+            yield gauge("database_up", "Whether the database answers.", 0)
             return
-        up.add_metric([], 1)
-        yield up
-        yield GaugeMetricFamily(
-            "agent_progress_in_recovery", "Whether what is read is a standby.", value=float(standby is not None)
-        )
+        yield gauge("database_up", "Whether the database answers.", 1)
+        yield gauge("in_recovery", "Whether what is read is a standby.", standby is not None)
         lag = 0.0 if standby is None else standby.lag_seconds
-        yield GaugeMetricFamily(
-            "agent_progress_standby_lag_seconds",
+        yield gauge(
+            "standby_lag_seconds",
             "Age of what the standby shows, at most; 0 on a primary, NaN where it is not known.",
-            value=float("nan") if lag is None else lag,
+            float("nan") if lag is None else lag,
         )
         by_status = GaugeMetricFamily("agent_progress_workflows", "Workflows by status.", labels=["status"])
         for name, count in read["overview"].items():
@@ -88,12 +83,12 @@ class DatabaseCollector(Collector):
         yield by_status
         tasks = GaugeMetricFamily("agent_progress_tasks", "Tasks of all workflows by outcome.", labels=["outcome"])
         for name, count in read["agents"].items():
-            tasks.add_metric([name], float(count))
+            tasks.add_metric([name], count)
         yield tasks
-        yield GaugeMetricFamily(
-            "agent_progress_drifting_workflows",
+        yield gauge(
+            "drifting_workflows",
             "Workflows whose stored progress is wrong, counted once a minute or less; NaN where that took too long.",
-            value=self._drifting(),
+            self._drifting(),
         )
 
     def _drifting(self) -> float:
@@ -102,25 +97,22 @@ class DatabaseCollector(Collector):
             if began >= self._next_drift:
                 try:
                     self._drift = self._database.run(count_drift)
-                except _AWAY:
+                except AWAY:
                     self._drift = float("nan")
                 now = time.monotonic()
                 self._next_drift = now + max(_DRIFT_EVERY, 100 * (now - began))
             return self._drift
 
 
-class Observed:
-    """Times each request, counts it and writes a line about it: the path without its query, and no header."""
+def observed(app: ASGIApp, metrics: Metrics) -> ASGIApp:
+    """Time each request, count it and write a line about it: the path without its query, and no header.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        """Wrap an application."""
-        self._app = app
-        self._metrics = metrics
+    An internal fault ends here, in a line that tells where it is and no values.
+    """
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on; a fault of ours ends here, in a line that tells where it is and no values."""
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await app(scope, receive, send)
             return
         began = time.perf_counter()
         status = 0
@@ -132,23 +124,23 @@ class Observed:
             await send(message)
 
         try:
-            await self._app(scope, receive, watched)
+            await app(scope, receive, watched)
         except Exception as fault:
             where = traceback.extract_tb(fault.__traceback__)[-1]
             log.error(_line(event="fault", error=type(fault).__name__, where=f"{where.filename}:{where.lineno}"))
             if status == 0:
                 await error("Internal error", 500)(scope, receive, watched)
         finally:
-            self._told(scope, status, time.perf_counter() - began)
+            elapsed = time.perf_counter() - began
+            # The route, not the path: ids would make a metric for each workflow. No status: the client left first.
+            route = getattr(scope.get("route"), "path", "other")
+            metrics.requests.labels(route, str(status or 499)).inc()
+            if not route.endswith("/stream"):
+                metrics.request_seconds.labels(route).observe(elapsed)
+            told = {"method": scope["method"], "path": scope["path"], "status": status or 499}
+            log.info(_line(event="request", **told, ms=round(elapsed * 1000, 1)))
 
-    def _told(self, scope: Scope, status: int, elapsed: float) -> None:
-        # The route, not the path: ids would make a metric for each workflow. No status: the client left first.
-        route = getattr(scope.get("route"), "path", "other")
-        self._metrics.requests.labels(route, str(status or 499)).inc()
-        if not route.endswith("/stream"):
-            self._metrics.request_seconds.labels(route).observe(elapsed)
-        ms = round(elapsed * 1000, 1)
-        log.info(_line(event="request", method=scope["method"], path=scope["path"], status=status or 499, ms=ms))
+    return answer
 
 
 def _line(**entry: Any) -> str:

@@ -1,25 +1,26 @@
 """The dashboard: three pages rendered here, which show the same numbers from the same views as the API."""
 
 import hashlib
-import json
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, LiteralString
+from typing import Annotated, Any
 from urllib.parse import parse_qs, urlencode
 
 from fastapi import APIRouter, Depends, HTTPException, Query
 from fastapi.templating import Jinja2Templates
+from psycopg import Connection
 from pydantic import BeforeValidator
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from pyapp.source import OWN, Source
-from pyapp.web import charts, looks, paging, parts, queries, text
-from pyapp.web.parameters import GIVEN, Cursor, Key, Text, after_position, known, run
+from pyapp.models import WorkflowStatus
+from pyapp.watch import ACTIVE
+from pyapp.web import charts, reads, text
+from pyapp.web.paging import Sort, Wanted, list_page
+from pyapp.web.parameters import Cursor, Key, Text, after_position, run
 from pyapp.web.security import COOKIE, local_path, same, session_of
-from pyapp.web.types import Priority, Row, Sort, Status
+from pyapp.web.shape import Shape
 from pyapp.web.wire import error
 
 router = APIRouter(include_in_schema=False, dependencies=[Depends(after_position)])
@@ -27,13 +28,22 @@ _HERE = Path(__file__).parent
 _PAGE = 50
 _TASKS = 200
 _EVENTS = 50
+_LONGEST_BODY = 10_000  # bytes; nothing else reads any
 _TILES = ("running", "initiated", "paused", "completed", "failed", "cancelled")
+# A form sends a field that is left empty as well.
+_GIVEN = BeforeValidator(lambda value: value or None)
+_Given = Annotated[Text | None, _GIVEN, Query()]
 
 
 def _asset(name: str) -> str:
     """Return where a file is, with a mark of its content, so that browsers do not show an old one."""
     content = (_HERE / "static" / name).read_bytes()
     return f"/static/{name}?v={hashlib.blake2b(content, digest_size=6).hexdigest()}"
+
+
+def _called(workflow: Any) -> str:
+    """Name a workflow: by its key where it has no name."""
+    return text.shown(workflow.name) or text.shown(str(workflow.id))
 
 
 _templates = Jinja2Templates(directory=_HERE / "templates")
@@ -44,6 +54,8 @@ _templates.env.globals |= {
     "parts": charts.parts,
     "burnup": charts.burnup,
     "stage_spans": charts.stage_spans,
+    "state": charts.state,
+    "called": _called,
 }
 _templates.env.filters |= text.FILTERS
 
@@ -52,15 +64,19 @@ _templates.env.filters |= text.FILTERS
 def overview(request: Request) -> Response:
     """Show tiles, what is active, and what needs attention."""
 
-    def read(conn: Any, source: Source) -> dict[str, Any]:
-        active, failed = queries.read_attention(conn, source)
-        found = queries.read_overview(conn, source)
-        counts = {name.removesuffix("_workflows"): count for name, count in found["overview"].items()}
-        total = counts.pop("total")
-        tiles = {name: counts[name] for name in (_TILES if source is OWN else list(counts)[: len(_TILES)])}
-        running = total - sum(count for name, count in counts.items() if name.lower() in source.settled)
-        lists = {"active": active, "failed": failed, "source": source}
-        return {"total": total, "tiles": tiles, "running": running, "agents": found["agents"], **lists}
+    def read(conn: Connection[Any], shape: Shape) -> dict[str, Any]:
+        active, failed, forecasts = reads.read_attention(conn, shape)
+        found = reads.read_overview(conn, shape)
+        counts = {status: found["overview"][f"{status}_workflows"] for status in _TILES}
+        return {
+            "total": found["overview"]["total_workflows"],
+            "tiles": counts,
+            "running": sum(counts[status] for status in ACTIVE),
+            "agents": found["agents"],
+            "active": active,
+            "failed": failed,
+            "forecasts": forecasts,
+        }
 
     return _render(request, "overview.html", _read(request, read))
 
@@ -68,78 +84,53 @@ def overview(request: Request) -> Response:
 @router.get("/workflows")
 def workflows(
     request: Request,
-    status: Annotated[Text | None, GIVEN, Query()] = None,
-    type: Annotated[Text | None, Query(max_length=500)] = None,
-    priority: Annotated[Text | None, GIVEN, Query()] = None,
-    name: Annotated[Text | None, Query(max_length=500)] = None,
+    status: Annotated[WorkflowStatus | None, _GIVEN, Query()] = None,
+    type: _Given = None,
+    priority: _Given = None,
+    name: _Given = None,
     sort: Annotated[Sort, BeforeValidator(lambda value: value or "-created"), Query()] = "-created",
     cursor: Cursor = None,
 ) -> Response:
     """Show the list, filtered, sorted and paged."""
-    status, priority = known(request, "status", Status, status), known(request, "priority", Priority, priority)
     chosen = {"status": status, "type": type, "priority": priority, "name": name}
     given = {key: value for key, value in chosen.items() if value}
-
-    def read(conn: Any, source: Source) -> dict[str, Any]:
-        page, following = paging.list_page(
-            conn,
-            source,
-            status=[status] if status else (),
-            type=type,
-            priority=priority,
-            name=name,
-            sort=sort,
-            limit=_PAGE,
-            cursor=cursor or None,
-        )
-        return {"workflows": page, "following": following, "source": source}
-
-    try:
-        found = _read(request, read)
-    except paging.BadCursor as problem:
-        raise HTTPException(400, str(problem)) from None
-    following = found.pop("following")
+    wanted = Wanted([status] if status else (), type, priority, name, sort, _PAGE, cursor or None)
+    found = _read(request, lambda conn, shape: {"page": list_page(conn, shape, wanted)})
+    page, following = found.pop("page")
 
     def to(**more: str) -> str:
         return f"/workflows?{urlencode({**given, **more})}"
 
-    return _render(
-        request,
-        "workflows.html",
-        {
-            **found,
-            "chosen": chosen,
-            "filtered": bool(given),
-            "sort": sort,
-            "first": to(sort=sort) if cursor else None,
-            "next": to(sort=sort, cursor=following) if following else None,
-            "by": lambda order: to(sort=order),
-        },
-    )
+    more = {
+        "workflows": page,
+        "chosen": chosen,
+        "filtered": bool(given),
+        "sort": sort,
+        "first": to(sort=sort) if cursor else None,
+        "next": to(sort=sort, cursor=following) if following else None,
+        "by": lambda order: to(sort=order),
+    }
+    return _render(request, "workflows.html", found | more)
 
 
 @router.get("/workflows/{workflow_id}")
 def workflow(request: Request, workflow_id: Key) -> Response:
     """Show one workflow: bar, stages, tasks, burn-up and events."""
 
-    def read(conn: Any, source: Source) -> dict[str, Any]:
-        found = queries.read_workflows(conn, source, [workflow_id])
-        if not found:
+    def read(conn: Connection[Any], shape: Shape) -> dict[str, Any]:
+        key = shape.key(workflow_id)
+        found = reads.find_workflow(conn, shape, key)
+        if found is None:
             raise HTTPException(404, "Workflow not found")
-
-        def rows(query: LiteralString, limit: int) -> list[Row]:
-            return parts.list_rows(conn, source, query, workflow_id, limit=limit)
-
-        tasks, running = parts.list_for_page(conn, source, workflow_id, _TASKS)
+        tasks, running = reads.read_page_of_tasks(conn, shape, key, _TASKS)
         return {
-            "source": source,
-            "workflow": found[0],
+            "workflow": found,
             "running": running,
             "tasks": tasks,
-            "stages": rows(parts.STAGES, 200),
-            "events": rows(parts.EVENTS, _EVENTS),
-            "points": rows(parts.BURNUP, 1000),
-            "forecast": next(iter(rows(parts.FORECAST, 1)), None),
+            "stages": reads.read_part(conn, shape, key, reads.STAGES),
+            "events": reads.read_part(conn, shape, key, reads.EVENTS, _EVENTS),
+            "points": reads.read_burnup(conn, shape, key),
+            "forecast": reads.read_forecast(conn, shape, key),
         }
 
     return _render(request, "workflow.html", _read(request, read))
@@ -160,7 +151,12 @@ def login(request: Request, next: str = "/") -> Response:
 @router.post("/login")
 async def log_in(request: Request) -> Response:
     """Take the token and set the cookie."""
-    form = parse_qs((await request.body())[:10_000].decode("utf-8", "replace"))
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _LONGEST_BODY:
+            raise HTTPException(413, "Request body too long")
+    form = parse_qs(body.decode("utf-8", "replace"))
     given, target = form.get("token", [""])[0], local_path(form.get("next", ["/"])[0])
     token = request.app.state.settings.token
     if token is None:
@@ -183,32 +179,20 @@ def failure(request: Request, status: int, message: str, headers: dict[str, str]
     return response
 
 
-def _read(request: Request, query: Callable[[Any, Source], dict[str, Any]]) -> dict[str, Any]:
+def _read(request: Request, query: Callable[[Connection[Any], Shape], dict[str, Any]]) -> dict[str, Any]:
     """Read all that a page shows as of one moment, so that its numbers agree."""
 
-    def read(conn: Any, source: Source) -> dict[str, Any]:
+    def read(conn: Connection[Any], shape: Shape) -> dict[str, Any]:
         with conn.transaction():
             conn.execute("set transaction isolation level repeatable read, read only")
-            found = query(conn, source)
-        return {**found, "standby": request.app.state.database.meter.measure(conn)}
+            found = query(conn, shape)
+        return {**found, "shape": shape, "standby": request.app.state.database.meter.measure(conn)}
 
     return run(request, read)
 
 
 def _render(request: Request, template: str, context: dict[str, Any], status: int = 200) -> Response:
+    schema = request.app.state.settings.schema
+    context = {"now": datetime.now(UTC), "schema": None if schema == "public" else schema, **context}
     headers = {"Cache-Control": "no-store"}
-    source = context.get("source", OWN)
-    look = partial(looks.look, outcomes=source.outcomes)
-    words = {
-        "pair": source.name,
-        "looks": json.dumps(looks.of(source.outcomes), ensure_ascii=False),
-        "look": look,
-        "task_look": partial(looks.look, outcomes=source.task_outcomes),
-        # Who has no name is called by the key, where that is the application's.
-        "called": lambda workflow: (
-            text.shown(workflow["name"]) or (source.name and text.shown(workflow["id"])) or "unnamed"
-        ),
-        "state": lambda workflow: charts.state(workflow, look(workflow["status"])),
-    }
-    context = {"now": datetime.now(UTC), **words, **context}
     return _templates.TemplateResponse(request, template, context, status_code=status, headers=headers)

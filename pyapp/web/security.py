@@ -6,7 +6,6 @@ import re
 from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.requests import Request, cookie_parser
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -14,7 +13,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pyapp.web.wire import error
 
 COOKIE = "agent_progress_session"
-_LONGEST_BODY = 10_000  # bytes; only the login form sends any
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
     " connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -26,76 +24,50 @@ _HEADERS = {
 }
 
 
-class SecurityHeaders:
-    """Adds the headers that keep a browser from running, framing or guessing anything."""
+def security_headers(app: ASGIApp, *, cross_origin: bool = False) -> ASGIApp:
+    """Add the headers that keep a browser from running, framing or guessing anything.
 
-    def __init__(self, app: ASGIApp, *, cross_origin: bool = False) -> None:
-        """Wrap an application; ``cross_origin`` lets pages elsewhere read answers, as CORS then allows."""
-        self._app = app
-        self._headers = _HEADERS | ({"Cross-Origin-Resource-Policy": "cross-origin"} if cross_origin else {})
+    ``cross_origin`` lets pages elsewhere read answers, as CORS then allows.
+    """
+    headers = _HEADERS | ({"Cross-Origin-Resource-Policy": "cross-origin"} if cross_origin else {})
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on."""
-
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(self._headers)
+                MutableHeaders(scope=message).update(headers)
             await send(message)
 
-        await self._app(scope, receive, with_headers if scope["type"] == "http" else send)
+        await app(scope, receive, with_headers if scope["type"] == "http" else send)
+
+    return answer
 
 
-class LimitBody:
-    """Refuses requests with a long body, which nobody may make the service keep."""
+def known_hosts(app: ASGIApp, host: str) -> ASGIApp:
+    """Answer only where it is called by a name of its own: a page elsewhere may lead any other name here."""
+    hosts = {"localhost", "127.0.0.1", "[::1]", host.lower(), f"[{host}]".lower()}
 
-    def __init__(self, app: ASGIApp) -> None:
-        """Wrap an application."""
-        self._app = app
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        given = re.sub(r":\d+$", "", Headers(scope=scope).get("host", "")) if scope["type"] == "http" else "localhost"
+        known = given.lower() in hosts
+        await (app if known else error("Unknown host name in the request", 421))(scope, receive, send)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and watch what is read of it."""
-        size = 0
-
-        async def limited() -> Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > _LONGEST_BODY:
-                raise HTTPException(413, "Request body too long")
-            return message
-
-        await self._app(scope, limited if scope["type"] == "http" else receive, send)
+    return answer
 
 
-class KnownHosts:
-    """Answers only where it is called by a name of its own: a page elsewhere may lead any other name here."""
+def require_token(app: ASGIApp, token: str) -> ASGIApp:
+    """Let nobody in without the token: as a bearer, or as the cookie that the login form sets."""
 
-    def __init__(self, app: ASGIApp, host: str) -> None:
-        """Wrap an application that listens on this host."""
-        self._app = app
-        self._hosts = {"localhost", "127.0.0.1", "[::1]", host.lower(), f"[{host}]".lower()}
+    def admits(headers: Headers) -> bool:
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and same(given.strip(), token):
+            return True
+        return same(cookie_parser(headers.get("cookie", "")).get(COOKIE, ""), session_of(token))
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse it."""
-        host = re.sub(r":\d+$", "", Headers(scope=scope).get("host", "")) if scope["type"] == "http" else "localhost"
-        app = self._app if host.lower() in self._hosts else error("Unknown host name in the request", 421)
-        await app(scope, receive, send)
-
-
-class RequireToken:
-    """Lets nobody in without the token: as a bearer, or as the cookie that the login form sets."""
-
-    def __init__(self, app: ASGIApp, token: str) -> None:
-        """Wrap an application."""
-        self._app = app
-        self._token = token
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse it."""
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
-        is_open = path in ("/healthz", "/login") or path.startswith("/static/")
-        if scope["type"] != "http" or is_open or self._admits(Headers(scope=scope)):
-            await self._app(scope, receive, send)
+        is_open = scope["type"] != "http" or path in ("/healthz", "/login") or path.startswith("/static/")
+        if is_open or admits(Headers(scope=scope)):
+            await app(scope, receive, send)
             return
         if "text/html" in Headers(scope=scope).get("accept", ""):
             refusal: Response = RedirectResponse(f"/login?next={quote(_target(Request(scope)), safe='')}", 303)
@@ -103,12 +75,7 @@ class RequireToken:
             refusal = error("A token is needed: Authorization: Bearer ...", 401, {"WWW-Authenticate": "Bearer"})
         await refusal(scope, receive, send)
 
-    def _admits(self, headers: Headers) -> bool:
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and same(given.strip(), self._token):
-            return True
-        cookie = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
-        return same(cookie, session_of(self._token))
+    return answer
 
 
 def same(given: str, expected: str) -> bool:

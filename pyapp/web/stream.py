@@ -10,21 +10,18 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict
 from typing import Any
 
 import psycopg
 from psycopg_pool import PoolTimeout
 
-from pyapp.adopt.pair import AdoptError
-from pyapp.retry import BROKEN_OFF
-from pyapp.source import OWN
-from pyapp.standby import REPLAYED
-from pyapp.web.database import Database, reason
-from pyapp.web.lag import REPLAY, Standby
+from pyapp import StandbyBehind, aio
+from pyapp.db import interrupted
+from pyapp.web.answers import Listed, Standby
+from pyapp.web.database import AWAY, REPLAY, Database, reason
 from pyapp.web.listen import RESYNC, Listener
-from pyapp.web.queries import active_ids, follow_workflows
-from pyapp.web.types import Row
+from pyapp.web.reads import active_ids, follow_workflows
+from pyapp.web.shape import Shape
 from pyapp.web.wire import event
 
 HEARTBEAT = 15.0
@@ -73,7 +70,7 @@ class Subscriber:
         mark = None if standby is None else standby.mark
         if mark != self._standby:
             self._standby = mark
-            self.offer([(_STANDBY, event("standby", standby and asdict(standby)))])
+            self.offer([(_STANDBY, event("standby", standby))])
 
     def fail(self, error: Exception) -> None:
         """Say why there is no first snapshot, if there was none yet."""
@@ -120,9 +117,8 @@ class Feed:
         self._task: asyncio.Task[None] | None = None
         self._stopped = False
         self._away = False
-        self._seen: dict[str, Row] = {}
+        self._seen: dict[str, Listed] = {}
         self._active: set[str] = set()
-        self._source = OWN
         self._look_again = 0.0
 
     @property
@@ -168,20 +164,21 @@ class Feed:
             if not self._subscribers:
                 continue
             try:
-                async with await self._database.connect_async() as conn:
+                async with await self._database.connect() as conn:
                     await self._follow(conn)
-            except (psycopg.Error, AdoptError) as error:
+                continue
+            except AWAY as error:
                 self._lost(error)
-                await asyncio.sleep(_RETRY)
-                self._wake.set()
             except Exception as error:
-                # A fault of ours must not end the streams for good.
+                # An internal fault must not end the streams for good.
                 log.exception("stream: %s", type(error).__name__)
-                await asyncio.sleep(_RETRY)
-                self._wake.set()
+            await asyncio.sleep(_RETRY)
+            self._wake.set()
 
-    def _lost(self, error: psycopg.Error | AdoptError) -> None:
+    def _lost(self, error: Exception) -> None:
         """Tell the clients that what they see may be old; what changes meanwhile is seen when the database is back."""
+        if isinstance(error, psycopg.ProgrammingError):
+            self._database.forget()
         if not self._away:
             log.warning("stream: the database is away: %s", reason(error))
         for subscriber in self._subscribers:
@@ -192,25 +189,22 @@ class Feed:
         self._away = True
 
     async def _follow(self, conn: psycopg.AsyncConnection[Any]) -> None:
-        """Read while there are clients, and listen meanwhile, where the tables are ours: others do not notify."""
+        """Read while there are clients, and listen meanwhile."""
         self._seen, self._active, self._look_again = {}, set(), 0.0
-        self._source = await self._database.source()
-        listener = Listener(self._database.connect_to_primary, self._wake.set, self._count_query)
-        listening = asyncio.create_task(listener.run()) if self._source is OWN else None
+        shape = await asyncio.to_thread(self._database.shape)
+        listener = Listener(self._database, self._wake.set, self._count_query)
+        listening = asyncio.create_task(listener.run())
         try:
-            await self._read(conn, listener)
+            await self._read(conn, shape, listener)
         finally:
-            if listening is not None:
-                listening.cancel()
-                await asyncio.gather(listening, return_exceptions=True)
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
 
-    async def _read(self, conn: psycopg.AsyncConnection[Any], listener: Listener) -> None:
+    async def _read(self, conn: psycopg.AsyncConnection[Any], shape: Shape, listener: Listener) -> None:
         """Read at each tick, or where notifications are on, when there is news."""
-        looked = time.monotonic()
         on_standby = True  # until it denies that: a primary never becomes one while we are connected
         while self._subscribers:
-            if time.monotonic() - looked >= RESYNC:
-                self._source, looked = await self._database.source(), time.monotonic()
+            looked = time.monotonic()
             self._wake.clear()
             standby, current = None, True
             try:
@@ -219,15 +213,12 @@ class Feed:
                     on_standby = standby is not None
                     # Asked before the tick, which sees what is replayed by then.
                     current = standby is None or await self._replayed(conn, listener.position)
-                await self._tick(conn)
+                await self._tick(conn, shape)
                 for subscriber in self._subscribers:
                     if not subscriber.wants_snapshot:
                         subscriber.offer_standby(standby)
-            except psycopg.ProgrammingError:  # a migration of the application's took a column away
-                self._source = await self._database.source()
-                await self._tick(conn)
-            except BROKEN_OFF:  # in favour of what a standby replays
-                if conn.closed:
+            except psycopg.Error as error:
+                if conn.closed or not interrupted(error):  # in favour of what a standby replays
                     raise
                 current = False
             if self._away:
@@ -249,9 +240,13 @@ class Feed:
         if position is None:
             return True
         self._count_query()
-        return await (await conn.execute(REPLAYED, {"position": position})).fetchone() == (True,)
+        try:
+            await aio.wait_for_position(conn, position, timeout=0)
+        except StandbyBehind:
+            return False
+        return True
 
-    async def _tick(self, conn: psycopg.AsyncConnection[Any]) -> None:
+    async def _tick(self, conn: psycopg.AsyncConnection[Any], shape: Shape) -> None:
         subscribers = list(self._subscribers)  # who comes while we read has its turn at the next tick
         before = self._active
         for_active = [subscriber for subscriber in subscribers if subscriber.ids is None]
@@ -260,14 +255,14 @@ class Feed:
             self._active = set()
         elif began >= self._look_again or any(subscriber.wants_snapshot for subscriber in for_active):
             self._count_query()
-            self._active = await active_ids(conn, self._source)
-            # An application may lack the index that makes this quick: then it is rarer.
+            self._active = await active_ids(conn, shape)
+            # Adopted tables may lack the index that makes this quick: then it is rarer.
             self._look_again = time.monotonic() + _REST * (time.monotonic() - began)
         # Those that have just ended stay for this tick: their end is worth telling.
         active = self._active | before
         wanted = active.union(*(subscriber.ids or () for subscriber in subscribers))
         self._count_query()
-        rows = {row["workflow_id"]: row for row in await follow_workflows(conn, self._source, wanted)}
+        rows = {str(row.id): row for row in await follow_workflows(conn, shape, wanted)}
         news: list[tuple[_About, bytes]] = [
             (workflow_id, event("workflow", row))
             for workflow_id, row in rows.items()

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
-from pyapp.web.lag import Standby
+from pyapp.web.answers import Standby
+from pyapp.web.wire import RawJson
 
 _BREAKS = re.compile(r"[\t\n\v\f\r\x85\u2028\u2029]+")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -18,9 +19,9 @@ def shown(text: str | None) -> str:
     return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", _BREAKS.sub(" ", text or "")).strip()
 
 
-def number(count: int) -> str:
-    """Write a number with its thousands apart."""
-    return f"{count:,}"
+def number(count: int | None) -> str:
+    """Write a number with its thousands apart; what was not counted yet is a dash."""
+    return "\N{EN DASH}" if count is None else f"{count:,}"
 
 
 def iso(value: datetime | None) -> str:
@@ -66,6 +67,15 @@ def between(began: datetime | None, ended: datetime | None) -> str:
     return "" if began is None or ended is None else duration((ended - began).total_seconds())
 
 
+def parsed(value: RawJson | str) -> Any:
+    """Read JSON; what is too deep or too long a number for that stays as it is written."""
+    text = value.text if isinstance(value, RawJson) else value
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
 def payload(value: Any) -> str:
     """Write JSON for people, cut where it is long."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1)
@@ -79,5 +89,5 @@ def segment(key: Any) -> str:
 
 FILTERS = {
     function.__name__: function
-    for function in (shown, number, iso, moment, minute, clock, duration, standby, between, payload, segment)
+    for function in (shown, number, iso, moment, minute, clock, duration, standby, between, parsed, payload, segment)
 }

@@ -1,33 +1,74 @@
-"""JSON for the wire, with entity tags."""
+"""From the database to the wire: values that reading does not fail on, whatever a writer stored, and JSON of them."""
 
 import hashlib
 import json
 import secrets
-from datetime import datetime
+from dataclasses import dataclass, fields, is_dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+import psycopg
+from psycopg.abc import Buffer
+from psycopg.adapt import AdaptersMap, Loader
 from starlette.requests import Request
 from starlette.responses import Response
-
-from pyapp.web.values import RawJson
 
 # Stands in for JSON that goes through unparsed; nobody who writes to the database can know it.
 _MARK = secrets.token_hex(16)
 
 
+@dataclass(frozen=True, slots=True)
+class RawJson:
+    """JSON as the database wrote it: exact numbers, any depth, never parsed here."""
+
+    text: str
+
+
+class _JsonLoader(Loader):
+    def load(self, data: Buffer) -> RawJson:
+        return RawJson(bytes(data).decode())
+
+
+class _TimeLoader(Loader):
+    """Reads times of sessions in UTC, and moves those that Python has not into its range: infinity, BC, 10000."""
+
+    def load(self, data: Buffer) -> datetime:
+        text = bytes(data).decode()
+        try:
+            return datetime.fromisoformat(text)
+        except ValueError:
+            limit = datetime.min if text.startswith("-") or text.endswith("BC") else datetime.max
+            return limit.replace(tzinfo=UTC)
+
+
+def adapters() -> AdaptersMap:
+    """Make the adapters that the service's connections use."""
+    made = AdaptersMap(psycopg.adapters)
+    made.register_loader("timestamptz", _TimeLoader)
+    made.register_loader("jsonb", _JsonLoader)
+    return made
+
+
 def encode(value: Any) -> bytes:
-    """Encode as JSON: times ISO 8601, ids as text, JSON of the database as it is."""
+    """Encode as JSON: rows as objects, times ISO 8601, keys as text, JSON of the database as it is."""
     raw: list[str] = []
 
     def plain(part: Any) -> Any:
+        if isinstance(part, RawJson):
+            raw.append(part.text)
+            return _MARK
+        if is_dataclass(part):
+            found = {field.name: getattr(part, field.name) for field in fields(part)}
+            # Keys are text, whatever their type is.
+            return found | {"workflow_id": str(found["workflow_id"])} if "workflow_id" in found else found
         if isinstance(part, datetime):
             return part.isoformat()
         if isinstance(part, UUID):
             return str(part)
-        if isinstance(part, RawJson):
-            raw.append(part.text)
-            return _MARK
+        if isinstance(part, Decimal):
+            return float(part)
         raise TypeError(type(part))
 
     text = json.dumps(value, default=plain, ensure_ascii=False, separators=(",", ":"))

@@ -1,6 +1,7 @@
--- What an agent may: add tasks, report on them, and read tasks and progress. It moves no task to another workflow, takes
--- none away and changes neither its payload nor its key; and on workflow it may write nothing: numbers move because its
--- tasks do, with the rights of the schema's owner. What a workflow was started with (input_data) is not for it either.
+-- What an agent may: add tasks and report on them, by functions or plain SQL, and read tasks and progress. It moves no
+-- task to another workflow, takes none away and changes neither its payload nor its key; and on workflow it may write
+-- nothing: numbers move because its tasks do, with the rights of the schema's owner. What a workflow was started with
+-- (input_data) is not for it either.
 -- By hand: psql -1 -v role=NAME -f sql/optional/grant_agent.sql
 
 grant usage on schema public to :"role";
@@ -32,7 +33,9 @@ grant select (
     trace_id,
     created_at,
     updated_at,
-    completed_at
+    completed_at,
+    parent_id,
+    parent_task_id
 ) on public.workflow to :"role";
 
 grant insert on public.agent_task to :"role";
@@ -50,6 +53,9 @@ grant update (
 ) on public.agent_task to :"role";
 
 grant execute on function
+    public.add_tasks(uuid, jsonb),
+    public.report_task(uuid, uuid, public.task_status, jsonb, boolean),
+    public.report_tasks(uuid, jsonb),
     public.progress_percentage(bigint, bigint),
     public.progress_total(public.workflow_status, bigint, bigint)
 to :"role";

@@ -9,6 +9,7 @@ grant select on
     public.workflow_stage,
     public.workflow_event,
     public.stage_definition,
+    public.installed_object,
     public.workflow_progress,
     public.workflow_progress_calculated,
     public.workflow_progress_drift,

@@ -6,11 +6,6 @@ const lamp = document.getElementById("live");
 const behind = document.getElementById("standby");
 const follow = main.dataset.follow;
 
-// Adopted tables have statuses of their own; how they look is said by the page, in small letters.
-const pair = main.dataset.pair;
-const looks = pair && new Map(Object.entries(JSON.parse(main.dataset.looks)));
-const lookOf = (status) => (looks ? (looks.get((status ?? "").toLowerCase()) ?? "other") : status);
-
 const FINAL = ["completed", "failed", "cancelled"];
 const SPOKEN = ["failed", "cancelled"];
 const RETRY = [1000, 2000, 5000, 15000];
@@ -18,7 +13,7 @@ const GRACE = 10_000; // ms that a hidden page keeps its stream: browsers allow 
 const LATE = 5; // s that a standby may be behind
 const CALM = 5000; // ms between two looks where nothing is heard, for forecasts and running times
 
-const number = (count) => count.toLocaleString("en-US");
+const number = (count) => count?.toLocaleString("en-US") ?? "–"; // what was not counted yet is a dash
 
 // As shown() on the server: breaks become spaces, other control characters are made visible.
 const shown = (text) =>
@@ -41,12 +36,12 @@ function duration(seconds) {
 
 function partsOf(workflow, atWork) {
     const counts = {};
-    for (const name of FINAL) counts[name] = workflow[`agents_${name}`];
-    const open = Math.max(0, workflow.agents_open);
+    for (const name of FINAL) counts[name] = workflow[`agents_${name}`] ?? 0;
+    const open = Math.max(0, workflow.agents_open ?? 0);
     const settled = counts.completed + counts.failed + counts.cancelled;
     counts.running = Math.min(atWork, open);
     counts.open = open - counts.running;
-    counts.planned = Math.max(0, workflow.agents_total - settled - open);
+    counts.planned = Math.max(0, (workflow.agents_total ?? 0) - settled - open);
     return counts;
 }
 
@@ -68,9 +63,8 @@ function drawBar(bar, counts) {
 }
 
 function stateOf(workflow) {
-    const look = lookOf(workflow.status);
-    if (look === "completed" && workflow.progress_percentage === 100) return "done";
-    return FINAL.includes(look) ? "ended" : "active";
+    if (workflow.status === "completed" && workflow.progress_percentage === 100) return "done";
+    return FINAL.includes(workflow.status) ? "ended" : "active";
 }
 
 function attribute(element, name, value) {
@@ -82,13 +76,13 @@ function write(element, text) {
 }
 
 const FIELDS = {
-    name: (w) => shown(w.name) || (pair && shown(w.workflow_id)) || "unnamed",
+    name: (w) => shown(w.name) || shown(w.workflow_id),
     stage: (w) => shown(w.current_stage),
-    progress: (w) => String(w.progress_percentage),
-    settled: (w) => String(w.settled_percentage),
-    stage_progress: (w) => (w.stage_progress === null ? "–" : String(w.stage_progress)),
+    progress: (w) => number(w.progress_percentage),
+    settled: (w) => number(w.settled_percentage),
+    stage_progress: (w) => number(w.stage_progress),
     agents: (w) =>
-        w.progress_percentage && !w.agents_total
+        w.agents_created === null
             ? "agents not counted"
             : `${number(w.agents_completed)} of ${number(w.agents_total)} agents complete`,
     created: (w) => number(w.agents_created),
@@ -108,25 +102,24 @@ function paint(place, workflow) {
     for (const bar of place.querySelectorAll("[data-bar]")) {
         drawBar(bar, counts);
         const said = SPOKEN.filter((name) => counts[name]).map((name) => `, ${number(counts[name])} ${name}`);
-        attribute(bar, "aria-valuenow", String(workflow.progress_percentage));
+        attribute(bar, "aria-valuenow", String(workflow.progress_percentage ?? 0));
         attribute(
             bar,
             "aria-valuetext",
-            `${workflow.progress_percentage} %: ${FIELDS.agents(workflow)}${said.join("")}, workflow ${shown(workflow.status) || "without status"}`,
+            `${FIELDS.progress(workflow)} %: ${FIELDS.agents(workflow)}${said.join("")}, workflow ${workflow.status}`,
         );
     }
     for (const part of place.querySelectorAll("[data-state]")) attribute(part, "data-state", state);
     for (const part of place.querySelectorAll("[data-part]"))
         part.classList.toggle("zero", !counts[part.dataset.part]);
     const chip = place.querySelector(".status");
-    const look = lookOf(workflow.status);
-    write(chip.querySelector(".word"), shown(workflow.status) || "no status");
-    if (chip.dataset.status !== look) {
-        chip.dataset.status = look;
-        chip.querySelector("use").setAttribute("href", `#i-${look}`);
+    write(chip.querySelector(".word"), workflow.status);
+    if (chip.dataset.status !== workflow.status) {
+        chip.dataset.status = workflow.status;
+        chip.querySelector("use").setAttribute("href", `#i-${workflow.status}`);
     }
     if (inTable) place.toggleAttribute("data-failing", workflow.agents_failed > 0 && state === "active");
-    else document.title = `${workflow.progress_percentage} % · ${FIELDS.name(workflow).slice(0, 80)} · agent-progress`;
+    else document.title = `${FIELDS.progress(workflow)} % · ${FIELDS.name(workflow).slice(0, 80)} · agent-progress`;
 }
 
 // ---- Taking over new HTML of the same page, without losing focus, scroll position or what is folded open ----

@@ -1,0 +1,172 @@
+"""demo and replay: see it at work on recorded workflow runs."""
+
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import click
+from psycopg.conninfo import conninfo_to_dict
+
+from pyapp import helpers
+from pyapp.cli.common import Number, Target, clean, command, database, require_extra, say
+from pyapp.cli.errors import telling_what_lacks
+from pyapp.cli.tables import Cell, Column, coloured, print_table
+from pyapp.cli.text import agents as agents_of
+from pyapp.cli.text import plain_line
+from pyapp.cli.watch import follow
+from pyapp.db import connect, find_schema
+from pyapp.demo.files import demo_traces, read_trace
+from pyapp.demo.player import Player
+from pyapp.demo.trace import Trace
+from pyapp.models import Forecast, Key, Workflow
+
+_MOST_WARNINGS = 50
+_LOOK = 0.1  # seconds between two looks at the workflows
+_AGENTS = click.IntRange(1, 150)
+_SPEED = Number(0, 1_000_000, min_open=True)
+
+
+@command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
+@click.option(
+    "--agents", type=_AGENTS, default=4, show_default=True, metavar="N", help="Agents, each with its own connection."
+)
+@click.option(
+    "--speed", type=_SPEED, metavar="X", help="Seconds of the run that pass in a second; as fast as can be by default."
+)
+def replay(target: Target, files: tuple[Path, ...], agents: int, speed: float | None) -> int:
+    """Play recorded workflow runs through the database.
+
+    As an orchestrator and its agents would; then stored and counted numbers are compared, and it exits 1 where they
+    differ. Reads Nextflow traces (trace.txt, trace.csv) and WfFormat 1.5 (JSON), gzipped as well; each FILE becomes a
+    workflow. Without a database it uses the embedded server.
+
+    Example:
+      agent-progress replay trace.txt run.json.gz --embedded
+      agent-progress replay trace.csv --speed 60    (an hour in a minute)
+    """
+    traces = [read_trace(file) for file in files]  # all, before anything is written
+    for trace in traces:
+        for warning in trace.warnings[:_MOST_WARNINGS]:
+            say(clean(warning))
+        if len(trace.warnings) > _MOST_WARNINGS:
+            say(f"{clean(trace.name)}: {len(trace.warnings) - _MOST_WARNINGS} more warnings")
+    with database(target, or_embedded=True) as dsn:
+        return _play(dsn, target.schema, traces, agents, speed)
+
+
+@command()
+@click.option(
+    "--agents", type=_AGENTS, default=8, show_default=True, metavar="N", help="Agents, each with its own connection."
+)
+@click.option(
+    "--speed",
+    type=_SPEED,
+    default=40,
+    show_default=True,
+    metavar="X",
+    help="Seconds of the runs that pass in a second.",
+)
+@click.option("--serve", is_flag=True, help="Show it on a live dashboard, until Ctrl-C.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Its port; 0 for any.")
+@click.option("--keep", is_flag=True, help="Keep the server running at the end, until Ctrl-C.")
+def demo(target: Target, agents: int, speed: float, serve: bool, port: int, keep: bool) -> int:
+    """See it at work: a private server, and several workflows at once.
+
+    Starts a private server, plays four workflows with live bars and compares what is stored with what is counted. Never
+    writes into a database of yours unless you name it with --dsn.
+
+    Example:
+      agent-progress demo
+      agent-progress demo --serve    (with the dashboard on http://127.0.0.1:8080/)
+    """
+    target.embedded = target.dsn is None  # DATABASE_URL may mean a database that is no place for a demo
+    say("starting a private PostgreSQL server" if target.embedded else "playing in the database that --dsn names")
+    with (
+        database(target) as dsn,
+        _dashboard(dsn, target.schema, port) if serve else nullcontext(None) as dashboard,
+    ):
+        if dashboard is not None:
+            say(f"dashboard: {dashboard}")
+        status = _play(dsn, target.schema, demo_traces(), agents, speed)
+        _tell_where(target, dsn, stays=keep or serve)
+        if keep or serve:
+            say("all keeps running until Ctrl-C")
+            try:
+                while True:
+                    time.sleep(3600)
+            except KeyboardInterrupt:
+                say("stopping")
+    return status
+
+
+def _play(dsn: str, schema: str | None, traces: Sequence[Trace], agents: int, speed: float | None) -> int:
+    """Play to the end with a live display, then compare what is stored with what is counted."""
+    logging.getLogger("psycopg").setLevel(logging.ERROR)  # it warns of what a lost connection interrupts
+    with connect(dsn) as conn, telling_what_lacks(conn, schema):
+        helpers.list_workflows(conn, limit=1, schema=schema)
+    began = time.monotonic()
+    player = Player(dsn, traces, agents, speed, schema)
+    with ThreadPoolExecutor(1, "player") as pool:
+        playing = pool.submit(player.play)
+        try:
+            follow(dsn, player.workflow_ids, _LOOK, _tenths(), schema=schema, ended=playing.done, transient=True)
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                say("stopping: open tasks and their workflows are cancelled")
+            player.stopped.set()
+            raise
+    playing.result()
+    elapsed = time.monotonic() - began
+    with connect(dsn, autocommit=True) as conn:
+        workflows = helpers.get_workflows(conn, player.workflow_ids, schema=schema)
+        drift = helpers.find_drift(conn, player.workflow_ids, schema=schema)
+    columns = ("WORKFLOW", "PROGRESS", "AGENTS", "FAILED", "CANCELLED", "STATUS", Column("ID", leaves=1))
+    print_table(columns, map(_row, reversed(workflows)))
+    tasks = sum(workflow.agents_created for workflow in workflows)
+    verdict = f"{len(drift)} of {len(workflows)} workflows WRONG" if drift else "stored equals counted for all"
+    print(f"{tasks} tasks in {elapsed:.1f} s, {verdict}")
+    return 1 if drift else 0
+
+
+def _row(w: Workflow) -> tuple[Cell, ...]:
+    unfinished = w.agents_failed or None, w.agents_cancelled or None
+    return w.name, f"{w.progress:3d} %", agents_of(w), *unfinished, coloured(w.status), w.workflow_id
+
+
+def _tenths() -> Callable[[Workflow, Forecast | None], None]:
+    """Make what prints a line for each tenth of a workflow."""
+    told: dict[Key, tuple[int, str]] = {}
+
+    def tell(workflow: Workflow, forecast: Forecast | None) -> None:
+        news = (workflow.progress // 10, workflow.status)
+        if told.get(workflow.workflow_id) != news:
+            told[workflow.workflow_id] = news
+            print(plain_line(workflow, forecast), flush=True)
+
+    return tell
+
+
+@contextmanager
+def _dashboard(dsn: str, schema: str | None, port: int) -> Iterator[str]:
+    require_extra("web", "fastapi", "uvicorn")
+    from pyapp.web import Settings, in_background
+
+    with in_background(Settings(dsn, find_schema(schema)), port) as where:
+        yield where
+
+
+def _tell_where(target: Target, dsn: str, *, stays: bool) -> None:
+    """Say how to look around."""
+    again = "--embedded" if target.embedded else "--dsn ..."
+    called = f"{sys.executable} -m pyapp" if sys.argv[0].endswith("__main__.py") else sys.argv[0]
+    program = "agent-progress" if shutil.which("agent-progress") else called
+    print(f"\nlook around:  {program} list {again}\n              {program} psql {again}", flush=True)
+    if target.embedded and stays:
+        where = conninfo_to_dict(dsn)
+        print(f"or with any psql:  psql -h {where['host']} -p {where['port']} -U postgres postgres", flush=True)

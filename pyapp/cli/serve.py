@@ -1,0 +1,56 @@
+"""serve: the dashboard and the HTTP API."""
+
+import click
+
+from pyapp.cli.common import Number, Target, command, database, reads_from, require_extra, say
+from pyapp.db import find_dsn, find_schema
+
+_MODULES = ("fastapi", "jinja2", "prometheus_client", "psycopg_pool", "uvicorn")
+
+
+@command(reads=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Port to listen on, 0 for any."
+)
+@click.option(
+    "--interval",
+    type=Number(0.05, 60),
+    default=0.5,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time between two looks.",
+)
+@click.option(
+    "--cors-origin",
+    "origins",
+    multiple=True,
+    metavar="ORIGIN",
+    help="Let pages of this origin read the API. May be repeated.",
+)
+def serve(target: Target, host: str, port: int, interval: float, origins: tuple[str, ...]) -> None:
+    """Serve the dashboard and the HTTP API, read-only.
+
+    Without a database it uses the embedded server. It listens on this machine only; anywhere else it wants a token in
+    AGENT_PROGRESS_TOKEN. With --read-dsn it reads from a standby, and from --dsn it only hears of changes, where
+    notifications are on.
+
+    Example:
+      agent-progress serve --dsn postgresql://localhost/mydb --port 8080
+    """
+    require_extra("web", *_MODULES)
+    from pyapp.web import Settings, run
+
+    read_dsn = reads_from(target)
+    if read_dsn is not None and find_dsn(target.dsn) is None:
+        target.dsn, read_dsn = read_dsn, None  # there is no primary to listen to
+    with database(target, or_embedded=True) as dsn:
+        settings = Settings(
+            dsn,
+            schema=find_schema(target.schema),
+            host=host,
+            interval=interval,
+            cors_origins=origins,
+            read_dsn=read_dsn,
+        )
+        run(settings, port, say)

@@ -1,0 +1,1 @@
+"""Recorded workflow runs, read from files and played through the database."""

@@ -1,1 +1,0 @@
-"""Read recorded workflow runs and play them through the database."""

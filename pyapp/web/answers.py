@@ -1,0 +1,126 @@
+"""What the service answers: the core's rows, a few more, and how all of them are described at /openapi.json."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from datetime import datetime
+from decimal import Decimal
+from functools import cache, reduce
+from operator import or_
+from types import UnionType
+from typing import Any, Literal, LiteralString, Union, get_args, get_origin, get_type_hints
+from uuid import UUID
+
+from psycopg import sql
+from pydantic import BaseModel, create_model
+
+from pyapp.models import Key, Priority, Workflow
+
+KEYS = (Key, UUID)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed(Workflow):
+    """A workflow as the service shows it: its key once more as ``id``, and its progress by stages."""
+
+    id: Key
+    stage_progress: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A change of status or stage: one row of the table ``workflow_event``."""
+
+    id: int
+    workflow_id: Key
+    event_type: str
+    payload: Any
+    occurred_at: datetime
+    trace_id: str | None
+
+
+@dataclass(frozen=True)
+class Standby:
+    """The standby that is read: the age of what it shows, at most, and whether it is connected to its primary.
+
+    Where it is not connected, it may show all that there is, and cannot know. The age is in seconds, None where it
+    cannot be told.
+    """
+
+    lag_seconds: float | None
+    following: bool
+
+    @property
+    def mark(self) -> tuple[int | None, bool]:
+        """What of it is worth telling anew: whole seconds."""
+        return None if self.lag_seconds is None else int(self.lag_seconds), self.following
+
+    @property
+    def late(self) -> bool:
+        """Whether readers should mind, from five seconds on; the script in the page says so as well."""
+        return not self.following or self.lag_seconds is None or self.lag_seconds >= 5
+
+
+class Overview(BaseModel):
+    """All workflows in numbers: by status, as ``running_workflows``, with ``total_workflows``; and tasks by outcome."""
+
+    overview: dict[str, int]
+    agents: dict[str, int]
+
+
+class Ready(BaseModel):
+    """The database answers and has the schema; where it is a standby, how far it is behind."""
+
+    status: Literal["ready"] = "ready"
+    standby: Standby | None = None
+
+
+class Problem(BaseModel):
+    """An error."""
+
+    error: str
+
+
+@cache
+def columns(of: type[Any], without: tuple[str, ...] = (), **instead: LiteralString) -> sql.SQL:
+    """List the columns of ``p`` that a row consists of, keys as text; ``instead`` has SQL for some of them."""
+    hints = get_type_hints(of)
+
+    def column(name: str) -> sql.Composable:
+        value = sql.SQL(instead[name]) if name in instead else sql.Identifier("p", name)
+        cast = sql.SQL("::text" if hints[name] in KEYS else "")
+        return sql.SQL("{}{} as {}").format(value, cast, sql.Identifier(name))
+
+    names = (field.name for field in fields(of) if field.name not in without)
+    return sql.SQL(sql.SQL(", ").join(map(column, names)).as_string())
+
+
+def described(of: type[Any], name: str | None = None, without: Iterable[str] = ()) -> type[BaseModel]:
+    """Describe a row as it is sent: keys are text, and numbers are numbers."""
+    hints = get_type_hints(of)
+    listed: Any = {field.name: (_sent(hints[field.name]), ...) for field in fields(of) if field.name not in without}
+    made: type[BaseModel] = create_model(name or of.__name__, __doc__=of.__doc__, **listed)
+    return made
+
+
+def loosened(part: Any) -> Any:
+    """Describe the same for an adoption: its keys and priorities are any text, and what it lacks is null."""
+    if isinstance(part, list):
+        return [loosened(one) for one in part]
+    if not isinstance(part, dict):
+        return part
+    strict = (("format", "uuid"), ("enum", list(get_args(Priority))))
+    found = {name: loosened(value) for name, value in part.items() if (name, value) not in strict}
+    if isinstance(properties := found.get("properties"), dict) and "workflow_id" in properties:
+        found["properties"] = {name: {"anyOf": [value, {"type": "null"}]} for name, value in properties.items()}
+    return found
+
+
+_STRICT = [("format", "uuid"), ("enum", list(get_args(Priority)))]
+
+
+def _sent(hint: Any) -> Any:
+    if hint in KEYS:
+        return str
+    if get_origin(hint) in (UnionType, Union):
+        return reduce(or_, map(_sent, get_args(hint)))
+    return float if hint is Decimal else hint

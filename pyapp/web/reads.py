@@ -1,0 +1,200 @@
+"""What the service reads beside the core's helpers: short selects on the same views."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, LiteralString
+
+from psycopg import AsyncConnection, Connection, sql
+from psycopg.rows import class_row, dict_row
+
+from pyapp import get_forecasts
+from pyapp.models import WORKFLOW_STATUSES, BurnupPoint, Forecast, Moment, Stage, Task, Workflow
+from pyapp.queries import _array as as_array
+from pyapp.watch import ACTIVE
+from pyapp.web.answers import Event, Listed, columns
+from pyapp.web.shape import Shape
+
+NEWEST = sql.SQL("p.created_at desc, p.workflow_id desc")
+FOLLOWED = 200
+"""So many of the active workflows are followed."""
+
+
+_AT_WORK = ("assigned", "running")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of a relation that belong to a workflow, in an order, and columns of them that are not sent."""
+
+    relation: str
+    of: type[Any]
+    order: LiteralString
+    without: tuple[str, ...] = ()
+
+
+# What agents were given may be large, and is nobody else's business.
+TASKS = Part("agent_task", Task, "p.ordinal, p.created_at, p.id", without=("payload",))
+EVENTS = Part("workflow_event", Event, "p.id desc")
+TIMELINE = Part("workflow_timeline", Moment, "p.at, p.kind, p.place, p.name")
+STAGES = Part("workflow_stage_agents", Stage, "p.position, p.name")
+
+
+def listed(shape: Shape, rows: sql.Composable, order: sql.Composable) -> sql.Composed:
+    """Select workflows as they are shown; ``rows`` are some of workflow_progress."""
+    stages = shape.has("workflow_stage_progress")
+    join = sql.SQL("left join {} as s on s.workflow_id = p.workflow_id").format(shape.name("workflow_stage_progress"))
+    return sql.SQL("select {}, p.workflow_id::text as id, {} as stage_progress from {} as p {} order by {}").format(
+        columns(Workflow),
+        sql.SQL("s.progress_percentage" if stages else "null::integer"),
+        rows,
+        join if stages else sql.SQL(""),
+        order,
+    )
+
+
+def apart(shape: Shape, conditions: Sequence[sql.Composable], order: sql.Composable) -> sql.Composed:
+    """Read the workflows of each condition by themselves, so that an index gives the order, wherever in it they lie."""
+    one = sql.SQL("(select p.* from {} as p where {} order by {} limit %(limit)s)")
+    found = [one.format(shape.name("workflow_progress"), condition, order) for condition in conditions]
+    return sql.SQL("({})").format(sql.SQL(" union all ").join(found))
+
+
+@cache
+def _by_keys(shape: Shape) -> sql.SQL:
+    rows = sql.SQL("(select p.* from {} as p where p.workflow_id = any (%s))").format(shape.name("workflow_progress"))
+    return sql.SQL(listed(shape, rows, NEWEST).as_string())
+
+
+def find_workflow(conn: Connection[Any], shape: Shape, workflow_id: str) -> Listed | None:
+    """Read a workflow by its key."""
+    with conn.cursor(row_factory=class_row(Listed)) as reader:
+        return reader.execute(_by_keys(shape), [as_array([workflow_id])]).fetchone()
+
+
+async def follow_workflows(conn: AsyncConnection[Any], shape: Shape, workflow_ids: Iterable[str]) -> list[Listed]:
+    """Read workflows by their keys. Returns those that exist, newest first."""
+    async with conn.cursor(row_factory=class_row(Listed)) as reader:
+        return await (await reader.execute(_by_keys(shape), [as_array(workflow_ids)])).fetchall()
+
+
+async def active_ids(conn: AsyncConnection[Any], shape: Shape) -> set[str]:
+    """Find the newest workflows that have not ended."""
+    return {row[0] for row in await (await conn.execute(active_query(shape), {"limit": FOLLOWED})).fetchall()}
+
+
+@cache
+def active_query(shape: Shape) -> sql.Composed:
+    """Compose the query for the keys of the newest workflows that have not ended."""
+    rows = apart(shape, [sql.SQL("p.status = {}").format(status) for status in ACTIVE], NEWEST)
+    return sql.SQL("select p.workflow_id::text from {} as p order by {} limit %(limit)s").format(rows, NEWEST)
+
+
+def read_attention(
+    conn: Connection[Any], shape: Shape, limit: int = 20
+) -> tuple[list[Listed], list[Listed], dict[str, Forecast]]:
+    """Read what the overview shows: active workflows, those first that need attention, recent failures, forecasts."""
+    # Which of them are stalled takes their tasks to tell; only those whose progress rests can be.
+    first = sql.SQL(
+        "p.status = 'running' and p.last_updated_at < now() - coalesce("
+        "nullif(current_setting('agent_progress.stalled_after', true), ''), '10 minutes')::interval desc,"
+        " p.agents_failed > 0 desc, {}"
+    ).format(NEWEST)
+    of_active = apart(shape, [sql.SQL("p.status in ({})").format(sql.SQL(", ").join(map(sql.Literal, ACTIVE)))], first)
+    of_failed = apart(shape, [sql.SQL("p.status = 'failed'")], NEWEST)
+    with conn.cursor(row_factory=class_row(Listed)) as reader:
+        failed = reader.execute(listed(shape, of_failed, NEWEST), {"limit": 5}).fetchall()
+        active = reader.execute(listed(shape, of_active, NEWEST), {"limit": limit}).fetchall()
+    found = get_forecasts(conn, [workflow.workflow_id for workflow in active], schema=shape.schema)
+    forecasts = {str(key): forecast for key, forecast in found.items()}
+
+    def stalled(workflow: Listed) -> bool:
+        return bool((forecast := forecasts.get(str(workflow.workflow_id))) and forecast.stalled)
+
+    # The order is kept within those that need the same attention.
+    return sorted(active, key=lambda one: (not stalled(one), not one.agents_failed)), failed, forecasts
+
+
+def read_part(
+    conn: Connection[Any], shape: Shape, workflow_id: str, part: Part, limit: int = 1000, offset: int = 0
+) -> list[Any]:
+    """Read a part of a workflow in its order; nothing where the schema does not have it."""
+    if not shape.has(part.relation):
+        return []
+    query = sql.SQL("select {} from {} as p where p.workflow_id = %s order by {} limit %s offset %s").format(
+        columns(part.of, part.without),  # type: ignore[arg-type]  # mypy does not know that classes hash
+        shape.name(part.relation),
+        sql.SQL(part.order),
+    )
+    with conn.cursor(row_factory=dict_row if part.without else class_row(part.of)) as reader:
+        return reader.execute(query, [workflow_id, limit, offset]).fetchall()
+
+
+def read_burnup(conn: Connection[Any], shape: Shape, workflow_id: str) -> list[BurnupPoint]:
+    """Read the burn-up, thinned out to what a chart can show; the first and the last point are always in it."""
+    if not shape.has("workflow_burnup"):
+        return []
+    query = sql.SQL(
+        "select {} from (select b.*, row_number() over (order by b.at) as place, count(*) over () as points"
+        " from {} as b where b.workflow_id = %s) as p"
+        " where p.place in (1, p.points) or p.place %% greatest(1, p.points / 400) = 0 order by p.at"
+    ).format(columns(BurnupPoint), shape.name("workflow_burnup"))
+    with conn.cursor(row_factory=class_row(BurnupPoint)) as reader:
+        return reader.execute(query, [workflow_id]).fetchall()
+
+
+def read_forecast(conn: Connection[Any], shape: Shape, workflow_id: str) -> Forecast | None:
+    """Read the forecast of a workflow."""
+    return next(iter(get_forecasts(conn, [workflow_id], schema=shape.schema).values()), None)
+
+
+def read_page_of_tasks(
+    conn: Connection[Any], shape: Shape, workflow_id: str, limit: int
+) -> tuple[list[dict[str, Any]], int]:
+    """Read tasks for a page, failed ones and those at work first; return them and the number of those at work.
+
+    With thousands of tasks these would not be among the oldest.
+    """
+    one = sql.SQL(
+        "(select p.*, {} as place from {} as p where p.workflow_id = %(workflow)s and p.status in ({})"
+        " order by p.ordinal, p.created_at, p.id limit {})"
+    )
+    groups = ((("failed",), 50), (_AT_WORK, 50), (("pending", "completed", "cancelled"), 200))
+    rows = sql.SQL(" union all ").join(
+        one.format(place, shape.name("agent_task"), sql.SQL(", ").join(map(sql.Literal, statuses)), most)
+        for place, (statuses, most) in enumerate(groups)
+    )
+    query = sql.SQL("select {} from ({}) as p order by p.place, p.ordinal, p.created_at, p.id limit %(limit)s").format(
+        columns(Task, TASKS.without, result="left(p.result::text, 1000)"), rows
+    )
+    count = sql.SQL("select count(*) from {} where workflow_id = %(workflow)s and status in ({})").format(
+        shape.name("agent_task"), sql.SQL(", ").join(map(sql.Literal, _AT_WORK))
+    )
+    values = {"workflow": workflow_id, "limit": limit}
+    with conn.cursor(row_factory=dict_row) as reader:
+        tasks = reader.execute(query, values).fetchall()
+    row = conn.execute(count, values).fetchone()
+    return tasks, row[0] if row else 0
+
+
+def read_overview(conn: Connection[Any], shape: Shape) -> dict[str, dict[str, int]]:
+    """Count workflows by status, and the tasks of all of them."""
+    outcomes = ("created", "completed", "failed", "cancelled", "open")
+    query = sql.SQL("select p.status::text, count(*), {} from {} as p group by p.status").format(
+        sql.SQL(", ").join(sql.SQL("sum(p.{})").format(sql.Identifier(f"agents_{outcome}")) for outcome in outcomes),
+        shape.name("workflow_progress"),
+    )
+    rows = conn.execute(query, []).fetchall()
+    counts = dict.fromkeys(WORKFLOW_STATUSES, 0) | {status: count for status, count, *_ in rows}
+    by_status = {f"{status}_workflows": count for status, count in counts.items()}
+    return {
+        "overview": {**by_status, "total_workflows": sum(counts.values())},
+        "agents": {outcome: sum(row[place] or 0 for row in rows) for place, outcome in enumerate(outcomes, 2)},
+    }
+
+
+def count_drift(conn: Connection[Any], shape: Shape) -> float:
+    """Count the workflows whose stored progress is wrong, which reads every task."""
+    query = sql.SQL("select count(*) from {}").format(shape.name("workflow_progress_drift"))
+    row = conn.execute(query, []).fetchone()
+    return float(row[0]) if row else float("nan")

@@ -1,0 +1,107 @@
+"""What a schema has: an adoption lacks stages and events, and may have keys and priorities of its own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+from uuid import UUID
+
+from psycopg import Connection, errors, sql
+
+_BITS = {"smallint": 15, "integer": 31, "bigint": 63}
+_RELATIONS = [
+    "agent_task",
+    "workflow",
+    "workflow_stage",
+    "workflow_event",
+    "workflow_stage_progress",
+    "workflow_stage_agents",
+    "workflow_timeline",
+    "workflow_burnup",
+]
+_EXISTING = """
+    select name from unnest(%s::text[]) as name where to_regclass(format('%%I.%%I', %s::text, name)) is not null
+"""
+_COLUMN = """
+    select
+        pg_catalog.format_type(a.atttypid, null),
+        array(select e.enumlabel::text from pg_enum as e where e.enumtypid = a.atttypid order by e.enumsortorder)
+    from pg_attribute as a
+    where
+        a.attrelid = to_regclass(format('%%I.workflow_progress', %s::text))
+        and a.attname in ('workflow_id', 'priority')
+    order by a.attname desc
+"""
+
+
+LACKING = (errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction)
+
+
+def lacking(schema: str) -> str:
+    """Say that a schema has not what the service reads, and what to do."""
+    return f'schema "{schema}" has no agent-progress, or an old one: run agent-progress migrate, or adopt'
+
+
+class NotAValue(ValueError):
+    """A value of a request that nothing in this schema can have."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the service needs to know of a schema; ``priorities`` is empty where they are any text."""
+
+    schema: str
+    relations: frozenset[str]
+    key_type: str
+    priorities: tuple[str, ...]
+
+    def name(self, relation: str) -> sql.SQL:
+        """Write the name of a relation of this schema, for a query with parameters."""
+        return _named(self.schema, relation)
+
+    def has(self, relation: str) -> bool:
+        """Tell whether the schema has a relation."""
+        return relation in self.relations
+
+    def key(self, given: str) -> str:
+        """Write a key as the database does. Raises NotAValue."""
+        try:
+            if self.key_type == "uuid":
+                return str(UUID(given))
+            if bits := _BITS.get(self.key_type):
+                if not -(1 << bits) <= int(given) < 1 << bits:
+                    raise ValueError
+                return str(int(given))
+        except ValueError:
+            raise NotAValue(f"workflow_id: not of type {self.key_type}") from None
+        return given
+
+    @property
+    def knows_keys(self) -> bool:
+        """Whether ``key`` passes on only what the database takes."""
+        return self.key_type == "uuid" or self.key_type in _BITS
+
+    def written(self, conn: Connection[Any], keys: Sequence[str]) -> list[str]:
+        """Write keys as the database does, by asking it. Raises ``psycopg.DataError``."""
+        type_ = sql.SQL(self.key_type.replace("%", "%%"))
+        row = conn.execute(sql.SQL("select (%s::text[]::{}[])::text[]").format(type_), [list(keys)]).fetchone()
+        return list(row[0]) if row else []
+
+
+@cache
+def _named(schema: str, relation: str) -> sql.SQL:
+    return sql.SQL(sql.Identifier(schema, relation).as_string().replace("%", "%%"))
+
+
+def find_shape(conn: Connection[Any], schema: str) -> Shape:
+    """Find out what a schema has. Raises ``psycopg.errors.UndefinedTable`` where it has no progress to read."""
+    readable(conn, schema)
+    existing = conn.execute(_EXISTING, [_RELATIONS, schema]).fetchall()
+    (key_type, _), (_, priorities) = conn.execute(_COLUMN, [schema]).fetchall()
+    return Shape(schema, frozenset(name for (name,) in existing), key_type, tuple(priorities))
+
+
+def readable(conn: Connection[Any], schema: str, *relations: str) -> None:
+    """See that workflow_progress is there, and these relations too."""
+    names = (sql.Identifier(schema, name) for name in ("workflow_progress", *relations))
+    conn.execute(sql.SQL("select from {} limit 0").format(sql.SQL(", ").join(names)))

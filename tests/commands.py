@@ -1,0 +1,115 @@
+"""Running commands: in this process, in one of its own, and in a terminal."""
+
+import fcntl
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyapp.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(dsn: str, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command on the test's database within this process: exit status, stdout, stderr."""
+
+    def call(*arguments: Any) -> tuple[int, str, str]:
+        return main(["--dsn", dsn, *map(str, arguments)]), *capsys.readouterr()
+
+    return call
+
+
+def start(*arguments: Any, **options: Any) -> subprocess.Popen[str]:
+    """Start a command in a process of its own, without a terminal."""
+    environment = {**options.pop("env", os.environ)}
+    environment.pop("PYTHONUNBUFFERED", None)  # which would hide that something is not flushed
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pyapp", *map(str, arguments)],
+        **{"text": True, "cwd": ROOT, **pipes, **options},
+        env=environment,
+    )
+    # A test that waits for a line which never comes shall fail, not hang.
+    guard = threading.Timer(60, process.kill)
+    guard.daemon = True
+    guard.start()
+    return process
+
+
+def outcome(process: subprocess.Popen[str], seconds: float = 60) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=seconds)
+    return process.returncode, out, err
+
+
+class Terminal:
+    """A command at work in a terminal of a fixed size, and what it shows there."""
+
+    def __init__(self, *arguments: Any, columns: int = 120, program: list[str] | None = None, **env: str) -> None:
+        # The size is that of the terminal, not what pytest's workers are told.
+        environment = {**os.environ, "TERM": "xterm-256color", **env}
+        environment = {name: value for name, value in environment.items() if name not in ("COLUMNS", "LINES")}
+        self.master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+        self.process = subprocess.Popen(
+            [*(program or [sys.executable, "-m", "pyapp"]), *map(str, arguments)],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            cwd=ROOT,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        os.close(slave)
+        self.raw = b""
+
+    @property
+    def text(self) -> str:
+        """What was written, without the sequences that colour it and move the cursor."""
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.raw.decode(errors="replace"))
+
+    def read_until(self, wanted: str | None, seconds: float = 60) -> str:
+        """Read until the text is there, or to the end."""
+        give_up = time.monotonic() + seconds
+        while wanted is None or wanted not in self.text:
+            assert time.monotonic() < give_up, self.text
+            if not select.select([self.master], [], [], 0.1)[0]:
+                continue
+            try:
+                self.raw += os.read(self.master, 65536)
+            except OSError:  # the last process of the terminal is gone
+                assert wanted is None, self.text
+                break
+        return self.text
+
+    def press(self, keys: bytes) -> None:
+        os.write(self.master, keys)
+
+    def end(self, seconds: float = 60) -> int:
+        """Read to the end and return the exit status."""
+        self.read_until(None, seconds)
+        return self.process.wait(seconds)
+
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        os.close(self.master)

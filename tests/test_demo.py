@@ -1,0 +1,411 @@
+"""Playing recorded runs through a real database, and the demo, as their users do."""
+
+import os
+import random
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from pyapp import (
+    Workflow,
+    get_workflow,
+    list_stages,
+    list_tasks,
+    list_workflows,
+    migrate,
+    watch,
+)
+from pyapp.cli import main
+from pyapp.demo import player
+from pyapp.demo.files import SAMPLE, read_trace
+from pyapp.demo.player import Player
+
+from .commands import Run, Terminal, outcome, start
+from .commands import run as run  # a fixture, used by its name
+from .helpers import in_background
+from .service import wait_for
+from .test_trace import FULL, REAL, real_traces, row
+
+TRACE = read_trace(SAMPLE)
+
+
+def play(dsn: str, **options: Any) -> Player:
+    made = Player(dsn, [TRACE], **options)
+    made.play()
+    return made
+
+
+def assert_played_once(conn: psycopg.Connection) -> None:
+    """The sample was played, and nothing of it twice."""
+    (workflow,) = list_workflows(conn)
+    assert (workflow.agents_created, workflow.agents_completed, workflow.progress) == (24, 22, 92)
+    assert (workflow.agents_failed, workflow.agents_cancelled, workflow.status) == (1, 1, "failed")
+    tasks = {task.external_id: task for task in list_tasks(conn, workflow.workflow_id)}
+    assert {key: (t.agent_type, t.stage, t.status, t.retry_count) for key, t in tasks.items()} == {
+        t.key: (t.agent_type, t.stage, t.attempts[-1].outcome, len(t.attempts) - 1) for t in TRACE.tasks
+    }
+    moves = conn.execute("select payload ->> 'to' from workflow_event where event_type = 'status'").fetchall()
+    assert len(moves) == len(set(moves))
+    assert conn.execute("select * from workflow_progress_drift").fetchall() == []
+
+
+# --- The player ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("agents", [1, 12])
+def test_any_number_of_agents_comes_to_the_same_end(dsn: str, conn: psycopg.Connection, agents: int) -> None:
+    played = play(dsn, agents=agents)
+    assert_played_once(conn)
+    workflow = get_workflow(conn, played.workflow_ids[0])
+    assert (workflow.name, workflow.type, workflow.agents_planned) == ("sample", "nextflow", 24)
+    tasks = list_tasks(conn, workflow.workflow_id)
+    assert all(task.completed_at <= workflow.completed_at for task in tasks)  # it ends after the last of them
+    assert all(t.assigned_at <= t.started_at <= t.completed_at for t in tasks if t.started_at and t.assigned_at)
+
+
+def test_the_stages_of_the_trace_are_entered_once_and_in_order(dsn: str, conn: psycopg.Connection) -> None:
+    played = play(dsn)
+    stages = list_stages(conn, played.workflow_ids[0])
+    assert [(stage.name, stage.status) for stage in stages] == [
+        ("scaffold", "completed"), ("validate", "completed"), ("test", "completed"), ("deploy", "failed")
+    ]  # fmt: skip
+    moved = conn.execute(
+        "select payload ->> 'to' from workflow_event where event_type = 'stage_changed' order by id"
+    ).fetchall()
+    assert [name for (name,) in moved] == [stage.name for stage in stages]
+    assert sum(stage.agents_total for stage in stages) == 24
+
+
+def test_a_trace_of_one_stage_has_no_plan(dsn: str, conn: psycopg.Connection, tmp_path: Path) -> None:
+    file = tmp_path / "run.csv"
+    file.write_text("\n".join([FULL, row(1, "P (a)", end=5), row(2, "P (b)", end=9)]))
+    Player(dsn, [read_trace(file)]).play()
+    assert conn.execute("select * from workflow_stage").fetchall() == []
+    assert [w.progress for w in list_workflows(conn)] == [100]
+
+
+def test_progress_never_falls_while_tasks_are_added_at_their_times(dsn: str, conn: psycopg.Connection) -> None:
+    playing = Player(dsn, [TRACE], speed=150)
+    ended = in_background(playing.play)
+    seen: list[Workflow] = list(watch(dsn, playing.workflow_ids, 0.01))
+    ended.result(60)
+    progress = [workflow.progress for workflow in seen]
+    assert progress == sorted(progress)
+    assert len(set(progress)) > 4
+    assert len({workflow.agents_created for workflow in seen}) > 4
+    assert {workflow.agents_total for workflow in seen} == {24}
+    assert progress[-1] == 92
+    finished = {task.key: task.attempts[-1].finished for task in TRACE.tasks}
+    for task in list_tasks(conn, seen[-1].workflow_id):  # none before its time
+        assert (task.completed_at - seen[-1].created_at).total_seconds() >= finished[task.external_id] / 150
+
+
+def test_agents_report_on_connections_of_their_own(dsn: str, conn: psycopg.Connection) -> None:
+    conn.execute("create table witness (pid integer)")
+    conn.execute(
+        "create function witness() returns trigger language plpgsql as"
+        " $$ begin insert into public.witness values (pg_backend_pid()); return null; end $$"
+    )
+    conn.execute("create trigger witness after update on agent_task execute function witness()")
+    play(dsn, agents=3)
+    assert conn.execute("select count(distinct pid) from witness").fetchone() == (3,)
+
+
+def test_a_player_that_is_stopped_cancels_what_is_open(dsn: str, conn: psycopg.Connection) -> None:
+    playing = Player(dsn, [TRACE], speed=10)
+    ended = in_background(playing.play)
+    wait_for(lambda: list_workflows(conn)[0].agents_completed)
+    playing.stopped.set()
+    ended.result(60)
+    (workflow,) = list_workflows(conn)
+    assert (workflow.status, workflow.agents_open) == ("cancelled", 0)
+    assert workflow.agents_cancelled > 0
+
+
+def test_an_agent_that_fails_ends_all_and_says_why(dsn: str, conn: psycopg.Connection) -> None:
+    conn.execute(
+        "create function fail() returns trigger language plpgsql as $$ begin raise exception 'the disk is full'; end $$"
+    )
+    conn.execute(
+        "create trigger fail before update on agent_task for each row when (new.status = 'failed')"
+        " execute function fail()"
+    )
+    with pytest.raises(psycopg.errors.RaiseException, match="the disk is full"):
+        play(dsn)
+    assert [w.status for w in list_workflows(conn)] == ["cancelled"]
+
+
+def test_a_schema_of_its_own_is_played_in(empty: Callable[[], str]) -> None:
+    dsn = empty()
+    migrate(dsn, schema="My Agents")
+    played = play(dsn, schema="My Agents")
+    with psycopg.connect(dsn) as conn:
+        assert get_workflow(conn, played.workflow_ids[0], schema="My Agents").agents_completed == 22
+        assert [stage.status for stage in list_stages(conn, played.workflow_ids[0], schema="My Agents")][:1]
+
+
+# --- What it outlives ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_sessions_that_are_ended_at_any_moment_count_nothing_twice(
+    dsn: str, conn: psycopg.Connection, seed: int
+) -> None:
+    chance, terminated = random.Random(seed), 0
+    playing = Player(dsn, [TRACE], agents=5, speed=100)
+    ended = in_background(playing.play)
+    while not ended.done():
+        rows = conn.execute(
+            "select pid from pg_stat_activity where application_name = 'agent-progress'"
+            " and datname = current_database() order by pid"
+        ).fetchall()
+        if rows:
+            conn.execute("select pg_terminate_backend(%s)", chance.choice(rows))
+            terminated += 1
+        time.sleep(chance.uniform(0, 0.3))
+    ended.result()
+    assert terminated > 4
+    assert_played_once(conn)
+
+
+def test_answers_that_were_lost_after_the_commit_count_nothing_twice(own_server: Callable[[], Any]) -> None:
+    # A commit that waits for a standby which is not there is done, and its answer is lost when the session is ended.
+    dsn = own_server().dsn
+    migrate(dsn)
+    chance, lost, answered = random.Random(1), 0, set()
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        playing = Player(dsn, [TRACE], agents=3)
+        conn.execute("set synchronous_commit = local")
+        conn.execute("alter system set synchronous_standby_names = 'nobody'")
+        conn.execute("select pg_reload_conf()")
+        wait_for(lambda: conn.execute("show synchronous_standby_names").fetchone() == ("nobody",))
+        ended = in_background(playing.play)
+        while not ended.done():
+            waiting = "select pid, query_start from pg_stat_activity where wait_event = 'SyncRep'"
+            for commit in set(conn.execute(waiting).fetchall()) - answered:
+                answered.add(commit)
+                loses = not lost or chance.random() < 0.3
+                lost += loses
+                # A cancelled wait is an answer: committed.
+                conn.execute(f"select pg_{'terminate' if loses else 'cancel'}_backend(%s)", commit[:1])
+        ended.result()
+        assert lost > 10
+        assert_played_once(conn)
+
+
+def test_deadlocks_and_serialization_failures_are_taken_again(dsn: str, conn: psycopg.Connection) -> None:
+    conn.execute("create sequence hiccup")
+    conn.execute(
+        "create function hiccup() returns trigger language plpgsql as"
+        " $$ begin if nextval('public.hiccup') % 7 = 0 then raise deadlock_detected; end if; return null; end $$"
+    )
+    conn.execute("create trigger hiccup after insert or update on agent_task execute function hiccup()")
+    play(f"{dsn} options='-c default_transaction_isolation=serializable'", agents=8)
+    assert_played_once(conn)
+
+
+def test_a_replay_goes_on_after_the_server_crashed_and_restarted(own_server: Callable[[], Any]) -> None:
+    server = own_server()
+    migrate(server.dsn)
+    process = start("replay", SAMPLE, "--speed", "60", "--dsn", server.dsn)
+    # A line for each look that found a change: none is certain to be printed.
+    while not re.search(r"\b(?:[2-9]|1[0-5]) of 24 agents", process.stdout.readline()):
+        assert process.poll() is None
+    os.kill(server.pid, signal.SIGKILL)
+    assert re.fullmatch(r"the database is away, trying again[^\n]+\n", process.stderr.readline())
+    own_server()
+    status, out, err = outcome(process)
+    assert (status, err) == (0, "the database is back\n")
+    assert "stored equals counted for all" in out
+    with psycopg.connect(server.dsn, autocommit=True) as conn:
+        assert_played_once(conn)
+
+
+def test_a_database_that_stays_away_ends_it_in_one_clear_line(
+    own_server: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server = own_server()
+    migrate(server.dsn)
+    monkeypatch.setattr(player, "PATIENCE", 0.5)
+    ending = in_background(main, ["replay", str(SAMPLE), "--speed", "20", "--dsn", server.dsn])
+    with psycopg.connect(server.dsn, autocommit=True) as conn:
+        wait_for(lambda: conn.execute("select from agent_task where status = 'completed'").fetchone())
+    os.kill(server.pid, signal.SIGKILL)
+    assert ending.result(60) == 2
+    err = capfd.readouterr().err.splitlines()
+    assert err[-1].startswith("agent-progress: ")
+    assert len(err) <= 2
+
+
+# --- replay -------------------------------------------------------------------------------------------------
+
+
+def test_replay_plays_several_files_at_once_and_tells_how_they_ended(
+    conn: psycopg.Connection, run: Run, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.csv"
+    other.write_text("\n".join([FULL, row(1, "A (1)", end=5), row(2, "B (2)", submit=6, start=6, end=9)]))
+    status, out, err = run("replay", SAMPLE, other)
+    assert (status, err) == (0, "")
+    *_, sample, short, verdict = [re.split(" {2,}", line) for line in out.splitlines()]
+    newest, oldest = list_workflows(conn)
+    assert sample == ["sample", "92 %", "22 of 24 agents", "1", "1", "failed", str(oldest.workflow_id)]
+    assert short == ["other", "100 %", "2 of 2 agents", "completed", str(newest.workflow_id)]
+    assert re.fullmatch(r"26 tasks in \d+\.\d s, stored equals counted for all", *verdict)
+
+
+def test_progress_without_a_terminal_is_told_in_plain_lines(conn: psycopg.Connection, run: Run) -> None:
+    lines = [line for line in run("replay", SAMPLE, "--speed", "150")[1].splitlines() if line.startswith("sample  ")]
+    percent = [int(re.search(r"(\d+) %", line)[1]) for line in lines]
+    assert percent == sorted(percent)
+    assert len(percent) >= 4
+    assert all(re.search(r"\d+ of 24 agents", line) for line in lines)
+
+
+def test_a_bad_file_is_one_line_and_nothing_is_written(conn: psycopg.Connection, run: Run, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.csv"
+    bad.write_text(f"{FULL}\n\n1;2;3\n")
+    for files, complaint in (
+        ([SAMPLE, bad], f"{bad}:3: no usable row; first: 3 fields instead of 13, row skipped"),
+        ([SAMPLE, tmp_path / "none"], f"{tmp_path}/none: No such file or directory"),
+    ):
+        assert run("replay", *files) == (2, "", f"agent-progress: {complaint}\n")
+    assert list_workflows(conn) == []
+
+
+def test_malformed_rows_are_reported_but_do_not_flood_the_terminal(
+    conn: psycopg.Connection, run: Run, tmp_path: Path
+) -> None:
+    file = tmp_path / "run.csv"
+    file.write_text("\n".join([FULL, row(1), *["garbage\x1b[2J"] * 3000, row(2)]))
+    status, out, err = run("replay", file)
+    assert (status, len(err.splitlines())) == (0, 51)
+    assert err.splitlines()[0] == f"{file}:3: 1 fields instead of 13, row skipped"
+    assert err.splitlines()[-1] == "run: 2950 more warnings"
+    assert out.splitlines()[-1].startswith("2 tasks in ")
+
+
+def test_the_real_traces_are_played_whole(conn: psycopg.Connection, run: Run) -> None:
+    status, out, err = run("replay", *real_traces(), "--agents", "6")
+    assert (status, err) == (0, "")
+    workflows = list_workflows(conn)
+    assert {(w.agents_created, w.agents_failed) for w in workflows} == {numbers[:2] for numbers in REAL.values()}
+    assert {(w.agents_open, w.status) for w in workflows} == {(0, "completed")}
+    assert {w.progress for w in workflows} == {99, 100}
+    assert re.fullmatch(r"3265 tasks in [\d.]+ s, stored equals counted for all", out.splitlines()[-1])
+
+
+def test_numbers_that_are_wrong_in_the_end_make_it_exit_1(conn: psycopg.Connection, run: Run) -> None:
+    conn.execute("alter table agent_task disable trigger agent_task_progress_update")
+    status, out, _ = run("replay", SAMPLE)
+    assert status == 1
+    assert out.splitlines()[-1].endswith("1 of 1 workflows WRONG")
+    conn.execute("alter table agent_task enable trigger agent_task_progress_update")
+    run("repair")
+
+
+def test_a_database_without_the_schema_is_one_line(
+    empty: Callable[[], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["replay", str(SAMPLE), "--dsn", empty()]) == 2
+    assert re.fullmatch(r"agent-progress: [^\n]*run agent-progress migrate[^\n]*\n", capsys.readouterr().err)
+
+
+# --- The embedded server and the demo -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def private(dsn: str) -> Iterator[dict[str, str]]:
+    """An environment with a data directory of the test's own, and a database that is no place for a demo."""
+    base = Path(tempfile.mkdtemp(prefix="ap-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else "/tmp"))
+    base.chmod(0o755)
+    yield {**os.environ, "AGENT_PROGRESS_DATA": str(base / "data"), "DATABASE_URL": dsn}
+    left = list(base.rglob("postmaster.pid"))
+    shutil.rmtree(base, ignore_errors=True)
+    assert left == []
+
+
+def assert_demo_output(out: str) -> None:
+    rows = [re.split(" {2,}", line.strip()) for line in out.splitlines()]
+    by_name = {cells[0]: cells[1:-1] for cells in rows if re.fullmatch(r"[0-9a-f-]{36}", cells[-1])}
+    assert set(by_name) == {"checkout service", "login page", "invoice export", "search index"}
+    assert by_name["login page"] == ["100 %", "22 of 22 agents", "completed"]
+    assert by_name["search index"] == ["92 %", "22 of 24 agents", "1", "1", "failed"]
+    assert re.search(r"^92 tasks in \d+\.\d s, stored equals counted for all\r?$", out, re.M)
+    assert re.search(r"look around: +\S+.* list --embedded\s+\S+.* psql --embedded", out)
+
+
+def test_two_replays_without_a_database_share_one_private_server(private: dict[str, str]) -> None:
+    del private["DATABASE_URL"]
+    for process in [start("replay", SAMPLE, env=private) for _ in range(2)]:
+        status, out, err = outcome(process)
+        assert (status, err) == (0, "")
+        assert "stored equals counted for all" in out
+
+
+def test_a_bad_file_starts_no_server(private: dict[str, str]) -> None:
+    assert outcome(start("replay", "/nowhere", "--embedded", env=private))[0] == 2
+    assert not Path(private["AGENT_PROGRESS_DATA"]).exists()
+
+
+def test_the_demo_ends_by_itself_with_a_table_and_the_check(private: dict[str, str], conn: psycopg.Connection) -> None:
+    status, out, err = outcome(start("demo", "--speed", "100", env=private))
+    assert (status, err) == (0, "starting a private PostgreSQL server\n")
+    assert_demo_output(out)
+    assert list_workflows(conn) == []
+
+
+def test_the_demo_in_a_terminal_shows_live_bars(private: dict[str, str]) -> None:
+    with Terminal("demo", "--speed", "100", **private) as terminal:
+        assert terminal.end() == 0
+        assert_demo_output(terminal.text)
+        assert re.search(r"checkout service +█*[█▓▒░]+ +\d+ % +\d+ of 24 .*(running|failed)", terminal.text)
+        assert b"\x1b[32m\xe2\x96\x88" in terminal.raw  # green blocks
+
+
+def test_output_into_head_ends_the_demo_silently(private: dict[str, str]) -> None:
+    command = f"{shlex.quote(sys.executable)} -m pyapp demo | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=private, timeout=60)
+    assert len(done.stdout.splitlines()) == 1
+    assert done.stderr == "starting a private PostgreSQL server\n"
+
+
+def test_ctrl_c_ends_the_demo_and_its_server(private: dict[str, str]) -> None:
+    with Terminal("demo", **private) as terminal:
+        terminal.read_until(" 1 of 24")
+        terminal.press(b"\x03")
+        assert terminal.end() == 130
+        assert "stopping: open tasks and their workflows are cancelled" in terminal.text
+        assert "Traceback" not in terminal.text
+
+
+@pytest.mark.parametrize("option", ["--keep", "--serve"])
+def test_the_demo_keeps_its_server_until_it_is_interrupted(private: dict[str, str], bin_dir: Path, option: str) -> None:
+    process = start("demo", option, "--port", "0", "--speed", "400", env=private)
+    lines: list[str] = []
+    while not (found := re.match(r"or with any psql: +psql (.+)$", lines[-1] if lines else "")):
+        lines.append(process.stdout.readline())
+        assert lines[-1], process.stderr.read()
+    query = "select count(*), sum(agents_total) from workflow_progress"
+    psql = [bin_dir / "psql", "-XAt", "-c", query, *shlex.split(found[1])]
+    assert subprocess.run(psql, capture_output=True, text=True).stdout == "4|92\n"
+    process.send_signal(signal.SIGINT)
+    status, _, err = outcome(process)
+    assert (status, err.splitlines()[-1:]) == (0, ["stopping"])
+
+
+def test_the_demo_plays_where_dsn_says(dsn: str, conn: psycopg.Connection) -> None:
+    status, _, err = outcome(start("demo", "--speed", "400", "--dsn", dsn))
+    assert (status, err) == (0, "playing in the database that --dsn names\n")
+    assert len(list_workflows(conn)) == 4

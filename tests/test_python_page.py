@@ -1,0 +1,126 @@
+"""The page on Python (pyapp/README.md): its examples, run as they stand there."""
+
+import asyncio
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+from uuid import UUID
+
+import httpx
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+import pyapp
+from pyapp import errors
+
+from .helpers import new_tasks, new_workflow, progress
+
+PAGE = (Path(pyapp.__file__).parent / "README.md").read_text("utf-8")
+
+
+def example(text: str, dsn: str) -> str:
+    """Find an example by what stands in it, and let it work on the database of the test."""
+    (found,) = [block for block in re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S) if text in block]
+    url = "postgresql+psycopg:///?" + urlencode(conninfo_to_dict(dsn))
+    return found.replace('"postgresql://localhost/mydb"', repr(dsn)).replace(
+        '"postgresql+psycopg://localhost/mydb"', repr(url)
+    )
+
+
+def run(text: str, dsn: str) -> dict[str, Any]:
+    names: dict[str, Any] = {}
+    exec(example(text, dsn), names)
+    return names
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "expected", "printed"),
+    [
+        ("print(workflow.progress)  # 50", "checkout", (50, 1, 2), "50\n"),
+        ("pyapp.retry", "nightly", (100, 3, 3), ""),
+        ("ThreadPoolExecutor", "crawl", (100, 100, 100), ""),
+        ("pyapp.aio.watch", "research", (100, 4, 4), "research 100 completed\n"),
+        ("create_engine", "import", (50, 1, 2), "50\n"),
+    ],
+)
+def test_an_example_runs_and_prints_what_it_says(
+    dsn: str,
+    conn: psycopg.Connection,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+    name: str,
+    expected: tuple[int, int, int],
+    printed: str,
+) -> None:
+    names = run(text, dsn)
+    (workflow,) = conn.execute("select id from workflow where name = %s", [name]).fetchone()
+    assert progress(conn, workflow) == expected
+    assert capsys.readouterr().out == printed
+    if "engine" in names:
+        names["engine"].dispose()
+    if isinstance(names.get("conn"), psycopg.Connection):
+        names["conn"].close()
+
+
+def test_the_example_of_fastapi_answers(dsn: str, conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn, name="shown")
+    (task,) = new_tasks(conn, workflow, "running")
+    app = run("AsyncConnectionPool", dsn)["app"]
+
+    async def ask(*requests: tuple[str, str]) -> list[httpx.Response]:
+        transport = httpx.ASGITransport(app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://a") as client,
+        ):
+            return [await client.request(method, path) for method, path in requests]
+
+    where, nowhere = f"/workflows/{workflow}", UUID(int=0)
+    reported, shown, *wrong = asyncio.run(
+        ask(
+            ("POST", f"{where}/tasks/{task}?status=completed"),
+            ("GET", where),
+            ("GET", f"/workflows/{nowhere}"),
+            ("POST", f"{where}/tasks/{nowhere}?status=failed"),
+            ("POST", f"{where}/tasks/{task}?status=done"),
+        )
+    )
+    assert reported.json()["status"] == "completed"
+    assert (shown.json()["name"], shown.json()["progress"]) == ("shown", 100)
+    assert [answer.status_code for answer in wrong] == [404, 404, 422]
+
+
+def test_the_example_of_django_belongs_to_its_transaction(dsn: str, conn: psycopg.Connection) -> None:
+    where = conninfo_to_dict(dsn)
+    options = {"HOST": where["host"], "PORT": where["port"], "USER": where["user"], "NAME": where["dbname"]}
+    code = f"""
+import django
+from django.conf import settings
+settings.configure(DATABASES={{"default": {{"ENGINE": "django.db.backends.postgresql", **{options!r}}}}}, USE_TZ=True)
+django.setup()
+{example("ensure_connection", dsn)}
+workflow = start("kept", ["planner", "builder"])
+tasks = pyapp.list_tasks(connection.connection, workflow.workflow_id)
+assert [(task.agent_type, task.payload) for task in tasks] == [("planner", {{}}), ("builder", {{}})], tasks
+try:
+    with transaction.atomic():
+        start("lost", ["planner"])
+        1 / 0
+except ZeroDivisionError:
+    pass
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert conn.execute("select name, agents_total from workflow").fetchall() == [("kept", 2)]
+
+
+def test_the_page_names_every_error_with_its_sqlstate_and_attributes() -> None:
+    table = PAGE.split("## Errors")[1].split("\n## ")[0]
+    for name, error in vars(errors).items():
+        if isinstance(error, type) and issubclass(error, pyapp.AgentProgressError) and not name.startswith("_"):
+            assert f"`{name}`" in PAGE or f"pyapp.{name}`" in PAGE, name
+            assert error.sqlstate is None or error.sqlstate in table, name

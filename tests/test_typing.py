@@ -1,0 +1,105 @@
+"""Types, as a user sees them: the wheel, installed beside a module that mypy checks strictly."""
+
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+CONSUMER = """
+import asyncio
+from concurrent.futures import Future
+from uuid import UUID
+from typing import Any, assert_type
+
+import psycopg
+
+import pyapp
+from pyapp import Drift, Key, ProgressMetrics, Task, TaskReport, Workflow, WorkflowState, WorkflowStatus
+
+
+def sync(conn: psycopg.Connection[Any], workflow_id: UUID) -> None:
+    assert_type(pyapp.get_workflow(conn, workflow_id, schema="agents"), Workflow)
+    assert_type(pyapp.list_workflows(conn, status=["running"], limit=3), list[Workflow])
+    assert_type(pyapp.report_tasks(conn, workflow_id, [TaskReport(workflow_id, "completed")]), list[Task])
+    assert_type(pyapp.progress_metrics(conn, workflow_id), ProgressMetrics)
+    assert_type(pyapp.transition(conn, workflow_id, "running", expected_version=1).status, WorkflowStatus)
+    assert_type(pyapp.retry(lambda: pyapp.repair(conn)), list[Drift])
+    assert_type(pyapp.connect(autocommit=True), psycopg.Connection[tuple[Any, ...]])
+    with pyapp.TaskReporter() as reporter:
+        assert_type(reporter.report(workflow_id, workflow_id, "completed"), Future[Task])
+    for workflow in pyapp.watch(None, [workflow_id]):
+        assert_type(workflow.workflow_id, Key)
+    try:
+        pyapp.migrate(schema="agents")
+    except pyapp.TaskNotFound as error:
+        assert_type(error.task_ids, list[Key])
+
+    pyapp.report_task(conn, workflow_id, workflow_id, "done")  # type: ignore[arg-type]
+    pyapp.create_workflow(conn, "w")  # type: ignore[call-arg]
+    pyapp.get_workflow(conn, workflow_id, source=None)  # type: ignore[call-arg]
+    pyapp.get_workflow(conn, workflow_id).progres  # type: ignore[attr-defined]
+
+
+async def asynchronous(conn: psycopg.AsyncConnection[Any], workflow_id: UUID) -> None:
+    assert_type(await pyapp.aio.get_workflow(conn, workflow_id), Workflow)
+    assert_type(await asyncio.create_task(pyapp.aio.advance(conn, workflow_id)), WorkflowState)
+    assert_type(await pyapp.aio.retry(lambda: pyapp.aio.repair(conn)), list[Drift])
+    async with pyapp.aio.TaskReporter() as reporter:
+        committed = await reporter.report(workflow_id, workflow_id, "completed")
+        assert_type(await committed, Task)
+    async for workflow in pyapp.aio.watch():
+        assert_type(workflow, Workflow)
+
+    pyapp.get_workflow(conn, workflow_id)  # type: ignore[arg-type]
+    pyapp.aio.get_workflow(pyapp.connect(), workflow_id)  # type: ignore[arg-type, unused-coroutine]
+"""
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment with the wheel; what the wheel needs is that of the tests."""
+    where = tmp_path_factory.mktemp("user")
+    run(sys.executable, "-m", "venv", "--without-pip", str(where / "venv"))
+    python = where / "venv" / "bin" / "python"
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "-q")
+    run(*pip, "wheel", "--no-deps", "-w", str(where), str(Path(__file__).parents[1]))
+    (wheel,) = where.glob("agent_progress-*.whl")
+    run(*pip, "--python", str(python), "install", "--no-deps", str(wheel))
+    (packages,) = where.glob("venv/lib/*/site-packages")
+    (packages / "needs.pth").write_text(sysconfig.get_path("purelib"))
+    return python
+
+
+def run(*command: str, cwd: Path | None = None) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_typed_program_is_checked_strictly(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "consumer.py").write_text(CONSUMER)
+    mypy = (
+        sys.executable,
+        "-m",
+        "mypy",
+        "--strict",
+        "--python-executable",
+        str(installed),
+        "--cache-dir",
+        str(tmp_path),
+    )
+    assert "no issues found" in run(*mypy, "consumer.py", cwd=tmp_path)
+
+
+def test_the_wheel_holds_what_migrate_and_grant_read(installed: Path, tmp_path: Path) -> None:
+    code = """
+import pyapp, pathlib
+from pyapp.renew import resource
+here = pathlib.Path(pyapp.__file__).parent
+assert resource("sql") == here / "sql" and (here / "sql" / "optional" / "grant_agent.sql").is_file()
+assert resource("migrations") == here / "migrations" and list((here / "migrations").glob("*_renew.py"))
+assert (here / "py.typed").is_file()
+"""
+    run(str(installed), "-I", "-c", code, cwd=tmp_path)
