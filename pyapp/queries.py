@@ -270,9 +270,7 @@ def report_task(
     schema: str | None = None,
 ) -> Query[Task]:
     """Report the status of one task, as report_tasks does. Returns the task as it stands now."""
-    query = (
-        "select {columns} from {schema}.report_task(%s::uuid, %s::uuid, %s::{schema}.task_status, %s::jsonb, %s)"
-    )
+    query = "select {columns} from {schema}.report_task(%s::uuid, %s::uuid, %s::{schema}.task_status, %s::jsonb, %s)"
     values = [str(workflow_id), _task_id(task_id), known(status), _json(result), reopen]
     return (yield from _fetch(Task, query, values, schema, workflow_id))[0]
 
@@ -358,8 +356,7 @@ def archive(
     called until it returns none, with a commit after each call.
     """
     query = (
-        "select {columns} from"
-        " {schema}.archive_workflows(%s::interval, %s::{schema}.workflow_status[], %s::integer)"
+        "select {columns} from {schema}.archive_workflows(%s::interval, %s::{schema}.workflow_status[], %s::integer)"
     )
     return (yield from _fetch(Archived, query, [older_than, _array(statuses), batch], schema))
 

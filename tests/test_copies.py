@@ -6,10 +6,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from pyapp.renew import differences
 
 from pyapp import advance, create_workflow, embedded, find_drift, mark, migrate, pending, report_task, transition
 from pyapp.cli import main
+from pyapp.renew import differences
 
 from .crash import QUICK, CrashableServer, directory, run, servers
 from .helpers import new_tasks, new_workflow, progress

@@ -14,9 +14,9 @@ from typing import Any
 
 import psycopg
 import pytest
-from pyapp.renew import differences
 
 from pyapp import find_drift, migrate, pending
+from pyapp.renew import differences
 
 from .crash import SHORT_DEADLOCKS, CrashableServer, before_statement, servers, wait_for
 from .helpers import counters, in_background, new_tasks, new_workflow, progress, wait_until_blocked_by
