@@ -67,7 +67,7 @@ def server(
                 if not (path / "PG_VERSION").exists():
                     cluster.initialise(starting)
                 leaving.callback(cluster.leave)
-                leaving.enter_context(cluster.locked("PG_VERSION", shared=True))
+                leaving.enter_context(cluster.locked("base/5/PG_VERSION", shared=True))  # initdb makes it last
                 pid = cluster.enter(settings or {})
         except OSError as error:
             why = f"{error.strerror} ({error.filename})" if error.filename else error
@@ -180,7 +180,7 @@ class _Cluster:
 
     def leave(self) -> None:
         """Stop the server unless it is in use."""
-        with self.locked(".", wait=True), self.locked("PG_VERSION") as unused:
+        with suppress(FileNotFoundError), self.locked(".", wait=True), self.locked("base/5/PG_VERSION") as unused:
             for attempt in range(6000 if unused else 0):
                 with self.locked("global/pg_control") as stopped, suppress(ProcessLookupError):
                     if stopped:
@@ -194,8 +194,8 @@ class _Cluster:
         """Return PID and state of the server that postmaster.pid names, 0 where it does not live."""
         with suppress(OSError, IndexError):
             lines = (file := self.data_dir / "postmaster.pid").read_text().splitlines()
-            program = Path("/proc", lines[0], "cmdline").read_text() if Path("/proc/self").exists() else "postgres\0"
-            if re.match(r"([^\0]*/)?postgres\0", program):
+            command = Path("/proc", lines[0].strip("-"), "cmdline")
+            if not Path("/proc").exists() or re.match(r"([^\0]*/)?postgres\0", command.read_text()):
                 return int(lines[0]), lines[7].strip()
             file.unlink()  # of a zombie, or by now of another program: PostgreSQL would take it for a server
         return 0, ""

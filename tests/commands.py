@@ -61,7 +61,8 @@ class Terminal:
 
     def __init__(self, *arguments: Any, columns: int = 120, program: list[str] | None = None, **env: str) -> None:
         # The size is that of the terminal, not what pytest's workers are told.
-        inherited = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+        environment = {**os.environ, "TERM": "xterm-256color", **env}
+        environment = {name: value for name, value in environment.items() if name not in ("COLUMNS", "LINES")}
         self.master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
         self.process = subprocess.Popen(
@@ -70,7 +71,7 @@ class Terminal:
             stdout=slave,
             stderr=slave,
             cwd=ROOT,
-            env={**inherited, "TERM": "xterm-256color", **env},
+            env=environment,
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )

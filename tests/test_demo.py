@@ -370,7 +370,7 @@ def test_the_demo_in_a_terminal_shows_live_bars(private: dict[str, str]) -> None
     with Terminal("demo", "--speed", "100", **private) as terminal:
         assert terminal.end() == 0
         assert_demo_output(terminal.text)
-        assert re.search(r"checkout service +█+[█░]+ +\d+ % +\d+ of 24 .*(running|failed)", terminal.text)
+        assert re.search(r"checkout service +█*[█▓▒░]+ +\d+ % +\d+ of 24 .*(running|failed)", terminal.text)
         assert b"\x1b[32m\xe2\x96\x88" in terminal.raw  # green blocks
 
 

@@ -245,15 +245,18 @@ def test_data_survive_a_killed_postmaster_and_are_found_in_the_same_place(data: 
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@pytest.mark.parametrize("sign", ["", "-"], ids=["server", "initdb"])  # as PostgreSQL marks a process without clients
 @pytest.mark.parametrize("command", [["postgres", "--version"], ["/bin/sleep", "60"]], ids=["zombie", "other"])
-def test_a_pid_file_that_names_a_zombie_or_another_program_is_no_obstacle(data: Path, command: list[str]) -> None:
+def test_a_pid_file_that_names_a_zombie_or_another_program_is_no_obstacle(
+    data: Path, command: list[str], sign: str
+) -> None:
     with server(data, settings=FAST) as running:
         pid_file = (data / "postmaster.pid").read_text()
     program = [str(running.bin_dir / command[0]), *command[1:]]
     with subprocess.Popen(program, cwd="/", stdout=subprocess.DEVNULL, **account(data)) as process:
         if "--version" in command:
             wait_until(lambda: ") Z" in Path(f"/proc/{process.pid}/stat").read_text())
-        (data / "postmaster.pid").write_text(pid_file.replace(str(running.pid), str(process.pid), 1))
+        (data / "postmaster.pid").write_text(pid_file.replace(str(running.pid), f"{sign}{process.pid}", 1))
         with server(data, settings=FAST) as running:
             assert ask(running, "select 1") == 1
         process.kill()
@@ -320,6 +323,12 @@ def test_other_peoples_files_are_refused_and_untouched(data: Path) -> None:
     after = data.stat()
     assert [entry.name for entry in data.iterdir()] == ["thesis.txt"]
     assert (before.st_mode, before.st_uid, before.st_mtime) == (after.st_mode, after.st_uid, after.st_mtime)
+
+
+def test_a_directory_that_lacks_part_of_a_cluster_is_a_clear_error(data: Path) -> None:
+    data.mkdir()
+    (data / "PG_VERSION").write_text("18\n")
+    assert f"No such file or directory ({data}/base/5/PG_VERSION); set AGENT_PROGRESS_DATA" in failure(data)
 
 
 @pytest.mark.parametrize("name", ["long" * 30, 'it\'s "$(odd)" & wide, Ä'], ids=["long", "odd"])
@@ -425,8 +434,9 @@ def test_an_unprivileged_user_has_a_server_at_home(base: Path, unprivileged: Cli
 
 @pytest.mark.parametrize("variable", ["HOME", "XDG_DATA_HOME", "AGENT_PROGRESS_DATA"])
 def test_a_directory_that_cannot_be_made_is_a_clear_error(base: Path, unprivileged: Client, variable: str) -> None:
-    line = line_of(unprivileged(AT_HOME, **{"HOME": "/nonexistent", variable: f"{base}/closed"}))
-    assert line.startswith(f"cannot use the data directory {base}/closed")
+    (base / "closed").mkdir(mode=0o555)
+    line = line_of(unprivileged(AT_HOME, **{"HOME": "/nonexistent", variable: f"{base}/closed/there"}))
+    assert line.startswith(f"cannot use the data directory {base}/closed/there")
     assert line.endswith("set AGENT_PROGRESS_DATA to another")
 
 

@@ -1,4 +1,4 @@
-"""report_task and report_tasks as any client calls them: as if each report came alone, all or none, by few rows read."""
+"""report_task and report_tasks as any client calls them: as if each report came alone, all or none, few rows read."""
 
 import json
 from collections.abc import Callable
@@ -96,6 +96,10 @@ def test_a_result_is_kept_until_another_is_told_or_the_task_is_opened_again(
     assert told("running", reopen=True) is None
     assert told("completed", {"done": 3}) == {"done": 3}
     assert told("pending", {"why": "again"}, reopen=True) == {"why": "again"}
+    for status in SETTLED:
+        assert told(status) == {"why": "again"}
+        assert told("assigned", reopen=True) is None
+        assert told("running", {"why": "again"}) == {"why": "again"}
 
 
 def test_a_report_does_to_a_task_what_a_plain_update_does(conn: psycopg.Connection) -> None:
@@ -214,7 +218,7 @@ def test_a_batch_ends_as_its_reports_do_one_by_one_and_as_the_model_says(
     for workflow in (one, other):
         conn.execute(
             "update agent_task set external_id = place from (select id as of, (row_number() over (order by ordinal)"
-            " - 1)::text as place from agent_task where workflow_id = %(w)s) as p where id = of and workflow_id = %(w)s",
+            " - 1)::text as place from agent_task where workflow_id = %(w)s) as p where id = of",
             {"w": workflow},
         )
     model: list[tuple[str, Any, int]] = [(status, None, 0) for status in before]

@@ -44,9 +44,11 @@ class Adoption:
     """Tables whose progress is kept, and how to read them.
 
     All SQL is about one row: ``task`` for a task, ``workflow`` for a workflow. ``outcomes`` says by SQL when a task is
-    completed, failed, cancelled or ignored; ``words`` says so by its status, in small letters. ``columns`` shows a
+    completed, failed, cancelled or ignored; ``words`` says so by its status, in small letters; ``seen``
+    are the statuses that are compared first, as they are written. ``columns`` shows a
     workflow (its first task, where there is no table of workflows) under our names, ``task_columns`` a task.
     ``workflow_generated`` has the expressions of generated columns: BEFORE triggers cannot read these.
+    ``script`` is the MD5 of the SQL that made it: another version may render another one.
     """
 
     schema: str
@@ -59,6 +61,7 @@ class Adoption:
     status: str | None = None
     outcomes: Mapping[str, str] = field(default_factory=dict)
     words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    seen: tuple[str, ...] = ()
     workflow_status: str | None = None
     workflow_outcomes: Mapping[str, str] = field(default_factory=dict)
     workflow_words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -69,6 +72,7 @@ class Adoption:
     task_columns: Mapping[str, str] = field(default_factory=dict)
     workflow_generated: Mapping[str, str] = field(default_factory=dict)
     preset: str | None = None
+    script: str = field(default="", compare=False)
 
     @property
     def publishes(self) -> bool:
@@ -98,6 +102,7 @@ class Adoption:
         made["task_id"] = Key(**made["task_id"])
         for name in ("keys", "workflow_keys"):
             made[name] = tuple(Key(**key) for key in made[name])
+        made["seen"] = tuple(made["seen"])
         for name in ("words", "workflow_words"):
             made[name] = {meaning: tuple(words) for meaning, words in made[name].items()}
         return cls(**made)

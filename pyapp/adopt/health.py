@@ -13,7 +13,7 @@ from psycopg.rows import tuple_row
 from pyapp.adopt.adoption import AdoptError, Adoption
 from pyapp.adopt.backfill import Backfill, is_live
 from pyapp.adopt.catalog import first_line
-from pyapp.adopt.install import outdated, render, triggers
+from pyapp.adopt.install import outdated, render
 from pyapp.adopt.render import Renderer, name
 
 _EXAMPLES = 20
@@ -98,24 +98,14 @@ def examine(conn: Connection[Any], adoption: Adoption) -> tuple[list[str], list[
 
     Whether the numbers are right is what the view workflow_progress_drift tells.
     """
-    try:
-        script = render(conn, adoption)
-        missing = [f"{thing} is missing, or not as shipped" for thing in outdated(conn, adoption, script)]
-    except psycopg.Error as error:
-        return [f"the tables cannot be read as they were adopted: {first_line(error)}"], []
-    there = {(trigger, table.sql): enabled for trigger, table, enabled in triggers(conn, adoption.schema)}
-    for line in str(script).split("create or replace trigger ")[1:]:
-        words = line.split(" on ", 1)
-        trigger, table = words[0].split()[0].strip('"'), words[1].split("\n", 1)[0].strip()
-        enabled = there.get((trigger, table))
-        if enabled is None and not table.startswith(name(adoption.schema)):
-            missing.append(f"trigger {trigger} on {table} is missing")
-        elif enabled == "D":
-            missing.append(f"trigger {trigger} on {table} is disabled")
+    missing = outdated(conn, adoption, render(conn, adoption))
     try:
         conn.execute(sql.SQL("select from {}.workflow_progress_drift limit 0").format(sql.Identifier(adoption.schema)))
     except psycopg.Error as error:
-        missing.append(f"the tables cannot be read as they were adopted: {first_line(error)}")
+        missing.append(
+            f"the tables cannot be read as they were adopted: {first_line(error)}"
+            " (adopt with --tasks and the like says how to read them now)"
+        )
         return missing, []
     notes = []
     if not is_live(conn, adoption):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from psycopg import Connection, sql
@@ -136,6 +136,7 @@ class _Inspection:
         )
         self._tell(adoption, link)
         values = self._values(adoption)
+        adoption = replace(adoption, seen=self._seen(adoption, values))
         return Findings(adoption, self.notes, self.warnings, values, self._doubts(adoption, values))
 
     def _schema(self) -> str:
@@ -165,7 +166,7 @@ class _Inspection:
             for column in wanted.key:
                 tasks.column(column, "--key")
             found = [key for key in found if sorted(key[0]) == sorted(wanted.key)]
-        if (given and not found) or wanted.key_sql:
+        if given and (not found or wanted.key_sql or wanted.workflow_key):
             keys = self._given_keys()
             link = "without a foreign key"
             theirs = self._workflow_keys(keys, [snake_key for snake_key in wanted.key]) if workflows else ()
@@ -324,6 +325,17 @@ class _Inspection:
                 Value(value, count, meaning, value is None or bool(adoption.outcomes) or value.lower() in known)
             )
         return found
+
+    def _seen(self, adoption: Adoption, values: Sequence[Value]) -> tuple[str, ...]:
+        """Choose the statuses that are compared first: what there is, or may be expected."""
+        if adoption.status is None or not adoption.words:
+            return ()
+        found = [value.value for value in values if value.value is not None]
+        usual = ["completed", "pending", "running"]
+        if found and found[0].isupper():
+            usual = [word.upper() for word in usual]
+        named = self.request.words.get("completed", ())
+        return tuple(dict.fromkeys([*found[:4], *named[:2], *usual]))[:6]  # each costs a little, in each statement
 
     def _doubts(self, adoption: Adoption, values: Sequence[Value]) -> list[str]:
         doubts = []

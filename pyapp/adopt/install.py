@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,8 +12,8 @@ from psycopg import Connection, sql
 from psycopg.rows import tuple_row
 
 from pyapp.adopt.adoption import AdoptError, Adoption, Table
-from pyapp.adopt.catalog import partitions
-from pyapp.adopt.render import Renderer, Script, trigger_name
+from pyapp.adopt.catalog import first_line, partitions
+from pyapp.adopt.render import MARK, Renderer, Script, trigger_name
 from pyapp.db import connect
 
 OnStep = Callable[[str], None]
@@ -30,6 +31,20 @@ _TRIGGERS = """
     where p.pronamespace = to_regnamespace(%s) and n.oid <> p.pronamespace and t.tgparentid = 0
     order by t.tgname, c.oid
 """
+
+_OBJECTS = """
+    select 'function', p.proname, case when p.prosqlbody is null then p.prosrc else '' end
+    from pg_proc as p
+    where p.pronamespace = to_regnamespace(%(schema)s) and p.proname <> 'adoption'
+    union all
+    select case c.relkind when 'v' then 'view' else 'table' end, c.relname, ''
+    from pg_class as c
+    where c.relnamespace = to_regnamespace(%(schema)s) and c.relkind in ('r', 'v')
+"""
+_CREATED = re.compile(
+    r"^create (?:or replace )?(function|view|table)(?: if not exists)? \S+?\.(?!adoption\b)(\w+)", re.MULTILINE
+)
+_TRIGGERS_ON = re.compile(r"^create or replace trigger \"?(\w+)\"?\n.*?\bon (.*)$", re.MULTILINE)
 
 
 def find_adoption(conn: Connection[Any], schema: str) -> Adoption | None:
@@ -110,42 +125,43 @@ def _superfluous(conn: Connection[Any], adoption: Adoption, script: str) -> list
 def renew_adoptions(dsn: str, on_step: OnStep = lambda _: None) -> list[str]:
     """Install anew what this version would install in another way. Returns the schemas."""
     with connect(dsn, autocommit=True) as conn:
-        old = [adoption for adoption in list_adoptions(conn) if not is_current(conn, adoption)]
-        for adoption in old:
-            on_step(f"renewing the adoption in {adoption.schema}")
-            install(conn, adoption, on_step)
-    return [adoption.schema for adoption in old]
+        renewed = []
+        for adoption in list_adoptions(conn):
+            try:
+                if is_current(conn, adoption):
+                    continue
+                on_step(f"renewing the adoption in {adoption.schema}")
+                install(conn, adoption, on_step)
+                renewed.append(adoption.schema)
+            except psycopg.ProgrammingError as error:
+                on_step(f"the adoption in {adoption.schema} cannot be renewed: {first_line(error)}")
+    return renewed
 
 
 def is_current(conn: Connection[Any], adoption: Adoption) -> bool:
     """Tell whether what is installed is what this version would install for the tables as they are."""
-    return not outdated(conn, adoption, render(conn, adoption))
+    script = render(conn, adoption)
+    return not outdated(conn, adoption, script) and not _superfluous(conn, adoption, str(script))
 
 
 def outdated(conn: Connection[Any], adoption: Adoption, script: Script) -> list[str]:
-    """List the functions and views of an adoption that are missing, or have another text than this version's.
-
-    They are made in a transaction that is rolled back: the server prints what it would have stored.
-    """
-
-    def stored() -> dict[str, str]:
-        schema = _quoted(adoption.schema)
-        rows = conn.cursor(row_factory=tuple_row).execute(
-            "select p.oid::regprocedure::text, p.prosrc || coalesce(p.prosqlbody::text, '') from pg_proc as p"
-            " where p.pronamespace = to_regnamespace(%(schema)s) and p.proname <> 'adoption'"
-            " union all select c.oid::regclass::text, pg_get_viewdef(c.oid) from pg_class as c"
-            " where c.relnamespace = to_regnamespace(%(schema)s) and c.relkind = 'v'",
-            {"schema": schema},
-        )
-        return dict(rows.fetchall())
-
-    before = stored()
-    with conn.transaction(force_rollback=True):
-        conn.execute("set local client_min_messages = warning")
-        conn.execute(sql.SQL("set local lock_timeout = {}").format(LOCK_TIMEOUT))
-        conn.execute(script.objects.encode())
-        after = stored()
-    return sorted(name for name, text in after.items() if before.get(name) != text)
+    """Tell what is missing of an adoption, disabled, or other than this version would make it. Only reads."""
+    found = [] if script.hash == adoption.script else ["it was made by another version of agent-progress"]
+    cursor = conn.cursor(row_factory=tuple_row)
+    rows = cursor.execute(_OBJECTS, {"schema": _quoted(adoption.schema)}).fetchall()
+    there = {(kind, name): body for kind, name, body in rows}
+    for kind, name in _CREATED.findall(script.objects):
+        body = there.get((kind, name))
+        if body is None:
+            found.append(f"{kind} {name} is missing")
+        elif body and f"{MARK}{body}{MARK}" not in script.objects:
+            found.append(f"{kind} {name} differs")
+    enabled = {(name, table.sql): state for name, table, state in triggers(conn, adoption.schema)}
+    for name, table in _TRIGGERS_ON.findall("\n".join((script.tasks, *script.workflows))):
+        state = enabled.get((name, table))
+        if state is None or state == "D":
+            found.append(f"trigger {name} on {table} is {'missing' if state is None else 'disabled'}")
+    return found
 
 
 def remove_script(conn: Connection[Any], adoption: Adoption) -> list[str]:

@@ -80,6 +80,7 @@ class Partitions:
 class Script:
     """The SQL that installs an adoption, in parts that each lock one table of the application's at most."""
 
+    hash: str
     objects: str
     tasks: str
     workflows: Sequence[str]
@@ -103,7 +104,7 @@ class Renderer:
         """Render all that an adoption installs."""
         of = self._of
         # The formula is written once for all: its file is the one of sql/ that adoptions share.
-        objects = [self.render("01_schema.sql"), for_schema(read_template("../03_formula.sql"), of.schema)]
+        objects = [for_schema(read_template("../03_formula.sql"), of.schema)]
         names = ["02_count.sql", *(["03_delete.sql"] if of.workflows else [])]
         names += [
             "04_workflows.sql" if of.workflows else "04_groups.sql",
@@ -113,11 +114,14 @@ class Renderer:
         ]
         names += ["08_publish.sql"] if of.publishes else []
         objects += [self.render(file) for file in names]
+        made = _hash("\n".join([*objects, read_template("01_schema.sql")]))
+        definition = text(json.dumps(of.to_json() | {"script": made}, sort_keys=True))
+        objects.insert(0, self.fill(read_template("01_schema.sql"), definition=definition))
         tasks = [self.render("10_tasks.sql")]
         tasks += [self.render("11_task_triggers.sql", table=table) for table in (of.tasks, *self._partitions.tasks)]
         if self._partitions.tasks:
             tasks.append(self.render("12_partitions.sql"))
-        return Script("\n".join(objects), "\n".join(tasks), self._on_workflows())
+        return Script(made, "\n".join(objects), "\n".join(tasks), self._on_workflows())
 
     def _on_workflows(self) -> list[str]:
         of, parts = self._of, []
@@ -163,13 +167,17 @@ class Renderer:
         cases = [f"when ({of.where}) is not true then null"] if of.where else []
         numbers = {"ignored": "null", **{outcome: str(i + 1) for i, outcome in enumerate(OUTCOMES)}}
         cases += [f"when ({of.outcomes[o]}) then {n}" for o, n in numbers.items() if o in of.outcomes]
-        words = [
-            f"when {text(word)} then {number}"
-            for outcome, number in numbers.items()
-            if outcome not in of.outcomes
-            for word in of.words.get(outcome, ())
-        ]
-        rest = f"case lower(({of.status})::text) {' '.join(words)} else 0 end" if of.status and words else "0"
+        words = {o: of.words[o] for o in numbers if o not in of.outcomes and of.words.get(o)}
+        rest = "0"
+        if of.status and words:
+            # An array for each meaning, and only for what is not seen often: a long expression costs in each statement.
+            known = "".join(
+                f" when lower(({of.status})::text) = any ({_array(w)}) then {numbers[o]}" for o, w in words.items()
+            )
+            number = {word: numbers[o] for o, w in words.items() for word in w}
+            seen = "".join(f" when {text(value)} then {number.get(value.lower(), '0')}" for value in of.seen)
+            rest = f"case{known} else 0 end"
+            rest = f"case ({of.status})::text{seen} else {rest} end" if seen else rest
         return f"(case {' '.join(cases)} else {rest} end)" if cases else f"({rest})"
 
     def _open_status(self) -> str:
@@ -211,11 +219,11 @@ class Renderer:
             total = f"{schema}.progress_total(({status})::{schema}.workflow_status, {created}, ({planned})::bigint)"
         progress = f"coalesce({frozen}, {name(self._of.schema)}.progress_percentage({completed}, {total}))"
         values = {"progress": progress, "completed": completed, "total": total}
-        return {column: values[what] for what, column in self._of.publish.items()}
+        return {self._of.publish[what]: value for what, value in values.items() if what in self._of.publish}
 
     def _publish_slots(self) -> dict[str, str]:
         of = self._of
-        here = self._published("now_created", "now_completed", "now_frozen")
+        here = self._published("this.now_created", "this.now_completed", "this.now_frozen")
         there = self._published("c.agents_created", "c.agents_completed", "c.frozen_progress")
         any_row = self._published(
             "coalesce(c.agents_created, 0)", "coalesce(c.agents_completed, 0)", "c.frozen_progress"
@@ -223,10 +231,7 @@ class Renderer:
         columns = list(here)
         moved = [f"new.{name(c)} is distinct from old.{name(c)}" for c in columns]
         if planned := of.columns.get("agents_planned"):
-            plan = (
-                f"(select array[({planned})::bigint, ({self.workflow_is('completed')})::integer] from {{}} as workflow)"
-            )
-            moved.append(f"{plan.format('(select new.*)')} is distinct from {plan.format('(select old.*)')}")
+            plan = f"array[({planned})::bigint, ({self.workflow_is('completed')})::integer]"
 
         def differs(values: dict[str, str]) -> str:
             return (
@@ -236,8 +241,19 @@ class Renderer:
         def given(values: dict[str, str]) -> str:
             return ", ".join(f"{name(c)} = {value}" for c, value in values.items())
 
-        lock = f"perform from {of.workflows.sql if of.workflows else ''} as workflow where {self._workflow_is('the_key_')} for no key update;"
-        keys = [of.workflow_generated.get(key.sql, key.sql) for key in of.workflow_keys]
+        lock = f"perform from {of.workflows.sql if of.workflows else ''} as workflow where {self._workflow_is('this.key_')} for no key update;"
+
+        def row(expression: str, record: str) -> str:
+            return f"(select {expression} from (select {record}.*) as workflow)"
+
+        def key(part: str, record: str) -> str:
+            """Write a part of the key of a record; a generated one by its expression: BEFORE triggers lack it."""
+            expression = of.workflow_generated.get(part)
+            return row(expression, record) if expression else part.replace("workflow.", f"{record}.", 1)
+
+        parts = [part.sql for part in of.workflow_keys]
+        moved += [f"{row(plan, 'new')} is distinct from {row(plan, 'old')}"] if planned else []
+        moved += [f"{key(part, 'new')} is distinct from {key(part, 'old')}" for part in parts]
         return {
             "publish_set": given(here),
             "publish_differs": differs(here),
@@ -245,10 +261,13 @@ class Renderer:
             "publish_counter_differs": differs(there),
             "publish_any_set": given(any_row),
             "publish_any_differs": differs(any_row),
-            "publish_counter_values": ", ".join(f"{v} as value_{i}" for i, v in enumerate(any_row.values())),
-            "publish_assignments": " ".join(f"new.{name(c)} := counted.value_{i};" for i, c in enumerate(columns)),
+            "publish_assignments": " ".join(
+                f"new.{name(column)} := {row(value, 'new') if planned else value};" for column, value in here.items()
+            ),
             "published_moved": " or ".join(moved),
-            "new_workflow_is_counter": " and ".join(f"({key}) = c.key_{i + 1}" for i, key in enumerate(keys)),
+            "counter_is_new_workflow": " and ".join(
+                f"c.key_{i + 1} = {key(part, 'new')}" for i, part in enumerate(parts)
+            ),
             "lock_workflow": lock if planned else "",
         }
 
@@ -256,16 +275,26 @@ class Renderer:
         keys = self._of.workflow_keys
         return " and ".join(f"{key.sql} = {prefix}{i + 1}" for i, key in enumerate(keys))
 
+    def _listed(self) -> str:
+        """Write which workflows are shown; of one table in both roles, no child without children: that is a task."""
+        of = self._of
+        known = " and ".join(f"{key.sql} is not null" for key in of.workflow_keys)
+        if of.workflows != of.tasks:
+            return known
+        child = " and ".join(f"({key.sql.replace('task.', 'workflow.')}) is not null" for key in of.keys)
+        counter = f"select from {name(of.schema)}.workflow_counter as c where {self._workflow_is('c.key_')}"
+        return f"{known} and (not ({child}) or exists ({counter}))"
+
     def _describe(self) -> str:
         """Write how the first task of a workflow describes it, where there is no table of workflows."""
         of = self._of
         if of.workflows or not (columns := {c: v for c, v in of.columns.items() if c in _WORKFLOW_COLUMNS}):
             return ""
-        keys = " and ".join(f"({key.sql})::{key.type} = the_key_{i + 1}" for i, key in enumerate(of.keys))
+        keys = " and ".join(f"({key.sql})::{key.type} = this.key_{i + 1}" for i, key in enumerate(of.keys))
         updates = [
             f"if tg_op = '{op}' then update {name(of.schema)}.workflow_counter as c set described = "
             f"(select {self.described} from {relation} as task where {keys} and {self.outcome} is not null limit 1)"
-            f" where {self._each('c.key_{i} = the_key_{i}', ' and ')}; end if;"
+            f" where {self._each('c.key_{i} = this.key_{i}', ' and ')}; end if;"
             for op, relation in (("INSERT", "changed_task"), ("UPDATE", "new_task"))
         ]
         return " ".join(updates)
@@ -291,10 +320,7 @@ class Renderer:
             "schema": schema,
             "tasks": of.tasks.sql,
             "workflows": workflows,
-            "definition": text(json.dumps(of.to_json(), sort_keys=True)),
-            "counts": text(
-                hashlib.md5(json.dumps(of.counts(), sort_keys=True).encode(), usedforsecurity=False).hexdigest()
-            ),
+            "counts": text(_hash(json.dumps(of.counts(), sort_keys=True))),
             "tasks_name": text(of.tasks.sql),
             # The key of a workflow.
             "keys": each("key_{i}"),
@@ -303,8 +329,8 @@ class Renderer:
             if n == 1
             else f"workflow_id text not null generated always as ({self._id([f'key_{i + 1}' for i in range(n)])}) stored,"
             " constraint workflow_counter_workflow_id_key unique (workflow_id),",
-            "key_variables": "; ".join(f"the_key_{i + 1} {key.type}" for i, key in enumerate(keys)),
-            "the_keys": each("the_key_{i}"),
+            "key_variables": "; ".join(f"key_{i + 1} {key.type}" for i, key in enumerate(keys)),
+            "the_keys": each("this.key_{i}"),
             "new_keys": each("n.key_{i}"),
             "same_keys": f"({each('n.key_{i} = o.key_{i}', ' and ')})",
             "keys_known": f"({each('key_{i} is not null', ' and ')})",
@@ -315,12 +341,14 @@ class Renderer:
             "both_id": f"({b_id})::{of.id_type}",
             "counter_id": counter_id if not of.workflows or n > 1 else f"{counter_id}::{of.id_type}",
             "id_type": of.id_type,
-            "counter_is_the": each("c.key_{i} = the_key_{i}", " and "),
+            "counter_is_the": each("c.key_{i} = this.key_{i}", " and "),
             "counter_is_new": each("c.key_{i} = new.key_{i}", " and "),
             "counter_is_k": each("c.key_{i} = k.key_{i}", " and "),
             "counter_is_w": each("c.key_{i} = w.key_{i}", " and "),
             "w_is_k": each("w.key_{i} = k.key_{i}", " and "),
-            "task_is_the": each("t.key_{i} = the_key_{i}", " and "),
+            "take_new": each("this.key_{i} := new.key_{i}", "; "),
+            "task_is_new": each("t.key_{i} = new.key_{i}", " and "),
+            "task_is_the": each("t.key_{i} = this.key_{i}", " and "),
             "counter_is_missing": "c.key_1 is null",
             "k_is_argument": " and ".join(
                 f"k.key_{i + 1} = {part}" for i, part in enumerate(self._parts("repair_progress.workflow"))
@@ -328,9 +356,9 @@ class Renderer:
             # The tasks.
             "outcome": self.outcome,
             "counted_tasks": self._counted(f"{of.tasks.sql} as task"),
-            "old_tasks": self._counted("old_task as task"),
-            "new_tasks": self._counted("new_task as task"),
-            "changed_tasks": self._counted("changed_task as task"),
+            "old_tasks": self._counted("old_task as task offset 0"),
+            "new_tasks": self._counted("new_task as task offset 0"),
+            "changed_tasks": self._counted("changed_task as task offset 0"),
             "task_keys": ", ".join(f"({key.sql})::{key.type}" for key in keys),
             "task_key_columns": ", ".join(f"key_{i + 1} {key.type}" for i, key in enumerate(keys)),
             "compare_key_columns": ", ".join(f"key_{i + 1} {key.type}" for i, key in enumerate(keys)),
@@ -353,10 +381,11 @@ class Renderer:
             "workflow_keys": ", ".join(workflow_keys),
             "workflow_id": self._id(workflow_keys) if workflow_keys else "",
             "workflow_keys_known": " and ".join(f"{key} is not null" for key in workflow_keys),
+            "workflow_is_listed": self._listed(),
             "workflow_keys_as_keys": ", ".join(
                 f"({key})::{keys[i].type} as key_{i + 1}" for i, key in enumerate(workflow_keys)
             ),
-            "workflow_is_the": self._workflow_is("the_key_"),
+            "workflow_is_the": self._workflow_is("this.key_"),
             "workflow_is_counter": self._workflow_is("c.key_"),
             "old_workflows": "old_workflow",
             "new_workflows": "new_workflow",
@@ -413,10 +442,11 @@ class Renderer:
             if "progress" in of.publish:
                 filled["stored_progress"] = "w.published::integer"
                 filled["published_differs"] = "(w.key_1 is not null and w.published is distinct from p.progress)"
-            probes += [f"workflow.{name(column)}::numeric = 0" for column in of.publish.values()]
+            probes += [f"workflow.{name(column)}::numeric = 0" for column in sorted(of.publish.values())]
+            probes += [f"{value} = 0" for value in self._published("0", "0", "null::integer").values()]
         if of.keep_finished:
             filled["ended_by_workflow"] = (
-                f"select ended or {ended} into ended from {of.workflows.sql} as workflow where {filled['workflow_is_the']};"
+                f"select this.ended or {ended} into ended from {of.workflows.sql} as workflow where {filled['workflow_is_the']};"
                 if of.workflows
                 else ""
             )
@@ -426,7 +456,7 @@ class Renderer:
                 "old_and_new_keys": f"{each('o.key_{i} as old_{i}')}, {each('n.key_{i} as new_{i}')}",
                 "old_and_new_places": f"{each('old_{i}')}, {each('new_{i}')}",
                 "counter_is_pair": each("c.key_{i} = pair.old_{i}", " and "),
-                "take_pair": each("the_key_{i} := pair.new_{i}", "; "),
+                "take_pair": each("this.key_{i} := pair.new_{i}", "; "),
             }
             filled["carry"] = fragment("carry.sql")
             probes.append(ended)
@@ -441,6 +471,16 @@ class Renderer:
             f" where {counters} and s.live) as z on false {filled['probe']}"
         )
         return filled
+
+
+def _hash(value: str) -> str:
+    return hashlib.md5(value.encode(), usedforsecurity=False).hexdigest()
+
+
+def _array(words: Sequence[str]) -> str:
+    """Write an array of words as one constant."""
+    quoted = ",".join('"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"' for word in words)
+    return f"{text('{' + quoted + '}')}::text[]"
 
 
 def _fill(template: str, slots: Mapping[str, str]) -> str:

@@ -60,9 +60,11 @@ def check(target: Target, ids: tuple[str, ...], as_json: bool) -> int:
     if partial:
         say("row-level security applies to this role: only what it may see was checked")
     if as_json:
-        print_json({"workflows": checked, "drift": drift, "missing": missing} | ({"notes": notes} if notes else {}))
+        print_json({"workflows": checked, "drift": drift, "missing": missing} | ({"notes": notes} if adoption else {}))
     else:
-        for line in (*notes, *missing):
+        for line in notes:
+            say(f"note: {clean(line)}")
+        for line in missing:
             print(clean(line))
         if drift:
             _print_drift(drift, ("STORED", "COUNTED"))

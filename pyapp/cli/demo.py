@@ -4,35 +4,31 @@ import logging
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import click
-from psycopg import Connection
 from psycopg.conninfo import conninfo_to_dict
 
 from pyapp import helpers
 from pyapp.cli.common import Number, Target, clean, command, database, require_extra, say
-from pyapp.cli.errors import tell_loss, telling_what_lacks
-from pyapp.cli.tables import LiveTable, console, in_terminal, print_table
+from pyapp.cli.errors import telling_what_lacks
+from pyapp.cli.tables import Cell, Column, coloured, print_table
 from pyapp.cli.text import agents as agents_of
 from pyapp.cli.text import plain_line
+from pyapp.cli.watch import follow
 from pyapp.db import connect, find_schema
 from pyapp.demo.files import demo_traces, read_trace
 from pyapp.demo.player import Player
 from pyapp.demo.trace import Trace
 from pyapp.models import Forecast, Key, Workflow
-from pyapp.watch import watch_changes
 
 _MOST_WARNINGS = 50
 _LOOK = 0.1  # seconds between two looks at the workflows
 _AGENTS = click.IntRange(1, 150)
 _SPEED = Number(0, 1_000_000, min_open=True)
-
-Show = Callable[[Sequence[Workflow], Mapping[Key, Forecast]], None]
 
 
 @command()
@@ -119,7 +115,7 @@ def _play(dsn: str, schema: str | None, traces: Sequence[Trace], agents: int, sp
     with ThreadPoolExecutor(1, "player") as pool:
         playing = pool.submit(player.play)
         try:
-            _follow(dsn, schema, player.workflow_ids, playing)
+            follow(dsn, player.workflow_ids, _LOOK, _tenths(), schema=schema, ended=playing.done, transient=True)
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 say("stopping: open tasks and their workflows are cancelled")
@@ -130,64 +126,30 @@ def _play(dsn: str, schema: str | None, traces: Sequence[Trace], agents: int, sp
     with connect(dsn, autocommit=True) as conn:
         workflows = helpers.get_workflows(conn, player.workflow_ids, schema=schema)
         drift = helpers.find_drift(conn, player.workflow_ids, schema=schema)
-    print_table(
-        ["WORKFLOW", "PROGRESS", "AGENTS", "FAILED", "CANCELLED", "STATUS", "ID"],
-        [
-            (
-                w.name,
-                f"{w.progress:3d} %",
-                agents_of(w),
-                w.agents_failed or None,
-                w.agents_cancelled or None,
-                w.status,
-                w.workflow_id,
-            )
-            for w in reversed(workflows)
-        ],
-    )
+    columns = ("WORKFLOW", "PROGRESS", "AGENTS", "FAILED", "CANCELLED", "STATUS", Column("ID", leaves=1))
+    print_table(columns, map(_row, reversed(workflows)))
     tasks = sum(workflow.agents_created for workflow in workflows)
     verdict = f"{len(drift)} of {len(workflows)} workflows WRONG" if drift else "stored equals counted for all"
     print(f"{tasks} tasks in {elapsed:.1f} s, {verdict}")
     return 1 if drift else 0
 
 
-def _follow(dsn: str, schema: str | None, workflow_ids: Sequence[Key], playing: "Future[None]") -> None:
-    """Show the workflows until all is played or it cannot go on."""
-    forecasts: dict[Key, Forecast] = {}
-    seen: dict[Key, Workflow] = {}
-
-    def read_forecasts(conn: Connection[Any], workflows: list[Workflow]) -> None:
-        running = [workflow.workflow_id for workflow in workflows if workflow.status == "running"]
-        forecasts.clear()
-        forecasts.update(helpers.get_forecasts(conn, running, schema=schema))
-
-    with _display() as show:
-        for changes in watch_changes(dsn, workflow_ids, _LOOK, read_forecasts, tell_loss, schema=schema):
-            seen |= {workflow.workflow_id: workflow for workflow in changes}
-            show([seen[found] for found in workflow_ids if found in seen], forecasts)
-            if playing.done():  # also where the database stays away
-                return
+def _row(w: Workflow) -> tuple[Cell, ...]:
+    unfinished = w.agents_failed or None, w.agents_cancelled or None
+    return w.name, f"{w.progress:3d} %", agents_of(w), *unfinished, coloured(w.status), w.workflow_id
 
 
-@contextmanager
-def _display() -> Iterator[Show]:
-    """Show workflows as they go: live bars in a terminal, a line for each tenth elsewhere."""
+def _tenths() -> Callable[[Workflow, Forecast | None], None]:
+    """Make what prints a line for each tenth of a workflow."""
     told: dict[Key, tuple[int, str]] = {}
 
-    def tell(workflows: Sequence[Workflow], forecasts: Mapping[Key, Forecast]) -> None:
-        for workflow in workflows:
-            news = (workflow.progress // 10, workflow.status)
-            if told.get(workflow.workflow_id) != news:
-                told[workflow.workflow_id] = news
-                print(plain_line(workflow, forecasts.get(workflow.workflow_id)), flush=True)
+    def tell(workflow: Workflow, forecast: Forecast | None) -> None:
+        news = (workflow.progress // 10, workflow.status)
+        if told.get(workflow.workflow_id) != news:
+            told[workflow.workflow_id] = news
+            print(plain_line(workflow, forecast), flush=True)
 
-    if not in_terminal():
-        yield tell
-        return
-    from rich.live import Live
-
-    with Live(auto_refresh=False, transient=True, console=console()) as live:
-        yield lambda workflows, forecasts: live.update(LiveTable(workflows, forecasts), refresh=True)
+    return tell
 
 
 @contextmanager

@@ -74,11 +74,17 @@ def telling_what_lacks(conn: Connection[Any], schema: str | None) -> Iterator[No
         conn.rollback()
         name = find_schema(schema)
         there = relations(conn, name)
-        lacks = f"no agent-progress in schema {name} of this database (--schema names another)"
-        if "workflow_progress" in there or "installed_object" in there:
-            lacks = f"{_first_line(error)}: schema {name} is older than this program, or not whole"
-        run = "adopt" if "workflow_progress" in there and "installed_object" not in there else "migrate"
-        raise click.ClickException(f"{lacks}: run {spelled(run, name)}") from error
+        if "installed_object" in there:
+            told = f"{_first_line(error)}: schema {name} is older than this program, or not whole"
+        elif "workflow_progress" in there:
+            renew = spelled("adopt", name)
+            told = (
+                f"{_first_line(error)}: schema {name} holds an adoption, which may not have that; or renew it: {renew}"
+            )
+            raise click.ClickException(told) from error
+        else:
+            told = f"no agent-progress in schema {name} of this database (--schema names another)"
+        raise click.ClickException(f"{told}: run {spelled('migrate', name)}") from error
 
 
 def _explain_usage(error: click.ClickException) -> str:

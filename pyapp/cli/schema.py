@@ -11,6 +11,7 @@ import click
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from pyapp.adopt.install import renew_adoptions
 from pyapp.cli.common import Target, as_json, command, database, print_json, say
 from pyapp.db import find_schema
 from pyapp.migrate import mark as record
@@ -32,15 +33,13 @@ def migrate(target: Target, mark: bool, as_json: bool) -> None:
       agent-progress --dsn postgresql://localhost/mydb migrate
       agent-progress migrate --schema agents    (in a schema of its own)
     """
-    from pyapp.adopt.install import renew_adoptions
-
     with database(target, migrated=False) as dsn:
         if mark:
             _report(record(dsn, schema=target.schema), as_json, "recorded")
         else:
             done = apply(dsn, schema=target.schema, on_step=say)
-            renew_adoptions(dsn, on_step=say)
-            _report(done, as_json, "applied")
+            renewed = [f"adoption in {schema}" for schema in renew_adoptions(dsn, say)]
+            _report([*done, *renewed], as_json, "applied")
 
 
 @command()

@@ -1,10 +1,12 @@
 """watch: following workflows live."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import click
 from psycopg import Connection
+from rich.live import Live
 
 from pyapp import helpers
 from pyapp.cli.common import Number, Target, as_json, command, connection, database, print_json, relations, workflow_ids
@@ -33,37 +35,60 @@ def watch(target: Target, ids: tuple[str, ...], interval: float, as_json: bool) 
       agent-progress watch                    (the active workflows, until Ctrl-C)
       agent-progress watch ID && echo done    (this one, until it has ended)
     """
-    schema = target.schema
-    forecasts: dict[Key, Forecast] = {}
     with connection(target, reads=True) as conn:  # what is wrong from the beginning ends it
-        helpers.list_workflows(conn, limit=1, schema=schema)
-        foretold = "workflow_forecast" in relations(conn, schema)
+        helpers.list_workflows(conn, limit=1, schema=target.schema)
+        foretold = "workflow_forecast" in relations(conn, target.schema)
+    with database(target, reads=True) as dsn:
+        if as_json:
+            for changes in watch_changes(dsn, ids or None, interval, on_loss=tell_loss, schema=target.schema):
+                for workflow in changes:
+                    print_json(workflow)
+        else:
+            follow(dsn, ids, interval, _print_line, schema=target.schema, foretold=foretold)
+
+
+def follow(
+    dsn: str,
+    ids: Sequence[Key],
+    interval: float,
+    tell: Callable[[Workflow, Forecast | None], None],
+    *,
+    schema: str | None = None,
+    foretold: bool = True,
+    ended: Callable[[], bool] = lambda: False,
+    transient: bool = False,
+) -> None:
+    """Show workflows until they have ended: as live bars in a terminal, elsewhere ``tell`` is told each change.
+
+    Without ``ids`` it follows the active ones. ``ended`` is asked after each look. ``transient`` bars go at the end.
+    """
+    forecasts: dict[Key, Forecast] = {}
+    seen: dict[Key, Workflow] = {}
 
     def read_forecasts(conn: Connection[Any], workflows: list[Workflow]) -> None:
         running = [workflow.workflow_id for workflow in workflows if workflow.status == "running"]
         forecasts.clear()
-        if foretold and not as_json:
+        if foretold:
             forecasts.update(helpers.get_forecasts(conn, running, schema=schema))
 
-    with database(target, reads=True) as dsn:
-        changes = watch_changes(dsn, ids or None, interval, read_forecasts, tell_loss, schema=schema)
-        if in_terminal() and not as_json:
-            _show_live(changes, forecasts)
-            return
-        for workflow in (workflow for workflows in changes for workflow in workflows):
-            if as_json:
-                print_json(workflow)
+    with _live(transient) if in_terminal() else nullcontext() as live:
+        for changes in watch_changes(dsn, ids or None, interval, read_forecasts, tell_loss, schema=schema):
+            seen |= {workflow.workflow_id: workflow for workflow in changes}
+            if live is not None:
+                rows = sorted(seen.values(), key=lambda w: (str(w.created_at), str(w.workflow_id)), reverse=True)
+                waiting = "no active workflows; waiting (Ctrl-C ends)"
+                live.update(LiveTable(rows, forecasts) if rows else waiting, refresh=True)
             else:
-                print(plain_line(workflow, forecasts.get(workflow.workflow_id)), flush=True)
+                for workflow in changes:
+                    tell(workflow, forecasts.get(workflow.workflow_id))
+            if ended():
+                return
 
 
-def _show_live(changes: Iterator[list[Workflow]], forecasts: dict[Key, Forecast]) -> None:
-    from rich.live import Live
+def _print_line(workflow: Workflow, forecast: Forecast | None) -> None:
+    print(plain_line(workflow, forecast), flush=True)
 
-    seen: dict[Key, Workflow] = {}
-    with Live(auto_refresh=False, console=console()) as display:
-        for workflows in changes:
-            seen |= {workflow.workflow_id: workflow for workflow in workflows}
-            rows = sorted(seen.values(), key=lambda w: (str(w.created_at), str(w.workflow_id)), reverse=True)
-            waiting = "no active workflows; waiting (Ctrl-C ends)"
-            display.update(LiveTable(rows, forecasts) if rows else waiting, refresh=True)
+
+def _live(transient: bool) -> Live:
+    # Messages on stderr go above the bars; stdout is still the terminal, which their drawing asks for.
+    return Live(auto_refresh=False, transient=transient, console=console(), redirect_stdout=False)

@@ -80,10 +80,10 @@ as $agent_progress$
         max(b.failed),
         max(b.cancelled),
         max(b.frozen_progress),
-        count(b.outcome) + max(b.removed_completed) + max(b.removed_cancelled),
-        count(*) filter (where b.outcome = 1) + max(b.removed_completed),
-        count(*) filter (where b.outcome = 2),
-        count(*) filter (where b.outcome = 3) + max(b.removed_cancelled)
+        (sum(b.tasks) + max(b.removed_completed) + max(b.removed_cancelled))::bigint,
+        (sum(b.tasks * (b.outcome = 1)::integer) + max(b.removed_completed))::bigint,
+        sum(b.tasks * (b.outcome = 2)::integer)::bigint,
+        (sum(b.tasks * (b.outcome = 3)::integer) + max(b.removed_cancelled))::bigint
     from (
         select
             {counter_keys},
@@ -95,11 +95,17 @@ as $agent_progress$
             c.frozen_progress,
             c.removed_completed,
             c.removed_cancelled,
-            null::integer as outcome
+            0 as outcome,
+            0 as tasks
         from {schema}.workflow_counter as c
         union all
-        select {t_keys}, false, null, null, null, null, null, 0, 0, t.outcome
-        from {counted_tasks} as t
+        select {t_keys}, false, null, null, null, null, null, 0, 0, t.outcome, t.tasks
+        from (
+            -- By what became of them first: that is worked out once for each task.
+            select {t_keys}, t.outcome, count(*) as tasks
+            from {counted_tasks} as t
+            group by {t_keys}, t.outcome
+        ) as t
         where t.outcome is not null and {keys_known}
     ) as b
     group by {both_keys}

@@ -9,20 +9,24 @@ set search_path = pg_catalog, pg_temp
 set row_security = off
 as $agent_progress$
 #variable_conflict use_column
+<<this>>
 declare
-    counted record;
+    now_created integer;
+    now_completed integer;
+    now_frozen integer;
 begin
     begin
         if tg_op = 'UPDATE' and not ({published_moved}) then
             return new;
         end if;
-        select {publish_counter_values}
-        into counted
-        from (select new.*) as workflow
-        left join {schema}.workflow_counter as c on {new_workflow_is_counter}
-        where c.agents_created is not null
-            or ({counter_is_missing} and (select coalesce(bool_and(s.live), true) from {schema}.counting as s));
-        if found then
+        select c.agents_created, c.agents_completed, c.frozen_progress
+        into now_created, now_completed, now_frozen
+        from {schema}.workflow_counter as c
+        where {counter_is_new_workflow};
+        if not found then
+            select 0, 0 into now_created, now_completed from {schema}.counting having coalesce(bool_and(live), true);
+        end if;
+        if now_created is not null then
             {publish_assignments}
         end if;
     exception
@@ -49,6 +53,7 @@ set search_path = pg_catalog, pg_temp
 set row_security = off
 as $agent_progress$
 #variable_conflict use_column
+<<this>>
 declare
     {key_variables};
     is_live boolean;

@@ -38,7 +38,7 @@ WAYS = {
     "ivm": [OWN_SQL / "ivm.sql"],
     "ours": SCHEMA[2:],
     "no_times": [*SCHEMA[2:], OWN_SQL / "no_times.sql"],
-    "columns": [],
+    "published": [],
     "side": [],
 }
 # What is wrong in each is found in its own way; a way that is not here stores nothing.
@@ -133,7 +133,7 @@ class Bench:
         """Open all tasks again, so that the next run in this database settles them anew."""
         with self.connect(database) as conn:
             conn.execute(self._own("reset"))
-            if database == "side":
+            if database in ("side", "published"):
                 conn.execute(self._own("reset_side"))
                 conn.execute("vacuum agent_progress.workflow_counter")
             if database == "ivm":

@@ -4,13 +4,11 @@ set session_replication_role = replica;
 
 update agent_progress.workflow_counter
 set
-    progress = 0,
     agents_completed = 0,
-    agents_created = case when id = '10000000-0000-4000-8000-%(hot_workflow)s' then %(hot)s else %(tasks)s end,
-    agents_total = case when id = '10000000-0000-4000-8000-%(hot_workflow)s' then %(hot)s else %(tasks)s end
+    agents_created = case when key_1 = '10000000-0000-4000-8000-%(hot_workflow)s' then %(hot)s else %(tasks)s end
 where
     agents_completed <> 0
-    or agents_created <> case when id = '10000000-0000-4000-8000-%(hot_workflow)s' then %(hot)s else %(tasks)s end;
+    or agents_created <> case when key_1 = '10000000-0000-4000-8000-%(hot_workflow)s' then %(hot)s else %(tasks)s end;
 
 update public.workflow
 set progress = 0
