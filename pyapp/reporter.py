@@ -244,6 +244,7 @@ class Sender:
     def __init__(self, batches: Batches[Future[Task]], dsn: str | None) -> None:
         """Begin without a connection; the thread is still to be started."""
         self._batches = batches
+        self._batches.lost = True
         self._connect = partial(connect, dsn, autocommit=True)
         self._conn: psycopg.Connection[Any] | None = None
         self._process = os.getpid()
@@ -319,7 +320,7 @@ class TaskReporter(Sender):
         Raises ``psycopg.OperationalError`` where the database cannot be reached at first.
         """
         super().__init__(Batches(size=size, linger=linger, capacity=capacity, patience=patience, schema=schema), dsn)
-        self._conn = self._connect()
+        self._act(Connect())
         self._thread.start()
         atexit.register(self.close)
 
