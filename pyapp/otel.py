@@ -38,28 +38,24 @@ _CANCELS = {"CancelledError", "Cancelled", "KeyboardInterrupt", "SystemExit"}
 # Where another process wrote what a span comes below, only the id of that task is known (above).
 _SPANS = """
 from jsonb_to_recordset(%s) as r
-    (id uuid, agent boolean, name text, run uuid, above uuid, trace text, span text, parent text, age float8)
+    (id uuid, agent boolean, name text, run uuid, above uuid, trace text, span text, parent text, at bigint)
 left join {0}.agent_task as p on p.id = r.above and r.run is null"""
 _RUNS = f"""
 insert into {{0}}.workflow as w (id, name, type, status, trace_id, created_by, created_at, parent_id, parent_task_id)
-select r.id, r.name, 'agent', 'running', r.trace, 'opentelemetry', clock_timestamp() - r.age * interval '1 second',
+select r.id, r.name, 'agent', 'running', r.trace, 'opentelemetry', to_timestamp(r.at / 1e9),
     coalesce(r.run, p.workflow_id), case when r.run is null then p.id else r.above end
-{_SPANS}
-where r.agent order by r.age desc
+{_SPANS} where r.agent order by r.at
 on conflict (id) do update set parent_id = excluded.parent_id, parent_task_id = excluded.parent_task_id
 where w.parent_id is null and excluded.parent_id is not null"""
 _TASKS = f"""
 insert into {{0}}.agent_task (
     id, workflow_id, agent_type, status, trace_id, span_id, parent_span_id, created_at, started_at)
-select r.id, w.id, r.name, 'running', r.trace, r.span, r.parent, began.at, began.at
-{_SPANS}
-join {{0}}.workflow as w on w.id = case when r.agent then r.id else coalesce(r.run, p.workflow_id) end
-cross join lateral (select clock_timestamp() - r.age * interval '1 second' as at) as began
-order by r.age desc on conflict do nothing"""
+select r.id, w.id, r.name, 'running', r.trace, r.span, r.parent, to_timestamp(r.at / 1e9), to_timestamp(r.at / 1e9)
+{_SPANS} join {{0}}.workflow as w on w.id = case when r.agent then r.id else coalesce(r.run, p.workflow_id) end
+order by r.at on conflict do nothing"""
 _ENDS = """
-update {0}.agent_task as a
-set status = e.status, result = e.result, completed_at = clock_timestamp() - e.age * interval '1 second'
-from jsonb_to_recordset(%s) as e (id uuid, status {0}.task_status, result jsonb, age float8)
+update {0}.agent_task as a set status = e.status, result = e.result, completed_at = to_timestamp(e.at / 1e9)
+from jsonb_to_recordset(%s) as e (id uuid, status {0}.task_status, result jsonb, at bigint)
 where a.id = e.id and a.status < 'completed'"""
 _OUTCOMES = """
 update {0}.workflow as w set status = e.status
@@ -86,7 +82,7 @@ class _Spans(Batches[Future[Task]]):
     """Batches that write spans: again where interrupted, and what the database refuses alone."""
 
     def _statements(self, batch: Sequence[Waiting[Future[Task]]]) -> list[Statement]:
-        reports, now = [each.report for each in batch], time.time_ns()
+        reports = [each.report for each in batch]
         spans = list({each.key: each.row for report in reports for each in report.result[0].to_be_made()}.values())
         ends = [report.result[0].row | report.result[1] for report in reports if "at" in report.result[1]]
         schema = sql.Identifier(find_schema(self._schema)).as_string().replace("%", "%%")
@@ -94,7 +90,6 @@ class _Spans(Batches[Future[Task]]):
         for text, rows in ((_RUNS, spans), (_TASKS, spans), (_ENDS, ends), (_OUTCOMES, ends)):
             if rows:
                 text = f"with written as ({text.format(schema)} returning 1) select from written where false"
-                rows = [row | {"age": max(0, now - row["at"]) / 1e9} for row in rows]
                 statements.append(Statement(text, [Jsonb(rows)]))
         return statements
 
@@ -107,7 +102,7 @@ class _Spans(Batches[Future[Task]]):
 
 
 class ProgressProcessor(Sender, SpanProcessor):
-    """Makes workflows of the runs of agents, below each other as these are, and tasks of their tools and of themselves."""
+    """Makes workflows of the runs of agents, below each other as these are, and tasks of their tools and themselves."""
 
     def __init__(
         self,
@@ -131,12 +126,10 @@ class ProgressProcessor(Sender, SpanProcessor):
             raise ValueError(f"cannot capture {', '.join(unknown)}, but {', '.join(_CAPTURED)}")
         self._places: dict[int, _Span | None] = {}
         self._ended: deque[int] = deque()
-        self.dropped, self._told, self._quiet_until = 0, 0, 0.0
-        self._capacity, self._patience = capacity, patience
+        self.dropped, self._told, self._quiet_until, self._capacity, self._patience = 0, 0, 0.0, capacity, patience
 
         def begin() -> None:
-            spans = _Spans(size=500, linger=0, capacity=capacity, patience=patience, schema=schema)
-            Sender.__init__(self, spans, dsn)
+            Sender.__init__(self, _Spans(size=500, linger=0, capacity=capacity, patience=patience, schema=schema), dsn)
 
         begin()
         os.register_at_fork(after_in_child=begin)  # what waits is the parent's
@@ -152,13 +145,10 @@ class ProgressProcessor(Sender, SpanProcessor):
     def on_end(self, span: ReadableSpan) -> None:
         """Write down how a span ended, in the background."""
         try:
-            place = self._places.get(key := span.context.span_id)
-            if not place or place.key != key:
-                place = self._place(span)  # some are told only while they run what they are
-            self._ended.append(key)  # others may still name it as their parent
+            self._put(span, self._places.get(span.context.span_id), ended=True)
+            self._ended.append(span.context.span_id)  # others may still name it as their parent
             if len(self._ended) > 2_000:
                 self._places.pop(self._ended.popleft(), None)
-            self._put(span, place, ended=True)
         except Exception as error:
             self._drop(error)
 
@@ -213,11 +203,9 @@ class ProgressProcessor(Sender, SpanProcessor):
         noted: Any = next((each.attributes for each in reversed(span.events) if each.name == "exception"), None) or {}
         passing = type(raised).__name__ if raised else ""
         kind = _text(attributes.get("error.type") or noted.get("exception.type") or passing or "error", 200)
-        status = "completed"
-        if {passing, kind.rpartition(".")[2]} & _CANCELS:
-            status = "cancelled"
-        elif code is StatusCode.ERROR or (code is StatusCode.UNSET and (raised or "error.type" in attributes)):
-            status = "failed"
+        failed = code is StatusCode.ERROR or (code is StatusCode.UNSET and (raised or "error.type" in attributes))
+        cancelled = {passing, kind.rpartition(".")[2]} & _CANCELS
+        status = "cancelled" if cancelled else "failed" if failed else "completed"
         names = [(what, name) for what in self._capture for name in _CAPTURED[what] if name in attributes]
         result = {what: _text(attributes[name]) for what, name in reversed(names)}
         if status != "completed" and "error" in self._capture:

@@ -130,7 +130,7 @@ def test_a_run_is_of_type_agent_and_its_spans_can_be_found_in_the_trace(conn: ps
     assert conn.execute(query).fetchall() == [(trace, above, None), (trace, below, above)]
 
 
-def test_times_are_those_of_the_spans_by_the_clock_of_the_server(conn: psycopg.Connection, start: SetUp) -> None:
+def test_times_are_those_of_the_spans(conn: psycopg.Connection, start: SetUp) -> None:
     tracer, processor = start()
     began = 1_000_000_000_000_000_000  # in 2001
     with tracer.start_as_current_span(**agent("researcher"), start_time=began, end_on_exit=False) as span:
@@ -208,21 +208,18 @@ def test_model_calls_are_tasks_where_asked_for(conn: psycopg.Connection, start: 
 
 
 @pytest.mark.parametrize(
-    ("started", "told"),
+    "started",
     [
-        ({"name": "invoke_agent writer"}, {}),
-        ({"name": "writer.run", "attributes": {"openinference.span.kind": "AGENT", "agent.name": "writer"}}, {}),
-        ({"name": "work"}, {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": "writer"}),
-        (agent("x", "invoke_workflow", **{"gen_ai.agent.name": "", "gen_ai.workflow.name": "writer"}), {}),
+        {"name": "invoke_agent writer"},
+        {"name": "writer.run", "attributes": {"openinference.span.kind": "AGENT", "agent.name": "writer"}},
+        agent("x", "invoke_workflow", **{"gen_ai.agent.name": "", "gen_ai.workflow.name": "writer"}),
     ],
-    ids=["by its name", "OpenInference", "told while it runs", "the older name of a workflow"],
+    ids=["by its name", "OpenInference", "the older name of a workflow"],
 )
-def test_an_agent_is_recognized(
-    conn: psycopg.Connection, start: SetUp, started: dict[str, Any], told: dict[str, str]
-) -> None:
+def test_an_agent_is_recognized(conn: psycopg.Connection, start: SetUp, started: dict[str, Any]) -> None:
     tracer, processor = start()
-    with tracer.start_as_current_span(**started) as span:
-        span.set_attributes(told)
+    with tracer.start_as_current_span(**started):
+        pass
     processor.force_flush()
     assert shown(conn) == {"writer": ("completed", 100, 1, 1)}
 
