@@ -23,7 +23,6 @@ from pyapp.models import Task, TaskReport
 from pyapp.reporter import Batches, Sender, Steps, Waiting
 
 MODEL_CALLS = ("chat", "generate_content", "text_completion", "embeddings")
-
 _log = logging.getLogger(__name__)
 _AGENTS = ("invoke_workflow", "invoke_agent")
 _KINDS = {"AGENT": "invoke_agent", "TOOL": "execute_tool", "LLM": "chat"}  # of OpenInference
@@ -33,6 +32,7 @@ _CAPTURED = {
     "input": ("gen_ai.tool.call.arguments", "gen_ai.input.messages", "input.value"),
     "output": ("gen_ai.tool.call.result", "gen_ai.output.messages", "output.value"),
 }
+_NO_WORKFLOW = UUID(int=0)
 _CANCELS = {"CancelledError", "Cancelled", "KeyboardInterrupt", "SystemExit"}
 
 # Where another process wrote what a span comes below, only the id of that task is known (above).
@@ -219,7 +219,7 @@ class ProgressProcessor(Sender, SpanProcessor):
         if len(self._batches.waiting) >= self._capacity:
             raise BufferError("too many wait for the database")
         news: Any = self._outcome(span, place) if ended else {"status": "running"}
-        waiting = Waiting(UUID(int=0), TaskReport(place.row["id"], news["status"], (place, news)), Future[Task]())
+        waiting = Waiting(_NO_WORKFLOW, TaskReport(place.row["id"], news["status"], (place, news)), Future[Task]())
         waiting.done.add_done_callback(lambda done: self._drop(done.exception()))
         with self._work:
             if not self._batches.closed:
