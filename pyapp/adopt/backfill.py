@@ -150,8 +150,8 @@ class Backfill:
         def batch() -> int:
             marked = self._execute(
                 "update {schema}.workflow_counter as c set kept_by = pg_current_xact_id() from ("
-                " select {counter_keys} from {schema}.workflow_counter as c where c.agents_created is null"
-                " order by {counter_keys} limit {batch} for no key update skip locked) as k where {counter_is_k}"
+                " select {c_keys} from {schema}.workflow_counter as c where c.agents_created is null"
+                " order by {c_keys} limit {batch} for no key update skip locked) as k where {c_is_k}"
             ).rowcount
             if marked:
                 # A later statement, with a newer snapshot: whoever changes a task of these waits for the lock.
@@ -159,14 +159,14 @@ class Backfill:
                     "update {schema}.workflow_counter as c set agents_created = k.calculated_created,"
                     " agents_completed = k.calculated_completed, agents_failed = k.calculated_failed,"
                     " agents_cancelled = k.calculated_cancelled, described = coalesce(c.described, k.described)"
-                    " from (select {counter_keys}, count(t.outcome) + c.removed_completed + c.removed_cancelled"
+                    " from (select {c_keys}, count(t.outcome) + c.removed_completed + c.removed_cancelled"
                     " as calculated_created, count(*) filter (where t.outcome = 1) + c.removed_completed"
                     " as calculated_completed, count(*) filter (where t.outcome = 2) as calculated_failed,"
                     " count(*) filter (where t.outcome = 3) + c.removed_cancelled as calculated_cancelled,"
                     " min(t.described)::jsonb as described"
-                    " from {schema}.workflow_counter as c left join {described_tasks} as t on {task_is_counter}"
+                    " from {schema}.workflow_counter as c left join {described_tasks} as t on {t_is_c}"
                     " where c.kept_by = pg_current_xact_id() and c.agents_created is null"
-                    " group by {counter_keys}, c.removed_completed, c.removed_cancelled) as k where {counter_is_k}"
+                    " group by {c_keys}, c.removed_completed, c.removed_cancelled) as k where {c_is_k}"
                 )
                 self._execute(
                     "delete from {schema}.workflow_counter as c where c.kept_by = pg_current_xact_id()"
@@ -204,7 +204,7 @@ class Backfill:
             return 0
         frozen = self._execute(
             "update {schema}.workflow_counter as c set frozen_progress = 100 from {workflows} as workflow"
-            " where {workflow_is_counter} and c.agents_created > 0 and c.agents_completed = 0 and c.agents_failed = 0"
+            " where {workflow_is_c} and c.agents_created > 0 and c.agents_completed = 0 and c.agents_failed = 0"
             " and c.agents_cancelled = 0 and {ended} and workflow.{column} >= 100",
             ended=completed,
             column=sql.Identifier(column).as_string(None),
@@ -220,10 +220,10 @@ class Backfill:
             rows = self._execute(
                 "with batch as (select {workflow_keys_as_is} from {workflows} as workflow"
                 " where {workflow_keys_known} and {beyond} order by {keys} limit {batch}), changed as ("
-                " update {workflows} as workflow set {publish_any_set} from batch as b"
-                " left join {schema}.workflow_counter as c on {counter_is_b}"
-                " where {workflow_is_b} and (c.agents_created is not null or {counter_is_missing})"
-                " and {publish_any_differs} returning 1)"
+                " update {workflows} as workflow set {publish_counter_set} from batch as b"
+                " left join {schema}.workflow_counter as c on {c_is_b}"
+                " where {workflow_is_b} and (c.agents_created is not null or c.key_1 is null)"
+                " and {publish_counter_differs} returning 1)"
                 " select (select count(*) from changed), {keys_as_text} from batch order by {last_keys} limit 1",
                 beyond=beyond,
             ).fetchall()

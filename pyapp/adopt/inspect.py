@@ -361,7 +361,7 @@ class _Inspection:
         guess: bool,
     ) -> dict[str, str]:
         shown: dict[str, str] = {}
-        for ours, candidates in known.items():
+        for ours, (_, *candidates) in known.items():
             theirs = given.get(ours)
             if theirs is not None and theirs not in table.columns:
                 self._check(table, row, f"{option} {ours}=", theirs)

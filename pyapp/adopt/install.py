@@ -13,7 +13,7 @@ from psycopg.rows import tuple_row
 
 from pyapp.adopt.adoption import AdoptError, Adoption, Table
 from pyapp.adopt.catalog import first_line, partitions
-from pyapp.adopt.render import MARK, Renderer, Script, trigger_name
+from pyapp.adopt.render import MARK, Renderer, Script
 from pyapp.db import connect
 
 OnStep = Callable[[str], None]
@@ -117,7 +117,7 @@ def _superfluous(conn: Connection[Any], adoption: Adoption, script: str) -> list
         f"drop trigger if exists {_quoted(name)} on {table.sql};"
         for name, table, _ in triggers(conn, adoption.schema)
         if f"trigger {_quoted(name)}" not in script
-        or (f" on {table.sql}\n" not in script and name != f"zz_{trigger_name(adoption, 'guard')}")
+        or (f" on {table.sql}\n" not in script and name != f"zz_{adoption.schema}_guard")
     ]
     return drops
 
