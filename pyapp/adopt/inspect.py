@@ -144,7 +144,8 @@ class _Inspection:
         if not re.fullmatch(r"[a-z_][a-z0-9_]{0,39}", schema) or schema.startswith("pg_"):
             raise AdoptError(f"--schema {schema!r}: small letters, digits and _ only, up to 40")
         rows = self.conn.cursor(row_factory=tuple_row).execute(
-            "select relname from pg_class where relnamespace = to_regnamespace(%(schema)s) and relkind in ('r', 'v', 'p')"
+            "select relname from pg_class"
+            " where relnamespace = to_regnamespace(%(schema)s) and relkind in ('r', 'v', 'p')"
             " and not exists (select from pg_proc where proname = 'adoption' and pronamespace = relnamespace)",
             {"schema": name(schema)},
         )
@@ -169,7 +170,7 @@ class _Inspection:
         if given and (not found or wanted.key_sql or wanted.workflow_key):
             keys = self._given_keys()
             link = "without a foreign key"
-            theirs = self._workflow_keys(keys, [snake_key for snake_key in wanted.key]) if workflows else ()
+            theirs = self._workflow_keys(keys, list(wanted.key)) if workflows else ()
         else:
             if not workflows:
                 raise AdoptError(
@@ -472,7 +473,7 @@ class _Inspection:
             self.notes.append(f"{what}: {name(column)} is {told}")
         if not self._has_index(adoption):
             self.warnings.append(
-                f"no index of {adoption.tasks.sql} finds the tasks of a workflow: each repair and each page reads all tasks"
+                f"no index of {adoption.tasks.sql} finds the tasks of a workflow: repairs and pages read all tasks"
             )
         if adoption.publishes:
             self._tell_triggers(adoption)

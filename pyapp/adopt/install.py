@@ -113,13 +113,12 @@ def triggers(conn: Connection[Any], schema: str) -> list[tuple[str, Table, str]]
 
 def _superfluous(conn: Connection[Any], adoption: Adoption, script: str) -> list[str]:
     """Drop what the adoption no longer has: triggers of partitions that were detached, publishing."""
-    drops = [
+    return [
         f"drop trigger if exists {_quoted(name)} on {table.sql};"
         for name, table, _ in triggers(conn, adoption.schema)
         if f"trigger {_quoted(name)}" not in script
         or (f" on {table.sql}\n" not in script and name != f"zz_{adoption.schema}_guard")
     ]
-    return drops
 
 
 def renew_adoptions(dsn: str, on_step: OnStep = lambda _: None) -> list[str]:

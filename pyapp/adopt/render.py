@@ -16,7 +16,7 @@ from string import Formatter
 
 from psycopg import sql
 
-from pyapp.adopt.adoption import OUTCOMES, Adoption, AdoptError, Key, Table
+from pyapp.adopt.adoption import OUTCOMES, AdoptError, Adoption, Key, Table
 from pyapp.adopt.words import TASK_COLUMNS, WORKFLOW_COLUMNS
 from pyapp.renew import for_schema, resource
 
@@ -361,11 +361,8 @@ class Renderer:
             probes += [f"{value} = 0" for value in self._published("0", "0", "null::integer").values()]
         if of.keep_finished:
             ended = " or ".join(map(self.workflow_is, OUTCOMES))
-            slots["ended_by_workflow"] = (
-                f"select this.ended or {ended} into ended from {self._workflows} as workflow where {slots['workflow_is_this']};"
-                if of.workflows
-                else ""
-            )
+            row = f"{self._workflows} as workflow where {slots['workflow_is_this']}"
+            slots["ended_by_workflow"] = f"select this.ended or {ended} into ended from {row};" if of.workflows else ""
             slots |= {part: self.render(f"{part}.sql").strip() for part in ("keep", "carry")}
             probes.append(ended)
         if self._described != "null::jsonb":
