@@ -308,24 +308,18 @@ class _Inspection:
         render = Renderer(adoption)
         where = f" where ({adoption.where}) is true" if adoption.where else ""
         query = (
-            f"select ({adoption.status})::text, count(*), min({render.outcome}), count({render.outcome})"
-            f" from {adoption.tasks.sql} as task{where} group by 1 order by 2 desc, 1 limit 100"
+            f"select t.value, sum(t.tasks)::bigint, (array_agg(t.outcome order by t.tasks desc))[1] from ("
+            f" select ({adoption.status})::text as value, {render.outcome} as outcome, count(*) as tasks"
+            f" from {adoption.tasks.sql} as task{where} group by 1, 2) as t group by 1 order by 2 desc, 1 limit 100"
         )
         known = {word for words in TASK_WORDS.values() for word in words}
         known |= {word for words in adoption.words.values() for word in words}
-        rows = self.conn.cursor(row_factory=tuple_row).execute(query.encode()).fetchall()
-        found = []
-        for value, count, number, counted in rows:
-            if not counted:
-                meaning = "ignored"
-            elif number:
-                meaning = OUTCOMES[number - 1]
-            else:
-                meaning = "open"
-            found.append(
-                Value(value, count, meaning, value is None or bool(adoption.outcomes) or value.lower() in known)
-            )
-        return found
+        meanings: dict[int | None, str] = {None: "ignored", 0: "open"}
+        meanings |= {number + 1: outcome for number, outcome in enumerate(OUTCOMES)}
+        return [
+            Value(value, rows, meanings[outcome], value is None or bool(adoption.outcomes) or value.lower() in known)
+            for value, rows, outcome in self.conn.cursor(row_factory=tuple_row).execute(query.encode())
+        ]
 
     def _seen(self, adoption: Adoption, values: Sequence[Value]) -> tuple[str, ...]:
         """Choose the statuses that are compared first: what there is, or may be expected."""

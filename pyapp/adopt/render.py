@@ -78,7 +78,7 @@ class Renderer:
         """Render all that an adoption installs."""
         of, parts = self._of, self._partitions
         files = ["02_count.sql", *(["03_delete.sql"] if of.workflows else []), "04_workflows.sql", "05_tasks.sql"]
-        files += ["06_views.sql", "07_repair.sql", *(["08_publish.sql"] if of.publishes else [])]
+        files += ["06_views.sql", "07_repair.sql", *(["08_publish.sql"] if of.publishes else []), "09_rights.sql"]
         # The formula is written once for all: its file is the one of sql/ that adoptions share.
         objects = [for_schema(read_template("../03_formula.sql"), of.schema), *map(self.render, files)]
         made = _hash("\n".join([*objects, read_template("01_schema.sql")]))
@@ -282,6 +282,7 @@ class Renderer:
             "tasks": of.tasks.sql,
             "workflows": self._workflows,
             "counts": text(_hash(json.dumps(of.counts(), sort_keys=True))),
+            "schema_name": text(of.schema),
             "tasks_name": text(of.tasks.sql),
             "keys": each("key_{i}"),
             "keys_known": f"({each('key_{i} is not null', ' and ')})",
@@ -304,6 +305,7 @@ class Renderer:
             "open_status": self._open_status(),
             "counted_tasks": self._counted(tasks),
             "described_tasks": self._counted(tasks, f", ({self._described})::text as described"),
+            "first_described": "null" if self._described == "null::jsonb" else "min(t.described)",
             # Worked out once for each row, however often it is named.
             "old_tasks": self._counted("old_task as task offset 0"),
             "new_tasks": self._counted("new_task as task offset 0"),

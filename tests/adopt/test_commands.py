@@ -330,3 +330,22 @@ def test_json_keys_name_their_workflow(make: Make) -> None:
     assert {w.name for w in list_workflows(app.conn, schema="agent_progress")} == {f"flow wf-{n}" for n in range(1, 6)}
     app.tasks(9, "pending")
     assert get_workflow(app.conn, "wf-9", schema="agent_progress").name == "flow wf-9"
+
+
+def test_default_privileges_open_nothing(make: Make, new_role: Callable[..., Role]) -> None:
+    app = make(DJANGO, adopt=False)
+    anybody = new_role()
+    for what in ("tables", "functions", "schemas"):
+        app.run(f"alter default privileges grant all on {what} to {anybody.name}")
+    app.adopt()
+    conn = anybody.connect()
+    for statement in (
+        "select agent_progress.repair_progress()",
+        "update agent_progress.workflow_counter set agents_created = 0",
+        "update agent_progress.counting set live = false",
+    ):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            conn.execute(statement)
+    app.run(f"grant select on agent_progress.workflow_counter, agent_progress.counting to {anybody.name}")
+    app.adopt()
+    assert len(conn.execute("select from agent_progress.workflow_counter").fetchall()) == 5
