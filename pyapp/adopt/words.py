@@ -22,6 +22,7 @@ TASK_WORDS: Mapping[str, tuple[str, ...]] = {
         "processing",
         "working",
         "busy",
+        "doing",
     ),
     "assigned": ("assigned", "reserved", "claimed", "locked", "fetched", "received", "acquired", "leased"),
     "pending": (
@@ -48,6 +49,9 @@ TASK_WORDS: Mapping[str, tuple[str, ...]] = {
             "restarting",
             "cancelling",
             "canceling",
+            "aborting",
+            "stopping",
+            "starting",
         ),
     ),
 }
