@@ -469,8 +469,20 @@ class _Inspection:
             self.warnings.append(
                 f"no index of {adoption.tasks.sql} finds the tasks of a workflow: repairs and pages read all tasks"
             )
+        if adoption.workflows != adoption.tasks and self._names_nothing(adoption):
+            told = ", ".join(key.sql.removeprefix("task.") for key in adoption.keys)
+            self.warnings.append(f"none of the tasks names a workflow by {told}: until one does, nothing is counted")
         if adoption.publishes:
             self._tell_triggers(adoption)
+
+    def _names_nothing(self, adoption: Adoption) -> bool:
+        """Tell whether there are tasks, but none with a key."""
+        known = " and ".join(f"({key.sql}) is not null" for key in adoption.keys)
+        query = (
+            f"select exists (select from {adoption.tasks.sql} as task)"
+            f" and not exists (select from {adoption.tasks.sql} as task where {known})"
+        )
+        return self.conn.cursor(row_factory=tuple_row).execute(query.encode()).fetchone() == (True,)
 
     def _has_index(self, adoption: Adoption) -> bool:
         """Ask the planner whether it could find the tasks of one workflow by an index, of whatever kind."""

@@ -42,7 +42,17 @@ class Request:
     preset: str | None = None
 
     def over(self, other: Request) -> Request:
-        """Return this request with what it leaves open taken from another; mappings are merged."""
+        """Return this request with what it leaves open taken from another; mappings are merged.
+
+        A key is taken as a whole, and a word has the meaning that it has here.
+        """
+        if self.key or self.key_sql:
+            other = replace(other, key=(), key_sql=())
+        other = replace(
+            other,
+            words=_without(other.words, self.words),
+            workflow_words=_without(other.workflow_words, self.workflow_words),
+        )
         merged: dict[str, Any] = {}
         for name in (f.name for f in fields(self)):
             mine, theirs = getattr(self, name), getattr(other, name)
@@ -51,6 +61,11 @@ class Request:
             else:
                 merged[name] = theirs if mine is None or mine == () else mine
         return replace(self, **merged)
+
+
+def _without(words: Mapping[str, tuple[str, ...]], named: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    taken = {word.lower() for given in named.values() for word in given}
+    return {meaning: tuple(word for word in given if word not in taken) for meaning, given in words.items()}
 
 
 def list_presets() -> list[str]:
