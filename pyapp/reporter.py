@@ -259,6 +259,7 @@ class TaskReporter:
         capacity: int = 10_000,
         patience: float = 60.0,
         schema: str | None = None,
+        prepare: bool | None = None,
     ) -> None:
         """Connect, as ``connect`` does, and start the thread that sends.
 
@@ -270,7 +271,7 @@ class TaskReporter:
         self._batches: Batches[Future[Task]] = Batches(
             size=size, linger=linger, capacity=capacity, patience=patience, schema=schema
         )
-        self._connect = partial(connect, dsn, autocommit=True)
+        self._connect = partial(connect, dsn, prepare=prepare, autocommit=True)
         self._conn = self._connect()
         self._process = os.getpid()
         self._work, self._room = threading.Condition(self._batches.lock), threading.Condition(self._batches.lock)
