@@ -291,7 +291,8 @@ def _holder(guard: Connection[Any], schema: str) -> str:
         select format('%%s (session %%s of %%s)', coalesce(nullif(a.application_name, ''), 'unnamed'), a.pid, a.usename)
         from pg_locks as l
         join pg_stat_activity as a on a.pid = l.pid
-        where l.locktype = 'advisory' and l.granted and l.classid = %s and l.objid = hashtext({name})::bigint & 4294967295
+        where l.locktype = 'advisory' and l.granted and l.classid = %s
+            and l.objid = hashtext({name})::bigint & 4294967295
     """
     rows = _rows(guard, schema, query, _ADVISORY_LOCK)
     return str(rows[0][0]) if rows else "just ended"
@@ -395,7 +396,7 @@ def _refuse_newer(conn: Connection[Any], schema: str, migrations: Any) -> None:
 
 
 def _refuse_foreign_tables(conn: Connection[Any], schema: str) -> None:
-    """Let pass a schema that has none of these names, or all of it (installed with psql, or not recorded in a crash)."""
+    """Let pass a schema that has none of these names, or all of it (made with psql, or not recorded in a crash)."""
     tables = {
         name: set(columns)
         for name, columns in _rows(

@@ -101,9 +101,7 @@ def below_a_path(dsn: str, tmp_path: Path) -> Iterator[str]:
     temporary = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     (tmp_path / "nginx.conf").write_text(
         f"daemon off; pid {tmp_path}/pid; error_log {tmp_path}/error.log;\nevents {{}}\nhttp {{ access_log off;\n"
-        + "".join(
-            f"{kind}_temp_path {tmp_path}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        )
+        + "".join(f"{kind}_temp_path {tmp_path}/{kind};\n" for kind in temporary)
         + f"server {{ listen 127.0.0.1:{ports[1]};\n{snippet} }} }}\n"
     )
     proxy = subprocess.Popen([nginx, "-c", tmp_path / "nginx.conf"], stderr=subprocess.DEVNULL)
