@@ -8,6 +8,13 @@ pass through. ``schema`` is where the tables are: by default ``AGENT_PROGRESS_SC
 import warnings
 from pathlib import Path
 
+try:
+    import psycopg as _psycopg  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "psycopg finds no libpq: install agent-progress with its extra binary, or libpq itself (on Debian libpq5)"
+    ) from error
+
 from pyapp import aio
 from pyapp.db import connect, retry
 from pyapp.errors import (

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import tomllib
 import zipfile
 from collections.abc import Callable
@@ -27,10 +28,17 @@ from .commands import ROOT
 LONG = bool(os.environ.get("PACKAGING"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 long_form = pytest.mark.skipif(not LONG, reason="PACKAGING=1 runs it")
+
+
+def runs(python: str) -> bool:
+    return subprocess.run([python, "--version"], capture_output=True, check=False).returncode == 0
+
+
 PYTHONS = [
     *filter(None, os.environ.get("PYTHONS", "").split(":")),
     *filter(None, (shutil.which(f"python3.{minor}") for minor in (12, 13, 14))),
 ]
+PYTHONS = [python for python in PYTHONS if LONG and runs(python)]
 
 
 def call(*command: object, **options: Any) -> str:
@@ -134,8 +142,9 @@ def test_it_works_as_another_user_who_has_no_home(target: Path, empty: Callable[
         if path.stat().st_uid == os.geteuid() and path != Path("/") and "pytest" in str(path):
             path.chmod(0o755)
     who = {"user": 12345, "group": 12345, "extra_groups": []}
-    reachable = subprocess.run([sys.executable, "-c", "import psycopg"], check=False, capture_output=True, **who)  # type: ignore[call-overload]
-    if reachable.returncode:
+    try:
+        call(sys.executable, "-c", "import psycopg", **who)
+    except OSError:
         pytest.skip("another user cannot run this interpreter")
     env = surroundings(target)
     assert call(sys.executable, "-c", "import pyapp; print(pyapp.__version__)", cwd="/", env=env, **who)
@@ -150,7 +159,7 @@ def test_another_pyapp_in_the_same_place_is_told_of(target: Path) -> None:
     assert "another distribution, pyApp, is installed here" in done.stderr
 
 
-def test_without_a_libpq_one_line_says_what_to_install(target: Path) -> None:
+def test_without_a_libpq_the_last_line_says_what_to_install(target: Path) -> None:
     (target / "psycopg").mkdir()
     (target / "psycopg" / "__init__.py").write_text(
         "raise ImportError('no pq wrapper available: libpq library not found')"
@@ -159,10 +168,8 @@ def test_without_a_libpq_one_line_says_what_to_install(target: Path) -> None:
         [sys.executable, "-m", "pyapp", "--dsn", "host=x", "list"],
         cwd=target, env=surroundings(target), capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == 2
-    assert done.stderr == (
-        "agent-progress: there is no libpq: install agent-progress with its extra binary, or the system's (libpq5)\n"
-    )
+    assert done.returncode != 0
+    assert "install agent-progress with its extra binary" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -200,8 +207,10 @@ def test_each_extra_does_alone(extra: str, wheel: Path, tmp_path: Path, empty: C
     assert call(python, "-c", USES, empty(), cwd=tmp_path, env={"PATH": "/usr/bin:/bin"}) == "3 migrations\n"
     call(python, "-m", "pyapp", "--help", cwd=tmp_path)
     if extra in ("embedded", "demo"):
-        data = {"PATH": "/usr/bin:/bin", "AGENT_PROGRESS_DATA": str(tmp_path / "data")}
-        call(python, "-m", "pyapp", "check", "--embedded", cwd=tmp_path, env=data)
+        with tempfile.TemporaryDirectory() as parent:
+            Path(parent).chmod(0o755)  # for the account that the server runs as, where this is root
+            data = {"PATH": "/usr/bin:/bin", "AGENT_PROGRESS_DATA": f"{parent}/data"}
+            call(python, "-m", "pyapp", "check", "--embedded", cwd=tmp_path, env=data)
     if extra in ("web", "demo"):
         call(python, "-c", "import pyapp.web", cwd=tmp_path)
 
@@ -209,7 +218,7 @@ def test_each_extra_does_alone(extra: str, wheel: Path, tmp_path: Path, empty: C
 def oldest(*extras: str) -> list[str]:
     """Write each requirement as the oldest version that it allows."""
     wanted = [*PROJECT["dependencies"], *(line for extra in extras for line in PROJECT["optional-dependencies"][extra])]
-    return [line.replace(">=", "==") + (".*" if line.count(".") == 0 else "") for line in wanted]
+    return [line.replace(">=", "==") for line in wanted]
 
 
 @long_form

@@ -140,9 +140,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         _give_up_output()  # whoever read it went away, as head does
         return 141
     except Exception as error:
-        if isinstance(error, ImportError) and "libpq" in str(error):
-            say(f"{NAME}: there is no libpq: install agent-progress with its extra binary, or the system's (libpq5)")
-            return 2
         from pyapp.cli.errors import explain
 
         told = explain(error)
