@@ -78,12 +78,12 @@ from pyapp.reporter import TaskReporter
 from pyapp.roles import grant
 from pyapp.watch import watch
 
-__version__ = "0.2.0"
+__version__ = "1.0.0"
 
 if any(Path(__file__).parents[1].glob("py[aA]pp-[0-9]*.dist-info")):
     warnings.warn(
-        "another distribution, pyApp, is installed here, whose package is called pyapp as well: they overwrite each other."
-        " Uninstall both and install agent-progress anew, in an environment of its own",
+        "another distribution, pyApp, is installed here, whose package is called pyapp as well: they overwrite each"
+        " other. Uninstall both and install agent-progress anew, in an environment of its own",
         RuntimeWarning,
         stacklevel=2,
     )
