@@ -235,7 +235,11 @@ def create_workflow(
     Returns the workflow. Raises ParentNotAllowed, ``psycopg.errors.ForeignKeyViolation`` for a parent that is not
     there, and ``psycopg.errors.CheckViolation`` for a negative plan.
     """
-    query = "select {of_workflow} from {schema}.create_workflow(%s, %s, %s, %s, %s, %s, %s::integer, %s, %s, %s, %s)"
+    # Here and below each argument has its type: nobody's function of the same name fits better.
+    query = (
+        "select {of_workflow} from {schema}.create_workflow(%s::text, %s::text, %s::text, %s::{schema}.workflow_status,"
+        " %s::text, %s::{schema}.priority_level, %s::integer, %s::text, %s::jsonb, %s::text, %s::uuid)"
+    )
     values: list[Any] = [name, type, description, status, current_stage, priority, agents_planned, trace_id]
     values += [_json(input_data), created_by, None if parent_id is None else str(parent_id)]
     rows = yield from _fetch(Workflow, query, values, schema, parent_id)
@@ -251,7 +255,7 @@ def add_tasks(
     order given. Raises WorkflowNotFound, and ``psycopg.errors.UniqueViolation`` if the workflow has a task with the
     same ``external_id``.
     """
-    query = "select {columns} from {schema}.add_tasks(%s, %s)"
+    query = "select {columns} from {schema}.add_tasks(%s::uuid, %s)"
     values = [str(workflow_id), Jsonb([_new_task(task) for task in tasks])]
     return (yield from _fetch(Task, query, values, schema, workflow_id))
 
@@ -266,7 +270,7 @@ def report_task(
     schema: str | None = None,
 ) -> Query[Task]:
     """Report the status of one task, as report_tasks does. Returns the task as it stands now."""
-    query = "select {columns} from {schema}.report_task(%s, %s, %s, %s, %s)"
+    query = "select {columns} from {schema}.report_task(%s::uuid, %s::uuid, %s::{schema}.task_status, %s::jsonb, %s)"
     values = [str(workflow_id), _task_id(task_id), known(status), _json(result), reopen]
     return (yield from _fetch(Task, query, values, schema, workflow_id))[0]
 
@@ -306,7 +310,10 @@ def transition(
     committed. Raises WorkflowNotFound, TransitionNotAllowed, and VersionConflict if ``expected_version`` is given and
     the workflow has another one by now. After an error the transaction has to be rolled back.
     """
-    query = "select {of_workflow} from {schema}.transition_workflow(%s, %s, %s, %s::integer)"
+    query = (
+        "select {of_workflow} from"
+        " {schema}.transition_workflow(%s::uuid, %s::{schema}.workflow_status, %s::text, %s::integer)"
+    )
     values = [str(workflow_id), status, stage, expected_version]
     return (yield from _fetch(WorkflowState, query, values, schema, workflow_id))[0]
 
@@ -319,7 +326,7 @@ def advance(
     From a stage that is not in the plan it goes to the first that was not begun yet. Returns and raises as transition
     does; also ``psycopg.errors.ObjectNotInPrerequisiteState`` if the workflow has no plan, or no such stage.
     """
-    query = "select {of_workflow} from {schema}.advance_workflow(%s, %s::integer)"
+    query = "select {of_workflow} from {schema}.advance_workflow(%s::uuid, %s::integer)"
     return (yield from _fetch(WorkflowState, query, [str(workflow_id), expected_version], schema, workflow_id))[0]
 
 
@@ -348,7 +355,9 @@ def archive(
     Workflows that others have locked are passed over. Returns those that were archived, at most ``batch``: to be
     called until it returns none, with a commit after each call.
     """
-    query = "select {columns} from {schema}.archive_workflows(%s, %s, %s::integer)"
+    query = (
+        "select {columns} from {schema}.archive_workflows(%s::interval, %s::{schema}.workflow_status[], %s::integer)"
+    )
     return (yield from _fetch(Archived, query, [older_than, _array(statuses), batch], schema))
 
 
@@ -364,7 +373,7 @@ def report_statement(
 ) -> Statement:
     """Write the statement of report_tasks."""
     values = [str(workflow_id), Jsonb([_report(report) for report in reports])]
-    return _statement(Task, "select {columns} from {schema}.report_tasks(%s, %s)", values, schema)
+    return _statement(Task, "select {columns} from {schema}.report_tasks(%s::uuid, %s)", values, schema)
 
 
 def _statement(row: type[Any], query: str, values: Sequence[Any], schema: str | None) -> Statement:

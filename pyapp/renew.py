@@ -26,6 +26,7 @@ _HEAD = re.compile(r"^create or replace (function|view|trigger) (?:public\.)?(\w
 _TABLE = re.compile(r"\son public\.(\w+)")
 _FOLLOWS = re.compile(r"^(comment on|revoke) ", re.MULTILINE)
 _ARGUMENTS = re.compile(r"^comment on function [\w.]+\((.*?)\) is", re.DOTALL | re.MULTILINE)
+_CREATE_TABLE = re.compile(r"^create table public\.(\w+)", re.MULTILINE)
 _COUNTING = "agent_task_progress_"
 _INSTALLED: LiteralString = """
     select 'function', p.proname::text, p.oid::regprocedure::text, md5(pg_get_functiondef(p.oid)), 'O'
@@ -49,15 +50,21 @@ _INSTALLED: LiteralString = """
         and (c.relname::text, t.tgname::text) in (select * from unnest(%(tables)s::text[], %(triggers)s::text[]))
 """
 _OWN_RIGHTS: LiteralString = """
-    select format('revoke all on %%s %%s from %%s', o.what, o.name, coalesce(quote_ident(r.rolname), 'public')), r.rolname
+    select
+        format('revoke all on %%s %%s from %%s', o.what, o.name, coalesce(quote_ident(r.rolname), 'public')),
+        r.rolname
     from (
-        select c.oid, case c.relkind when 'S' then 'sequence' else 'table' end, c.oid::regclass::text, c.relowner, c.relacl
+        select c.oid, case c.relkind when 'S' then 'sequence' else 'table' end, c.oid::regclass::text, c.relowner,
+            c.relacl
         from pg_class as c
+        left join pg_depend as d on d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'i'
+        left join pg_class as t on c.relkind = 'S' and t.oid = d.refobjid -- of an identity column
         where c.relnamespace = to_regnamespace(%(schema)s) and c.relkind in ('r', 'v', 'S', 'p')
+            and coalesce(t.relname, c.relname)::text = any (%(relations)s)
         union all
         select p.oid, 'function', p.oid::regprocedure::text, p.proowner, p.proacl
         from pg_proc as p
-        where p.pronamespace = to_regnamespace(%(schema)s)
+        where p.pronamespace = to_regnamespace(%(schema)s) and p.proname::text = any (%(functions)s)
     ) as o (id, what, name, owner, acl)
     cross join lateral aclexplode(o.acl) as a
     left join pg_roles as r on r.oid = a.grantee
@@ -133,6 +140,13 @@ def shipped_items(schema: str) -> list[Item]:
     return items
 
 
+def tables() -> list[str]:
+    """Name the tables that a migrated schema has, with those of yoyo."""
+    files = resource("sql").glob("[0-9]*.sql")
+    names = [name for file in files for name in _CREATE_TABLE.findall(file.read_text("utf-8"))]
+    return [*names, "_yoyo_log", "_yoyo_migration", "_yoyo_version", "yoyo_lock"]
+
+
 def _arguments(statements: Sequence[str]) -> str:
     found = _ARGUMENTS.search("\n".join(statements))
     return " ".join(found[1].split()) if found else ""
@@ -155,10 +169,18 @@ def renew(conn: Connection[Any], schema: str, apply: Apply, on_step: OnStep) -> 
     if rest:
         apply(renew_rest, "functions and views")
     triggers = [item for item in stale if item.kind == "trigger"]
+    # Of what was missing, there is no record until all is counted: after a crash the next run counts.
+    known = before.keys() & _recorded(conn, schema).keys()
+    counting = [item for item in triggers if item.name.startswith(_COUNTING) and item.key not in known]
     for trigger in triggers:
-        apply(partial(_make, conn, schema, [trigger]), str(trigger))
-    if any(item.name.startswith(_COUNTING) and item.key not in before for item in triggers):
-        apply(partial(count_all, conn, schema), "counting what is there")
+        apply(partial(_make, conn, schema, [trigger], recorded=trigger not in counting), str(trigger))
+
+    def count() -> None:
+        count_all(conn, schema)
+        record(conn, schema, counting)
+
+    if counting:
+        apply(count, "counting what is there")
 
 
 def renew_at_once(conn: Connection[Any], schema: str = "public") -> None:
@@ -235,7 +257,14 @@ def revoked(conn: Connection[Any], schema: str, on_step: OnStep) -> Iterator[Non
         {"schema": sql.Identifier(schema).as_string()},
     ).fetchall()
     yield
-    values = {"schema": sql.Identifier(schema).as_string(), "known": [row[0] for row in known]}
+    items = shipped_items(schema)
+    values = {
+        "schema": sql.Identifier(schema).as_string(),
+        "known": [row[0] for row in known],
+        "functions": [item.name for item in items if item.kind == "function"],
+        # Others may create objects of their own meanwhile.
+        "relations": [item.name for item in items if item.kind == "view"] + tables(),
+    }
     statements = cursor.execute(_OWN_RIGHTS, values).fetchall()
     for statement, _ in statements:
         cursor.execute(statement.encode())
@@ -251,7 +280,7 @@ class _Found(NamedTuple):
     enabled: str
 
 
-def _make(conn: Connection[Any], schema: str, items: Sequence[Item]) -> None:
+def _make(conn: Connection[Any], schema: str, items: Sequence[Item], *, recorded: bool = True) -> None:
     before = _installed(conn, schema, items)
     for item in items:
         for statement in item.statements:
@@ -260,7 +289,11 @@ def _make(conn: Connection[Any], schema: str, items: Sequence[Item]) -> None:
             # Replacing a trigger enables it; that somebody disabled it, or fires it always, is an intention.
             state = {"D": "disable", "A": "enable always", "R": "enable replica"}[found.enabled]
             conn.execute(f"alter table {found.name} {state} trigger {item.name}".encode())
-    record(conn, schema, items)
+    if recorded:
+        record(conn, schema, items)
+    else:
+        query = sql.SQL("delete from {}.installed_object where (kind, name) = (%s, %s)").format(sql.Identifier(schema))
+        conn.cursor().executemany(query, [item.key for item in items])
 
 
 def _state(conn: Connection[Any], item: Item, installed: Mapping[Key, _Found]) -> tuple[str, str | None, int]:

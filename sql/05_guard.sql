@@ -102,7 +102,13 @@ begin
         new.progress_updated_at := pg_catalog.clock_timestamp();
         return new;
     end if;
-    return public.settle_workflow(tg_op, old, new);
+    declare
+        -- On a node of Citus, old and new are rows of a shard, which is a type of its own.
+        before constant public.workflow := old;
+        after constant public.workflow := new;
+    begin
+        return public.settle_workflow(tg_op, before, after);
+    end;
 end
 $$;
 

@@ -102,9 +102,15 @@ from public.workflow as w
 join public.workflow_progress_calculated as c on c.workflow_id = w.id
 where
     w.progress_frozen_at is null
-    and (w.progress, w.agents_completed, w.agents_total, w.agents_created, w.agents_failed, w.agents_cancelled)
-    is distinct from
-    (c.progress, c.agents_completed, c.agents_total, c.agents_created, c.agents_failed, c.agents_cancelled);
+    -- One by one: a comparison of rows is printed in another way after a dump and restore.
+    and (
+        w.progress is distinct from c.progress
+        or w.agents_completed is distinct from c.agents_completed
+        or w.agents_total is distinct from c.agents_total
+        or w.agents_created is distinct from c.agents_created
+        or w.agents_failed is distinct from c.agents_failed
+        or w.agents_cancelled is distinct from c.agents_cancelled
+    );
 
 comment on view public.workflow_progress_drift is
     'The workflows whose stored progress differs from the calculated one; empty, always. Frozen workflows are left out.';

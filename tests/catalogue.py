@@ -62,7 +62,7 @@ MEETINGS: dict[str, list[Mapping[str, str]]] = {
     "two workflows, crosswise": [rows(1, 1, SAME), rows(2, 2, SAME), rows(3, 1, BESIDE)],
 }
 
-LATE = frozenset({"WP001", "WP002", "P0002"})  # a move that comes too late
+LATE = frozenset({"WP001", "WP002", "WP003", "P0002"})  # a move that comes too late
 DUPLICATE = frozenset({"23505"})
 RECREATED = "insert into workflow (id, name, type, progress, agents_total) values ({w}, 'again', 'bugfix', 50, 2)"
 UPSERT = " on conflict (workflow_id, external_id) where external_id is not null do update set status = 'completed'"
@@ -192,6 +192,21 @@ TRANSACTIONS = [
             " ({new}, 'agent', 'pending'), ({w}, 'agent', 'pending')",
         ),
     ),
+    # Reports
+    Transaction(
+        "report two",
+        (
+            "select report_tasks({w}, jsonb_build_array(jsonb_build_object('task_id', {u}, 'status', 'completed'),"
+            " jsonb_build_object('task_id', {t}, 'status', 'failed'),"
+            " jsonb_build_object('task_id', {t}, 'status', 'running', 'reopen', true)))",
+        ),
+        raises=LATE,
+        shape=Shape.ORDER,
+    ),
+    Transaction("report one", ("select report_task({w}, {t}, 'completed')",), raises=LATE),
+    Transaction(
+        "add tasks", ("""select add_tasks({w}, '["a", {{"agent_type": "b", "status": "completed"}}]')""",), raises=LATE
+    ),
     # The guard
     Transaction(
         "write counters",
@@ -271,27 +286,6 @@ TRANSACTIONS = [
 KINDS = {transaction.name: transaction for transaction in TRANSACTIONS}
 
 
-# The transactions that may hold something while they wait: any three of them run in the long version.
-HOLDING = [
-    "insert many",
-    "complete one",
-    "complete many",
-    "start one",
-    "cancel all",
-    "swap",
-    "delete many",
-    "upsert",
-    "upsert over two",
-    "merge",
-    "writable CTE",
-    "truncate",
-    "change the workflow, then a task",
-    "thaw",
-    "repair wrong numbers",
-    "transition to cancelled",
-    "advance",
-    "delete the workflow",
-]
 THREES = [
     ("complete one", "complete one", "complete one"),
     ("complete one", "complete many", "transition to cancelled"),

@@ -54,7 +54,11 @@ class Client:
         self.doubt = changes
         try:
             act(conn)
-        except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
+        except (
+            psycopg.errors.DeadlockDetected,
+            psycopg.errors.SerializationFailure,
+            psycopg.errors.QueryCanceled,
+        ):
             self.doubt, self.retried = None, self.retried + 1
             return
         self.enter(changes)

@@ -18,11 +18,19 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pyapp import embedded, migrate
 
 from .databases import Databases, template
+from .helpers import run_script
 
 # Says where the tests run: a DSN with rights to create databases, else an embedded server of this major version.
 TEST_DATABASE_URL = os.environ.get("TEST_DATABASE_URL")
 # 18, 16, or the bin directory of an installed PostgreSQL.
 TEST_POSTGRES = os.environ.get("TEST_POSTGRES", "18")
+
+# Whose tests run once more with partitioned tasks, and those among them that cannot.
+ALSO_PARTITIONED = {"tests.test_repair", "tests.test_trigger"}
+NOT_PARTITIONED = {
+    "test_on_conflict_do_update_counts_new_and_changed_tasks",
+    "test_truncating_a_part_of_the_tasks_counts_those_that_are_left",  # by inheritance
+}
 
 
 @dataclass(frozen=True)
@@ -85,10 +93,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.line(f"{what}: {count:,}")
 
 
+def programs() -> Path:
+    return embedded.binaries(int(TEST_POSTGRES)) if TEST_POSTGRES.isdigit() else Path(TEST_POSTGRES)
+
+
 @pytest.fixture(scope="session")
 def bin_dir() -> Path:
     """The programs of the PostgreSQL under test."""
-    return embedded.binaries(int(TEST_POSTGRES)) if TEST_POSTGRES.isdigit() else Path(TEST_POSTGRES)
+    return programs()
 
 
 @pytest.fixture(scope="session")
@@ -125,13 +137,26 @@ def databases(server: TestServer) -> Iterator[Databases]:
     made.close()
 
 
+def partition(dsn: str) -> None:
+    migrate(dsn)
+    run_script(programs(), dsn, "sql/optional/partition.sql", partitions=4)
+
+
 migrated = template(migrate)
+partitioned = template(partition, "partitioned")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what is said of the numbers on partitioned tasks as well."""
+    if metafunc.module.__name__ in ALSO_PARTITIONED and "dsn" in metafunc.fixturenames:
+        whole = metafunc.function.__name__ in NOT_PARTITIONED
+        metafunc.parametrize("dsn", ["migrated"] if whole else ["migrated", "partitioned"], indirect=True)
 
 
 @pytest.fixture
-def dsn(databases: Databases, migrated: Any) -> Iterator[str]:
+def dsn(request: pytest.FixtureRequest, databases: Databases) -> Iterator[str]:
     """Where the test's own database is."""
-    with databases.copy(migrated) as dsn:
+    with databases.copy(request.getfixturevalue(getattr(request, "param", "migrated"))) as dsn:
         yield dsn
 
 

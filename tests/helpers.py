@@ -1,10 +1,12 @@
 """One-line helpers to arrange tests with."""
 
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -121,3 +123,18 @@ def give_away(conn: psycopg.Connection, owner: str) -> None:
     conn.execute(f"grant usage, create on schema public to {name}")
     for (alter,) in rows:
         conn.execute(f"{alter} owner to {name}")
+
+
+def run_script(bin_dir: Path, dsn: str, file: str, **variables: object) -> None:
+    """Run a script of sql/optional as its page says; raises RuntimeError with what psql said."""
+    options = [f"--set={name}={value}" for name, value in {"ON_ERROR_STOP": 1, **variables}.items()]
+    path = Path(__file__).parents[1] / file
+    done = subprocess.run(
+        [bin_dir / "psql", "-X", "-q", "-1", *options, f"--file={path}", f"--dbname={dsn}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PGCLIENTENCODING": "UTF8"},
+    )
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr)

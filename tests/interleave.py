@@ -56,29 +56,6 @@ COMPARE = f"""
     from repair_progress()
 """
 BLOCKED = "select pid, pg_blocking_pids(pid) from unnest(%s::integer[]) as pid"
-# What looks right and is not: it misses tasks that others settle at the same time. The proofs must find it.
-RECOUNT = """
-    create or replace function maintain_progress() returns trigger language plpgsql as $$
-    begin
-        update workflow as w
-        set
-            (agents_created, agents_completed, agents_failed, agents_cancelled, agents_total, progress) = (
-                select created, completed, failed, cancelled, total, progress_percentage(completed, total)
-                from (
-                    select
-                        count(*) as created,
-                        count(*) filter (where a.status = 'completed') as completed,
-                        count(*) filter (where a.status = 'failed') as failed,
-                        count(*) filter (where a.status = 'cancelled') as cancelled,
-                        progress_total(w.status, count(*), w.agents_planned) as total
-                    from agent_task as a
-                    where a.workflow_id = w.id
-                ) as g
-            ),
-            progress_updated_at = 'epoch';
-        return null;
-    end $$
-"""
 
 
 class Shape(Enum):

@@ -146,7 +146,7 @@ def stopped(conn: psycopg.Connection, session: Session) -> Callable[[], tuple[ps
         archiver.autocommit = True
         holder.execute("select pg_advisory_xact_lock(7)")
         done = in_background(archive, archiver)
-        wait_until_blocked_by(conn, archiver.info.backend_pid, holder.info.backend_pid, 60)
+        wait_until_blocked_by(conn, archiver.info.backend_pid, holder.info.backend_pid)
         return holder, done
 
     return start
@@ -178,7 +178,7 @@ def test_an_agent_that_reports_late_on_two_workflows_never_deadlocks_with_it(
     complete = "update agent_task set status = 'completed' where workflow_id = %s"
     agent.execute(complete, [second])
     late = in_background(lambda: agent.execute(complete, [first]).rowcount)
-    wait_until_blocked(conn, agent.info.backend_pid, 60)
+    wait_until_blocked(conn, agent.info.backend_pid)
     holder.commit()
     assert (done.result(60), late.result(60)) == ([(first, 2)], 0)
     agent.commit()

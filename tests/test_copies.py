@@ -14,12 +14,17 @@ from pyapp.renew import differences
 from .crash import QUICK, CrashableServer, directory, run, servers
 from .helpers import new_tasks, new_workflow, progress
 from .ledger import Ledger, assert_exact
-from .test_migrate import ALL
+from .test_schema import ALL
 
 TABLES = ("workflow", "agent_task", "workflow_stage", "workflow_event", "workflow_transition", "stage_definition")
-# Where a migrated database holds rows from the beginning.
+# What a migrated database has already, each in its own way.
+OURS = ("--exclude-table=*yoyo*", "--exclude-table=installed_object")
+# Where it holds rows from the beginning.
 SEEDED = "truncate public.workflow_transition, public.stage_definition"
-SEQUENCE = "select setval(pg_get_serial_sequence('workflow_event', 'id'), max(id)) from workflow_event"
+SEQUENCE = (
+    "select setval(pg_get_serial_sequence('workflow_event', 'id'), max(id)) from workflow_event;"
+    "select setval(pg_get_serial_sequence('agent_task', 'ordinal'), max(ordinal)) from agent_task"
+)
 
 
 def fill(dsn: str) -> None:
@@ -30,6 +35,8 @@ def fill(dsn: str) -> None:
             workflow = create_workflow(conn, kind, kind).workflow_id
             transition(conn, workflow, "running")
             new_tasks(conn, workflow, "completed", "failed", "running")
+            below = new_workflow(conn, parent_id=new_workflow(conn))
+            conn.execute("update workflow set parent_id = %s where id = %s", [below, workflow])
             transition(conn, workflow, "running", stage="validation")
         new_tasks(conn, new_workflow(conn, progress_frozen_at="now", progress=70, agents_total=10), "completed")
         conn.execute("insert into stage_definition values ('etl', 0, 'extract')")
@@ -61,6 +68,8 @@ def assert_goes_on(conn: psycopg.Connection) -> None:
     task, _ = new_tasks(conn, workflow, "running", "running")
     transition(conn, workflow, "running")
     report_task(conn, workflow, task, "completed")
+    last = "select id from agent_task order by ordinal desc limit 2"
+    assert task in [row[0] for row in conn.execute(last)]
     advance(conn, workflow)
     assert progress(conn, workflow) == (50, 1, 2)
     events = conn.execute("select count(*) from workflow_event where workflow_id = %s", [workflow]).fetchone()
@@ -146,7 +155,7 @@ def test_a_dump_taken_under_load_is_exact(
 
 @pytest.mark.parametrize(
     ("dumping", "restoring"),
-    [FORMATS["plain"], FORMATS["custom"], (["--format=plain", "--inserts"], [])],
+    [FORMATS["plain"], FORMATS["custom"], (["--format=plain", "--rows-per-insert=10000"], [])],
     ids=["plain", "custom", "inserts"],
 )
 def test_a_data_only_dump_counts_itself_in_a_migrated_database(
@@ -154,7 +163,7 @@ def test_a_data_only_dump_counts_itself_in_a_migrated_database(
 ) -> None:
     with psycopg.connect(migrated, autocommit=True) as conn:
         conn.execute(SEEDED)
-    data_only = [*dumping, "--data-only", "--exclude-table=*yoyo*"]
+    data_only = [*dumping, "--data-only", *OURS]
     copy(bin_dir, work, source, migrated, data_only, restoring)
     assert_copied(source, migrated, "progress_updated_at")
 
@@ -202,7 +211,7 @@ def test_disabled_triggers_keep_the_counters_of_a_dump_of_all_tables(
 ) -> None:
     with psycopg.connect(migrated, autocommit=True) as conn:
         conn.execute(SEEDED)
-    dumping = ["--format=custom", "--data-only", "--exclude-table=*yoyo*"]
+    dumping = ["--format=custom", "--data-only", *OURS]
     copy(bin_dir, work, source, migrated, dumping, ["--disable-triggers", *jobs])
     assert_copied(source, migrated)
 
@@ -212,7 +221,7 @@ def test_tasks_restored_alone_with_disabled_triggers_are_drift_and_repair_counts
 ) -> None:
     with psycopg.connect(migrated, autocommit=True) as conn:
         conn.execute(SEEDED)
-    others = ["--format=custom", "--data-only", "--exclude-table=*yoyo*", "--exclude-table=agent_task"]
+    others = ["--format=custom", "--data-only", *OURS, "--exclude-table=agent_task"]
     copy(bin_dir, work, source, migrated, others, [])
     (work / "dump").unlink()
     tasks = ["--format=custom", "--data-only", "--table=agent_task"]
@@ -262,9 +271,10 @@ def test_pg_upgrade_from_16_to_18_keeps_all(way: str) -> None:
         with new.connect("app") as conn:
             assert conn.info.server_version // 10000 == 18
             assert rows(conn) == expected
-            assert differences(conn) == []
             assert_exact(conn)
             assert_goes_on(conn)
+            # Each major version prints definitions in its own way: migrate sees to it.
+            assert {line.rpartition(" ")[2] for line in differences(conn)} == {"differs"}
         assert pending(new.dsn("app")) == []
         assert migrate(new.dsn("app")) == []
         assert main(["check", "--dsn", new.dsn("app")]) == 0

@@ -7,8 +7,6 @@ CRASH_SEED repeats what the clients did, but for their timing.
 
 import os
 import random
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -24,7 +22,7 @@ from .crash import SHORT_DEADLOCKS, CrashableServer, before_statement, servers, 
 from .helpers import counters, in_background, new_tasks, new_workflow, progress, wait_until_blocked_by
 from .ledger import Ledger, assert_exact
 from .test_migrate import agent_progress, down_to
-from .test_schema import ROOT, dump
+from .test_schema import dump
 
 ROUNDS = int(os.environ.get("CRASH_ROUNDS", "4"))
 TRANSACTIONS = int(os.environ.get("CRASH_TRANSACTIONS", "400"))
@@ -78,12 +76,6 @@ def test_nothing_acknowledged_is_lost_and_nothing_counted_twice(server: Crashabl
 TEMPLATE = "half"
 
 
-@pytest.fixture(autouse=True)
-def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Yoyo's lock is a row, which the dead leave behind: nobody waits for it here."""
-    monkeypatch.setattr(sys.modules["pyapp.migrate"], "_YOYO_PATIENCE", 0.1)
-
-
 @pytest.fixture(scope="module")
 def statements(crashing: CrashableServer) -> int:
     """Make a template with rows and the first two migrations only; return how many statements the others take."""
@@ -113,25 +105,6 @@ def assert_migrated(server: CrashableServer, dsn: str) -> None:
 def places(statements: int) -> list[int]:
     """Spread the crashes over all statements."""
     return sorted({1 + turn * statements // ROUNDS + statements // (2 * ROUNDS) for turn in range(ROUNDS)})
-
-
-def test_migrate_succeeds_after_its_process_was_killed_at_any_statement(
-    server: CrashableServer, statements: int
-) -> None:
-    crash = """
-import os
-from pyapp import migrate
-from tests.crash import before_statement
-with before_statement({}, lambda: os.kill(os.getpid(), 9)):
-    migrate({!r})
-"""
-    databases = {place: server.create(f"process_{place}", TEMPLATE) for place in places(statements)}
-    crashes = [
-        subprocess.Popen([sys.executable, "-c", crash.format(place, dsn)], cwd=ROOT) for place, dsn in databases.items()
-    ]
-    assert [process.wait(120) for process in crashes] == [-9] * len(databases)
-    for dsn in databases.values():
-        assert_migrated(server, dsn)
 
 
 def test_migrate_succeeds_after_the_server_was_killed_at_any_statement(

@@ -37,9 +37,8 @@ def test_two_arguments_are_enough(conn: psycopg.Connection) -> None:
 def test_every_argument_reaches_its_column_by_place_and_by_name(conn: psycopg.Connection) -> None:
     parent = new_workflow(conn)
     values = ["w", "app", "told", "running", "validation", "high", 7, "trace", '{"a": 1}', "me", parent]
-    names = (
-        "name type description status current_stage priority agents_planned trace_id input_data created_by parent_id"
-    ).split()
+    names = ["name", "type", "description", "status", "current_stage", "priority", "agents_planned", "trace_id"]
+    names += ["input_data", "created_by", "parent_id"]
     columns = f"select {', '.join(names)} from "
     by_place = conn.execute(
         columns + "create_workflow(%s, %s, %s, %s, %s, %s, %s::integer, %s, %s, %s, %s)", values
@@ -70,7 +69,9 @@ def test_a_workflow_begins_in_the_first_stage_of_its_type_unless_told_otherwise(
     conn: psycopg.Connection, given: str | None, status: str, stage: str, by: str
 ) -> None:
     # The order is that of positions, not of names or of insertion.
-    conn.execute("insert into stage_definition values ('etl', 5, 'extract'), ('etl', 9, 'a last one'), ('etl', 7, 'load')")
+    conn.execute(
+        "insert into stage_definition values ('etl', 5, 'extract'), ('etl', 9, 'a last one'), ('etl', 7, 'load')"
+    )
     names = {"name": "w", "type": "etl", "status": status, "current_stage": given}
     create = {
         "create_workflow": "select current_stage from create_workflow(name => %(name)s, type => %(type)s,"
@@ -211,6 +212,20 @@ def test_tasks_are_added_and_counted_by_one_statement(conn: psycopg.Connection) 
         assert conn.execute(updates).fetchone() == (before + 1,)
 
 
+def test_tasks_are_added_without_a_scan_of_the_workflows_for_each(conn: psycopg.Connection) -> None:
+    conn.execute("alter table workflow set (autovacuum_enabled = off)")
+    workflow = new_workflow(conn)
+    conn.execute("vacuum analyze workflow")
+    for _ in range(7):  # the session keeps the plans that it makes
+        add(conn, workflow, ["a"])
+    conn.execute("insert into workflow (name, type) select 'w', 'app' from generate_series(1, 3000)")
+    read = "select seq_tup_read from pg_stat_xact_user_tables where relname = 'workflow'"
+    with conn.transaction():
+        before = conn.execute(read).fetchone()
+        add(conn, workflow, ["a"] * 100)
+        assert conn.execute(read).fetchone() == before
+
+
 def test_no_tasks_are_no_error(conn: psycopg.Connection) -> None:
     assert add(conn, new_workflow(conn), []) == []
 
@@ -229,7 +244,11 @@ MALFORMED = [
     ('[{"agent_type": "a", "status": "done"}]', "22P02", "task_status"),
     ('[{"agent_type": "a", "priority": "urgent"}]', "22P02", "priority_level"),
     ('[{"agent_type": "a", "retry_count": "many"}]', "22P02", "integer"),
-    ('["coder", {"agent_type": "a", "external_id": "7"}, {"agent_type": "a", "external_id": "7"}]', "23505", "external"),
+    (
+        '["coder", {"agent_type": "a", "external_id": "7"}, {"agent_type": "a", "external_id": "7"}]',
+        "23505",
+        "external",
+    ),
     ("[", "22P02", "json"),
 ]
 

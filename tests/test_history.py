@@ -145,6 +145,36 @@ def test_pages_of_the_timeline_lose_and_repeat_nothing_where_times_are_equal(con
     assert told == [(str(t.id), what) for t in list_tasks(conn, workflow) for what in ("created", "started", "failed")]
 
 
+def test_events_and_stages_of_one_moment_have_an_order_without_ties(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    conn.execute(
+        "insert into workflow_stage (workflow_id, name, position, status, started_at, completed_at)"
+        " select %(w)s, 'stage ' || n, n / 3, 'completed', %(t)s, %(t)s from generate_series(1, 30) as n",
+        {"w": workflow, "t": LONG_AGO},
+    )
+    conn.execute(
+        "insert into workflow_event (workflow_id, event_type, occurred_at)"
+        " select %(w)s, 'note', %(t)s from generate_series(1, 50)",
+        {"w": workflow, "t": LONG_AGO},
+    )
+    rows = conn.execute(
+        "select at, kind, place, name, what from workflow_timeline order by at, kind, place, name"
+    ).fetchall()
+    assert len({row[:4] for row in rows}) == len(rows) == 2 * 30 + 50
+    for number in range(1, 31):
+        assert [row[4] for row in rows if row[3] == f"stage {number}"] == ["started", "completed"]
+
+
+def test_the_view_of_the_timeline_sorts_nothing_by_itself(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    new_tasks(conn, workflow, *["completed"] * 5)
+    plan = str(
+        conn.execute("explain select count(*) from workflow_timeline where workflow_id = %s", [workflow]).fetchall()
+    )
+    assert "Sort" not in plan
+    assert conn.execute("select count(*) from workflow_timeline").fetchone() == (10,)
+
+
 def test_the_timeline_of_an_unknown_workflow_is_not_found(conn: psycopg.Connection) -> None:
     assert list_timeline(conn, new_workflow(conn)) == []
     for read in (list_timeline, list_burnup):

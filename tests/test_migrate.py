@@ -395,7 +395,7 @@ def test_plain_yoyo_applies_and_takes_back_the_same(empty: Empty, whole: str, bi
     done = yoyo(dsn, tmp_path, "rollback", "--all")
     assert done.returncode == 0, done.stderr
     assert pending(dsn) == ALL
-    assert [row for row in objects(dsn) if "yoyo" not in row[1]] == [row for row in objects(empty())]
+    assert [row for row in objects(dsn) if "yoyo" not in row[1]] == objects(empty())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -475,7 +475,9 @@ def test_stage_plans_that_shipped_are_the_users_and_stay_after_migrate(dsn: str,
     conn.execute("update stage_definition set weight = 99 where workflow_type = 'app' and name = 'validation'")
     conn.execute("delete from stage_definition where workflow_type = 'bugfix'")
     conn.execute("delete from workflow_transition where to_status = 'paused'")
-    rules = "select d::text from stage_definition as d union all select t::text from workflow_transition as t order by 1"
+    rules = (
+        "select d::text from stage_definition as d union all select t::text from workflow_transition as t order by 1"
+    )
     before = conn.execute(rules).fetchall()
     assert migrate(dsn) == []
     down_to(dsn, 2)
@@ -587,7 +589,7 @@ def test_whatever_a_database_presets_the_schema_is_the_same_and_counts(empty: Em
             assert renew.differences(conn) == []
             conn.execute("set search_path = public")
             workflow = conn.execute("select id from create_workflow('w', 'app')").fetchone()[0]
-            tasks = conn.execute("select count(*) from add_tasks(%s, '[\"a\", \"b\"]')", [workflow]).fetchone()
+            tasks = conn.execute('select count(*) from add_tasks(%s, \'["a", "b"]\')', [workflow]).fetchone()
             reports = "select json_agg(json_build_object('task_id', id, 'status', 'completed')) from agent_task"
             conn.execute(f"select report_tasks(%s, ({reports})::jsonb)", [workflow])
             assert (tasks, progress(conn, workflow)) == ((2,), (100, 2, 2)), setting
@@ -632,7 +634,13 @@ def test_default_privileges_open_nothing_of_ours_and_that_is_said(empty: Empty) 
             admin.execute(f"grant usage on schema public to {anon}")
             admin.execute("create table note (id integer)")
             steps: list[str] = []
-            migrate(dsn, on_step=steps.append)
+
+            def somebody_creates(step: str) -> None:
+                if not steps:
+                    admin.execute("create table note_of_others (id integer); create sequence seq_of_others")
+                steps.append(step)
+
+            migrate(dsn, on_step=somebody_creates)
             assert f"revoked what default privileges grant to {anon} (agent-progress grant gives rights)" in steps
             new_tasks(admin, new_workflow(admin), "completed")
             admin.execute(f"set role {anon}")
@@ -650,7 +658,9 @@ def test_default_privileges_open_nothing_of_ours_and_that_is_said(empty: Empty) 
             ):
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):
                     admin.execute(statement)
-            assert admin.execute("select * from note").fetchall() == []
+            for table in ("note", "note_of_others"):
+                assert admin.execute(f"select * from {table}").fetchall() == []
+            admin.execute("select nextval('seq_of_others')")
             admin.execute("reset role")
             # What the owner grants himself stays, also where the object is made anew.
             admin.execute(f"grant execute on function repair_progress(uuid) to {anon}")

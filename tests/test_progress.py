@@ -21,10 +21,14 @@ from pyapp import (
     Workflow,
     WorkflowNotFound,
     add_tasks,
+    create_workflow,
     find_drift,
+    get_forecasts,
     get_workflow,
     get_workflows,
+    list_burnup,
     list_tasks,
+    list_timeline,
     list_workflows,
     progress_metrics,
     repair,
@@ -241,7 +245,8 @@ def test_a_schema_whose_views_have_the_columns_is_read_whatever_its_keys_are(
             f"create view adopted.{relation} as select {listed} from public.{relation} as v"
             " join adopted.key as k on k.id = v.workflow_id"
         )
-    at = {"schema": "adopted"}
+    conn.execute('alter schema adopted rename to "100%s; --"')
+    at = {"schema": "100%s; --"}
     found = get_workflow(conn, first, **at)
     assert (found.workflow_id, found.name, found.status, found.progress) == (first, "one", "RUNNING", 50)
     assert names(get_workflows(conn, [first, second], **at)) == names(list_workflows(conn, **at)) == ["two", "one"]
@@ -256,3 +261,32 @@ def test_a_schema_whose_views_have_the_columns_is_read_whatever_its_keys_are(
     as_replica(conn, "update workflow set agents_completed = 0 where id = %s", [two])
     assert [drift.workflow_id for drift in find_drift(conn, [first, second], **at)] == [second]
     repair(conn)
+
+
+def test_pages_of_the_timeline_lose_and_repeat_nothing_where_times_are_equal(conn: psycopg.Connection) -> None:
+    workflow = create_workflow(conn, "w", "bugfix").workflow_id
+    long_ago = "2020-02-02T00:00:00+00:00"
+    add_tasks(conn, workflow, [{"agent_type": f"a{n % 3}", "created_at": long_ago} for n in range(100)])
+    conn.execute("update agent_task set status = 'failed', started_at = created_at, completed_at = created_at")
+    conn.execute("update workflow_stage set started_at = %s, completed_at = %s", [long_ago, long_ago])
+    seen: list[Moment] = []
+    while page := list_timeline(conn, workflow, limit=7, after=seen[-1] if seen else None):
+        seen += page
+    everything = list_timeline(conn, workflow)
+    assert seen == everything
+    assert len({(m.kind, m.place, m.name) for m in seen}) == len(seen) == 306
+    told = [(m.detail["task_id"], m.what) for m in seen if m.kind == "task"]
+    assert told == [(str(t.id), what) for t in list_tasks(conn, workflow) for what in ("created", "started", "failed")]
+
+
+def test_the_timeline_of_an_unknown_workflow_is_not_found(conn: psycopg.Connection) -> None:
+    assert list_timeline(conn, new_workflow(conn)) == []
+    for read in (list_timeline, list_burnup):
+        with pytest.raises(WorkflowNotFound):
+            read(conn, NOWHERE)
+
+
+def test_forecasts_are_of_those_that_exist(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    assert set(get_forecasts(conn, [workflow, NOWHERE])) == {workflow}
+    assert get_forecasts(conn, []) == {}

@@ -1,4 +1,4 @@
-"""Mending what was miscounted while triggers were off, exactly, while others write."""
+"""Repairing what was miscounted while triggers were off, exactly, while others write."""
 
 import uuid
 from collections.abc import Callable
@@ -11,7 +11,6 @@ from psycopg import errors, sql
 from .helpers import (
     counters,
     in_background,
-    keeper,
     new_tasks,
     new_workflow,
     progress,
@@ -38,7 +37,7 @@ def repaired(conn: psycopg.Connection, workflow: Any = None) -> list[tuple[Any, 
     ).fetchall()
 
 
-def test_repair_mends_every_workflow_that_drifted_and_returns_what_changed(conn: psycopg.Connection) -> None:
+def test_repair_repairs_every_workflow_that_drifted_and_returns_what_changed(conn: psycopg.Connection) -> None:
     workflows = sorted(new_workflow(conn) for _ in range(4))
     tasks = [new_tasks(conn, workflow, "running", "completed") for workflow in workflows]
     complete_unseen(conn, tasks[3][0], tasks[1][0])
@@ -60,18 +59,18 @@ def test_repair_of_an_unknown_workflow_changes_nothing(conn: psycopg.Connection)
     assert repaired(conn, uuid.uuid4()) == []
 
 
-def test_repair_mends_every_counter(conn: psycopg.Connection) -> None:
+def test_repair_repairs_every_counter(conn: psycopg.Connection) -> None:
     workflow = new_workflow(conn, agents_planned=8)
     new_tasks(conn, workflow, "completed", "failed", "failed", "cancelled", "running")
     with conn.transaction():
         conn.execute("set local session_replication_role = replica")
         conn.execute(
-            f"update {keeper(conn)} set progress = 1, agents_completed = 2, agents_total = 3, agents_created = 4,"
+            "update workflow set progress = 1, agents_completed = 2, agents_total = 3, agents_created = 4,"
             " agents_failed = 5, agents_cancelled = 6, progress_updated_at = '1999-01-01'"
         )
     assert len(repaired(conn)) == 1
     assert (progress(conn, workflow), counters(conn, workflow)) == ((13, 1, 8), (5, 1, 2, 1))
-    row = conn.execute(f"select progress_frozen_at, progress_updated_at > '2020-01-01' from {keeper(conn)}").fetchone()
+    row = conn.execute("select progress_frozen_at, progress_updated_at > '2020-01-01' from workflow").fetchone()
     assert row == (None, True)
 
 
@@ -88,7 +87,7 @@ def test_repair_leaves_right_workflows_untouched(conn: psycopg.Connection) -> No
 def test_repair_skips_frozen_workflows(conn: psycopg.Connection) -> None:
     workflow = new_workflow(conn)
     new_tasks(conn, workflow, "running")
-    conn.execute(f"update {keeper(conn)} set progress_frozen_at = now()")
+    conn.execute("update workflow set progress_frozen_at = now()")
     complete_unseen(conn, *new_tasks(conn, workflow, "running"))
     before = row_version(conn, workflow)
     assert (repaired(conn), repaired(conn, workflow)) == ([], [])
@@ -120,13 +119,13 @@ def test_repair_waits_for_an_uncommitted_completion_and_counts_it_once(
     workflow = new_workflow(conn)
     tasks = new_tasks(conn, workflow, "running", "running", "running", "running")
     complete_unseen(conn, tasks[0])
-    agent, mender = session(), session()
+    agent, repairer = session(), session()
     set_status(agent, tasks[1], "completed")
-    mending = in_background(repaired, mender, workflow)
-    wait_until_blocked_by(conn, mender.info.backend_pid, agent.info.backend_pid)
+    repairing = in_background(repaired, repairer, workflow)
+    wait_until_blocked_by(conn, repairer.info.backend_pid, agent.info.backend_pid)
     agent.commit()
-    assert mending.result(10) == [(workflow, 25, 50, 1, 2)]
-    mender.commit()
+    assert repairing.result(60) == [(workflow, 25, 50, 1, 2)]
+    repairer.commit()
     assert progress(conn, workflow) == (50, 2, 4)
 
 
@@ -134,13 +133,13 @@ def test_repair_counts_nothing_of_a_completion_that_is_rolled_back(conn: psycopg
     workflow = new_workflow(conn)
     tasks = new_tasks(conn, workflow, "running", "running")
     complete_unseen(conn, tasks[0])
-    agent, mender = session(), session()
+    agent, repairer = session(), session()
     set_status(agent, tasks[1], "completed")
-    mending = in_background(repaired, mender)
-    wait_until_blocked_by(conn, mender.info.backend_pid, agent.info.backend_pid)
+    repairing = in_background(repaired, repairer)
+    wait_until_blocked_by(conn, repairer.info.backend_pid, agent.info.backend_pid)
     agent.rollback()
-    assert mending.result(10) == [(workflow, 0, 50, 0, 1)]
-    mender.commit()
+    assert repairing.result(60) == [(workflow, 0, 50, 0, 1)]
+    repairer.commit()
     assert progress(conn, workflow) == (50, 1, 2)
 
 
@@ -150,12 +149,12 @@ def test_a_completion_waits_for_an_uncommitted_repair_and_is_counted_once(
     workflow = new_workflow(conn)
     tasks = new_tasks(conn, workflow, "running", "running")
     complete_unseen(conn, tasks[0])
-    agent, mender = session(), session()
-    assert len(repaired(mender)) == 1
+    agent, repairer = session(), session()
+    assert len(repaired(repairer)) == 1
     completing = in_background(set_status, agent, tasks[1], "completed")
-    wait_until_blocked_by(conn, agent.info.backend_pid, mender.info.backend_pid)
-    mender.commit()
-    completing.result(10)
+    wait_until_blocked_by(conn, agent.info.backend_pid, repairer.info.backend_pid)
+    repairer.commit()
+    completing.result(60)
     agent.commit()
     assert progress(conn, workflow) == (100, 2, 2)
 
@@ -173,12 +172,12 @@ def test_repair_amid_a_statement_that_has_changed_tasks_but_not_counted_them_is_
     wait_until_blocked_by(conn, agent.info.backend_pid, holder.info.backend_pid)
     assert repaired(conn) == [(workflow, 0, 33, 0, 1)]
     holder.commit()
-    completing.result(10)
+    completing.result(60)
     agent.commit()
     assert progress(conn, workflow) == (100, 3, 3)
 
 
-def test_truncate_recounts_and_mends_what_had_drifted(conn: psycopg.Connection) -> None:
+def test_truncate_recounts_and_repairs_what_had_drifted(conn: psycopg.Connection) -> None:
     drifted, empty = new_workflow(conn), new_workflow(conn)
     complete_unseen(conn, *new_tasks(conn, drifted, "running", "running"))
     before = row_version(conn, empty)
@@ -196,7 +195,8 @@ def test_truncating_a_part_of_the_tasks_counts_those_that_are_left(conn: psycopg
     workflow = new_workflow(conn)
     new_tasks(conn, workflow, "running", "completed")
     conn.execute(
-        "insert into other_part (workflow_id, agent_type, status) values (%s, 'agent', 'completed')", [workflow]
+        "insert into other_part (workflow_id, agent_type, status, ordinal) values (%s, 'agent', 'completed', 7)",
+        [workflow],
     )
     assert progress(conn, workflow) == (67, 2, 3)
     conn.execute("truncate only agent_task")

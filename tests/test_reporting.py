@@ -1,4 +1,4 @@
-"""report_task and report_tasks as any client calls them: as if each report came alone, all or none, by few rows read."""
+"""report_task and report_tasks as any client calls them: as if each report came alone, all or none, few rows read."""
 
 import json
 from collections.abc import Callable
@@ -11,7 +11,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg.rows import dict_row
 
-from .helpers import counters, examples, in_background, new_tasks, new_workflow, progress, row_version, wait_until_blocked_by
+from .helpers import (
+    counters,
+    examples,
+    in_background,
+    new_tasks,
+    new_workflow,
+    progress,
+    row_version,
+    wait_until_blocked_by,
+)
 
 Session = Callable[[], psycopg.Connection]
 STATUSES = ["pending", "assigned", "running", "completed", "failed", "cancelled"]
@@ -87,6 +96,10 @@ def test_a_result_is_kept_until_another_is_told_or_the_task_is_opened_again(
     assert told("running", reopen=True) is None
     assert told("completed", {"done": 3}) == {"done": 3}
     assert told("pending", {"why": "again"}, reopen=True) == {"why": "again"}
+    for status in SETTLED:
+        assert told(status) == {"why": "again"}
+        assert told("assigned", reopen=True) is None
+        assert told("running", {"why": "again"}) == {"why": "again"}
 
 
 def test_a_report_does_to_a_task_what_a_plain_update_does(conn: psycopg.Connection) -> None:
@@ -100,7 +113,9 @@ def test_a_report_does_to_a_task_what_a_plain_update_does(conn: psycopg.Connecti
         conn.execute("update agent_task set status = %s where id = %s", [status, by_update])
         report(conn, workflow, {"task_id": by_batch, "status": status, "reopen": True})
         told = [[row(conn, task)[name] for name in names] for task in (by_report, by_update, by_batch)]
-        shape = [[value if name in names[:2] else value is None for name, value in zip(names, t, strict=True)] for t in told]
+        shape = [
+            [value if name in names[:2] else value is None for name, value in zip(names, t, strict=True)] for t in told
+        ]
         assert shape[0] == shape[1] == shape[2], status
         seen.append(shape[0][1])
     assert seen == [0, 0, 0, 0, 1, 1, 2, 2, 2]
@@ -203,7 +218,7 @@ def test_a_batch_ends_as_its_reports_do_one_by_one_and_as_the_model_says(
     for workflow in (one, other):
         conn.execute(
             "update agent_task set external_id = place from (select id as of, (row_number() over (order by ordinal)"
-            " - 1)::text as place from agent_task where workflow_id = %(w)s) as p where id = of and workflow_id = %(w)s",
+            " - 1)::text as place from agent_task where workflow_id = %(w)s) as p where id = of",
             {"w": workflow},
         )
     model: list[tuple[str, Any, int]] = [(status, None, 0) for status in before]
@@ -389,9 +404,7 @@ def test_a_batch_reads_its_own_tasks_only_however_many_there_are(
     )
     if analyzed:
         conn.execute("analyze agent_task")
-    some = conn.execute(
-        "select id, external_id from agent_task order by md5(id::text) limit 300"
-    ).fetchall()
+    some = conn.execute("select id, external_id from agent_task order by md5(id::text) limit 300").fetchall()
     reports = [{by: str(task if by == "task_id" else name), "status": "completed"} for task, name in some]
 
     def read() -> tuple[int, int]:

@@ -1,22 +1,17 @@
 """Stages: the plan of a workflow, its course along it, and progress by stages."""
 
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
 from pyapp import (
-    MigrationError,
     TransitionNotAllowed,
     VersionConflict,
     WorkflowNotFound,
     advance,
     create_workflow,
     list_stages,
-    migrate,
-    rollback,
     stage_progress,
     transition,
 )
@@ -87,18 +82,6 @@ def test_the_shipped_definitions(conn: psycopg.Connection) -> None:
 def test_a_definition_without_sense_is_refused(conn: psycopg.Connection, change: str) -> None:
     with pytest.raises(psycopg.errors.CheckViolation):
         conn.execute(f"update stage_definition set {change}")
-
-
-def test_create_workflow_plans_the_stages_of_its_type(conn: psycopg.Connection) -> None:
-    app, bugfix = create_workflow(conn, "a", "app"), create_workflow(conn, "b", "bugfix")
-    assert [(stage.name, stage.weight) for stage in list_stages(conn, app.workflow_id)] == list(APP.items())
-    assert [stage.position for stage in list_stages(conn, app.workflow_id)] == list(range(8))
-    assert course(conn, app.workflow_id) == "p" * 8
-    assert course(conn, bugfix.workflow_id) == "ppp"
-    assert list_stages(conn, create_workflow(conn, "c", "other").workflow_id) == []
-    assert conn.execute("select count(*) from workflow_event").fetchone() == (0,)
-    with pytest.raises(WorkflowNotFound):
-        list_stages(conn, NO_ONE)
 
 
 def test_a_workflow_created_in_mid_course_is_planned_so(conn: psycopg.Connection) -> None:
@@ -208,13 +191,6 @@ def test_the_plan_keeps_progress_below_100_and_from_going_down(conn: psycopg.Con
     assert transition(conn, workflow, "completed").status == "completed"
 
 
-def test_tasks_beyond_the_plan_are_counted(conn: psycopg.Connection) -> None:
-    define(conn, "etl", ("extract", 1, 1), ("load", 1, 1))
-    workflow = create_workflow(conn, "w", "etl").workflow_id
-    new_tasks(conn, workflow, "completed", "completed", "running")
-    assert progress(conn, workflow) == (67, 2, 3)
-
-
 # --- The course ---------------------------------------------------------------------------------------------
 
 
@@ -240,6 +216,14 @@ def test_stages_that_are_passed_over_are_skipped(conn: psycopg.Connection) -> No
     assert [s.started_at for s in list_stages(conn, workflow) if s.status == "skipped"] == [None, None]
     transition(conn, workflow, "completed")
     assert course(conn, workflow) == "csscs"
+
+
+def test_a_stage_that_is_left_by_the_end_of_the_workflow_is_completed(conn: psycopg.Connection) -> None:
+    # Also one that was never begun, since the workflow was only initiated: it has been in it.
+    for status in ("initiated", "running"):
+        workflow = new_workflow(conn, type="bugfix", status=status)
+        transition(conn, workflow, "completed", stage="e2e_testing")
+        assert course(conn, workflow) == "csc"
 
 
 def test_going_back_counts_and_makes_later_stages_pending_again(conn: psycopg.Connection) -> None:
@@ -342,16 +326,19 @@ def test_advance_goes_through_all_stages_and_then_completes(conn: psycopg.Connec
         advance(conn, workflow)
 
 
-def test_advance_from_a_default_that_is_no_stage_of_the_type_goes_to_the_first(conn: psycopg.Connection) -> None:
+def test_advance_from_a_stage_that_is_not_in_the_plan_goes_to_the_first_that_was_not_begun(
+    conn: psycopg.Connection,
+) -> None:
     define(conn, "etl", ("extract", 1, None), ("load", 3, None))
-    workflow = new_workflow(conn, type="etl")
-    transition(conn, workflow, "running")
-    assert (course(conn, workflow), by_stages(conn, workflow)) == ("pp", (0, "weighted"))
+    workflow = new_workflow(conn, type="etl", current_stage="a detour", status="running")
     assert [advance(conn, workflow).current_stage for _ in range(2)] == ["extract", "load"]
     assert by_stages(conn, workflow) == (25, "weighted")
-    created = create_workflow(conn, "w", "etl")
-    assert created.current_stage == "extract"
-    assert advance(conn, created.workflow_id).current_stage == "load"
+    # A workflow from before its type was defined.
+    old = new_workflow(conn, type="late")
+    define(conn, "late", ("extract", 1, None), ("load", 3, None))
+    transition(conn, old, "running")
+    assert (course(conn, old), by_stages(conn, old)) == ("pp", (0, "weighted"))
+    assert [advance(conn, old).current_stage for _ in range(2)] == ["extract", "load"]
 
 
 def test_advance_says_why_it_cannot(conn: psycopg.Connection) -> None:
@@ -443,6 +430,15 @@ def test_stages_that_come_one_by_one_are_weighed_against_the_whole_type(conn: ps
     assert stage_progress(conn, workflow).stages == 3
 
 
+def test_without_stages_there_is_no_number(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn, type="other", status="running")
+    for status in ("running", "completed"):
+        transition(conn, workflow, status)
+        found = stage_progress(conn, workflow)
+        assert (found.progress_percentage, found.progress_calculation_method) == (None, None)
+        assert (found.stages, found.stages_finished) == (0, 0)
+
+
 def test_linear_progress_is_the_place_of_the_current_stage(conn: psycopg.Connection) -> None:
     workflow = new_workflow(conn, type="other")
     conn.execute(
@@ -463,17 +459,6 @@ def test_linear_progress_is_the_place_of_the_current_stage(conn: psycopg.Connect
     assert by_stages(conn, workflow) == (100, "linear")
 
 
-def test_without_stages_there_is_no_number(conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn, type="other", status="running")
-    found = stage_progress(conn, workflow)
-    assert (found.progress_percentage, found.progress_calculation_method) == (None, None)
-    assert (found.stages, found.stages_finished) == (0, 0)
-    transition(conn, workflow, "completed")
-    assert by_stages(conn, workflow) == (None, None)
-    with pytest.raises(WorkflowNotFound):
-        stage_progress(conn, NO_ONE)
-
-
 def test_each_stage_has_the_agents_that_name_it(conn: psycopg.Connection) -> None:
     workflow, other = (create_workflow(conn, "w", "bugfix").workflow_id for _ in range(2))
     add_staged(conn, workflow, "initialization", "completed", "completed", "failed")
@@ -488,62 +473,7 @@ def test_each_stage_has_the_agents_that_name_it(conn: psycopg.Connection) -> Non
     ]
 
 
-# --- Restore, rollback, locks -------------------------------------------------------------------------------
-
-
-def test_a_data_only_restore_doubles_neither_stages_nor_events_nor_plans(
-    conn: psycopg.Connection, dsn: str, empty: Any, bin_dir: Path
-) -> None:
-    define(conn, "etl", ("extract", 1, 2), ("load", 3, 2))
-    for workflow_type in ("bugfix", "etl"):
-        workflow = create_workflow(conn, "w", workflow_type).workflow_id
-        transition(conn, workflow, "running")
-        new_tasks(conn, workflow, "completed", "running")
-        advance(conn, workflow)
-    advance(conn, workflow)
-    conn.execute("delete from workflow_transition where from_status = 'cancelled'")
-    target = empty()
-    migrate(target)
-    dump = [bin_dir / "pg_dump", "--data-only", "--exclude-table=*yoyo*", f"--dbname={dsn}"]
-    # Both hold rows from the beginning.
-    replace = "truncate public.workflow_transition, public.stage_definition;\n"
-    script = subprocess.run(dump, capture_output=True, text=True, check=True).stdout
-    psql = [bin_dir / "psql", "-X", "-q", "-1", "-v", "ON_ERROR_STOP=1", f"--dbname={target}"]
-    subprocess.run(psql, input=replace + script, text=True, check=True, capture_output=True)
-    with psycopg.connect(target, autocommit=True) as restored:
-        for table in (
-            "workflow_stage",
-            "workflow_event",
-            "agent_task",
-            "workflow_transition",
-            "stage_definition",
-            "(select id, status, version, current_stage, progress, agents_total, agents_planned, updated_at,"
-            " completed_at from workflow)",
-        ):
-            rows = f"select x::text from {table} as x order by 1"
-            assert restored.execute(rows).fetchall() == conn.execute(rows).fetchall(), table
-        assert restored.execute("select * from workflow_progress_drift").fetchall() == []
-        restored.execute("update workflow set current_stage = 'validation' where type = 'bugfix'")
-        assert restored.execute("select count(*) from workflow_stage").fetchone() == (5,)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        "insert into stage_definition values ('etl', 0, 'extract')",
-        "update stage_definition set weight = weight + 1",
-        "insert into workflow_transition values ('completed', 'running')",
-    ],
-)
-def test_a_rollback_does_not_lose_rules_of_ones_own(empty: Any, change: str) -> None:
-    dsn = empty()
-    migrate(dsn)
-    with psycopg.connect(dsn) as conn:
-        conn.execute(change)
-    with pytest.raises(MigrationError, match="rows of your own"):
-        rollback(dsn, all=True)
-    assert len(rollback(dsn, all=True, drop_data=True)) == len(migrate(dsn)) >= 13
-    rollback(dsn, all=True)
+# --- Locks, rights, and what it reads -----------------------------------------------------------------------
 
 
 def test_an_event_written_by_hand_does_not_hold_up_a_transition(conn: psycopg.Connection, session: Any) -> None:
@@ -577,3 +507,38 @@ def test_under_forced_row_security_a_move_fails_aloud_and_records_no_half(conn: 
         conn.execute(f"reassign owned by {owner} to current_user")
         conn.execute(f"drop owned by {owner}")
         conn.execute(f"drop role {owner}")
+
+
+@pytest.mark.parametrize("before", ["empty", "few"], ids=lambda tables: f"after plans for {tables}")
+def test_thousands_of_workflows_are_set_running_without_a_scan_for_each(conn: psycopg.Connection, before: str) -> None:
+    define(conn, "etl", *((f"stage {n}", 1, 2) for n in range(8)))
+    tables = ("workflow", "workflow_stage", "workflow_event", "stage_definition", "workflow_transition")
+    for table in tables:
+        conn.execute(f"alter table {table} set (autovacuum_enabled = off)")
+    # The session keeps the plans that it made for small tables.
+    for _ in range(2):
+        conn.execute(f"vacuum analyze {', '.join(tables)}")
+        for _ in range(7):
+            workflow = new_workflow(conn, type="etl")
+            conn.execute("update workflow set status = 'running' where id = %s", [workflow])
+            conn.execute("select advance_workflow(%s)", [workflow])
+            if before == "empty":
+                conn.execute("delete from workflow")
+    number = 8000
+    conn.execute("insert into workflow (name, type) select 'w', 'etl' from generate_series(1, %s)", [number])
+    read = (
+        "select relname, seq_scan, seq_tup_read, coalesce(idx_tup_fetch, 0) from pg_stat_xact_user_tables"
+        " where relname = any (%s)"
+    )
+    with conn.transaction():
+        old = {row[0]: row[1:] for row in conn.execute(read, [[*tables]])}
+        conn.execute("update workflow set status = 'running' where name = 'w' and status = 'initiated'")
+        new = {row[0]: row[1:] for row in conn.execute(read, [[*tables]])}
+    scans, rows, fetched = ({t: new[t][n] - old[t][n] for t in tables} for n in range(3))
+    assert scans["workflow"] <= 1  # the statement's own
+    assert [rows[table] for table in tables[1:4]] == [0, 0, 0]
+    # 8 stages, each looked at a few times; the rules of transitions fit on one page.
+    assert max(fetched.values()) <= number * 8 * 10
+    assert rows["workflow_transition"] <= number * 15
+    assert conn.execute("select count(*) from workflow_stage where status = 'running'").fetchone()[0] >= number
+    assert conn.execute("select count(*) from workflow where agents_planned = 16").fetchone()[0] >= number

@@ -12,11 +12,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 from psycopg import errors
 
-from .helpers import allow_all_transitions, examples, keeper, stored
+from .helpers import allow_all_transitions, examples
 
 WORKFLOWS = [uuid.UUID(int=number) for number in range(1, 5)]
 NUMBERS = ["progress", "agents_completed", "agents_total", "agents_created", "agents_failed", "agents_cancelled"]
-STORED = f"select id, {', '.join(NUMBERS)} from"
+STORED = f"select id, {', '.join(NUMBERS)} from workflow"
 CALCULATED = f"select workflow_id, {', '.join(NUMBERS)} from workflow_progress_calculated"
 MADE_UP = (77, 7, 9, 9, 1, 1)
 
@@ -62,8 +62,6 @@ class Tables(RuleBasedStateMachine):
     def __init__(self, conn: psycopg.Connection) -> None:
         super().__init__()
         self.conn = conn
-        self.counters = keeper(conn)  # workflow, or the table beside it
-        self.stored = f"{STORED} {stored(conn)}"
         self.next_id = 0
         self.tasks: dict[uuid.UUID, tuple[uuid.UUID, str]] = {}
         self.workflows: dict[uuid.UUID, tuple[str, int | None]] = {}
@@ -93,10 +91,10 @@ class Tables(RuleBasedStateMachine):
 
     @invariant()
     def stored_is_calculated_and_both_are_the_model(self) -> None:
-        rows = {row[0]: row[1:] for row in self.conn.execute(self.stored)}
+        rows = {row[0]: row[1:] for row in self.conn.execute(STORED)}
         assert rows == {key: self.numbers(key) for key in self.workflows}
-        thawed = f"select id from {self.counters} where progress_frozen_at is null"
-        stored, calculated = f"{self.stored} where id in ({thawed})", f"{CALCULATED} where workflow_id in ({thawed})"
+        thawed = "select id from workflow where progress_frozen_at is null"
+        stored, calculated = f"{STORED} where id in ({thawed})", f"{CALCULATED} where workflow_id in ({thawed})"
         difference = f"(({stored}) except all ({calculated})) union all (({calculated}) except all ({stored}))"
         assert self.conn.execute(difference).fetchall() == []
 
@@ -243,8 +241,6 @@ class Tables(RuleBasedStateMachine):
         if key in self.workflows:
             return
         numbers = dict(zip(NUMBERS, MADE_UP, strict=True)) | {"progress_frozen_at": "now" if frozen else None}
-        if self.counters != "workflow":
-            numbers, frozen = {"progress": 77}, False
         columns = {"id": key, "name": "w", "type": "app", "status": status, "agents_planned": planned, **numbers}
         self.conn.execute(
             f"insert into workflow ({', '.join(columns)}) values ({', '.join(f'%({name})s' for name in columns)})",
@@ -329,7 +325,7 @@ class Tables(RuleBasedStateMachine):
         if key not in self.workflows:
             return
         self.conn.execute(
-            f"update {self.counters} set progress_frozen_at = %s, agents_created = 99 where id = %s",
+            "update workflow set progress_frozen_at = %s, agents_created = 99 where id = %s",
             ["now" if frozen else None, key],
         )
         self.model_freeze(key, frozen)
@@ -364,8 +360,6 @@ class Tables(RuleBasedStateMachine):
             return  # its status has moved on since it was read
         kept = self.numbers(row["id"])
         self.workflows[row["id"]] = state
-        if self.counters != "workflow":
-            return
         if row["progress_frozen_at"] is None:
             self.frozen.pop(row["id"], None)
         else:

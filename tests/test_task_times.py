@@ -41,7 +41,11 @@ def test_every_move_fills_in_and_clears_the_times_and_counts_a_retry(
 ) -> None:
     [task] = new_tasks(conn, new_workflow(conn), before)
     old = times(conn, task)
-    assert [moment is not None for moment in old] == [before in ("assigned", "running"), before == "running", before in SETTLED]
+    assert [moment is not None for moment in old] == [
+        before in ("assigned", "running"),
+        before == "running",
+        before in SETTLED,
+    ]
     set_status(conn, task, after)
     new = times(conn, task)
     opened = before in SETTLED and after in OPEN

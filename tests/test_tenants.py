@@ -76,7 +76,7 @@ def test_helpers_and_commands_of_a_tenant_reach_its_own_only(
     ):
         with pytest.raises(pyapp.WorkflowNotFound):
             reach(one.session, other.workflow)
-    with pytest.raises(pyapp.TaskNotFound):
+    with pytest.raises(pyapp.WorkflowNotFound):
         pyapp.report_task(one.session, other.workflow, other.tasks[1], "completed")
     assert main(["list", "--dsn", one.dsn]) == 0
     assert other.name not in capsys.readouterr().out

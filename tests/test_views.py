@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from .helpers import keeper, new_tasks, new_workflow
+from .helpers import new_tasks, new_workflow
 
 COLUMNS = [
     "workflow_id",
@@ -81,10 +81,8 @@ def test_workflow_progress_shows_one_row_per_workflow(conn: psycopg.Connection) 
 
 def test_last_updated_at_is_when_a_number_last_moved(conn: psycopg.Connection) -> None:
     new_workflow(conn)
-    row = conn.execute(
-        f"select v.last_updated_at = w.progress_updated_at from workflow_progress as v, {keeper(conn)} as w"
-    ).fetchone()
-    assert row == (True,)
+    query = "select v.last_updated_at = w.progress_updated_at from workflow_progress as v, workflow as w"
+    assert conn.execute(query).fetchone() == (True,)
 
 
 def test_what_is_stored_equals_what_is_calculated(conn: psycopg.Connection) -> None:
@@ -148,7 +146,7 @@ def test_drift_shows_any_number_that_is_off_unless_the_workflow_is_frozen(
     new_workflow(conn)
     with conn.transaction():
         conn.execute("set local session_replication_role = replica")
-        conn.execute(f"update {keeper(conn)} set {column} = 5, progress_frozen_at = %s", ["now" if frozen else None])
+        conn.execute(f"update workflow set {column} = 5, progress_frozen_at = %s", ["now" if frozen else None])
     assert conn.execute("select count(*) from workflow_progress_drift").fetchone() == (int(not frozen),)
     conn.execute("select repair_progress()")
 
@@ -181,14 +179,3 @@ def test_calculating_all_workflows_reads_the_tasks_once(conn: psycopg.Connection
     nodes = plan_nodes(conn, f"select * from {view} where workflow_id <> %s", uuid.uuid4())
     loops = [node["Actual Loops"] for node in nodes if node.get("Relation Name") == "agent_task"]
     assert loops == [1]
-
-
-def test_every_view_runs_with_the_rights_of_its_reader(conn: psycopg.Connection) -> None:
-    rows = conn.execute(
-        "select relname, reloptions from pg_class"
-        " where relkind = 'v' and relnamespace in"
-        " (select relnamespace from pg_class where oid = 'workflow_progress'::regclass) order by relname"
-    ).fetchall()
-    views = ["workflow_progress", "workflow_progress_calculated", "workflow_progress_drift"]
-    assert [name for name, _ in rows if name in views] == views
-    assert [name for name, options in rows if "security_invoker=true" not in (options or [])] == []

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterator
 from datetime import datetime
+from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -11,34 +12,16 @@ import psycopg
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pyapp import migrate
 from tests.helpers import new_tasks, new_workflow, set_status
-from tests.service import Service, emptied, following, serving, wait_for
+from tests.service import Conn, Service, following, serving, shared, wait_for
 
-
-@pytest.fixture(scope="module")
-def service_dsn(empty) -> str:
-    dsn = empty()
-    migrate(dsn)
-    return dsn
-
-
-@pytest.fixture(scope="module")
-def service(service_dsn: str) -> Iterator[Service]:
-    with serving(service_dsn) as running:
-        yield running
+service_dsn, service, conn = shared()
 
 
 @pytest.fixture(scope="module")
 def client(service: Service) -> Iterator[httpx.Client]:
     with service.client() as opened:
         yield opened
-
-
-@pytest.fixture
-def conn(service_dsn: str) -> Iterator[psycopg.Connection]:
-    with emptied(service_dsn) as connection:
-        yield connection
 
 
 def metrics(client: httpx.Client) -> dict[tuple[str, ...], float]:
@@ -52,33 +35,21 @@ def metrics(client: httpx.Client) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_the_metrics_hold_what_the_database_does(client, conn):
+def test_the_metrics_hold_what_the_database_does(client: httpx.Client, conn: Conn) -> None:
     for status in ("running", "running", "failed"):
         new_tasks(conn, new_workflow(conn, status=status), "completed", "failed", "pending")
     found = metrics(client)
-    assert {key[1]: value for key, value in found.items() if key[0] == "agent_progress_workflows"} == {
-        "initiated": 0,
-        "running": 2,
-        "paused": 0,
-        "completed": 0,
-        "failed": 1,
-        "cancelled": 0,
-    }
-    assert {key[1]: value for key, value in found.items() if key[0] == "agent_progress_tasks"} == {
-        "created": 9,
-        "completed": 3,
-        "failed": 3,
-        "cancelled": 0,
-        "open": 3,
-    }
+    by_status = {"initiated": 0, "running": 2, "paused": 0, "completed": 0, "failed": 1, "cancelled": 0}
+    assert {key[1]: value for key, value in found.items() if key[0] == "agent_progress_workflows"} == by_status
+    by_outcome = {"created": 9, "completed": 3, "failed": 3, "cancelled": 0, "open": 3}
+    assert {key[1]: value for key, value in found.items() if key[0] == "agent_progress_tasks"} == by_outcome
     assert found["agent_progress_database_up",] == 1
     assert found["agent_progress_drifting_workflows",] == 0
     assert found["process_resident_memory_bytes",] > 10_000_000
 
 
-def test_drift_shows_as_a_gauge(service_dsn, conn):
-    workflow = new_workflow(conn)
-    (task,) = new_tasks(conn, workflow, "completed")
+def test_drift_shows_as_a_gauge(service_dsn: str, conn: Conn) -> None:
+    (task,) = new_tasks(conn, new_workflow(conn), "completed")
     with conn.transaction():
         conn.execute("set local session_replication_role = replica")
         set_status(conn, task, "failed")
@@ -87,7 +58,7 @@ def test_drift_shows_as_a_gauge(service_dsn, conn):
     conn.execute("select repair_progress()")
 
 
-def test_drift_that_takes_too_long_to_count_is_not_a_number(service_dsn, conn):
+def test_drift_that_takes_too_long_to_count_is_not_a_number(service_dsn: str, conn: Conn) -> None:
     with (
         psycopg.connect(service_dsn) as other,
         serving(f"{service_dsn} options='-c statement_timeout=200ms'") as fresh,
@@ -97,16 +68,14 @@ def test_drift_that_takes_too_long_to_count_is_not_a_number(service_dsn, conn):
         assert math.isnan(metrics(client)["agent_progress_drifting_workflows",])
 
 
-def test_requests_are_counted_by_route_and_not_by_path(client, conn):
+def test_requests_are_counted_by_route_and_not_by_path(client: httpx.Client, conn: Conn) -> None:
     before = metrics(client)
     for _ in range(3):
         client.get(f"/api/v1/workflows/{uuid4()}")
     client.get(f"/api/v1/workflows/{new_workflow(conn)}")
-    client.get("/api/v1/workflows/malformed")
-    client.get("/nothing/here")
-    client.get("/static/favicon.svg")
-    after = metrics(client)
-    grown = {key: value - before.get(key, 0) for key, value in after.items() if value != before.get(key, 0)}
+    for path in ("/api/v1/workflows/malformed", "/nothing/here", "/static/favicon.svg"):
+        client.get(path)
+    grown = {key: value - before.get(key, 0) for key, value in metrics(client).items() if value != before.get(key, 0)}
     route = "/api/v1/workflows/{workflow_id}"
     total = "agent_progress_http_requests_total"
     assert {status: grown[total, route, status] for status in ("200", "404", "422")} == {"200": 1, "404": 3, "422": 1}
@@ -115,7 +84,7 @@ def test_requests_are_counted_by_route_and_not_by_path(client, conn):
     assert {key[1] for key in grown if key[0] == total} == {route, "/metrics", "other"}
 
 
-def test_streams_and_their_queries_are_counted(service, client, conn):
+def test_streams_and_their_queries_are_counted(service: Service, client: httpx.Client) -> None:
     before = metrics(client)
     assert before["agent_progress_stream_clients",] == 0
     with following(service, "/api/v1/stream") as stream:
@@ -123,10 +92,11 @@ def test_streams_and_their_queries_are_counted(service, client, conn):
         after = metrics(client)
     assert after["agent_progress_stream_clients",] == 1
     assert after["agent_progress_stream_queries_total",] - before["agent_progress_stream_queries_total",] >= 3
+    # A client that left is forgotten.
     wait_for(lambda: metrics(client)["agent_progress_stream_clients",] == 0)
 
 
-def test_each_request_is_a_line_of_json_without_its_query(service, client):
+def test_each_request_is_a_line_of_json_without_its_query(service: Service, client: httpx.Client) -> None:
     known = len(service.said())
     client.get("/api/v1/workflows", params={"name": "secret plan\n"}, headers={"X-Note": "secret note"})
     client.get("/api/v1/nothing%0Ahere%22", headers={"Cookie": "a=secret"})
@@ -139,21 +109,22 @@ def test_each_request_is_a_line_of_json_without_its_query(service, client):
     for line in lines:
         assert set(line) == {"time", "event", "method", "path", "status", "ms"}
         assert datetime.fromisoformat(line["time"]).tzinfo is not None
-        assert 0 < line["ms"] < 10_000
+        assert line["ms"] > 0
     assert "secret" not in said
 
 
-def test_readiness_says_whether_the_database_has_the_schema(client, conn):
-    assert (client.get("/readyz").status_code, client.get("/healthz").json()) == (200, {"status": "ok"})
+def test_readiness_says_whether_the_database_has_the_schema(client: httpx.Client, conn: Conn) -> None:
+    assert (client.get("/readyz").json(), client.get("/healthz").json()) == ({"status": "ready"}, {"status": "ok"})
     conn.execute("alter view workflow_progress rename to elsewhere")
     response = client.get("/readyz")
     assert (response.status_code, "agent-progress migrate" in response.json()["error"]) == (503, True)
     assert client.get("/healthz").status_code == 200
     assert client.get("/api/v1/workflows").status_code == 503
     conn.execute("alter view elsewhere rename to workflow_progress")
+    assert client.get("/api/v1/workflows").status_code == 200
 
 
-def test_a_database_that_is_not_there_is_503_and_metrics_go_on(client, conn, server):
+def test_a_database_that_is_not_there_is_503_and_metrics_go_on(client: httpx.Client, conn: Conn, server: Any) -> None:
     with psycopg.connect(server.dsn("postgres"), autocommit=True) as admin:
         name = conn.info.dbname
         admin.execute(f"alter database {name} with allow_connections false")
@@ -166,5 +137,5 @@ def test_a_database_that_is_not_there_is_503_and_metrics_go_on(client, conn, ser
         assert int(response.headers["retry-after"]) > 0
         assert metrics(client)["agent_progress_database_up",] == 0
         admin.execute(f"alter database {name} with allow_connections true")
-    assert client.get("/readyz").status_code == 200
+    wait_for(lambda: client.get("/readyz").status_code == 200)
     assert metrics(client)["agent_progress_database_up",] == 1

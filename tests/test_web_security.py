@@ -7,10 +7,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -18,28 +16,18 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from pyapp import grant, migrate
+from pyapp import grant
 from pyapp.web import security
 from pyapp.web.database import Database
 from tests.helpers import new_workflow
-from tests.service import Service, command, emptied, environment, following, serving, wait_for
+from tests.service import PATIENCE, Conn, Service, command, environment, following, serving, shared, wait_for
 
 TOKEN = "correct-horse-battery"
 HTML = {"Accept": "text/html,application/xhtml+xml"}
 PASSWORD = "pa55-w0rd-nobody-may-see"
 
 
-@pytest.fixture(scope="module")
-def service_dsn(empty) -> str:
-    dsn = empty()
-    migrate(dsn)
-    return dsn
-
-
-@pytest.fixture(scope="module")
-def service(service_dsn: str) -> Iterator[Service]:
-    with serving(service_dsn) as running:
-        yield running
+service_dsn, service, conn = shared()
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +35,6 @@ def guarded(service_dsn: str) -> Iterator[Service]:
     """A service with a token."""
     with serving(service_dsn, AGENT_PROGRESS_TOKEN=TOKEN) as running:
         yield running
-
-
-@pytest.fixture
-def conn(service_dsn: str) -> Iterator[psycopg.Connection]:
-    with emptied(service_dsn) as connection:
-        yield connection
 
 
 def refused(*arguments: str, **env: str) -> str:
@@ -68,65 +50,56 @@ def refused(*arguments: str, **env: str) -> str:
 # --- Where it listens -------------------------------------------------------------------------------------------
 
 
-def test_it_listens_on_this_machine_only(service):
+def test_it_listens_on_this_machine_only(service: Service) -> None:
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", service.url)
     listening = [line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines() if line.split()[3] == "0A"]
     assert [where for where in listening if where.endswith(f":{service.port:04X}")] == [f"0100007F:{service.port:04X}"]
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
-def test_it_refuses_to_listen_elsewhere_without_a_token(service_dsn, host):
-    line = refused("--dsn", service_dsn, "--host", host, "--port", "0")
-    assert line == f"agent-progress: to listen on {host}, set AGENT_PROGRESS_TOKEN: whoever knows it may read"
+@pytest.mark.parametrize(
+    ("host", "token", "says"),
+    [
+        ("0.0.0.0", "", "to listen on 0.0.0.0, set AGENT_PROGRESS_TOKEN: whoever knows it may read"),
+        ("::", " \n", "to listen on ::, set AGENT_PROGRESS_TOKEN: whoever knows it may read"),
+        ("127.0.0.1", "schlüssel", "AGENT_PROGRESS_TOKEN has characters that a header cannot carry"),
+        ("no.such.host.invalid", "", "cannot listen on no.such.host.invalid"),
+        ("x" * 300, "", "cannot listen on xxx"),
+    ],
+)
+def test_a_host_or_a_token_that_will_not_do_is_one_line(service_dsn: str, host: str, token: str, says: str) -> None:
+    line = refused("--dsn", service_dsn, "--port", "0", "--host", host, AGENT_PROGRESS_TOKEN=token)
+    assert line.startswith(f"agent-progress: {says}")
 
 
-def test_an_empty_token_is_none(service_dsn):
-    assert "set AGENT_PROGRESS_TOKEN" in refused("--dsn", service_dsn, "--host", "::", AGENT_PROGRESS_TOKEN=" \n")
-
-
-def test_a_token_that_no_header_can_carry_is_refused(service_dsn):
-    assert "printable ASCII" in refused("--dsn", service_dsn, AGENT_PROGRESS_TOKEN="schlüssel")
-
-
-def test_with_a_token_it_listens_everywhere(service_dsn):
+def test_with_a_token_it_listens_everywhere(service_dsn: str) -> None:
     with serving(service_dsn, "--host", "0.0.0.0", AGENT_PROGRESS_TOKEN=TOKEN) as service:
         url = f"http://127.0.0.1:{service.port}/api/v1/workflows"
         assert httpx.get(url, trust_env=False).status_code == 401
         assert httpx.get(url, trust_env=False, headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
 
 
-def test_it_listens_on_the_loopback_of_ipv6(service_dsn):
-    with serving(service_dsn, "--host", "::1") as service, service.client() as client:
+def test_it_listens_on_the_loopback_of_ipv6(service_dsn: str) -> None:
+    with serving(service_dsn, "--host", "::1") as service:
         assert service.url.startswith("http://[::1]:")
-        assert client.get("/api/v1/workflows").json() == []
+        assert service.get("/workflows") == []
 
 
-def test_a_port_in_use_is_one_line(service, service_dsn):
+def test_a_port_in_use_is_one_line(service: Service, service_dsn: str) -> None:
     line = refused("--dsn", service_dsn, "--port", str(service.port))
     assert line == f"agent-progress: cannot listen on 127.0.0.1 port {service.port}: Address already in use"
 
 
-def test_a_host_that_is_none_is_one_line(service_dsn):
-    assert refused("--dsn", service_dsn, "--host", "no.such.host.invalid").startswith(
-        "agent-progress: cannot listen on"
-    )
-    assert refused("--dsn", service_dsn, "--host", "x" * 300).startswith("agent-progress: cannot listen on")
-
-
-def test_a_missing_extra_is_one_line():
+def test_a_missing_extra_is_one_line() -> None:
     run = "import sys; sys.modules['uvicorn'] = None; import pyapp.cli; sys.exit(pyapp.cli.main(['serve']))"
-    done = subprocess.run([sys.executable, "-c", run], env=environment(), capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", run], env=environment(), capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "agent-progress: uvicorn is missing: pip install 'agent-progress[web]'\n"
+    assert done.stderr.startswith("agent-progress: uvicorn is missing: ")
 
 
-def test_a_database_that_will_not_come_by_itself_is_refused_in_one_line(service_dsn):
+def test_a_database_that_will_not_do_is_refused_in_one_line(service_dsn: str, empty: Callable[[], str]) -> None:
     line = refused("--dsn", make_conninfo(service_dsn, dbname="no_such_database"), "--port", "0")
     assert line == 'agent-progress: no connection to the database: FATAL:  database "..." does not exist'
-
-
-def test_a_database_without_the_schema_is_refused_in_one_line(empty):
-    assert refused("--dsn", empty(), "--port", "0").endswith("run agent-progress migrate")
+    assert "migrate" in refused("--dsn", empty(), "--port", "0")
 
 
 # --- The token --------------------------------------------------------------------------------------------------
@@ -135,7 +108,7 @@ OPENED_BY_TOKEN = ["/", "/workflows", "/api/v1/workflows", "/metrics", "/readyz"
 CLOSED = [*OPENED_BY_TOKEN, "/api/v1/stream", "/favicon.ico"]
 
 
-def test_without_the_token_all_but_the_probe_and_the_login_is_closed(guarded):
+def test_without_the_token_all_but_the_probe_and_the_login_is_closed(guarded: Service) -> None:
     with guarded.client() as client:
         assert client.get("/healthz").status_code == client.get("/login").status_code == 200
         for path in [*CLOSED, "/healthz/../metrics", "/login/../metrics", "//metrics", "/%6detrics", "/healthzz"]:
@@ -146,24 +119,25 @@ def test_without_the_token_all_but_the_probe_and_the_login_is_closed(guarded):
         assert client.get("/static/../metrics").status_code in (401, 404)
 
 
-@pytest.mark.parametrize(
-    "header",
-    ["Bearer wrong", f"Basic {TOKEN}", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", "Bearer", "", TOKEN],
-)
-def test_a_wrong_token_is_401(guarded, header):
+def test_the_token_opens_as_bearer_and_nothing_else_does(guarded: Service) -> None:
     with guarded.client() as client:
-        assert client.get("/api/v1/workflows", headers={"Authorization": header}).status_code == 401
-
-
-def test_the_token_opens_as_bearer(guarded):
-    with guarded.client(headers={"Authorization": f"Bearer {TOKEN}"}) as client:
+        for header in (
+            "Bearer wrong",
+            f"Basic {TOKEN}",
+            f"Bearer {TOKEN}x",
+            f"Bearer {TOKEN[:-1]}",
+            "Bearer",
+            "",
+            TOKEN,
+        ):
+            assert client.get("/api/v1/workflows", headers={"Authorization": header}).status_code == 401, header
         for path in OPENED_BY_TOKEN:
-            assert client.get(path).status_code == 200, path
+            assert client.get(path, headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200, path
     with following(guarded, "/api/v1/stream", headers={"Authorization": f"bearer {TOKEN}"}) as stream:
         assert stream.next().name == "snapshot"
 
 
-def test_a_browser_is_led_to_the_login_and_back(guarded):
+def test_a_browser_is_led_to_the_login_and_back(guarded: Service) -> None:
     with guarded.client(headers=HTML) as client:
         response = client.get("/workflows?status=failed&name=%2F")
         assert response.status_code == 303
@@ -190,23 +164,13 @@ def test_a_browser_is_led_to_the_login_and_back(guarded):
     ["https://evil.example", "//evil.example", "/\\evil.example", "\\\\evil.example", "javascript:alert(1)", "/\t/evil",
      "/\n/evil.example", "", "evil", " //evil.example", "/\r\nSet-Cookie: a=b"],
 )  # fmt: skip
-def test_the_login_leads_nowhere_else(guarded, target):
+def test_the_login_leads_nowhere_else(guarded: Service, target: str) -> None:
     with guarded.client() as client:
         assert client.post("/login", data={"token": TOKEN, "next": target}).headers["location"] == "/"
         assert "evil" not in client.get("/login", params={"next": target}).text
 
 
-def test_secrets_are_compared_in_constant_time(monkeypatch):
-    compared: list[Any] = []
-    monkeypatch.setattr(security.hmac, "compare_digest", lambda *pair: bool(compared.append(pair)))
-    assert not security.same("a", "b")
-    assert compared == [(b"a", b"b")]
-    # Nothing else compares a secret.
-    for file in Path(security.__file__).parent.glob("*.py"):
-        assert not re.search(r"(token|cookie)\)? *[!=]= ", file.read_text()), file
-
-
-def test_a_long_body_is_refused(guarded, service):
+def test_a_long_body_is_refused(guarded: Service, service: Service) -> None:
     for running in (guarded, service):
         with running.client() as client:
             assert client.post("/login", content=b"x" * 20_000).status_code == 413
@@ -215,68 +179,55 @@ def test_a_long_body_is_refused(guarded, service):
 # --- Browsers ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example", ""]
-)
-def test_a_name_of_another_that_leads_here_is_refused(service, host):
-    with service.client() as client:
-        response = client.get("/api/v1/workflows", headers={"Host": host})
-        assert (response.status_code, set(response.json())) == (421, {"error"})
-
-
-def test_its_own_names_are_answered(service):
+def test_it_answers_to_its_own_names_only(service: Service) -> None:
     with service.client() as client:
         for host in ("localhost", "LOCALHOST:1", f"127.0.0.1:{service.port}", "[::1]", "[::1]:8080"):
             assert client.get("/healthz", headers={"Host": host}).status_code == 200, host
+        for host in ("evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example", ""):
+            response = client.get("/api/v1/workflows", headers={"Host": host})
+            assert (response.status_code, set(response.json())) == (421, {"error"}), host
 
 
-def test_every_answer_carries_the_headers(service, guarded):
-    def asked() -> Iterator[httpx.Response]:
-        with service.client() as client:
-            for path in (
-                "/",
-                "/workflows",
-                "/healthz",
-                "/metrics",
-                "/openapi.json",
-                "/static/favicon.svg",
-                "/favicon.ico",
-            ):
-                yield client.get(path)
-            for path in (
-                "/api/v1/workflows",
-                "/api/v1/workflows/x",
-                "/api/v1/nothing",
-                "/static/nothing",
-                "/workflows/x",
-            ):
-                yield client.get(path)
-                yield client.get(path, headers=HTML)
-            yield client.post("/api/v1/workflows")
-            yield client.post("/login", content=b"x" * 20_000)
-            yield client.get("/", headers={"Host": "evil.example"})
-            with client.stream("GET", "/api/v1/stream") as stream:
-                yield stream
-        with guarded.client() as client:
-            yield client.get("/")
-            yield client.get("/", headers=HTML)
-            yield client.get("/login")
-
-    for response in asked():
+def test_every_answer_carries_the_headers(service: Service, guarded: Service) -> None:
+    answers = []
+    with service.client() as client:
+        for path in (
+            "/",
+            "/workflows",
+            "/healthz",
+            "/metrics",
+            "/openapi.json",
+            "/static/favicon.svg",
+            "/favicon.ico",
+            "/api/v1/workflows",
+            "/api/v1/workflows/x",
+            "/api/v1/nothing",
+            "/static/nothing",
+            "/workflows/x",
+        ):
+            answers += [client.get(path), client.get(path, headers=HTML)]
+        answers.append(client.post("/api/v1/workflows"))
+        answers.append(client.post("/login", content=b"x" * 20_000))
+        answers.append(client.get("/", headers={"Host": "evil.example"}))
+        with client.stream("GET", "/api/v1/stream") as stream:
+            answers.append(stream)
+    with guarded.client() as client:
+        answers += [client.get("/"), client.get("/", headers=HTML), client.get("/login")]
+    for response in answers:
         policy = response.headers["content-security-policy"]
-        assert "default-src 'none'" in policy
-        assert "frame-ancestors 'none'" in policy
-        assert "unsafe" not in policy
-        assert "http" not in policy
-        assert response.headers["x-content-type-options"] == "nosniff"
-        assert response.headers["x-frame-options"] == "DENY"
-        assert response.headers["referrer-policy"] == "no-referrer"
-        assert response.headers["cross-origin-resource-policy"] == "same-origin"
-        assert "access-control-allow-origin" not in response.headers
-        assert "server" not in response.headers
+        assert {"default-src 'none'", "frame-ancestors 'none'"} <= set(policy.split("; "))
+        assert not re.search("unsafe|http", policy)
+        expected = {
+            "x-content-type-options": "nosniff",
+            "x-frame-options": "DENY",
+            "referrer-policy": "no-referrer",
+            "cross-origin-resource-policy": "same-origin",
+        }
+        assert expected.items() <= dict(response.headers).items()
+        assert not {"access-control-allow-origin", "server"} & set(response.headers)
 
 
-def test_other_origins_may_read_only_where_configured(service, service_dsn):
+def test_other_origins_may_read_only_where_configured(service: Service, service_dsn: str) -> None:
     theirs = {"Origin": "https://board.example"}
     preflight = {**theirs, "Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "authorization"}
     with service.client() as client:
@@ -304,7 +255,7 @@ def database(service_dsn: str) -> Iterator[Database]:
     opened.close()
 
 
-def test_its_sessions_cannot_write_whatever_the_dsn_says(database, conn):
+def test_its_sessions_cannot_write_whatever_the_dsn_says(database: Database, conn: Conn) -> None:
     for statement in (
         "insert into public.workflow (name, type) values ('x', 'x')",
         "create table public.x ()",
@@ -320,7 +271,7 @@ def test_its_sessions_cannot_write_whatever_the_dsn_says(database, conn):
 @pytest.mark.parametrize(
     "crafted", ["x'; delete from workflow; --", "x); delete from workflow", "$$; delete from workflow"]
 )
-def test_a_crafted_request_changes_nothing(service, conn, crafted):
+def test_a_crafted_request_changes_nothing(service: Service, conn: Conn, crafted: str) -> None:
     new_workflow(conn)
     with service.client() as client:
         for parameter in ("name", "type", "status", "priority", "sort", "limit", "cursor"):
@@ -329,7 +280,7 @@ def test_a_crafted_request_changes_nothing(service, conn, crafted):
     assert conn.execute("select count(*) from workflow").fetchone() == (1,)
 
 
-def test_a_query_that_takes_too_long_is_503(service_dsn, conn):
+def test_a_query_that_takes_too_long_is_503(service_dsn: str, conn: Conn) -> None:
     with (
         psycopg.connect(service_dsn) as other,
         serving(make_conninfo(service_dsn, options="-c statement_timeout=300ms")) as service,
@@ -345,57 +296,46 @@ def test_a_query_that_takes_too_long_is_503(service_dsn, conn):
         assert client.get("/api/v1/workflows").status_code == 200
 
 
-def test_slow_queries_do_not_use_up_the_service(service_dsn, conn):
+def test_slow_queries_do_not_use_up_the_service(service_dsn: str, conn: Conn) -> None:
     with (
         psycopg.connect(service_dsn) as other,
-        serving(make_conninfo(service_dsn, options="-c statement_timeout=2s")) as service,
+        serving(make_conninfo(service_dsn, options="-c statement_timeout=60s")) as service,
         service.client(limits=httpx.Limits(max_connections=200)) as client,
     ):
+        assert client.get("/api/v1/workflows").status_code == 200
         other.execute("lock table workflow")
-        answers: list[tuple[int, float]] = []
-
-        def ask() -> None:
-            began = time.monotonic()
-            answers.append((client.get("/api/v1/workflows").status_code, time.monotonic() - began))
-
-        asking = [threading.Thread(target=ask) for _ in range(120)]
+        statuses: list[int] = []
+        asking = [
+            threading.Thread(target=lambda: statuses.append(client.get("/api/v1/workflows").status_code))
+            for _ in range(120)
+        ]
         for thread in asking:
             thread.start()
-        time.sleep(0.5)
-        began = time.monotonic()
+        # Ten ask, and all others are told while these wait for the lock.
+        wait_for(lambda: len(statuses) == 110)
+        assert set(statuses) == {503}
         assert client.get("/healthz").status_code == 200
-        assert time.monotonic() - began < 1
-        for thread in asking:
-            thread.join()
         other.rollback()
-        assert {status for status, _ in answers} == {503}
-        # Ten ask, twenty wait, and all others are told at once.
-        assert sorted(seconds for _, seconds in answers)[80] < 1.5
-        assert max(seconds for _, seconds in answers) < 8
-        wait_for(lambda: client.get("/api/v1/workflows").status_code == 200, 5)
+        for thread in asking:
+            thread.join(PATIENCE)
+        assert statuses[110:] == [200] * 10
 
 
-def test_a_role_without_rights_is_told_so(service_dsn, conn):
-    conn.execute("drop role if exists nobody_web")
-    conn.execute("create role nobody_web login")
-    try:
-        line = refused("--dsn", make_conninfo(service_dsn, user="nobody_web"), "--port", "0")
-        assert line.startswith("agent-progress: permission denied for")
-    finally:
-        conn.execute("drop role nobody_web")
-
-
-def test_a_dashboard_needs_the_rights_of_a_reader_only(service_dsn, conn):
+def test_a_dashboard_needs_the_rights_of_a_reader_and_no_others(service_dsn: str, conn: Conn) -> None:
     conn.execute("drop role if exists reader_web")
     conn.execute("create role reader_web login")
-    grant(conn, readers=["reader_web"])
+    dsn = make_conninfo(service_dsn, user="reader_web")
     workflow = new_workflow(conn)
     try:
-        with serving(make_conninfo(service_dsn, user="reader_web")) as service, service.client() as client:
+        assert refused("--dsn", dsn, "--port", "0").startswith("agent-progress: permission denied for")
+        grant(conn, readers=["reader_web"])
+        with serving(dsn) as service, service.client() as client:
             for path in ("", "/tasks", "/events", "/timeline", "/stages", "/burnup", "/forecast", "/metrics"):
-                assert client.get(f"/api/v1/workflows/{workflow}{path}").status_code == 200, path
+                service.get(f"/workflows/{workflow}{path}")
             for path in ("/", "/workflows", f"/workflows/{workflow}", "/metrics", "/readyz", "/api/v1/stats/overview"):
                 assert client.get(path).status_code == 200, path
+            conn.execute("revoke select on workflow from reader_web")
+            assert client.get("/api/v1/workflows").status_code == 503
     finally:
         conn.execute("drop owned by reader_web")
         conn.execute("drop role reader_web")
@@ -404,7 +344,7 @@ def test_a_dashboard_needs_the_rights_of_a_reader_only(service_dsn, conn):
 # --- What it never says -----------------------------------------------------------------------------------------
 
 
-def test_no_secret_is_ever_said(service_dsn, conn):
+def test_no_secret_is_ever_said(service_dsn: str, conn: Conn) -> None:
     """The database there, then away, then refusing; pages, errors, metrics and all that is written."""
     conn.execute("drop role if exists secretive_web")
     conn.execute(f"create role secretive_web login superuser password '{PASSWORD}'")
@@ -479,16 +419,16 @@ def data() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_without_a_database_it_serves_an_embedded_one_and_leaves_no_process(data, number):
+def test_without_a_database_it_serves_an_embedded_one_and_leaves_no_process(data: Path, number: int) -> None:
     with serving(None, AGENT_PROGRESS_DATA=str(data)) as service, service.client() as client:
         assert client.get("/api/v1/workflows").json() == []
         assert len(processes(data)) > 1
-        status, _ = service.signal(number)
+        status = service.signal(number)
     assert status == 0
-    wait_for(lambda: not processes(data), 5)
+    wait_for(lambda: not processes(data))
 
 
-def test_the_demo_shows_a_live_dashboard_at_once_and_leaves_no_process(data):
+def test_the_demo_shows_a_live_dashboard_at_once_and_leaves_no_process(data: Path) -> None:
     run = command("demo", "--serve", "--port", "0", "--speed", "200")
     with serving(None, run=run, AGENT_PROGRESS_DATA=str(data)) as service:
         with service.client() as client, following(service, "/api/v1/stream") as stream:
@@ -497,26 +437,13 @@ def test_the_demo_shows_a_live_dashboard_at_once_and_leaves_no_process(data):
             wait_for(lambda: "all keeps running until Ctrl-C" in service.said())
             overview = client.get("/api/v1/stats/overview").json()["overview"]
             assert (overview["total_workflows"], overview["running_workflows"]) == (4, 0)
-        status, _ = service.signal(signal.SIGINT)
+        status = service.signal(signal.SIGINT)
     assert status == 0
     assert '"event": "request"' not in service.said()
-    wait_for(lambda: not processes(data), 5)
+    wait_for(lambda: not processes(data))
 
 
-def test_the_demo_ends_in_the_middle_as_well(data):
-    run = command("demo", "--serve", "--port", "0", "--speed", "1")
-    with (
-        serving(None, run=run, AGENT_PROGRESS_DATA=str(data)) as service,
-        following(service, "/api/v1/stream") as stream,
-    ):
-        wait_for(lambda: stream.next() and stream.latest)
-        status, _ = service.signal(signal.SIGINT)
-    assert status == 130
-    assert "Traceback" not in service.said()
-    wait_for(lambda: not processes(data), 5)
-
-
-def test_a_port_in_use_ends_the_demo_in_one_line(service, data):
+def test_a_port_in_use_ends_the_demo_in_one_line(service: Service, data: Path) -> None:
     done = subprocess.run(
         command("demo", "--serve", "--port", str(service.port)),
         env=environment(AGENT_PROGRESS_DATA=str(data)),

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from pyapp import Drift, Forecast, Task, Workflow, create_workflow, migrate, report_task
+from pyapp import Drift, Forecast, Task, Workflow, create_workflow, migrate, report_task, transition
 from pyapp.cli import main
 from pyapp.helpers import add_tasks
 from pyapp.watch import channel
@@ -194,13 +194,14 @@ def test_the_service_reads_and_hears_of_the_schema_that_it_is_told(dsn_of_many: 
             assert stream.until(lambda event: event.name == "workflow").data["progress"] == 50
             # Nothing is lost when notifications end.
             assert main(["notify", "off", "--dsn", dsn_of_many, "--schema", schema]) == 0
+            transition(conn, workflow.workflow_id, "running", schema=schema)
             report_task(conn, workflow.workflow_id, second.id, "completed", schema=schema)
         assert [found["name"] for found in service.get("/workflows")] == ["here"]
         for part in ("", "/tasks", "/events", "/timeline", "/stages", "/burnup", "/forecast", "/metrics"):
             assert service.get(one + part), part
         for path in ("/", "/workflows", one):
             assert "My &#34;own&#34; Agents" in service.page(path)
-        assert [found["progress"] for found in service.get("/workflows", status="initiated", sort="name")] == [100]
+        assert [found["progress"] for found in service.get("/workflows", status="running", sort="name")] == [100]
 
 
 @pytest.mark.parametrize("schema", ["agents", "My Agents", "s" * 48, "s" * 49, "ü" * 31])

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from datetime import datetime
 from decimal import Decimal
-from functools import reduce
+from functools import cache, reduce
 from operator import or_
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, LiteralString, Union, get_args, get_origin, get_type_hints
 from uuid import UUID
 
 from psycopg import sql
@@ -38,25 +38,6 @@ class Event:
     trace_id: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Agents:
-    """Tasks of all workflows by outcome."""
-
-    created: int
-    completed: int
-    failed: int
-    cancelled: int
-    open: int
-
-
-@dataclass(frozen=True, slots=True)
-class Overview:
-    """All workflows in numbers: ``overview`` has ``total_workflows`` and, for each status, ``running_workflows``."""
-
-    overview: dict[str, int]
-    agents: Agents
-
-
 @dataclass(frozen=True)
 class Standby:
     """The standby that is read: the age of what it shows, at most, and whether it is connected to its primary.
@@ -79,6 +60,13 @@ class Standby:
         return not self.following or self.lag_seconds is None or self.lag_seconds >= 5
 
 
+class Overview(BaseModel):
+    """All workflows in numbers: by status, as ``running_workflows``, with ``total_workflows``; and tasks by outcome."""
+
+    overview: dict[str, int]
+    agents: dict[str, int]
+
+
 class Ready(BaseModel):
     """The database answers and has the schema; where it is a standby, how far it is behind."""
 
@@ -92,17 +80,18 @@ class Problem(BaseModel):
     error: str
 
 
-def columns(of: type[Any], without: Iterable[str] = (), **instead: sql.Composable) -> sql.Composed:
+@cache
+def columns(of: type[Any], without: tuple[str, ...] = (), **instead: LiteralString) -> sql.SQL:
     """List the columns of ``p`` that a row consists of, keys as text; ``instead`` has SQL for some of them."""
     hints = get_type_hints(of)
 
     def column(name: str) -> sql.Composable:
-        if name in instead:
-            return sql.SQL("{} as {}").format(instead[name], sql.Identifier(name))
-        plain = sql.Identifier("p", name)
-        return sql.SQL("{}::text as {}").format(plain, sql.Identifier(name)) if hints[name] in KEYS else plain
+        value = sql.SQL(instead[name]) if name in instead else sql.Identifier("p", name)
+        cast = sql.SQL("::text" if hints[name] in KEYS else "")
+        return sql.SQL("{}{} as {}").format(value, cast, sql.Identifier(name))
 
-    return sql.SQL(", ").join(column(field.name) for field in fields(of) if field.name not in without)
+    names = (field.name for field in fields(of) if field.name not in without)
+    return sql.SQL(sql.SQL(", ").join(map(column, names)).as_string())
 
 
 def described(of: type[Any], name: str | None = None, without: Iterable[str] = ()) -> type[BaseModel]:

@@ -22,24 +22,23 @@ from pyapp.web.shape import Shape
 from pyapp.web.stream import Feed, Subscriber
 from pyapp.web.wire import respond
 
-router = APIRouter(prefix="/api/v1", dependencies=[Depends(after_position)])
 _ONE = "/workflows/{workflow_id}"
 _WORKFLOW: Any = described(Listed, "Workflow")
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    304: {"description": "What the client has is current"},
+    400: {"model": Problem, "description": "Not a cursor of this list"},
+    404: {"model": Problem, "description": "No such workflow"},
+    422: {"model": Problem, "description": "Not a value for this parameter"},
+    503: {"model": Problem, "description": "The database does not answer, or a standby is behind; see Retry-After"},
+}
+router = APIRouter(
+    prefix="/api/v1", dependencies=[Depends(after_position)], responses={code: _ANSWERS[code] for code in (422, 503)}
+)
 
 
-def _responses(*codes: int) -> dict[int | str, dict[str, Any]]:
-    said = {304: "What the client has is current", 404: "No such workflow", 400: "Not a cursor of this list"}
-    found: dict[int | str, dict[str, Any]] = {
-        code: {"description": said[code]} | ({} if code == 304 else {"model": Problem}) for code in codes
-    }
-    return found | {
-        422: {"model": Problem, "description": "Not a value for this parameter"},
-        503: {"model": Problem, "description": "The database does not answer, or a standby is behind; see Retry-After"},
-    }
-
-
-def _of(what: Any, tag: str = "workflows", *codes: int) -> dict[str, Any]:
-    return {"tags": [tag], "response_model": what, "responses": _responses(*(codes or (304, 404)))}
+def _of(what: Any, *codes: int, tag: str = "workflows") -> dict[str, Any]:
+    """Describe a route: what it answers, and with which codes besides."""
+    return {"tags": [tag], "response_model": what, "responses": {code: _ANSWERS[code] for code in codes or (304, 404)}}
 
 
 def _one(request: Request, workflow_id: str, read: Callable[[Connection[Any], Shape, str], Any]) -> Response:
@@ -55,7 +54,7 @@ def _one(request: Request, workflow_id: str, read: Callable[[Connection[Any], Sh
     return respond(request, run(request, find))
 
 
-@router.get("/workflows", **_of(list[_WORKFLOW], "workflows", 304, 400))
+@router.get("/workflows", **_of(list[_WORKFLOW], 304, 400))
 def list_workflows(
     request: Request,
     status: Statuses = None,
@@ -124,7 +123,7 @@ def get_metrics(request: Request, workflow_id: Key) -> Response:
     return _one(request, workflow_id, lambda conn, shape, key: progress_metrics(conn, key, schema=shape.schema))
 
 
-@router.get("/stats/overview", **_of(Overview, "stats", 304))
+@router.get("/stats/overview", **_of(Overview, 304, tag="stats"))
 def get_overview(request: Request) -> Response:
     """Count workflows by status, and their agents."""
     return respond(request, run(request, reads.read_overview))
@@ -148,12 +147,11 @@ class EventStream(StreamingResponse):
             self._feed.unsubscribe(self._subscriber)
 
 
-def _live(*codes: int) -> dict[str, Any]:
-    sent: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
-    return {"tags": ["live"], "response_class": StreamingResponse, "responses": _responses(*codes) | sent}
+_STREAM: dict[str, Any] = {"tags": ["live"], "response_class": StreamingResponse}
+_SENT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
 
-@router.get("/stream", **_live())
+@router.get("/stream", **_STREAM, responses=_SENT)
 async def stream(request: Request, id: Keys = None) -> Response:
     """Follow workflows live, as server-sent events.
 
@@ -164,7 +162,7 @@ async def stream(request: Request, id: Keys = None) -> Response:
     return await _follow(request, id)
 
 
-@router.get(f"{_ONE}/stream", **_live(404))
+@router.get(f"{_ONE}/stream", **_STREAM, responses=_SENT | {404: _ANSWERS[404]})
 async def stream_workflow(request: Request, workflow_id: Key) -> Response:
     """Follow one workflow live, as server-sent events."""
     return await _follow(request, [workflow_id], must_exist=True)
@@ -172,11 +170,17 @@ async def stream_workflow(request: Request, workflow_id: Key) -> Response:
 
 async def _follow(request: Request, ids: list[str] | None, *, must_exist: bool = False) -> Response:
     feed: Feed = request.app.state.feed
-    if ids is not None:
-        # All clients share the feed: what the database cannot take is refused before it gets there.
-        ids = await run_in_threadpool(run, request, lambda conn, shape: shape.keys(conn, ids))
-    elif "after_position" in request.query_params:
+    if "after_position" in request.query_params:
         await run_in_threadpool(run, request, lambda *_: None)
+    if ids is not None:
+        shape = await run_in_threadpool(request.app.state.database.shape)
+        keys = [shape.key(given) for given in ids]
+        # All clients share the feed: what the database does not take is refused before it gets there.
+        ids = (
+            keys
+            if shape.knows_keys
+            else await run_in_threadpool(run, request, lambda conn, _: shape.written(conn, keys))
+        )
     subscriber = feed.subscribe(ids)
     try:
         # The answer says at once what is wrong: no such workflow, or no database.

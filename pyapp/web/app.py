@@ -26,8 +26,8 @@ from pyapp.web.database import AWAY, Database
 from pyapp.web.observe import DatabaseCollector, Metrics, observed
 from pyapp.web.paging import BadCursor
 from pyapp.web.parameters import whole_addresses
-from pyapp.web.security import known_hosts, limit_body, require_token, security_headers
-from pyapp.web.shape import NotAValue, Shape, readable
+from pyapp.web.security import known_hosts, require_token, security_headers
+from pyapp.web.shape import LACKING, NotAValue, Shape, lacking, readable
 from pyapp.web.stream import Feed
 
 _STATIC = Path(__file__).parent / "static"
@@ -83,7 +83,6 @@ def create_app(settings: Settings) -> FastAPI:
 
     # The last one added comes first.
     app.add_middleware(whole_addresses)
-    app.add_middleware(limit_body)
     if settings.token is not None:
         app.add_middleware(require_token, token=settings.token)
     else:
@@ -144,13 +143,11 @@ def _add_errors(app: FastAPI, schema: str) -> None:
         for kind in kinds:
             app.add_exception_handler(kind, answer)
 
-    undefined = (errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction)
     away = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, TooManyRequests)
-    lacking = f'Schema "{schema}" has no agent-progress, or an old one: run agent-progress migrate, or adopt'
     says(503, "Database unavailable", 2, *away)
     says(503, "The standby has not got to after_position yet", 1, StandbyBehind)
     says(503, "The database took too long", 10, errors.QueryCanceled)
-    says(503, lacking, 30, *undefined)
+    says(503, lacking(schema), 30, *LACKING)
     says(503, "The service's role lacks rights in the database", 30, errors.InsufficientPrivilege)
     # For example a character that the encoding of the database does not have, or a number that no key can be.
     says(422, "A value that the database cannot take", None, psycopg.DataError)

@@ -1,19 +1,18 @@
-"""The service's way to the database: read-only, with time limits, from a pool."""
+"""The service's way to the database: read-only, with time limits, from a pool; and how far behind a standby is."""
 
-import logging
 import os
 import re
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, LiteralString, TypeVar
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import ConnectionPool, PoolTimeout, TooManyRequests
 
 from pyapp import retry, wait_for_position
-from pyapp.web.lag import LagMeter
+from pyapp.web.answers import Standby
 from pyapp.web.shape import Shape, find_shape
 from pyapp.web.wire import adapters
 
@@ -25,7 +24,7 @@ _CONNECTIONS = 10
 _MOST_WAITING = 20
 _WAIT = 2.0  # seconds to wait for a connection before the answer is 503
 _PATIENCE = 1.0  # seconds to wait for a standby before the answer is 503
-_TRIES = 5  # of a query that a standby breaks off
+_TRIES = 5  # of a query that a standby cancels
 # A network that swallows packets is noticed; what the DSN says of these goes first.
 _NETWORK = {
     "connect_timeout": 3,
@@ -38,7 +37,15 @@ _NETWORK = {
 _DEFAULTS = "-c statement_timeout=5s"
 _FIXED = "-c default_transaction_read_only=on -c search_path=pg_catalog -c TimeZone=UTC -c DateStyle=ISO"
 
-log = logging.getLogger("agent_progress.database")
+REPLAY: LiteralString = """
+    select
+        pg_is_in_recovery(),
+        exists (select from pg_stat_wal_receiver),
+        (pg_last_wal_receive_lsn() - '0/0')::bigint,
+        (pg_last_wal_replay_lsn() - '0/0')::bigint,
+        extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp())::float8
+"""
+"""What LagMeter takes."""
 
 
 def reason(error: Exception) -> str:
@@ -112,7 +119,7 @@ class Database:
         if self._away:
             self._probe()
         try:
-            # On a standby, what is replayed may break off what reads, and end its session.
+            # On a standby, what is replayed may cancel what reads, and end its session.
             return retry(lambda: self._use(query, after), tries=_TRIES)
         except PoolTimeout:
             self._away = True
@@ -140,17 +147,9 @@ class Database:
         """Find out anew what the schema has, where something that it had is gone."""
         self._shape = None
 
-    def connect(self) -> psycopg.Connection[Any]:
-        """Open a connection beside the pool."""
-        return psycopg.connect(**self._arguments)
-
-    async def connect_async(self) -> psycopg.AsyncConnection[Any]:
-        """Open a connection beside the pool, for the stream."""
-        return await psycopg.AsyncConnection.connect(**self._arguments)
-
-    async def connect_to_primary(self) -> psycopg.AsyncConnection[Any]:
-        """Open a connection to where notifications come from."""
-        return await psycopg.AsyncConnection.connect(**self._primary)
+    async def connect(self, *, to_primary: bool = False) -> psycopg.AsyncConnection[Any]:
+        """Open a connection beside the pool: to read, or to where notifications come from."""
+        return await psycopg.AsyncConnection.connect(**(self._primary if to_primary else self._arguments))
 
     def _probe(self) -> None:
         """See whether the database is back. One request at a time looks, all others are refused meanwhile."""
@@ -158,7 +157,44 @@ class Database:
             raise PoolTimeout("the database is away")
         try:
             if self._away:
-                self.connect().close()
+                psycopg.connect(**self._arguments).close()
                 self._away = False
         finally:
             self._probing.release()
+
+
+class LagMeter:
+    """Tells the lag of a standby from what it says again and again.
+
+    The time of the last transaction replayed is not enough: it is old where the primary is idle, or at work on a long
+    transaction. So the meter keeps in mind what had been received when, until that is replayed.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin without knowing anything."""
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._shown: float | None = None
+        self._mark: tuple[float, int] | None = None
+
+    def measure(self, conn: psycopg.Connection[Any]) -> Standby | None:
+        """Ask a server; None where it is no standby."""
+        return self.take(conn.execute(REPLAY).fetchone())
+
+    def take(self, row: Any) -> Standby | None:
+        """Take a row of REPLAY; None where the server is no standby."""
+        in_recovery, following, received, replayed, since_transaction = row
+        if not in_recovery:
+            return None
+        now = self._clock()
+        with self._lock:
+            if following and received is not None:
+                if replayed >= received:
+                    self._shown, self._mark = now, None
+                elif self._mark is None:
+                    self._mark = now, received
+                elif replayed >= self._mark[1]:
+                    self._shown, self._mark = self._mark[0], (now, received)
+            ages = [] if self._shown is None else [now - self._shown]
+        ages += [] if since_transaction is None else [max(0.0, since_transaction)]
+        return Standby(min(ages, default=None), following)

@@ -2,14 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
 
 from pyapp import aio
 from pyapp.drive import run_async
-from pyapp.watch import Follower, listen
+from pyapp.watch import listen, notifies
+from pyapp.web.database import Database
 
 RESYNC = 10.0
 """Seconds after which all is looked at again, although no notification came."""
@@ -20,16 +21,9 @@ _RETRY = 1.0  # seconds between attempts to connect
 class Listener:
     """Wakes whoever waits for news; where the primary is away or does not notify, it says that it does not listen."""
 
-    def __init__(
-        self,
-        connect: Callable[[], Awaitable[psycopg.AsyncConnection[Any]]],
-        schema: str,
-        wake: Callable[[], None],
-        count_query: Callable[[], None],
-    ) -> None:
+    def __init__(self, database: Database, wake: Callable[[], None], count_query: Callable[[], None]) -> None:
         """Prepare to listen on a connection of its own."""
-        self._connect = connect
-        self._schema = schema
+        self._database = database
         self._wake = wake
         self._count_query = count_query
         self.listens = False
@@ -40,7 +34,7 @@ class Listener:
         """Listen until cancelled."""
         while True:
             try:
-                async with await self._connect() as conn:
+                async with await self._database.connect(to_primary=True) as conn:
                     await self._hear(conn)
             except psycopg.Error:
                 pass  # its readers look for themselves meanwhile
@@ -52,9 +46,9 @@ class Listener:
     async def _hear(self, conn: psycopg.AsyncConnection[Any]) -> None:
         while True:
             self._count_query()
-            listens = await run_async(conn, Follower(None, self._schema).begin())
+            listens = await run_async(conn, notifies(self._database.schema))
             if listens:
-                await conn.execute(listen(self._schema))
+                await conn.execute(listen(self._database.schema))
             if listens != self.listens:
                 self.listens = listens
                 self._wake()  # what changed before is not told

@@ -6,7 +6,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -78,12 +77,12 @@ class DatabaseCollector(Collector):
             float("nan") if lag is None else lag,
         )
         by_status = GaugeMetricFamily("agent_progress_workflows", "Workflows by status.", labels=["status"])
-        for name, count in read.overview.items():
+        for name, count in read["overview"].items():
             if name != "total_workflows":
                 by_status.add_metric([name.removesuffix("_workflows")], count)
         yield by_status
         tasks = GaugeMetricFamily("agent_progress_tasks", "Tasks of all workflows by outcome.", labels=["outcome"])
-        for name, count in asdict(read.agents).items():
+        for name, count in read["agents"].items():
             tasks.add_metric([name], count)
         yield tasks
         yield gauge(

@@ -28,6 +28,7 @@ _HERE = Path(__file__).parent
 _PAGE = 50
 _TASKS = 200
 _EVENTS = 50
+_LONGEST_BODY = 10_000  # bytes; nothing else reads any
 _TILES = ("running", "initiated", "paused", "completed", "failed", "cancelled")
 # A form sends a field that is left empty as well.
 _GIVEN = BeforeValidator(lambda value: value or None)
@@ -66,12 +67,12 @@ def overview(request: Request) -> Response:
     def read(conn: Connection[Any], shape: Shape) -> dict[str, Any]:
         active, failed, forecasts = reads.read_attention(conn, shape)
         found = reads.read_overview(conn, shape)
-        counts = {status: found.overview[f"{status}_workflows"] for status in _TILES}
+        counts = {status: found["overview"][f"{status}_workflows"] for status in _TILES}
         return {
-            "total": found.overview["total_workflows"],
+            "total": found["overview"]["total_workflows"],
             "tiles": counts,
             "running": sum(counts[status] for status in ACTIVE),
-            "agents": found.agents,
+            "agents": found["agents"],
             "active": active,
             "failed": failed,
             "forecasts": forecasts,
@@ -150,7 +151,12 @@ def login(request: Request, next: str = "/") -> Response:
 @router.post("/login")
 async def log_in(request: Request) -> Response:
     """Take the token and set the cookie."""
-    form = parse_qs((await request.body())[:10_000].decode("utf-8", "replace"))
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _LONGEST_BODY:
+            raise HTTPException(413, "Request body too long")
+    form = parse_qs(body.decode("utf-8", "replace"))
     given, target = form.get("token", [""])[0], local_path(form.get("next", ["/"])[0])
     token = request.app.state.settings.token
     if token is None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, LiteralString
 
 from psycopg import AsyncConnection, Connection, sql
@@ -11,7 +12,7 @@ from pyapp import get_forecasts
 from pyapp.models import WORKFLOW_STATUSES, BurnupPoint, Forecast, Moment, Stage, Task, Workflow
 from pyapp.queries import _array as as_array
 from pyapp.watch import ACTIVE
-from pyapp.web.answers import Agents, Event, Listed, Overview, columns
+from pyapp.web.answers import Event, Listed, columns
 from pyapp.web.shape import Shape
 
 NEWEST = sql.SQL("p.created_at desc, p.workflow_id desc")
@@ -59,9 +60,10 @@ def apart(shape: Shape, conditions: Sequence[sql.Composable], order: sql.Composa
     return sql.SQL("({})").format(sql.SQL(" union all ").join(found))
 
 
-def _by_keys(shape: Shape) -> sql.Composed:
+@cache
+def _by_keys(shape: Shape) -> sql.SQL:
     rows = sql.SQL("(select p.* from {} as p where p.workflow_id = any (%s))").format(shape.name("workflow_progress"))
-    return listed(shape, rows, NEWEST)
+    return sql.SQL(listed(shape, rows, NEWEST).as_string())
 
 
 def find_workflow(conn: Connection[Any], shape: Shape, workflow_id: str) -> Listed | None:
@@ -81,6 +83,7 @@ async def active_ids(conn: AsyncConnection[Any], shape: Shape) -> set[str]:
     return {row[0] for row in await (await conn.execute(active_query(shape), {"limit": FOLLOWED})).fetchall()}
 
 
+@cache
 def active_query(shape: Shape) -> sql.Composed:
     """Compose the query for the keys of the newest workflows that have not ended."""
     rows = apart(shape, [sql.SQL("p.status = {}").format(status) for status in ACTIVE], NEWEST)
@@ -119,7 +122,9 @@ def read_part(
     if not shape.has(part.relation):
         return []
     query = sql.SQL("select {} from {} as p where p.workflow_id = %s order by {} limit %s offset %s").format(
-        columns(part.of, part.without), shape.name(part.relation), sql.SQL(part.order)
+        columns(part.of, part.without),  # type: ignore[arg-type]  # mypy does not know that classes hash
+        shape.name(part.relation),
+        sql.SQL(part.order),
     )
     with conn.cursor(row_factory=dict_row if part.without else class_row(part.of)) as reader:
         return reader.execute(query, [workflow_id, limit, offset]).fetchall()
@@ -160,7 +165,7 @@ def read_page_of_tasks(
         for place, (statuses, most) in enumerate(groups)
     )
     query = sql.SQL("select {} from ({}) as p order by p.place, p.ordinal, p.created_at, p.id limit %(limit)s").format(
-        columns(Task, TASKS.without, result=sql.SQL("left(p.result::text, 1000)")), rows
+        columns(Task, TASKS.without, result="left(p.result::text, 1000)"), rows
     )
     count = sql.SQL("select count(*) from {} where workflow_id = %(workflow)s and status in ({})").format(
         shape.name("agent_task"), sql.SQL(", ").join(map(sql.Literal, _AT_WORK))
@@ -172,18 +177,20 @@ def read_page_of_tasks(
     return tasks, row[0] if row else 0
 
 
-def read_overview(conn: Connection[Any], shape: Shape) -> Overview:
+def read_overview(conn: Connection[Any], shape: Shape) -> dict[str, dict[str, int]]:
     """Count workflows by status, and the tasks of all of them."""
-    query = sql.SQL(
-        "select p.status::text, count(*), sum(p.agents_created), sum(p.agents_completed), sum(p.agents_failed),"
-        " sum(p.agents_cancelled), sum(p.agents_open) from {} as p group by p.status"
-    ).format(shape.name("workflow_progress"))
-    rows = conn.execute(query, []).fetchall()
-    counts = dict.fromkeys(WORKFLOW_STATUSES, 0) | {row[0]: row[1] for row in rows}
-    return Overview(
-        {**{f"{status}_workflows": count for status, count in counts.items()}, "total_workflows": sum(counts.values())},
-        Agents(*(int(sum(row[place] or 0 for row in rows)) for place in range(2, 7))),
+    outcomes = ("created", "completed", "failed", "cancelled", "open")
+    query = sql.SQL("select p.status::text, count(*), {} from {} as p group by p.status").format(
+        sql.SQL(", ").join(sql.SQL("sum(p.{})").format(sql.Identifier(f"agents_{outcome}")) for outcome in outcomes),
+        shape.name("workflow_progress"),
     )
+    rows = conn.execute(query, []).fetchall()
+    counts = dict.fromkeys(WORKFLOW_STATUSES, 0) | {status: count for status, count, *_ in rows}
+    by_status = {f"{status}_workflows": count for status, count in counts.items()}
+    return {
+        "overview": {**by_status, "total_workflows": sum(counts.values())},
+        "agents": {outcome: sum(row[place] or 0 for row in rows) for place, outcome in enumerate(outcomes, 2)},
+    }
 
 
 def count_drift(conn: Connection[Any], shape: Shape) -> float:

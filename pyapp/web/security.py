@@ -6,7 +6,6 @@ import re
 from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.requests import Request, cookie_parser
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -14,7 +13,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pyapp.web.wire import error
 
 COOKIE = "agent_progress_session"
-_LONGEST_BODY = 10_000  # bytes; only the login form sends any
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
     " connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -40,25 +38,6 @@ def security_headers(app: ASGIApp, *, cross_origin: bool = False) -> ASGIApp:
             await send(message)
 
         await app(scope, receive, with_headers if scope["type"] == "http" else send)
-
-    return answer
-
-
-def limit_body(app: ASGIApp) -> ASGIApp:
-    """Refuse requests with a long body, which nobody may make the service keep."""
-
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        size = 0
-
-        async def limited() -> Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > _LONGEST_BODY:
-                raise HTTPException(413, "Request body too long")
-            return message
-
-        await app(scope, limited if scope["type"] == "http" else receive, send)
 
     return answer
 

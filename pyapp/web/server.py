@@ -19,7 +19,7 @@ from pyapp import connect
 from pyapp.errors import AgentProgressError
 from pyapp.web.app import Settings, create_app
 from pyapp.web.database import reason
-from pyapp.web.shape import readable
+from pyapp.web.shape import LACKING, lacking, readable
 
 _HOPELESS = "invalid |not supported|authentication failed|does not exist"
 _LOGGING: dict[str, Any] = {
@@ -57,7 +57,7 @@ def run(settings: Settings, port: int, say: Callable[[str], None]) -> None:
     """Serve until SIGINT or SIGTERM; ``say`` is told the address, and whether the database is away.
 
     The token is that of ``AGENT_PROGRESS_TOKEN``; it is needed to listen on other than this machine. Port 0 is any.
-    Raises CannotServe, and ``psycopg.errors.UndefinedTable`` where the database lacks the schema.
+    Raises CannotServe.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, an embedded server with it
     _look(settings, say)
@@ -86,7 +86,9 @@ def _look(settings: Settings, say: Callable[[str], None]) -> None:
     """Refuse a database that lacks the schema; one that is away may come later."""
     try:
         with connect(settings.read_dsn or settings.dsn, connect_timeout=5) as conn:
-            readable(conn, settings.schema)
+            readable(conn, settings.schema, "workflow_forecast", "agent_task")
+    except LACKING:
+        raise CannotServe(lacking(settings.schema)) from None
     except psycopg.OperationalError as error:
         why = reason(error)
         if re.search(_HOPELESS, why):  # it will not come by itself

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 from uuid import UUID
 
-from psycopg import Connection, sql
+from psycopg import Connection, errors, sql
 
-_INTEGERS = ("smallint", "integer", "bigint")
+_BITS = {"smallint": 15, "integer": 31, "bigint": 63}
 _RELATIONS = [
     "agent_task",
     "workflow",
@@ -33,6 +34,14 @@ _COLUMN = """
 """
 
 
+LACKING = (errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction)
+
+
+def lacking(schema: str) -> str:
+    """Say that a schema has not what the service reads, and what to do."""
+    return f'schema "{schema}" has no agent-progress, or an old one: run agent-progress migrate, or adopt'
+
+
 class NotAValue(ValueError):
     """A value of a request that nothing in this schema can have."""
 
@@ -48,7 +57,7 @@ class Shape:
 
     def name(self, relation: str) -> sql.SQL:
         """Write the name of a relation of this schema, for a query with parameters."""
-        return sql.SQL(sql.Identifier(self.schema, relation).as_string().replace("%", "%%"))
+        return _named(self.schema, relation)
 
     def has(self, relation: str) -> bool:
         """Tell whether the schema has a relation."""
@@ -59,16 +68,29 @@ class Shape:
         try:
             if self.key_type == "uuid":
                 return str(UUID(given))
-            return str(int(given)) if self.key_type in _INTEGERS else given
+            if bits := _BITS.get(self.key_type):
+                if not -(1 << bits) <= int(given) < 1 << bits:
+                    raise ValueError
+                return str(int(given))
         except ValueError:
             raise NotAValue(f"workflow_id: not of type {self.key_type}") from None
+        return given
 
-    def keys(self, conn: Connection[Any], given: Sequence[str]) -> list[str]:
-        """Write keys as the database does, and see that it takes them. Raises NotAValue and DataError."""
-        type_ = self.key_type.replace("%", "%%")
-        query = sql.SQL("select (%s::text[]::{}[])::text[]").format(sql.SQL(type_))
-        row = conn.execute(query, [[self.key(key) for key in given]]).fetchone()
+    @property
+    def knows_keys(self) -> bool:
+        """Whether ``key`` passes on only what the database takes."""
+        return self.key_type == "uuid" or self.key_type in _BITS
+
+    def written(self, conn: Connection[Any], keys: Sequence[str]) -> list[str]:
+        """Write keys as the database does, by asking it. Raises ``psycopg.DataError``."""
+        type_ = sql.SQL(self.key_type.replace("%", "%%"))
+        row = conn.execute(sql.SQL("select (%s::text[]::{}[])::text[]").format(type_), [list(keys)]).fetchone()
         return list(row[0]) if row else []
+
+
+@cache
+def _named(schema: str, relation: str) -> sql.SQL:
+    return sql.SQL(sql.Identifier(schema, relation).as_string().replace("%", "%%"))
 
 
 def find_shape(conn: Connection[Any], schema: str) -> Shape:
@@ -79,7 +101,7 @@ def find_shape(conn: Connection[Any], schema: str) -> Shape:
     return Shape(schema, frozenset(name for (name,) in existing), key_type, tuple(priorities))
 
 
-def readable(conn: Connection[Any], schema: str) -> None:
-    """See that what the service reads is there."""
-    names = (sql.Identifier(schema, name) for name in ("workflow_progress", "workflow_forecast", "agent_task"))
-    conn.execute(sql.SQL("select from {}, {}, {} limit 0").format(*names))
+def readable(conn: Connection[Any], schema: str, *relations: str) -> None:
+    """See that workflow_progress is there, and these relations too."""
+    names = (sql.Identifier(schema, name) for name in ("workflow_progress", *relations))
+    conn.execute(sql.SQL("select from {} limit 0").format(sql.SQL(", ").join(names)))

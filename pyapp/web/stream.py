@@ -18,8 +18,7 @@ from psycopg_pool import PoolTimeout
 from pyapp import StandbyBehind, aio
 from pyapp.db import interrupted
 from pyapp.web.answers import Listed, Standby
-from pyapp.web.database import AWAY, Database, reason
-from pyapp.web.lag import REPLAY
+from pyapp.web.database import AWAY, REPLAY, Database, reason
 from pyapp.web.listen import RESYNC, Listener
 from pyapp.web.reads import active_ids, follow_workflows
 from pyapp.web.shape import Shape
@@ -165,7 +164,7 @@ class Feed:
             if not self._subscribers:
                 continue
             try:
-                async with await self._database.connect_async() as conn:
+                async with await self._database.connect() as conn:
                     await self._follow(conn)
                 continue
             except AWAY as error:
@@ -193,7 +192,7 @@ class Feed:
         """Read while there are clients, and listen meanwhile."""
         self._seen, self._active, self._look_again = {}, set(), 0.0
         shape = await asyncio.to_thread(self._database.shape)
-        listener = Listener(self._database.connect_to_primary, shape.schema, self._wake.set, self._count_query)
+        listener = Listener(self._database, self._wake.set, self._count_query)
         listening = asyncio.create_task(listener.run())
         try:
             await self._read(conn, shape, listener)

@@ -4,6 +4,7 @@ Run by hand: python -m tests.benchmarks.web [--workflows N] [--tasks N]. Takes a
 """
 
 import argparse
+import asyncio
 import shutil
 import statistics
 import subprocess
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,9 @@ from typing import Any
 import psycopg
 
 from pyapp import embedded, migrate
-from pyapp.source import OWN, Source
-from pyapp.web import paging, queries
+from pyapp.web import paging, reads
 from pyapp.web.database import Database
+from pyapp.web.shape import Shape
 
 SETTINGS = {"fsync": "off", "shared_buffers": "512MB", "max_wal_size": "8GB", "synchronous_commit": "off"}
 # Five types, one rare; four priorities, one rare; 2 % active, and these among the oldest as well as the newest; a third
@@ -94,15 +96,14 @@ def measure_pages(database: Database, runs: int = 30) -> None:
     print(f"\n{'list page of 50, p50 in the database':40} {'plan ms':>8} {'run ms':>8} {'2nd page':>9}")
     worst = 0.0
 
-    def measure(conn: psycopg.Connection[Any], _: Source) -> None:
+    def measure(conn: psycopg.Connection[Any], shape: Shape) -> None:
         nonlocal worst
         for label, chosen in LIST:
-            arguments: dict[str, Any] = {"status": (), "type": None, "priority": None, "name": None, "sort": "-created"}
-            arguments |= chosen
-            _, cursor = paging.list_page(conn, **arguments)
+            wanted = paging.Wanted(**chosen)
+            _, cursor = paging.list_page(conn, shape, wanted)
             figures = []
             for after in (None, cursor) if cursor else (None,):
-                query, values = paging.page_query(**arguments, limit=50, cursor=after)
+                query, values = paging.page_query(shape, replace(wanted, cursor=after))
                 times = [explained(conn, query, values) for _ in range(runs)]
                 figures.append([statistics.median(column) for column in zip(*times, strict=True)])
             worst = max(worst, *(run for _, run in figures))
@@ -117,12 +118,12 @@ def measure_others(dsn: str, database: Database) -> None:
     """What pages and streams read besides."""
     print(f"\n{'other reads, p50 from outside':40} {'ms':>8}")
 
-    def timed(label: str, read: Callable[[psycopg.Connection[Any]], Any], runs: int = 15) -> None:
-        def measure(conn: psycopg.Connection[Any], _: Source) -> float:
+    def timed(label: str, read: Callable[[psycopg.Connection[Any], Shape], Any], runs: int = 15) -> None:
+        def measure(conn: psycopg.Connection[Any], shape: Shape) -> float:
             times = []
             for _ in range(runs):
                 began = time.perf_counter()
-                read(conn)
+                read(conn, shape)
                 times.append(time.perf_counter() - began)
             return statistics.median(times) * 1000
 
@@ -133,13 +134,23 @@ def measure_others(dsn: str, database: Database) -> None:
             row[0]
             for row in conn.execute("select id::text from workflow order by created_at desc limit 200").fetchall()
         ]
-    timed("overview, counted", queries.read_overview)
-    timed("active ones that need attention", queries.read_attention)
-    timed("one workflow by id", lambda conn: queries.read_workflows(conn, OWN, ids[:1]))
-    timed("200 workflows by id (a tick)", lambda conn: queries.read_workflows(conn, OWN, ids))
+
+    async def tick() -> float:
+        async with await database.connect() as conn:
+            shape, times = database.shape(), []
+            for _ in range(15):
+                began = time.perf_counter()
+                await reads.follow_workflows(conn, shape, ids)
+                times.append(time.perf_counter() - began)
+            return statistics.median(times) * 1000
+
+    timed("overview, counted", reads.read_overview)
+    timed("active ones that need attention", reads.read_attention)
+    timed("one workflow by id", lambda conn, shape: reads.find_workflow(conn, shape, ids[0]))
+    print(f"{'200 workflows by id (a tick)':40} {asyncio.run(tick()):8.2f}", flush=True)
     timed(
         "ids of the 200 newest active (a tick)",
-        lambda conn: conn.execute(queries.active_query(OWN), {"limit": 200}).fetchall(),
+        lambda conn, shape: conn.execute(reads.active_query(shape), {"limit": 200}).fetchall(),
     )
 
 
@@ -172,9 +183,12 @@ def measure_requests(dsn: str, database: Database, seconds: float = 5.0, clients
     )
     rate(
         "one workflow through the pool",
-        lambda: lambda: database.run(lambda c, _: queries.read_workflows(c, OWN, [row[0]])),
+        lambda: lambda: database.run(lambda conn, shape: reads.find_workflow(conn, shape, row[0])),
     )
-    rate("list page of 50 through the pool", lambda: lambda: database.run(paging.list_page))
+    rate(
+        "list page of 50 through the pool",
+        lambda: lambda: database.run(lambda conn, shape: paging.list_page(conn, shape, paging.Wanted())),
+    )
     line = [sys.executable, "-m", "pyapp", "serve", "--port", "0", "--dsn", dsn]
     with tempfile.TemporaryFile("w+") as said, subprocess.Popen(line, stderr=said) as service:
         try:
