@@ -17,7 +17,19 @@ from pyapp.models import BurnupPoint, Forecast, Moment, ProgressMetrics, Stage, 
 from pyapp.web import reads
 from pyapp.web.answers import Event, Listed, Overview, Problem, described
 from pyapp.web.paging import Sort, Wanted, list_page
-from pyapp.web.parameters import Active, Cursor, Key, Keys, Limit, Offset, OnePriority, Statuses, Text, after_position, run
+from pyapp.web.parameters import (
+    Active,
+    Cursor,
+    Key,
+    Keys,
+    Limit,
+    Offset,
+    OnePriority,
+    Statuses,
+    Text,
+    after_position,
+    run,
+)
 from pyapp.web.shape import Shape
 from pyapp.web.stream import Feed, Subscriber
 from pyapp.web.wire import respond
