@@ -103,6 +103,11 @@ def rollback(
         _refuse_newer(conn, schema, migrations)
         if not _exists(conn, schema, "_yoyo_migration"):
             return []
+        if _rows(conn, schema, "select where to_regprocedure({name} || '.refuse_truncate()') is not null"):
+            raise MigrationError(
+                f"nothing changed: Citus has distributed the tables of schema {schema}, and there is no way back but a"
+                " dump and a restore of the rows; drop them by hand where none are needed"
+            )
         with _yoyo(conn, schema, drop_data=drop_data) as backend:
             applied = list(backend.to_rollback(migrations))
             steps = applied if all else applied[:1]

@@ -51,6 +51,16 @@ _INSTALLED: LiteralString = """
     where c.relnamespace = to_regnamespace(%(schema)s) and not t.tgisinternal and t.tgparentid = 0
         and (c.relname::text, t.tgname::text) in (select * from unnest(%(tables)s::text[], %(triggers)s::text[]))
 """
+_UNCOUNTED: LiteralString = """
+    select p.relid::regclass::text, n.name
+    from pg_partition_tree(to_regclass(%(schema)s || '.agent_task')) as p
+    cross join unnest(%(names)s::text[]) as n (name)
+    where p.level > 0 and not exists (
+        select from pg_trigger as t
+        where t.tgrelid = p.relid and t.tgname = n.name
+    )
+    order by 1, 2
+"""
 _OWN_RIGHTS: LiteralString = """
     select
         format('revoke all on %%s %%s from %%s', o.what, o.name, coalesce(quote_ident(r.rolname), 'public')),
@@ -177,11 +187,15 @@ def renew(conn: Connection[Any], schema: str, apply: Apply, on_step: OnStep) -> 
     for trigger in triggers:
         apply(partial(_make, conn, schema, [trigger], recorded=trigger not in counting), str(trigger))
 
+    uncounted = _uncounted(conn, schema, shipped_items(schema))
+    if uncounted or any(item.name.startswith(_COUNTING) for item in triggers):
+        apply(partial(_count_partitions, conn, schema), "triggers of partitions")
+
     def count() -> None:
         count_all(conn, schema)
         record(conn, schema, counting)
 
-    if counting:
+    if counting or uncounted:
         apply(count, "counting what is there")
 
 
@@ -217,7 +231,8 @@ def differences(conn: Connection[Any], schema: str = "public") -> list[str]:
             found.append(f"{item} is disabled")
         elif item.kind != "comments" and recorded.get(item.key) != _state(conn, item, installed):
             found.append(f"{item} differs")
-    return found
+    lacking = [f"trigger {name} on partition {table} is missing" for table, name in _uncounted(conn, schema, items)]
+    return found + lacking
 
 
 def installed_names(conn: Connection[Any], schema: str) -> list[str]:
@@ -272,6 +287,19 @@ def revoked(conn: Connection[Any], schema: str, on_step: OnStep) -> Iterator[Non
         cursor.execute(statement.encode())
     if roles := sorted({role or "public" for _, role in statements}):
         on_step(f"revoked what default privileges grant to {', '.join(roles)} (agent-progress grant gives rights)")
+
+
+def _uncounted(conn: Connection[Any], schema: str, items: Sequence[Item]) -> list[tuple[str, str]]:
+    """List the partitions of the tasks, and the counting triggers that they lack: each needs its own."""
+    names = [item.name for item in items if item.kind == "trigger" and item.name.startswith(_COUNTING)]
+    values = {"schema": sql.Identifier(schema).as_string(), "names": names}
+    return conn.cursor(row_factory=tuple_row).execute(_UNCOUNTED, values).fetchall()
+
+
+def _count_partitions(conn: Connection[Any], schema: str) -> None:
+    """Give each partition its counting triggers, as the end of the script that partitions does."""
+    script = (resource("sql") / "optional" / "partition.sql").read_text("utf-8")
+    conn.execute(for_schema(script[script.rindex("\ndo $$") :], schema).encode())
 
 
 class _Found(NamedTuple):
