@@ -232,7 +232,7 @@ def test_workflows_of_another_application_end_by_their_own_words(
             else 'OVER' end as status, w.current_stage, w.priority, w.progress, w.progress_percentage,
             w.agents_completed, w.agents_total, w.agents_created, w.agents_failed, w.agents_cancelled, w.agents_open,
             w.agents_planned, w.settled_percentage, w.progress_calculation_method, w.trace_id, w.created_at,
-            w.updated_at, w.completed_at, w.last_updated_at
+            w.updated_at, w.completed_at, w.last_updated_at, null::integer as parent_id
         from public.workflow_progress as w join adopted.key as k using (name)
     """)
     new_workflow(conn, name="done", status="completed")
