@@ -4,7 +4,7 @@ import sys
 
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
-if sys.version_info < (3, 11):
+if sys.version_info < (3, 11):  # noqa: UP036 (that is what it is for)
     sys.exit("agent-progress needs Python 3.11 or newer, this is {}.{}".format(*sys.version_info[:2]))
 
 

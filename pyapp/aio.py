@@ -14,7 +14,7 @@ from pyapp.db import ISO, connection_parameters, interrupted, needs_iso, pause_a
 from pyapp.drive import Pause, Statement, Transaction, act_async, asynchronous, drive_async, gone, run_async
 from pyapp.models import Key, Task, TaskStatus, Workflow
 from pyapp.reporter import Batches, Connect, Waiting, note, prepare
-from pyapp.watch import GATHER, RECONNECT, Follower, listen
+from pyapp.watch import GATHER, RECONNECT, Follower, listen, notifies
 
 T = TypeVar("T")
 
@@ -82,13 +82,13 @@ async def watch(
     follower = Follower(workflow_ids, schema, below)
     conn = await connect(dsn, autocommit=True)
     try:
-        listens = await _listen(conn, follower, schema)
+        listens = await _listen(conn, schema)
         await run_async(conn, follower.require_all())
         while True:
             try:
                 if conn.closed:
                     conn = await connect(dsn, autocommit=True)
-                    listens = await _listen(conn, follower, schema)
+                    listens = await _listen(conn, schema)
                 now = await retry(lambda: run_async(conn, follower.look()))  # noqa: B023 (called at once)
             except psycopg.OperationalError:
                 await conn.close()
@@ -108,8 +108,8 @@ async def watch(
         await conn.close()
 
 
-async def _listen(conn: AsyncConnection[Any], follower: Follower, schema: str | None) -> bool:
-    listens = await run_async(conn, follower.begin())
+async def _listen(conn: AsyncConnection[Any], schema: str | None) -> bool:
+    listens = await run_async(conn, notifies(schema))
     if listens:
         await conn.execute(listen(schema))
     return listens

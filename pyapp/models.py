@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from uuid import UUID
 
 WorkflowStatus: TypeAlias = Literal["initiated", "running", "paused", "completed", "failed", "cancelled"]
-"""Status of a workflow, in the order of its life; adopted workflows keep the words of their application."""
+"""Status of a workflow, in the order of its life; that of an adopted one is translated."""
 TaskStatus: TypeAlias = Literal["pending", "assigned", "running", "completed", "failed", "cancelled"]
 StageStatus: TypeAlias = Literal["pending", "running", "completed", "failed", "skipped"]
 Priority: TypeAlias = Literal["low", "medium", "high", "critical"]

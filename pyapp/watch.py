@@ -20,17 +20,14 @@ ACTIVE = ("initiated", "running", "paused")
 GATHER = 0.05  # seconds to gather notifications in, so that a busy database does not set the pace
 RECONNECT = 0.5  # seconds between attempts to connect
 _MOST = 50
-_OFFERS = """
-    select
-        to_regtype(format('%%I.workflow_status', s)) is not null,
-        not pg_is_in_recovery() and exists (
-            select from pg_catalog.pg_trigger
-            where
-                tgname = 'workflow_notify'
-                and tgrelid = to_regclass(format('%%I.workflow', s))
-                and tgenabled in ('O', 'A')
-        )
-    from (values (%s::text)) as v (s)
+_NOTIFIES = """
+    select not pg_is_in_recovery() and exists (
+        select from pg_catalog.pg_trigger
+        where
+            tgname = 'workflow_notify'
+            and tgrelid = to_regclass(format('%%I.workflow', %s::text))
+            and tgenabled in ('O', 'A')
+    )
 """
 
 
@@ -43,14 +40,20 @@ def channel(schema: str | None = None) -> str:
     return "agent_progress_" + (name.decode() if len(name) <= 48 else md5(name, usedforsecurity=False).hexdigest())
 
 
+def notifies(schema: str | None = None) -> Query[bool]:
+    """Tell whether the database notifies of changes; a standby cannot listen."""
+    [(found,)] = yield Statement(_NOTIFIES, [find_schema(schema)])
+    return bool(found)
+
+
 def listen(schema: str | None) -> sql.Composed:
     """Write the statement that listens to the changes in a schema."""
     return sql.SQL("listen {}").format(sql.Identifier(channel(schema)))
 
 
 def is_active(workflow: Workflow) -> bool:
-    """Tell whether a workflow has not ended; one that was adopted may call its statuses as it likes."""
-    return workflow.completed_at is None and (workflow.status or "").lower() not in SETTLED
+    """Tell whether a workflow has not ended."""
+    return workflow.status not in SETTLED
 
 
 class Follower:
@@ -60,13 +63,6 @@ class Follower:
         """Follow these workflows, or the newest active ones that no other started; ``below``: what they started too."""
         self._ids, self._schema, self._below = workflow_ids, schema, below
         self._seen: dict[Key, Workflow] = {}
-        self._statuses: Sequence[str] | None = None
-
-    def begin(self) -> Query[bool]:
-        """Look around on a new connection; returns whether the database notifies here: a standby cannot listen."""
-        [(ours, notifies)] = yield Statement(_OFFERS, [find_schema(self._schema)])
-        self._statuses = ACTIVE if ours else None
-        return bool(notifies)
 
     def require_all(self) -> Query[None]:
         """Raise WorkflowNotFound where one of the workflows is not there."""
@@ -78,10 +74,7 @@ class Follower:
         """Read the workflows as they are now."""
         if self._ids is not None:
             return (yield from self._look_at(self._ids))
-        newest = yield from list_workflows(
-            status=self._statuses, roots=not self._below, limit=_MOST, schema=self._schema
-        )
-        active = [workflow for workflow in newest if is_active(workflow)]
+        active = yield from list_workflows(status=ACTIVE, roots=not self._below, limit=_MOST, schema=self._schema)
         ids = {workflow.workflow_id for workflow in active}
         # Those that were active a moment ago: their end is worth telling.
         ended = [old.workflow_id for old in self._seen.values() if is_active(old) and old.workflow_id not in ids]
@@ -155,13 +148,13 @@ def watch_changes(
 
     conn = connect(dsn, autocommit=True)
     try:
-        listens = _listen(conn, follower, schema)
+        listens = _listen(conn, schema)
         run(conn, follower.require_all())
         while True:
             try:
                 if conn.closed:
                     conn = connect(dsn, autocommit=True)
-                    listens = _listen(conn, follower, schema)
+                    listens = _listen(conn, schema)
                 # On a standby, replaying may interrupt what reads.
                 now = retry(lambda: look(conn))  # noqa: B023 (called at once)
             except psycopg.OperationalError as error:
@@ -189,9 +182,9 @@ def watch_changes(
         conn.close()
 
 
-def _listen(conn: Connection[Any], follower: Follower, schema: str | None) -> bool:
+def _listen(conn: Connection[Any], schema: str | None) -> bool:
     """Listen where notifications are on; return whether they are."""
-    listens = run(conn, follower.begin())
+    listens = run(conn, notifies(schema))
     if listens:
         conn.execute(listen(schema))
     return listens

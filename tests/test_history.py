@@ -1,25 +1,30 @@
-"""What was and what will be: events, timeline, burn-up and forecast, as the views tell them."""
+"""What was and what will be: events, timeline, burn-up, forecast, and the times of tasks."""
 
 import json
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any
 
 import psycopg
 import pytest
 
-from .helpers import new_tasks, new_workflow, set_status
+from pyapp import (
+    Moment,
+    WorkflowNotFound,
+    add_tasks,
+    advance,
+    create_workflow,
+    get_forecasts,
+    list_burnup,
+    list_tasks,
+    list_timeline,
+    report_task,
+    transition,
+)
+from tests.helpers import new_tasks, new_workflow, set_status
 
-Session = Callable[[], psycopg.Connection]
+NO_ONE = "00000000-0000-0000-0000-000000000000"
 LONG_AGO = datetime(2020, 2, 2, tzinfo=UTC)
-ORDER = "order by at, kind, place, name"
-
-
-def transition(conn: psycopg.Connection, workflow: Any, status: str, stage: str | None = None) -> datetime:
-    """Move a workflow; return when it was."""
-    query = "select updated_at from transition_workflow(%s, %s, %s)"
-    return conn.execute(query, [workflow, status, stage]).fetchone()[0]
 
 
 # --- Events -------------------------------------------------------------------------------------------------
@@ -33,10 +38,10 @@ def events(conn: psycopg.Connection) -> list[tuple[Any, ...]]:
 
 
 def test_each_change_of_status_and_stage_is_recorded(conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn, type="bugfix", trace_id="trace-1")
+    workflow = create_workflow(conn, "w", "bugfix", trace_id="trace-1").workflow_id
     transition(conn, workflow, "running")
     conn.execute("update workflow set current_stage = 'validation'")
-    moved = transition(conn, workflow, "failed", "e2e_testing")
+    moved = transition(conn, workflow, "failed", stage="e2e_testing")
     assert events(conn) == [
         ("status_changed", "initiated", "running", 2),
         ("stage_changed", "initialization", "validation", 3),
@@ -49,12 +54,12 @@ def test_each_change_of_status_and_stage_is_recorded(conn: psycopg.Connection) -
     assert {row[:3] for row in rows} == {(workflow, "trace-1", conn.info.user)}
     times = [row[3] for row in rows]
     assert times == sorted(times)
-    assert times[-1] == moved
+    assert times[-1] == moved.updated_at
     assert len(set(times)) == 3
 
 
 def test_progress_and_what_changes_nothing_are_not_recorded(conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn, type="bugfix", status="running")
+    workflow = create_workflow(conn, "w", "bugfix", status="running").workflow_id
     for task in new_tasks(conn, workflow, "running", "pending", "failed"):
         set_status(conn, task, "completed")
     transition(conn, workflow, "running")
@@ -74,8 +79,16 @@ def test_the_role_that_was_set_is_who_did_it(conn: psycopg.Connection) -> None:
     assert by == [("pg_write_all_data",), (conn.info.user,)]
 
 
+def test_a_change_that_is_rolled_back_leaves_no_event(conn: psycopg.Connection, session: Any) -> None:
+    workflow = create_workflow(conn, "w", "bugfix").workflow_id
+    other = session()
+    advance(other, workflow)
+    other.rollback()
+    assert events(conn) == []
+
+
 def test_events_of_transactions_that_waited_stand_in_the_order_of_the_changes(
-    conn: psycopg.Connection, session: Session
+    conn: psycopg.Connection, session: Any
 ) -> None:
     workflow = new_workflow(conn, status="running")
     early = session()
@@ -83,37 +96,22 @@ def test_events_of_transactions_that_waited_stand_in_the_order_of_the_changes(
     transition(conn, workflow, "paused")
     transition(early, workflow, "running")
     early.commit()
-    told = [moment.what for moment in timeline(conn, workflow) if moment.kind == "event"]
+    told = [m.what for m in list_timeline(conn, workflow) if m.kind == "event"]
     assert told == ["running -> paused", "paused -> running"]
 
 
 # --- Timeline -----------------------------------------------------------------------------------------------
 
 
-class Moment(NamedTuple):
-    at: datetime
-    kind: str
-    place: int
-    name: str
-    what: str
-    detail: Any
-
-
-def timeline(conn: psycopg.Connection, workflow: Any) -> list[Moment]:
-    columns = ", ".join(Moment._fields)
-    query = f"select {columns} from workflow_timeline where workflow_id = %s {ORDER}"
-    return [Moment(*row) for row in conn.execute(query, [workflow])]
-
-
 def test_the_timeline_tells_events_stages_and_tasks_in_time_order(conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn, type="bugfix")
+    workflow = create_workflow(conn, "w", "bugfix").workflow_id
     transition(conn, workflow, "running")
     (task,) = new_tasks(conn, workflow, "pending")
     set_status(conn, task, "running")
     set_status(conn, task, "failed")
-    conn.execute("select advance_workflow(%s)", [workflow])
-    new_workflow(conn, type="bugfix", status="running")
-    moments = timeline(conn, workflow)
+    advance(conn, workflow)
+    create_workflow(conn, "another", "bugfix", status="running")
+    moments = list_timeline(conn, workflow)
     assert [(m.kind, m.name, m.what) for m in moments] == [
         ("event", "status_changed", "initiated -> running"),
         ("stage", "initialization", "started"),
@@ -125,19 +123,30 @@ def test_the_timeline_tells_events_stages_and_tasks_in_time_order(conn: psycopg.
         ("stage", "validation", "started"),
     ]
     assert [m.at for m in moments] == sorted(m.at for m in moments)
-    assert moments[2].detail == {"task_id": str(task), "external_id": None, "stage": None}
+    assert {m.workflow_id for m in moments} == {workflow}
+    assert moments[2].detail["task_id"] == str(task)
+    assert list_timeline(conn, workflow, limit=3) == moments[:3]
+    assert list_timeline(conn, workflow, limit=None) == moments
 
 
-def test_what_happened_at_the_same_time_has_an_order_without_ties_and_pages_miss_nothing(
-    conn: psycopg.Connection,
-) -> None:
-    workflow = new_workflow(conn, type="app")
-    conn.execute(
-        "insert into agent_task (workflow_id, agent_type, status, created_at, started_at, completed_at)"
-        " select %(w)s, case n %% 3 when 0 then 'a' else 'b' end, 'completed', %(t)s, %(t)s, %(t)s"
-        " from generate_series(1, 300) as n",
-        {"w": workflow, "t": LONG_AGO},
-    )
+def test_pages_of_the_timeline_lose_and_repeat_nothing_where_times_are_equal(conn: psycopg.Connection) -> None:
+    workflow = create_workflow(conn, "w", "bugfix").workflow_id
+    long_ago = LONG_AGO.isoformat()
+    add_tasks(conn, workflow, [{"agent_type": f"a{n % 3}", "created_at": long_ago} for n in range(100)])
+    conn.execute("update agent_task set status = 'failed', started_at = created_at, completed_at = created_at")
+    conn.execute("update workflow_stage set started_at = %s, completed_at = %s", [long_ago, long_ago])
+    seen: list[Moment] = []
+    while page := list_timeline(conn, workflow, limit=7, after=seen[-1] if seen else None):
+        seen += page
+    everything = list_timeline(conn, workflow)
+    assert seen == everything
+    assert len({(m.kind, m.place, m.name) for m in seen}) == len(seen) == 306
+    told = [(m.detail["task_id"], m.what) for m in seen if m.kind == "task"]
+    assert told == [(str(t.id), what) for t in list_tasks(conn, workflow) for what in ("created", "started", "failed")]
+
+
+def test_events_and_stages_of_one_moment_have_an_order_without_ties(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
     conn.execute(
         "insert into workflow_stage (workflow_id, name, position, status, started_at, completed_at)"
         " select %(w)s, 'stage ' || n, n / 3, 'completed', %(t)s, %(t)s from generate_series(1, 30) as n",
@@ -148,25 +157,12 @@ def test_what_happened_at_the_same_time_has_an_order_without_ties_and_pages_miss
         " select %(w)s, 'note', %(t)s from generate_series(1, 50)",
         {"w": workflow, "t": LONG_AGO},
     )
-    moments = timeline(conn, workflow)
-    keys = [(m.at, m.kind, m.place, m.name) for m in moments]
-    assert len(keys) == len(set(keys)) == 3 * 300 + 2 * 30 + 50
-    # Of one task, it is created before it is started, and started before it is completed; tasks in order of creation.
-    tasks = [m.what for m in moments if m.kind == "task"]
-    assert tasks == ["created", "started", "completed"] * 300
-    stages = [m.what for m in moments if m.kind == "stage" and m.name == "stage 7"]
-    assert stages == ["started", "completed"]
-    pages: list[Moment] = []
-    query = f"select {', '.join(Moment._fields)} from workflow_timeline where workflow_id = %s"
-    while True:
-        last = pages[-1] if pages else None
-        after = " and (at, kind, place, name) > (%s, %s, %s, %s)" if last else ""
-        values = [workflow, *(last[:4] if last else ())]
-        page = conn.execute(f"{query}{after} {ORDER} limit 100", values).fetchall()
-        pages += [Moment(*row) for row in page]
-        if not page:
-            break
-    assert pages == moments
+    rows = conn.execute(
+        "select at, kind, place, name, what from workflow_timeline order by at, kind, place, name"
+    ).fetchall()
+    assert len({row[:4] for row in rows}) == len(rows) == 2 * 30 + 50
+    for number in range(1, 31):
+        assert [row[4] for row in rows if row[3] == f"stage {number}"] == ["started", "completed"]
 
 
 def test_the_view_of_the_timeline_sorts_nothing_by_itself(conn: psycopg.Connection) -> None:
@@ -179,12 +175,19 @@ def test_the_view_of_the_timeline_sorts_nothing_by_itself(conn: psycopg.Connecti
     assert conn.execute("select count(*) from workflow_timeline").fetchone() == (10,)
 
 
+def test_the_timeline_of_an_unknown_workflow_is_not_found(conn: psycopg.Connection) -> None:
+    assert list_timeline(conn, new_workflow(conn)) == []
+    for read in (list_timeline, list_burnup):
+        with pytest.raises(WorkflowNotFound):
+            read(conn, NO_ONE)
+
+
 # --- Burn-up ------------------------------------------------------------------------------------------------
 
 
 def test_burnup_accumulates_completed_and_created_tasks(conn: psycopg.Connection) -> None:
     workflow, other = new_workflow(conn), new_workflow(conn)
-    tasks = [  # created, completed (minutes), status
+    rows = [  # created, completed (minutes), status
         (0, 3, "completed"),
         (0, 1, "completed"),
         (1, 3, "completed"),
@@ -192,7 +195,7 @@ def test_burnup_accumulates_completed_and_created_tasks(conn: psycopg.Connection
         (2, None, "running"),
         (6, None, "pending"),
     ]
-    for created, completed, status in tasks:
+    for created, completed, status in rows:
         for target in (workflow, other):
             conn.execute(
                 "insert into agent_task (workflow_id, agent_type, status, created_at, completed_at)"
@@ -204,32 +207,17 @@ def test_burnup_accumulates_completed_and_created_tasks(conn: psycopg.Connection
                     None if completed is None else LONG_AGO + timedelta(minutes=completed),
                 ],
             )
-    query = "select at, agents_completed, agents_total from workflow_burnup where workflow_id = %s order by at"
-    rows = conn.execute(query, [workflow]).fetchall()
-    points = [((at - LONG_AGO) // timedelta(minutes=1), completed, total) for at, completed, total in rows]
+    points = [
+        ((p.at - LONG_AGO) // timedelta(minutes=1), p.agents_completed, p.agents_total)
+        for p in list_burnup(conn, workflow)
+    ]
     assert points == [(0, 0, 2), (1, 1, 3), (2, 1, 5), (3, 3, 5), (6, 3, 6)]
     last = conn.execute("select agents_completed, agents_total from workflow where id = %s", [workflow]).fetchone()
     assert points[-1][1:] == last
-    assert conn.execute(query, [new_workflow(conn)]).fetchall() == []
+    assert list_burnup(conn, new_workflow(conn)) == []
 
 
 # --- Forecast -----------------------------------------------------------------------------------------------
-
-
-class Forecast(NamedTuple):
-    workflow_id: Any
-    completed_per_minute: Decimal | None
-    estimated_completion_at: datetime | None
-    basis_completions: int
-    basis_seconds: Decimal | None
-    last_activity_at: datetime
-    stalled: bool
-
-
-def forecast_of(conn: psycopg.Connection, workflow: Any) -> Forecast:
-    columns = ", ".join(Forecast._fields)
-    query = f"select {columns} from workflow_forecast where workflow_id = %s"
-    return Forecast(*conn.execute(query, [workflow]).fetchone())
 
 
 def completed_ago(conn: psycopg.Connection, workflow: Any, *seconds: float) -> None:
@@ -241,12 +229,12 @@ def completed_ago(conn: psycopg.Connection, workflow: Any, *seconds: float) -> N
     )
 
 
-def test_a_forecast_tells_rate_time_and_basis_exactly(session: Session) -> None:
+def test_a_forecast_tells_rate_time_and_basis_exactly(session: Any) -> None:
     conn = session()  # in one transaction, now() stands still
     workflow = new_workflow(conn, status="running", agents_planned=12)
     completed_ago(conn, workflow, 120, 90, 60, 30)
     new_tasks(conn, workflow, "failed", "cancelled", "running", "pending")
-    forecast = forecast_of(conn, workflow)
+    forecast = get_forecasts(conn, [workflow])[workflow]
     (now,) = conn.execute("select now()").fetchone()
     # 3 in the 120 seconds since the first of them; 12 planned, of which 4 completed, 1 failed, 1 cancelled
     assert forecast.completed_per_minute == Decimal("1.5")
@@ -270,55 +258,46 @@ def test_a_forecast_tells_rate_time_and_basis_exactly(session: Session) -> None:
     ],
 )
 def test_there_is_no_forecast_while_too_little_is_known_or_nothing_runs(
-    session: Session, ago: tuple[float, ...], status: str
+    session: Any, ago: tuple[float, ...], status: str
 ) -> None:
     conn = session()
     workflow = new_workflow(conn, status=status, agents_planned=10)
     completed_ago(conn, workflow, *ago)
-    forecast = forecast_of(conn, workflow)
+    forecast = get_forecasts(conn, [workflow])[workflow]
     assert (forecast.completed_per_minute, forecast.estimated_completion_at) == (None, None)
     assert forecast.basis_completions == len(ago)
     assert (forecast.basis_seconds is None) == (not ago)
     conn.commit()
 
 
-def test_a_forecast_begins_with_the_third_completion_over_a_second(session: Session) -> None:
+@pytest.mark.parametrize(
+    ("planned", "ago", "rate", "basis"),
+    [
+        (4, (1, 0.5, 0), 120, (3, 1)),  # it begins with the third completion, over a second
+        (None, (30, 20, 10), 4, (3, 30)),  # nothing remains
+        (1000, (*range(250), *range(10_000, 10_100)), 60, (100, 99)),  # the last hundred
+    ],
+)
+def test_a_rate_is_taken_from_the_last_completions(
+    session: Any, planned: int | None, ago: tuple[float, ...], rate: int, basis: tuple[int, int]
+) -> None:
     conn = session()
-    workflow = new_workflow(conn, status="running", agents_planned=4)
-    completed_ago(conn, workflow, 1, 0.5, 0)
-    forecast = forecast_of(conn, workflow)
-    assert (forecast.completed_per_minute, forecast.basis_seconds) == (120, 1)
-    assert forecast.estimated_completion_at is not None
+    workflow = new_workflow(conn, status="running", agents_planned=planned)
+    completed_ago(conn, workflow, *ago)
+    forecast = get_forecasts(conn, [workflow])[workflow]
+    assert (forecast.completed_per_minute, forecast.basis_completions, forecast.basis_seconds) == (rate, *basis)
+    assert (forecast.estimated_completion_at is None) == (planned is None)
     conn.commit()
 
 
-def test_nothing_remains_to_be_forecast_where_all_is_settled(session: Session) -> None:
-    conn = session()
-    workflow = new_workflow(conn, status="running")
-    completed_ago(conn, workflow, 30, 20, 10)
-    new_tasks(conn, workflow, "failed")
-    forecast = forecast_of(conn, workflow)
-    assert (forecast.completed_per_minute, forecast.estimated_completion_at) == (4, None)
-    conn.commit()
-
-
-def test_the_basis_is_the_last_hundred_completions(session: Session) -> None:
-    conn = session()
-    workflow = new_workflow(conn, status="running", agents_planned=1000)
-    completed_ago(conn, workflow, *range(0, 250), *range(10_000, 10_100))
-    forecast = forecast_of(conn, workflow)
-    assert (forecast.basis_completions, forecast.basis_seconds, forecast.completed_per_minute) == (100, 99, 60)
-    conn.commit()
-
-
-def test_slow_workflows_are_forecast_exactly_and_endless_ones_not_at_all(session: Session) -> None:
+def test_slow_workflows_are_forecast_exactly_and_endless_ones_not_at_all(session: Any) -> None:
     conn = session()
     day = 86400
     slow, endless = new_workflow(conn, status="running", agents_planned=5), new_workflow(conn, status="running")
     conn.execute("update workflow set agents_planned = 2000000000 where id = %s", [endless])
     for workflow in (slow, endless):
         completed_ago(conn, workflow, 2 * day, day, day)
-    forecasts = {workflow: forecast_of(conn, workflow) for workflow in (slow, endless)}
+    forecasts = get_forecasts(conn, [slow, endless])
     (now,) = conn.execute("select now()").fetchone()
     assert forecasts[slow].completed_per_minute == Decimal("0.0007")
     assert forecasts[slow].estimated_completion_at == now + timedelta(days=2)
@@ -338,7 +317,8 @@ def test_a_workflow_in_which_nothing_happens_is_stalled_after_the_time_that_is_s
     idle_long, idle_short, paused = idle(conn), idle(conn, minutes=9), idle(conn, "paused")
 
     def stalled() -> list[bool]:
-        return [forecast_of(conn, workflow).stalled for workflow in (idle_long, idle_short, paused)]
+        forecasts = get_forecasts(conn, [idle_long, idle_short, paused])
+        return [forecasts[workflow].stalled for workflow in (idle_long, idle_short, paused)]
 
     assert stalled() == [True, False, False]
     conn.execute("set agent_progress.stalled_after = '8 minutes'")
@@ -353,26 +333,29 @@ def test_a_workflow_in_which_nothing_happens_is_stalled_after_the_time_that_is_s
 def test_what_happens_ends_a_stall(conn: psycopg.Connection, act: str) -> None:
     workflow = idle(conn)
     (task,) = new_tasks(conn, workflow, "pending")
-    old = forecast_of(conn, workflow)
+    old = get_forecasts(conn, [workflow])[workflow]
     assert old.stalled
     if act == "start":
         set_status(conn, task, "running")
     elif act == "assign":
-        set_status(conn, task, "assigned")
+        report_task(conn, workflow, task, "assigned")
     else:
         transition(conn, workflow, "paused")
         transition(conn, workflow, "running")
-    now = forecast_of(conn, workflow)
+    now = get_forecasts(conn, [workflow])[workflow]
     assert not now.stalled
     assert now.last_activity_at > old.last_activity_at
-
-
-def test_counting_is_activity(conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn, status="running")
-    (task,) = new_tasks(conn, workflow, "running")
-    before = forecast_of(conn, workflow).last_activity_at
+    counted = new_workflow(conn, status="running")
+    (task,) = new_tasks(conn, counted, "running")
+    before = get_forecasts(conn, [counted])[counted].last_activity_at
     set_status(conn, task, "failed")
-    assert forecast_of(conn, workflow).last_activity_at > before
+    assert get_forecasts(conn, [counted])[counted].last_activity_at > before
+
+
+def test_forecasts_are_of_those_that_exist(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    assert set(get_forecasts(conn, [workflow, NO_ONE])) == {workflow}
+    assert get_forecasts(conn, []) == {}
 
 
 def test_the_forecast_of_a_huge_workflow_reads_few_of_its_tasks(conn: psycopg.Connection) -> None:
@@ -403,4 +386,4 @@ def test_the_forecast_of_a_huge_workflow_reads_few_of_its_tasks(conn: psycopg.Co
         conn.execute("analyze agent_task, workflow")
     conn.execute("update agent_task set status = 'completed' where status = 'assigned' and workflow_id = %s", [huge])
     assert pages("workflow_id = any (%s)", [[huge, small]]) < 300
-    assert forecast_of(conn, huge).basis_completions == 100
+    assert get_forecasts(conn, [huge])[huge].basis_completions == 100

@@ -26,7 +26,6 @@ from .conftest import TEST_DATABASE_URL, TestServer
 from .crash import give
 from .helpers import in_background, new_tasks, new_workflow
 from .service import wait_for
-from .commands import outcome, start
 from .test_trace import instance
 
 ID = str(UUID(int=1))
@@ -370,5 +369,3 @@ def test_whatever_a_session_begins_with_does_no_harm(
         status, out, _ = call(odd, *command)
         assert status == 0, command
         assert "�" not in out
-
-

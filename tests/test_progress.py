@@ -247,7 +247,8 @@ def test_a_schema_whose_views_have_the_columns_is_read_whatever_its_keys_are(
             f"create view adopted.{relation} as select {listed} from public.{relation} as v"
             " join adopted.key as k on k.id = v.workflow_id"
         )
-    at = {"schema": "adopted"}
+    conn.execute('alter schema adopted rename to "100%s; --"')
+    at = {"schema": "100%s; --"}
     found = get_workflow(conn, first, **at)
     assert (found.workflow_id, found.name, found.status, found.progress) == (first, "one", "RUNNING", 50)
     assert names(get_workflows(conn, [first, second], **at)) == names(list_workflows(conn, **at)) == ["two", "one"]

@@ -27,7 +27,6 @@ from pyapp import (
     TaskReporter,
     UnknownStatus,
     add_tasks,
-    grant,
     list_tasks,
     migrate,
     report_task,
@@ -36,7 +35,6 @@ from pyapp.drive import Transaction, act
 from pyapp.models import TASK_STATUSES
 from pyapp.reporter import Batches, Waiting
 
-from .conftest import Role
 from .helpers import counters, in_background, new_tasks, new_workflow, progress, wait_until_blocked_by
 from .service import wait_for
 
@@ -466,6 +464,8 @@ def test_in_asyncio_nobody_who_stops_waiting_calls_a_report_back(dsn: str, conn:
             await outside.report(workflow, one, "completed")
         async with pyapp.aio.TaskReporter(dsn, linger=60) as reporter:
             (await reporter.report(workflow, one, "completed")).cancel()
+            await reporter.flush()
+            assert progress(conn, workflow) == (50, 1, 2)
             await reporter.report(workflow, two, "completed")
             flushing = asyncio.create_task(reporter.flush())
             await asyncio.sleep(0)
@@ -557,7 +557,7 @@ def test_a_deadlock_is_tried_again(dsn: str, conn: psycopg.Connection, start: Ca
         locking.result(60)
         other.commit()
         assert [each.result(60).status for each in done] == ["completed"] * 2
-    wait_for(lambda: deadlocks(conn) == before + 1)
+    wait_for(lambda: deadlocks(conn) > before)
     assert progress(conn, workflow) == (100, 2, 2)
 
 
@@ -679,6 +679,14 @@ def test_a_report_whose_answer_was_lost_is_neither_lost_nor_written_over_what_ot
             assert conn.execute("select * from workflow_progress_drift").fetchall() == []
 
 
+def refuses(dsn: str) -> bool:
+    try:
+        psycopg.connect(dsn).close()
+    except psycopg.OperationalError:
+        return True
+    return False
+
+
 def test_reports_are_kept_though_the_server_crashes_under_load(own_server: Callable[[], Any]) -> None:
     server = own_server()
     migrate(server.dsn)
@@ -691,6 +699,7 @@ def test_reports_are_kept_though_the_server_crashes_under_load(own_server: Calla
                 query = f"select from agent_task where status >= 'completed' offset {settled}"
                 wait_for(lambda conn=conn, query=query: conn.execute(query).rowcount)
             os.kill(server.pid, signal.SIGKILL)
+            wait_for(lambda dsn=server.dsn: refuses(dsn))
             server = own_server()
         assert not working.done()
         working.result(100)
@@ -720,15 +729,3 @@ def test_a_database_that_stays_away_is_told_to_all(
             reporter.flush()
     with pytest.raises(psycopg.OperationalError):
         start(server.dsn)
-
-
-def test_the_role_of_an_agent_may_report(
-    conn: psycopg.Connection, new_role: Callable[..., Role], start: Callable[..., Reporter]
-) -> None:
-    role = new_role()
-    grant(conn, agents=[role.name])
-    workflow = new_workflow(conn)
-    (task,) = new_tasks(conn, workflow, "running")
-    with start(role.dsn) as reporter:
-        reporter.report(workflow, task, "completed")
-    assert progress(conn, workflow) == (100, 1, 1)

@@ -63,42 +63,25 @@ def rights(conn: psycopg.Connection, role: str) -> set[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_grant_says_what_it_granted_and_may_be_repeated(
-    conn: psycopg.Connection, dsn: str, run: Run, new_role: NewRole, kind: str
-) -> None:
-    name = new_role().name
-    status, out, err = run(dsn, "grant", f"--{kind}", name)
-    assert (status, err) == (0, "")
-    assert out.splitlines() == [statement.as_string() for statement in grants(kind, name)]
-    granted = rights(conn, name)
-    assert len(granted) > 10
-    assert run(dsn, "grant", f"--{kind}", name)[:2] == (0, out)
-    assert rights(conn, name) == granted
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_grant_prints_does_the_same_in_psql(
+def test_grant_what_it_prints_and_the_files_do_the_same_and_may_be_repeated(
     conn: psycopg.Connection, dsn: str, bin_dir: Path, run: Run, new_role: NewRole, kind: str
 ) -> None:
-    one, other = new_role(), new_role(name=f"{ODD_NAMES[0]} {kind} {conn.info.dbname}")
-    run(dsn, "grant", f"--{kind}", one.name)
+    one, two, three = new_role(), new_role(name=f"{ODD_NAMES[0]} {kind} {conn.info.dbname}"), new_role()
+    for _ in range(2):
+        status, out, err = run(dsn, "grant", f"--{kind}", one.name)
+        assert (status, err) == (0, "")
+        assert out.splitlines() == [statement.as_string() for statement in grants(kind, one.name)]
+    granted = rights(conn, one.name)
+    assert len(granted) > 10
     for revoke in ([], ["--revoke"]):
-        status, script, _ = run(None, "grant", f"--{kind}", other.name, "--print", *revoke)
-        assert status == 0
-        assert rights(conn, other.name) == (rights(conn, one.name) if revoke else set())
+        status, script, _ = run(None, "grant", f"--{kind}", two.name, "--print", *revoke)
+        assert (status, rights(conn, two.name)) == (0, granted if revoke else set())
         psql(bin_dir, dsn, script)
-        assert rights(conn, other.name) == (set() if revoke else rights(conn, one.name))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_files_do_the_same_in_psql(
-    conn: psycopg.Connection, dsn: str, bin_dir: Path, new_role: NewRole, kind: str
-) -> None:
-    one, other = new_role(), new_role()
-    pyapp.grant(conn, **{f"{kind}s": [one.name]})
+        assert rights(conn, two.name) == (set() if revoke else granted)
     for file in KINDS[kind]:
-        psql(bin_dir, dsn, (resource("sql") / "optional" / f"grant_{file}.sql").read_text(), f"--set=role={other.name}")
-    assert rights(conn, other.name) == rights(conn, one.name)
+        text = (resource("sql") / "optional" / f"grant_{file}.sql").read_text()
+        psql(bin_dir, dsn, text, f"--set=role={three.name}")
+    assert rights(conn, three.name) == granted
 
 
 def psql(bin_dir: Path, dsn: str, script: str, *options: str) -> None:
@@ -286,6 +269,8 @@ def test_an_agent_adds_and_reports_tasks_and_reads_progress(
     assert pyapp.report_task(agent, workflow, one.id, "completed", result={"files": 3}).result == {"files": 3}
     pyapp.report_tasks(agent, workflow, [(two.id, "failed"), (three.id, "completed")])
     assert pyapp.report_task(agent, workflow, two.id, "running", reopen=True).retry_count == 1
+    with pyapp.TaskReporter(role.dsn) as reporter:
+        reporter.report(workflow, two.id, "running")
     agent.execute(
         "insert into agent_task (workflow_id, external_id, agent_type, status) values (%s, 'k', 'b', 'completed')"
         " on conflict (workflow_id, external_id) where external_id is not null do update set status = excluded.status",

@@ -77,4 +77,4 @@ def test_every_snapshot_is_exact_under_load_and_attack(
     conn.execute("update workflow set progress_frozen_at = null")
     conn.execute("delete from workflow where name = 'brief'")
     ledger.assert_kept(conn)
-    record_property("figures: soak", figures | Counter({"transactions": ledger.acknowledged}))
+    record_property("figures: soak", {**figures, "transactions": ledger.acknowledged})

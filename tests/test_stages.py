@@ -218,6 +218,14 @@ def test_stages_that_are_passed_over_are_skipped(conn: psycopg.Connection) -> No
     assert course(conn, workflow) == "csscs"
 
 
+def test_a_stage_that_is_left_by_the_end_of_the_workflow_is_completed(conn: psycopg.Connection) -> None:
+    # Also one that was never begun, since the workflow was only initiated: it has been in it.
+    for status in ("initiated", "running"):
+        workflow = new_workflow(conn, type="bugfix", status=status)
+        transition(conn, workflow, "completed", stage="e2e_testing")
+        assert course(conn, workflow) == "csc"
+
+
 def test_going_back_counts_and_makes_later_stages_pending_again(conn: psycopg.Connection) -> None:
     workflow = create_workflow(conn, "w", "feature").workflow_id
     for stage in ("initialization", "scaffolding", "validation", "scaffolding"):

@@ -23,7 +23,7 @@ SCHEMA = "agent_progress"
 """Where an adoption lies, unless --schema says otherwise."""
 
 
-class Values(click.ParamType[tuple[str, ...]]):
+class Values(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
     """Values with commas between them; one with a comma in it stands in double quotes."""
 
     name = "values"
@@ -38,7 +38,7 @@ class Values(click.ParamType[tuple[str, ...]]):
         return found
 
 
-class Mapping(click.ParamType[tuple[str, str]]):
+class Mapping(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
     """OURS=THEIRS."""
 
     name = "mapping"

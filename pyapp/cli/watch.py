@@ -71,7 +71,7 @@ def follow(
         if foretold:
             forecasts.update(helpers.get_forecasts(conn, running, schema=schema))
 
-    with Live(auto_refresh=False, transient=transient, console=console()) if in_terminal() else nullcontext() as live:
+    with _live(transient) if in_terminal() else nullcontext() as live:
         for changes in watch_changes(dsn, ids or None, interval, read_forecasts, tell_loss, schema=schema):
             seen |= {workflow.workflow_id: workflow for workflow in changes}
             if live is not None:
@@ -87,3 +87,8 @@ def follow(
 
 def _print_line(workflow: Workflow, forecast: Forecast | None) -> None:
     print(plain_line(workflow, forecast), flush=True)
+
+
+def _live(transient: bool) -> Live:
+    # Messages on stderr go above the bars; stdout is still the terminal, which their drawing asks for.
+    return Live(auto_refresh=False, transient=transient, console=console(), redirect_stdout=False)

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 from pyapp.models import BurnupPoint, Stage, Workflow
 
 _FINAL = ("completed", "failed", "cancelled")
-PARTS = ("completed", "failed", "cancelled", "running", "open", "planned")
 
 
 class Segment(NamedTuple):

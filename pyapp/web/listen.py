@@ -9,7 +9,7 @@ import psycopg
 
 from pyapp import aio
 from pyapp.drive import run_async
-from pyapp.watch import Follower, listen
+from pyapp.watch import listen, notifies
 from pyapp.web.database import Database
 
 RESYNC = 10.0
@@ -46,7 +46,7 @@ class Listener:
     async def _hear(self, conn: psycopg.AsyncConnection[Any]) -> None:
         while True:
             self._count_query()
-            listens = await run_async(conn, Follower(None, self._database.schema).begin())
+            listens = await run_async(conn, notifies(self._database.schema))
             if listens:
                 await conn.execute(listen(self._database.schema))
             if listens != self.listens:

@@ -1,7 +1,8 @@
 """What readers pay: one workflow, however many tasks it has, and a page of the list."""
 
-from pyapp.models import Workflow
 from pyapp.progress import columns
+
+from pyapp.models import Workflow
 from tests.benchmarks.load import pgbench
 from tests.benchmarks.methods import Options, Variant, interleave, say
 from tests.benchmarks.report import Measurement, Target
