@@ -111,6 +111,7 @@ class Renderer:
             "05_tasks.sql",
             "06_views.sql",
             "07_repair.sql",
+            "09_trees.sql",
         ]
         names += ["08_publish.sql"] if of.publishes else []
         objects += [self.render(file) for file in names]
@@ -297,6 +298,14 @@ class Renderer:
             return "null::jsonb"
         return f"jsonb_build_object({', '.join(f'{text(c)}, {v}' for c, v in columns.items())})"
 
+    def _parent(self) -> str:
+        """Write which workflow started one: as the user says; of one table in both roles, what its tasks name."""
+        of = self._of
+        if self._size > 1 or not of.workflows:
+            return f"null::{of.id_type}"
+        own = of.keys[0].sql.replace("task.", "workflow.") if of.workflows == of.tasks else None
+        return _cast(of.columns.get("parent_id", own), of.id_type)
+
     @cached_property
     def slots(self) -> dict[str, str]:
         of, each, keys = self._of, self._each, self._of.keys
@@ -380,6 +389,7 @@ class Renderer:
             "planned": f"({of.columns['agents_planned']})::integer"
             if "agents_planned" in of.columns
             else "null::integer",
+            "parent_id": self._parent(),
             "published": f"workflow.{name(of.publish['progress'])}::numeric"
             if "progress" in of.publish
             else "null::numeric",

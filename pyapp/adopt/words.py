@@ -71,6 +71,7 @@ WORKFLOW_COLUMNS: Mapping[str, tuple[str, ...]] = {
     "updated_at": ("updated_at", "updated", "updated_on", "modified_at"),
     "completed_at": ("completed_at", "finished_at", "ended_at", "completed", "end_time", "end_date"),
     "agents_planned": ("agents_planned",),
+    "parent_id": (),
 }
 """Columns of a workflow that are shown, by what others call them."""
 TASK_COLUMNS: Mapping[str, tuple[str, ...]] = {

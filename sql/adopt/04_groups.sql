@@ -16,7 +16,8 @@ returns table (
     created_at timestamptz,
     updated_at timestamptz,
     completed_at timestamptz,
-    published numeric
+    published numeric,
+    parent_id {id_type}
 )
 language sql
 stable
@@ -37,7 +38,8 @@ as $agent_progress$
         case
             when c.agents_created = c.agents_completed + c.agents_failed + c.agents_cancelled then c.progress_updated_at
         end,
-        null::numeric
+        null::numeric,
+        null::{id_type}
     from {schema}.workflow_counter as c
 $agent_progress$;
 
