@@ -45,9 +45,7 @@ _MORE_COLUMNS = {  # of tables that are not there yet after a crash between the 
 _TYPES = ["workflow_status", "task_status", "stage_status", "priority_level"]
 
 
-def migrate(
-    dsn: str | None = None, *, schema: str | None = None, on_step: OnStep = lambda _: None
-) -> list[str]:
+def migrate(dsn: str | None = None, *, schema: str | None = None, on_step: OnStep = lambda _: None) -> list[str]:
     """Apply the migrations that are not applied yet, and make functions, views and triggers anew that differ.
 
     Safe at any time: when all is done, twice at once, after a crash, while others write. Rows that the tables hold are
@@ -118,7 +116,9 @@ def rollback(
         # An application may keep its own migrations in the same tables.
         if len(steps) == len(applied) and not _rows(conn, schema, "select from {schema}._yoyo_migration limit 1"):
             _drop_yoyo_tables(conn, schema)
-            query: LiteralString = "select from pg_depend where refclassid = 'pg_namespace'::regclass and refobjid = {name}::regnamespace"
+            query: LiteralString = (
+                "select from pg_depend where refclassid = 'pg_namespace'::regclass and refobjid = {name}::regnamespace"
+            )
             if schema != "public" and not _rows(conn, schema, query):
                 conn.execute(sql.SQL("drop schema {}").format(sql.Identifier(schema)))
         return [migration.id for migration in steps]
@@ -263,7 +263,8 @@ def _holder(guard: Connection[Any], schema: str) -> str:
         select format('%%s (session %%s of %%s)', coalesce(nullif(a.application_name, ''), 'unnamed'), a.pid, a.usename)
         from pg_locks as l
         join pg_stat_activity as a on a.pid = l.pid
-        where l.locktype = 'advisory' and l.granted and l.classid = %s and l.objid = hashtext({name})::bigint & 4294967295
+        where l.locktype = 'advisory' and l.granted and l.classid = %s
+            and l.objid = hashtext({name})::bigint & 4294967295
     """
     rows = _rows(guard, schema, query, _ADVISORY_LOCK)
     return str(rows[0][0]) if rows else "just ended"
@@ -367,7 +368,7 @@ def _refuse_newer(conn: Connection[Any], schema: str, migrations: Any) -> None:
 
 
 def _refuse_foreign_tables(conn: Connection[Any], schema: str) -> None:
-    """Let pass a schema that has none of these names, or all of it (installed with psql, or not recorded in a crash)."""
+    """Let pass a schema that has none of these names, or all of it (made with psql, or not recorded in a crash)."""
     tables = {
         name: set(columns)
         for name, columns in _rows(
@@ -378,7 +379,9 @@ def _refuse_foreign_tables(conn: Connection[Any], schema: str) -> None:
             [*_COLUMNS, *_MORE_COLUMNS],
         )
     }
-    query: LiteralString = "select typname from pg_type where typnamespace = to_regnamespace({name}) and typname = any (%s)"
+    query: LiteralString = (
+        "select typname from pg_type where typnamespace = to_regnamespace({name}) and typname = any (%s)"
+    )
     types = [row[0] for row in _rows(conn, schema, query, _TYPES)]
     expected = _COLUMNS | _MORE_COLUMNS
     foreign = [f"table {name}" for name, columns in tables.items() if not columns >= expected[name]]

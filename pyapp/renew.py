@@ -26,6 +26,7 @@ _HEAD = re.compile(r"^create or replace (function|view|trigger) (?:public\.)?(\w
 _TABLE = re.compile(r"\son public\.(\w+)")
 _FOLLOWS = re.compile(r"^(comment on|revoke) ", re.MULTILINE)
 _ARGUMENTS = re.compile(r"^comment on function [\w.]+\((.*?)\) is", re.DOTALL | re.MULTILINE)
+_CREATE_TABLE = re.compile(r"^create table public\.(\w+)", re.MULTILINE)
 _COUNTING = "agent_task_progress_"
 _INSTALLED: LiteralString = """
     select 'function', p.proname::text, p.oid::regprocedure::text, md5(pg_get_functiondef(p.oid)), 'O'
@@ -49,15 +50,21 @@ _INSTALLED: LiteralString = """
         and (c.relname::text, t.tgname::text) in (select * from unnest(%(tables)s::text[], %(triggers)s::text[]))
 """
 _OWN_RIGHTS: LiteralString = """
-    select format('revoke all on %%s %%s from %%s', o.what, o.name, coalesce(quote_ident(r.rolname), 'public')), r.rolname
+    select
+        format('revoke all on %%s %%s from %%s', o.what, o.name, coalesce(quote_ident(r.rolname), 'public')),
+        r.rolname
     from (
-        select c.oid, case c.relkind when 'S' then 'sequence' else 'table' end, c.oid::regclass::text, c.relowner, c.relacl
+        select c.oid, case c.relkind when 'S' then 'sequence' else 'table' end, c.oid::regclass::text, c.relowner,
+            c.relacl
         from pg_class as c
+        left join pg_depend as d on d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'i'
+        left join pg_class as t on c.relkind = 'S' and t.oid = d.refobjid -- of an identity column
         where c.relnamespace = to_regnamespace(%(schema)s) and c.relkind in ('r', 'v', 'S', 'p')
+            and coalesce(t.relname, c.relname)::text = any (%(relations)s)
         union all
         select p.oid, 'function', p.oid::regprocedure::text, p.proowner, p.proacl
         from pg_proc as p
-        where p.pronamespace = to_regnamespace(%(schema)s)
+        where p.pronamespace = to_regnamespace(%(schema)s) and p.proname::text = any (%(functions)s)
     ) as o (id, what, name, owner, acl)
     cross join lateral aclexplode(o.acl) as a
     left join pg_roles as r on r.oid = a.grantee
@@ -131,6 +138,13 @@ def shipped_items(schema: str) -> list[Item]:
             if statements
         ]
     return items
+
+
+def tables() -> list[str]:
+    """Name the tables that a migrated schema has, with those of yoyo."""
+    files = resource("sql").glob("[0-9]*.sql")
+    names = [name for file in files for name in _CREATE_TABLE.findall(file.read_text("utf-8"))]
+    return [*names, "_yoyo_log", "_yoyo_migration", "_yoyo_version", "yoyo_lock"]
 
 
 def _arguments(statements: Sequence[str]) -> str:
@@ -243,7 +257,14 @@ def revoked(conn: Connection[Any], schema: str, on_step: OnStep) -> Iterator[Non
         {"schema": sql.Identifier(schema).as_string()},
     ).fetchall()
     yield
-    values = {"schema": sql.Identifier(schema).as_string(), "known": [row[0] for row in known]}
+    items = shipped_items(schema)
+    values = {
+        "schema": sql.Identifier(schema).as_string(),
+        "known": [row[0] for row in known],
+        "functions": [item.name for item in items if item.kind == "function"],
+        # Others may create objects of their own meanwhile.
+        "relations": [item.name for item in items if item.kind == "view"] + tables(),
+    }
     statements = cursor.execute(_OWN_RIGHTS, values).fetchall()
     for statement, _ in statements:
         cursor.execute(statement.encode())

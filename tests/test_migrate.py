@@ -634,7 +634,13 @@ def test_default_privileges_open_nothing_of_ours_and_that_is_said(empty: Empty) 
             admin.execute(f"grant usage on schema public to {anon}")
             admin.execute("create table note (id integer)")
             steps: list[str] = []
-            migrate(dsn, on_step=steps.append)
+
+            def somebody_creates(step: str) -> None:
+                if not steps:
+                    admin.execute("create table note_of_others (id integer); create sequence seq_of_others")
+                steps.append(step)
+
+            migrate(dsn, on_step=somebody_creates)
             assert f"revoked what default privileges grant to {anon} (agent-progress grant gives rights)" in steps
             new_tasks(admin, new_workflow(admin), "completed")
             admin.execute(f"set role {anon}")
@@ -652,7 +658,9 @@ def test_default_privileges_open_nothing_of_ours_and_that_is_said(empty: Empty) 
             ):
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):
                     admin.execute(statement)
-            assert admin.execute("select * from note").fetchall() == []
+            for table in ("note", "note_of_others"):
+                assert admin.execute(f"select * from {table}").fetchall() == []
+            admin.execute("select nextval('seq_of_others')")
             admin.execute("reset role")
             # What the owner grants himself stays, also where the object is made anew.
             admin.execute(f"grant execute on function repair_progress(uuid) to {anon}")

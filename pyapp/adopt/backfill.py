@@ -80,7 +80,13 @@ class Backfill:
             if not self._retry(self._go_live):
                 on_step("the tasks were truncated meanwhile: counting again")
         counted += self._sweep(on_batch, on_step, patient=True)
-        self._retry(lambda: self._execute("drop table if exists {schema}.workflow_counted").rowcount)
+        self._retry(
+            lambda: (
+                self._execute(
+                    "drop table if exists {schema}.workflow_counted, {schema}.workflow_counted_since"
+                ).rowcount
+            )
+        )
         frozen = self._retry(self._freeze) if fresh and self._of.publishes else 0
         if self._of.publishes:
             self.publish(on_batch)
@@ -88,13 +94,14 @@ class Backfill:
 
     def _stage(self) -> None:
         """Count all tasks in one pass, unless that was done and nobody truncated them since."""
-        if self.value("select staged = truncated and to_regclass({counted_name}) is not null from {schema}.counting"):
+        since = "select c.truncated = s.truncated from {schema}.counting as c, {schema}.workflow_counted_since as s"
+        if self.value("select to_regclass({counted_name}) is not null") and self.value(since):
             return
 
-        def count() -> int:
-            seen = int(self.value("select truncated from {schema}.counting"))
+        def count() -> None:
             self._execute("set local statement_timeout = 0")
-            self._execute("drop table if exists {schema}.workflow_counted")
+            self._execute("drop table if exists {schema}.workflow_counted, {schema}.workflow_counted_since")
+            self._execute("create table {schema}.workflow_counted_since as select truncated from {schema}.counting")
             self._execute(
                 "create table {schema}.workflow_counted as"
                 " select {t_keys}, sum(t.tasks)::integer as created, sum(t.tasks * (t.outcome = 1)::integer)::integer"
@@ -105,11 +112,8 @@ class Backfill:
                 " where t.outcome is not null and {keys_known} group by {t_keys}"
             )
             self._execute("create index on {schema}.workflow_counted ({keys})")
-            return seen
 
-        seen = self._retry(count)
-        # In a transaction of its own: it can have to wait for writers, and would begin again.
-        self._retry(lambda: self._execute("update {schema}.counting set staged = {seen}", seen=str(seen)).rowcount)
+        self._retry(count)
 
     def _copy(self, on_batch: OnBatch) -> int:
         """Copy what was counted, batch by batch, until nothing is left of it."""
@@ -117,7 +121,10 @@ class Backfill:
 
         def batch() -> tuple[int, int]:
             # A truncation of the tasks waits, or what was counted is of no use any more.
-            if not self.value("select staged = truncated from {schema}.counting for share"):
+            if not self.value(
+                "select c.truncated = s.truncated from {schema}.counting as c, {schema}.workflow_counted_since as s"
+                " for share of c"
+            ):
                 return 0, 0
             found = self._execute(
                 "with batch as (delete from {schema}.workflow_counted where ctid in (select ctid from"
@@ -181,7 +188,13 @@ class Backfill:
 
     def _go_live(self) -> bool:
         """Let missing rows mean no tasks from now on: waits for all who made one that is not counted."""
-        return self._execute("update {schema}.counting set live = true where staged = truncated").rowcount > 0
+        return (
+            self._execute(
+                "update {schema}.counting as c set live = true from {schema}.workflow_counted_since as s"
+                " where s.truncated = c.truncated"
+            ).rowcount
+            > 0
+        )
 
     def _freeze(self) -> int:
         """Leave finished history alone that says 100 percent, though none of its tasks was ever reported."""

@@ -102,7 +102,10 @@ def examine(conn: Connection[Any], adoption: Adoption) -> tuple[list[str], list[
     try:
         conn.execute(sql.SQL("select from {}.workflow_progress_drift limit 0").format(sql.Identifier(adoption.schema)))
     except psycopg.Error as error:
-        missing.append(f"the tables cannot be read as they were adopted: {first_line(error)}")
+        missing.append(
+            f"the tables cannot be read as they were adopted: {first_line(error)}"
+            " (adopt with --tasks and the like says how to read them now)"
+        )
         return missing, []
     notes = []
     if not is_live(conn, adoption):

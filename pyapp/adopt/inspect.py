@@ -166,7 +166,7 @@ class _Inspection:
             for column in wanted.key:
                 tasks.column(column, "--key")
             found = [key for key in found if sorted(key[0]) == sorted(wanted.key)]
-        if (given and not found) or wanted.key_sql:
+        if given and (not found or wanted.key_sql or wanted.workflow_key):
             keys = self._given_keys()
             link = "without a foreign key"
             theirs = self._workflow_keys(keys, [snake_key for snake_key in wanted.key]) if workflows else ()

@@ -133,7 +133,7 @@ def renew_adoptions(dsn: str, on_step: OnStep = lambda _: None) -> list[str]:
                 on_step(f"renewing the adoption in {adoption.schema}")
                 install(conn, adoption, on_step)
                 renewed.append(adoption.schema)
-            except psycopg.errors.SyntaxErrorOrAccessRuleViolation as error:
+            except psycopg.ProgrammingError as error:
                 on_step(f"the adoption in {adoption.schema} cannot be renewed: {first_line(error)}")
     return renewed
 

@@ -220,11 +220,11 @@ class Renderer:
             total = f"{schema}.progress_total(({status})::{schema}.workflow_status, {created}, ({planned})::bigint)"
         progress = f"coalesce({frozen}, {name(self._of.schema)}.progress_percentage({completed}, {total}))"
         values = {"progress": progress, "completed": completed, "total": total}
-        return {column: values[what] for what, column in self._of.publish.items()}
+        return {self._of.publish[what]: value for what, value in values.items() if what in self._of.publish}
 
     def _publish_slots(self) -> dict[str, str]:
         of = self._of
-        here = self._published("now_created", "now_completed", "now_frozen")
+        here = self._published("this.now_created", "this.now_completed", "this.now_frozen")
         there = self._published("c.agents_created", "c.agents_completed", "c.frozen_progress")
         any_row = self._published(
             "coalesce(c.agents_created, 0)", "coalesce(c.agents_completed, 0)", "c.frozen_progress"
@@ -242,7 +242,7 @@ class Renderer:
         def given(values: dict[str, str]) -> str:
             return ", ".join(f"{name(c)} = {value}" for c, value in values.items())
 
-        lock = f"perform from {of.workflows.sql if of.workflows else ''} as workflow where {self._workflow_is('the_key_')} for no key update;"
+        lock = f"perform from {of.workflows.sql if of.workflows else ''} as workflow where {self._workflow_is('this.key_')} for no key update;"
 
         def row(expression: str, record: str) -> str:
             return f"(select {expression} from (select {record}.*) as workflow)"
@@ -276,16 +276,26 @@ class Renderer:
         keys = self._of.workflow_keys
         return " and ".join(f"{key.sql} = {prefix}{i + 1}" for i, key in enumerate(keys))
 
+    def _listed(self) -> str:
+        """Write which workflows are shown; of one table in both roles, no child without children: that is a task."""
+        of = self._of
+        known = " and ".join(f"{key.sql} is not null" for key in of.workflow_keys)
+        if of.workflows != of.tasks:
+            return known
+        child = " and ".join(f"({key.sql.replace('task.', 'workflow.')}) is not null" for key in of.keys)
+        counter = f"select from {name(of.schema)}.workflow_counter as c where {self._workflow_is('c.key_')}"
+        return f"{known} and (not ({child}) or exists ({counter}))"
+
     def _describe(self) -> str:
         """Write how the first task of a workflow describes it, where there is no table of workflows."""
         of = self._of
         if of.workflows or not (columns := {c: v for c, v in of.columns.items() if c in _WORKFLOW_COLUMNS}):
             return ""
-        keys = " and ".join(f"({key.sql})::{key.type} = the_key_{i + 1}" for i, key in enumerate(of.keys))
+        keys = " and ".join(f"({key.sql})::{key.type} = this.key_{i + 1}" for i, key in enumerate(of.keys))
         updates = [
             f"if tg_op = '{op}' then update {name(of.schema)}.workflow_counter as c set described = "
             f"(select {self.described} from {relation} as task where {keys} and {self.outcome} is not null limit 1)"
-            f" where {self._each('c.key_{i} = the_key_{i}', ' and ')}; end if;"
+            f" where {self._each('c.key_{i} = this.key_{i}', ' and ')}; end if;"
             for op, relation in (("INSERT", "changed_task"), ("UPDATE", "new_task"))
         ]
         return " ".join(updates)
@@ -328,8 +338,8 @@ class Renderer:
             if n == 1
             else f"workflow_id text not null generated always as ({self._id([f'key_{i + 1}' for i in range(n)])}) stored,"
             " constraint workflow_counter_workflow_id_key unique (workflow_id),",
-            "key_variables": "; ".join(f"the_key_{i + 1} {key.type}" for i, key in enumerate(keys)),
-            "the_keys": each("the_key_{i}"),
+            "key_variables": "; ".join(f"key_{i + 1} {key.type}" for i, key in enumerate(keys)),
+            "the_keys": each("this.key_{i}"),
             "new_keys": each("n.key_{i}"),
             "same_keys": f"({each('n.key_{i} = o.key_{i}', ' and ')})",
             "keys_known": f"({each('key_{i} is not null', ' and ')})",
@@ -340,12 +350,14 @@ class Renderer:
             "both_id": f"({b_id})::{of.id_type}",
             "counter_id": counter_id if not of.workflows or n > 1 else f"{counter_id}::{of.id_type}",
             "id_type": of.id_type,
-            "counter_is_the": each("c.key_{i} = the_key_{i}", " and "),
+            "counter_is_the": each("c.key_{i} = this.key_{i}", " and "),
             "counter_is_new": each("c.key_{i} = new.key_{i}", " and "),
             "counter_is_k": each("c.key_{i} = k.key_{i}", " and "),
             "counter_is_w": each("c.key_{i} = w.key_{i}", " and "),
             "w_is_k": each("w.key_{i} = k.key_{i}", " and "),
-            "task_is_the": each("t.key_{i} = the_key_{i}", " and "),
+            "take_new": each("this.key_{i} := new.key_{i}", "; "),
+            "task_is_new": each("t.key_{i} = new.key_{i}", " and "),
+            "task_is_the": each("t.key_{i} = this.key_{i}", " and "),
             "counter_is_missing": "c.key_1 is null",
             "k_is_argument": " and ".join(
                 f"k.key_{i + 1} = {part}" for i, part in enumerate(self._parts("repair_progress.workflow"))
@@ -378,10 +390,11 @@ class Renderer:
             "workflow_keys": ", ".join(workflow_keys),
             "workflow_id": self._id(workflow_keys) if workflow_keys else "",
             "workflow_keys_known": " and ".join(f"{key} is not null" for key in workflow_keys),
+            "workflow_is_listed": self._listed(),
             "workflow_keys_as_keys": ", ".join(
                 f"({key})::{keys[i].type} as key_{i + 1}" for i, key in enumerate(workflow_keys)
             ),
-            "workflow_is_the": self._workflow_is("the_key_"),
+            "workflow_is_the": self._workflow_is("this.key_"),
             "workflow_is_counter": self._workflow_is("c.key_"),
             "old_workflows": "old_workflow",
             "new_workflows": "new_workflow",
@@ -439,10 +452,11 @@ class Renderer:
             if "progress" in of.publish:
                 filled["stored_progress"] = "w.published::integer"
                 filled["published_differs"] = "(w.key_1 is not null and w.published is distinct from p.progress)"
-            probes += [f"workflow.{name(column)}::numeric = 0" for column in of.publish.values()]
+            probes += [f"workflow.{name(column)}::numeric = 0" for column in sorted(of.publish.values())]
+            probes += [f"{value} = 0" for value in self._published("0", "0", "null::integer").values()]
         if of.keep_finished:
             filled["ended_by_workflow"] = (
-                f"select ended or {ended} into ended from {of.workflows.sql} as workflow where {filled['workflow_is_the']};"
+                f"select this.ended or {ended} into ended from {of.workflows.sql} as workflow where {filled['workflow_is_the']};"
                 if of.workflows
                 else ""
             )
@@ -452,7 +466,7 @@ class Renderer:
                 "old_and_new_keys": f"{each('o.key_{i} as old_{i}')}, {each('n.key_{i} as new_{i}')}",
                 "old_and_new_places": f"{each('old_{i}')}, {each('new_{i}')}",
                 "counter_is_pair": each("c.key_{i} = pair.old_{i}", " and "),
-                "take_pair": each("the_key_{i} := pair.new_{i}", "; "),
+                "take_pair": each("this.key_{i} := pair.new_{i}", "; "),
             }
             filled["carry"] = fragment("carry.sql")
             probes.append(ended)

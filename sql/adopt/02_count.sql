@@ -11,6 +11,7 @@ set search_path = pg_catalog, pg_temp
 set row_security = off
 as $agent_progress$
 #variable_conflict use_column
+<<this>>
 declare
     {key_variables};
     the_created integer;

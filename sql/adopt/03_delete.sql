@@ -9,6 +9,7 @@ set search_path = pg_catalog, pg_temp
 set row_security = off
 as $agent_progress$
 #variable_conflict use_column
+<<this>>
 declare
     {key_variables};
     gone refcursor;
@@ -28,7 +29,7 @@ begin
         if not found then
             return null;
         end if;
-        perform from {counted_tasks} as t, {schema}.counting where false;
+        perform from {counted_tasks} as t, {schema}.counting, {schema}.workflow_counter where false;
     exception
         when syntax_error_or_access_rule_violation or invalid_schema_name or internal_error or data_exception then
             raise warning using

@@ -39,7 +39,7 @@ as $agent_progress$
         {published},
         {parent_id}
     from {workflows} as workflow
-    where {workflow_keys_known}
+    where {workflow_is_listed}
 $agent_progress$;
 
 comment on function {schema}.read_workflows() is 'The workflows of the application, with the columns of ours; null where it has none.';

@@ -9,6 +9,7 @@ set search_path = pg_catalog, pg_temp
 set row_security = off
 as $agent_progress$
 #variable_conflict use_column
+<<this>>
 declare
     now_created integer;
     now_completed integer;
@@ -52,6 +53,7 @@ set search_path = pg_catalog, pg_temp
 set row_security = off
 as $agent_progress$
 #variable_conflict use_column
+<<this>>
 declare
     {key_variables};
     is_live boolean;

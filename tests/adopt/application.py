@@ -188,6 +188,14 @@ class App:
         if shape.workflows:
             rows = self.run(f"select {', '.join(shape.workflow_read)} from {shape.workflows}").fetchall()
             ids = [workflow_id(row) for row in rows if None not in row]
+        if shape.workflows == shape.tasks:  # children are tasks, unless they have children
+            children = {
+                workflow_id(row)
+                for row in self.run(
+                    f"select {', '.join(shape.workflow_read)} from {shape.tasks} as t where {shape.read[0]} is not null"
+                )
+            }
+            ids = [id for id in ids if id in seen or id not in children]
         numbers = {}
         for id in ids:
             of = seen[id]

@@ -33,8 +33,10 @@ def test_completed_and_cancelled_tasks_of_a_finished_workflow_stay_counted(make:
     assert numbers(app, 20) == (100, 7, 7)
     app.workflow(21, *["completed"] * 2, "cancelled")
     for _ in range(3):
-        app.run(f"delete from {shape.tasks} where ctid = (select ctid from {shape.tasks} as t where {shape.keyed()} limit 1)",
-                **app.bind(21))
+        app.run(
+            f"delete from {shape.tasks} where ctid = (select ctid from {shape.tasks} as t where {shape.keyed()} limit 1)",
+            **app.bind(21),
+        )
         assert numbers(app, 21) == (67, 2, 3)
     succeeded = app.run("select * from agent_progress.repair_progress()").fetchall()
     assert succeeded == []
