@@ -34,6 +34,10 @@ Cursor = Annotated[str | None, Query(max_length=8000, description="From the Link
 Statuses = Annotated[list[WorkflowStatus] | None, Query(description="Any of these statuses.")]
 # Those of an adoption may be other words.
 OnePriority = Annotated[Text | None, Query(json_schema_extra={"enum": list(get_args(Priority))})]
+Parent = Annotated[
+    Text | None, Query(description="The id of the workflow that started them; none: those that no workflow started.")
+]
+Tree = Annotated[bool, Query(description="All that is below them as well.")]
 # whole_addresses left it escaped.
 Key = Annotated[
     str, Path(json_schema_extra={"format": "uuid"}), AfterValidator(lambda part: _without_nul(unquote(part)))

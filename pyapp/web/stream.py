@@ -22,6 +22,7 @@ from pyapp.web.database import AWAY, REPLAY, Database, reason
 from pyapp.web.listen import RESYNC, Listener
 from pyapp.web.reads import active_ids, follow_workflows
 from pyapp.web.shape import Shape
+from pyapp.web.trees import members
 from pyapp.web.wire import event
 
 HEARTBEAT = 15.0
@@ -38,9 +39,9 @@ log = logging.getLogger("agent_progress.stream")
 class Subscriber:
     """A client's view of the feed: which workflows it follows, and what it has not been sent yet."""
 
-    def __init__(self, ids: frozenset[str] | None) -> None:
-        """Follow the workflows given, or the active ones for None."""
-        self.ids = ids
+    def __init__(self, ids: frozenset[str] | None, tree: bool = False) -> None:
+        """Follow the workflows given, or the active ones for None; ``tree``: all that is below those given as well."""
+        self.ids, self.tree = ids, tree
         self.wants_snapshot = True
         self.found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         """The number of workflows in the first snapshot, or why there is none."""
@@ -119,6 +120,7 @@ class Feed:
         self._away = False
         self._seen: dict[str, Listed] = {}
         self._active: set[str] = set()
+        self._trees: dict[str, set[str]] = {}
         self._look_again = 0.0
 
     @property
@@ -143,9 +145,9 @@ class Feed:
             self._task.cancel()
             await asyncio.wait([self._task], timeout=0.5)
 
-    def subscribe(self, ids: Iterable[str] | None) -> Subscriber:
-        """Begin to follow workflows, or the active ones for None."""
-        subscriber = Subscriber(None if ids is None else frozenset(ids))
+    def subscribe(self, ids: Iterable[str] | None, *, tree: bool = False) -> Subscriber:
+        """Begin to follow workflows, or the active ones for None; with ``tree`` all that is below those given too."""
+        subscriber = Subscriber(None if ids is None else frozenset(ids), tree)
         if self._stopped:
             subscriber.close()
         self._subscribers.add(subscriber)
@@ -190,7 +192,7 @@ class Feed:
 
     async def _follow(self, conn: psycopg.AsyncConnection[Any]) -> None:
         """Read while there are clients, and listen meanwhile."""
-        self._seen, self._active, self._look_again = {}, set(), 0.0
+        self._seen, self._active, self._trees, self._look_again = {}, set(), {}, 0.0
         shape = await asyncio.to_thread(self._database.shape)
         listener = Listener(self._database, self._wake.set, self._count_query)
         listening = asyncio.create_task(listener.run())
@@ -260,9 +262,13 @@ class Feed:
             self._look_again = time.monotonic() + _REST * (time.monotonic() - began)
         # Those that have just ended stay for this tick: their end is worth telling.
         active = self._active | before
-        wanted = active.union(*(subscriber.ids or () for subscriber in subscribers))
+        chosen_ids = active.union(*(subscriber.ids or () for subscriber in subscribers))
+        before_trees, self._trees = self._trees, await self._read_trees(conn, shape, subscribers)
+        # What was in a tree a moment ago stays for this tick: that it is gone is worth telling.
+        trees = {top: self._trees.get(top, set()) | before_trees.get(top, set()) for top in self._trees}
+        wanted = chosen_ids.union(*trees.values())
         self._count_query()
-        rows = {str(row.id): row for row in await follow_workflows(conn, shape, wanted)}
+        rows = {str(row.id): row for row in await follow_workflows(conn, shape, wanted, chosen_ids)}
         news: list[tuple[_About, bytes]] = [
             (workflow_id, event("workflow", row))
             for workflow_id, row in rows.items()
@@ -279,13 +285,32 @@ class Feed:
             chosen = [row for workflow_id, row in rows.items() if workflow_id in ids]
             return event("snapshot", chosen), len(chosen)
 
+        def followed_by(subscriber: Subscriber) -> set[str] | frozenset[str]:
+            if subscriber.ids is None:
+                return active
+            return (
+                subscriber.ids.union(*(trees.get(top, ()) for top in subscriber.ids))
+                if subscriber.tree
+                else subscriber.ids
+            )
+
         of_active: tuple[bytes, int] | None = None
         for subscriber in subscribers:
             if not subscriber.wants_snapshot:
-                followed = active if subscriber.ids is None else subscriber.ids
+                followed = followed_by(subscriber)
                 subscriber.offer(one for one in news if one[0] in followed)
             elif subscriber.ids is None:
                 of_active = of_active or snapshot(self._active)
                 subscriber.offer_snapshot(*of_active)
             else:
-                subscriber.offer_snapshot(*snapshot(subscriber.ids))
+                subscriber.offer_snapshot(*snapshot(followed_by(subscriber)))
+
+    async def _read_trees(
+        self, conn: psycopg.AsyncConnection[Any], shape: Shape, subscribers: list[Subscriber]
+    ) -> dict[str, set[str]]:
+        """Find what belongs to the trees that are followed."""
+        tops = {top for subscriber in subscribers if subscriber.tree for top in subscriber.ids or ()}
+        if not tops:
+            return {}
+        self._count_query()
+        return {top: set[str]() for top in tops} | await members(conn, shape, tops)

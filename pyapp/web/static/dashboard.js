@@ -45,6 +45,16 @@ function partsOf(workflow, atWork) {
     return counts;
 }
 
+// A workflow with the numbers of all below it, where there is something.
+function wholeOf(workflow) {
+    if ((workflow.tree_workflows ?? 1) === 1) return workflow;
+    const whole = { ...workflow, progress: workflow.tree_progress, progress_percentage: workflow.tree_progress };
+    for (const what of ["completed", "total", "created", "failed", "cancelled"])
+        whole[`agents_${what}`] = workflow[`tree_${what}`];
+    whole.agents_open = whole.agents_created - FINAL.reduce((sum, name) => sum + whole[`agents_${name}`], 0);
+    return whole;
+}
+
 function drawBar(bar, counts) {
     const least = Number(bar.dataset.least);
     const values = Object.values(counts);
@@ -86,12 +96,14 @@ const FIELDS = {
             ? "agents not counted"
             : `${number(w.agents_completed)} of ${number(w.agents_total)} agents complete`,
     created: (w) => number(w.agents_created),
+    below: ({ tree_workflows: many }) => (many > 1 ? `${number(many - 1)} sub-workflow${many > 2 ? "s" : ""}` : ""),
 };
 
-function paint(place, workflow) {
+function paint(place, heard) {
+    const inTable = place !== main;
+    const workflow = inTable ? wholeOf(heard) : heard;
     const counts = partsOf(workflow, Number(place.dataset.running ?? 0));
     const state = stateOf(workflow);
-    const inTable = place !== main;
     for (const field of place.querySelectorAll("[data-f]")) {
         const name = field.dataset.f;
         if (name === "failed" && inTable && !field.closest(".tip"))
@@ -109,10 +121,10 @@ function paint(place, workflow) {
             `${FIELDS.progress(workflow)} %: ${FIELDS.agents(workflow)}${said.join("")}, workflow ${workflow.status}`,
         );
     }
-    for (const part of place.querySelectorAll("[data-state]")) attribute(part, "data-state", state);
+    for (const part of place.querySelectorAll("[data-state]:not(#tree *)")) attribute(part, "data-state", state);
     for (const part of place.querySelectorAll("[data-part]"))
         part.classList.toggle("zero", !counts[part.dataset.part]);
-    const chip = place.querySelector(".status");
+    const chip = place.querySelector(".status:not(#tree *)");
     write(chip.querySelector(".word"), workflow.status);
     if (chip.dataset.status !== workflow.status) {
         chip.dataset.status = workflow.status;
@@ -132,9 +144,10 @@ function morph(from, to) {
         return;
     }
     if (from.isEqualNode(to)) return;
-    for (const { name, value } of to.attributes) attribute(from, name, value);
-    for (const { name } of [...from.attributes])
-        if (!to.hasAttribute(name) && !(name === "open" && from.nodeName === "DETAILS")) from.removeAttribute(name);
+    // What is folded open stays so, and what was folded by hand.
+    const kept = (name) => name === "open" && from.nodeName === "DETAILS";
+    for (const { name, value } of to.attributes) if (!kept(name)) attribute(from, name, value);
+    for (const { name } of [...from.attributes]) if (!to.hasAttribute(name) && !kept(name)) from.removeAttribute(name);
 
     const isList = [...to.children, ...from.children].some(keyOf);
     const nodes = (of) => (isList ? [...of.children] : [...of.childNodes]);
@@ -256,6 +269,7 @@ let snapshots = 0;
 
 function address() {
     if (follow === "active") return "/api/v1/stream";
+    if (main.dataset.tree) return `/api/v1/workflows/${main.dataset.tree}/stream?tree=true`;
     const ids = new Set([...document.querySelectorAll("[data-workflow]")].map((place) => place.dataset.workflow));
     return `/api/v1/stream?${[...ids].map((id) => `id=${encodeURIComponent(id)}`).join("&")}`;
 }
@@ -337,7 +351,8 @@ function takeDeleted(id) {
     } else if (main.dataset.workflow === id) {
         close();
         show("away", "deleted");
-    } else for (const row of document.querySelectorAll(`[data-workflow="${CSS.escape(id)}"]`)) row.dataset.gone = "";
+    } else if ("refresh" in main.dataset) page.ask();
+    else for (const row of document.querySelectorAll(`[data-workflow="${CSS.escape(id)}"]`)) row.dataset.gone = "";
 }
 
 // ---- Times ----
