@@ -78,8 +78,8 @@ def replay(target: Target, files: tuple[Path, ...], agents: int, speed: float | 
 def demo(target: Target, agents: int, speed: float, serve: bool, port: int, keep: bool) -> int:
     """See it at work: a private server, and several workflows at once.
 
-    Starts a private server, plays four workflows with live bars and compares what is stored with what is counted. Never
-    writes into a database of yours unless you name it with --dsn.
+    Starts a private server, plays four workflows with live bars, three of them a tree, and compares what is stored with
+    what is counted. Never writes into a database of yours unless you name it with --dsn.
 
     Example:
       agent-progress demo

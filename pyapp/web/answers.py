@@ -16,6 +16,8 @@ from pydantic import BaseModel, create_model
 from pyapp.models import Key, Priority, Workflow
 
 KEYS = (Key, UUID)
+PARENT = "^(none|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})$"
+"""What names a parent in our own tables; in adopted ones it is any text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,14 +135,11 @@ def loosened(part: Any) -> Any:
         return [loosened(one) for one in part]
     if not isinstance(part, dict):
         return part
-    strict = (("format", "uuid"), ("enum", list(get_args(Priority))))
+    strict = (("format", "uuid"), ("pattern", PARENT), ("enum", list(get_args(Priority))))
     found = {name: loosened(value) for name, value in part.items() if (name, value) not in strict}
     if isinstance(properties := found.get("properties"), dict) and "workflow_id" in properties:
         found["properties"] = {name: {"anyOf": [value, {"type": "null"}]} for name, value in properties.items()}
     return found
-
-
-_STRICT = [("format", "uuid"), ("enum", list(get_args(Priority)))]
 
 
 def _sent(hint: Any) -> Any:

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pyapp.models import Priority, WorkflowStatus
+from pyapp.web.answers import PARENT
 from pyapp.web.database import Database
 from pyapp.web.shape import Shape
 
@@ -34,8 +35,9 @@ Cursor = Annotated[str | None, Query(max_length=8000, description="From the Link
 Statuses = Annotated[list[WorkflowStatus] | None, Query(description="Any of these statuses.")]
 # Those of an adoption may be other words.
 OnePriority = Annotated[Text | None, Query(json_schema_extra={"enum": list(get_args(Priority))})]
+_ParentKey = Annotated[str, Field(max_length=500, json_schema_extra={"pattern": PARENT}), AfterValidator(_without_nul)]
 Parent = Annotated[
-    Text | None, Query(description="The id of the workflow that started them; none: those that no workflow started.")
+    _ParentKey | None, Query(description="The id of what started them; none: those that no workflow started.")
 ]
 Tree = Annotated[bool, Query(description="All that is below them as well.")]
 # whole_addresses left it escaped.
