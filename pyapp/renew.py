@@ -17,6 +17,8 @@ import psycopg
 from psycopg import Connection, sql
 from psycopg.rows import tuple_row
 
+from pyapp.db import named
+
 OnStep = Callable[[str], None]
 Apply = Callable[[Callable[[], None], str], None]
 """Does a transaction under a name, as often as it takes."""
@@ -48,6 +50,16 @@ _INSTALLED: LiteralString = """
     join pg_class as c on c.oid = t.tgrelid
     where c.relnamespace = to_regnamespace(%(schema)s) and not t.tgisinternal and t.tgparentid = 0
         and (c.relname::text, t.tgname::text) in (select * from unnest(%(tables)s::text[], %(triggers)s::text[]))
+"""
+_UNCOUNTED: LiteralString = """
+    select p.relid::regclass::text, n.name
+    from pg_partition_tree(to_regclass(%(schema)s || '.agent_task')) as p
+    cross join unnest(%(names)s::text[]) as n (name)
+    where p.level > 0 and not exists (
+        select from pg_trigger as t
+        where t.tgrelid = p.relid and t.tgname = n.name
+    )
+    order by 1, 2
 """
 _OWN_RIGHTS: LiteralString = """
     select
@@ -175,11 +187,15 @@ def renew(conn: Connection[Any], schema: str, apply: Apply, on_step: OnStep) -> 
     for trigger in triggers:
         apply(partial(_make, conn, schema, [trigger], recorded=trigger not in counting), str(trigger))
 
+    uncounted = _uncounted(conn, schema, shipped_items(schema))
+    if uncounted or any(item.name.startswith(_COUNTING) for item in triggers):
+        apply(partial(_count_partitions, conn, schema), "triggers of partitions")
+
     def count() -> None:
         count_all(conn, schema)
         record(conn, schema, counting)
 
-    if counting:
+    if counting or uncounted:
         apply(count, "counting what is there")
 
 
@@ -215,7 +231,8 @@ def differences(conn: Connection[Any], schema: str = "public") -> list[str]:
             found.append(f"{item} is disabled")
         elif item.kind != "comments" and recorded.get(item.key) != _state(conn, item, installed):
             found.append(f"{item} differs")
-    return found
+    lacking = [f"trigger {name} on partition {table} is missing" for table, name in _uncounted(conn, schema, items)]
+    return found + lacking
 
 
 def installed_names(conn: Connection[Any], schema: str) -> list[str]:
@@ -231,7 +248,7 @@ def record(conn: Connection[Any], schema: str, items: Sequence[Item] | None = No
         "insert into {}.installed_object (kind, name, shipped_md5, installed_md5, server_major)"
         " values (%s, %s, %s, %s, %s) on conflict (kind, name) do update set shipped_md5 = excluded.shipped_md5,"
         " installed_md5 = excluded.installed_md5, server_major = excluded.server_major"
-    ).format(sql.Identifier(schema))
+    ).format(named(schema))
     conn.cursor().executemany(query, [(*item.key, *_state(conn, item, installed)) for item in items])
 
 
@@ -272,6 +289,19 @@ def revoked(conn: Connection[Any], schema: str, on_step: OnStep) -> Iterator[Non
         on_step(f"revoked what default privileges grant to {', '.join(roles)} (agent-progress grant gives rights)")
 
 
+def _uncounted(conn: Connection[Any], schema: str, items: Sequence[Item]) -> list[tuple[str, str]]:
+    """List the partitions of the tasks, and the counting triggers that they lack: each needs its own."""
+    names = [item.name for item in items if item.kind == "trigger" and item.name.startswith(_COUNTING)]
+    values = {"schema": sql.Identifier(schema).as_string(), "names": names}
+    return conn.cursor(row_factory=tuple_row).execute(_UNCOUNTED, values).fetchall()
+
+
+def _count_partitions(conn: Connection[Any], schema: str) -> None:
+    """Give each partition its counting triggers, as the end of the script that partitions does."""
+    script = (resource("sql") / "optional" / "partition.sql").read_text("utf-8")
+    conn.execute(for_schema(script[script.rindex("\ndo $$") :], schema).encode())
+
+
 class _Found(NamedTuple):
     """An installed object: its qualified name (of a trigger, that of its table), the hash of its definition."""
 
@@ -292,7 +322,7 @@ def _make(conn: Connection[Any], schema: str, items: Sequence[Item], *, recorded
     if recorded:
         record(conn, schema, items)
     else:
-        query = sql.SQL("delete from {}.installed_object where (kind, name) = (%s, %s)").format(sql.Identifier(schema))
+        query = sql.SQL("delete from {}.installed_object where (kind, name) = (%s, %s)").format(named(schema))
         conn.cursor().executemany(query, [item.key for item in items])
 
 

@@ -241,10 +241,11 @@ def note(failed: BaseExceptionGroup[BaseException], error: BaseException | None)
 class Sender:
     """A thread that sends batches over a connection of its own."""
 
-    def __init__(self, batches: Batches[Future[Task]], dsn: str | None) -> None:
+    def __init__(self, batches: Batches[Future[Task]], dsn: str | None, prepare: bool | None = None) -> None:
         """Begin without a connection; the thread is still to be started."""
         self._batches = batches
-        self._connect = partial(connect, dsn, autocommit=True)
+        self._batches.lost = True
+        self._connect = partial(connect, dsn, prepare=prepare, autocommit=True)
         self._conn: psycopg.Connection[Any] | None = None
         self._process = os.getpid()
         self._work, self._room = threading.Condition(batches.lock), threading.Condition(batches.lock)
@@ -310,6 +311,7 @@ class TaskReporter(Sender):
         capacity: int = 10_000,
         patience: float = 60.0,
         schema: str | None = None,
+        prepare: bool | None = None,
     ) -> None:
         """Connect, as ``connect`` does, and start the thread that sends.
 
@@ -318,8 +320,11 @@ class TaskReporter(Sender):
         to go on connecting to a database that is away, in seconds: then all that waits fails.
         Raises ``psycopg.OperationalError`` where the database cannot be reached at first.
         """
-        super().__init__(Batches(size=size, linger=linger, capacity=capacity, patience=patience, schema=schema), dsn)
-        self._conn = self._connect()
+        batches: Batches[Future[Task]] = Batches(
+            size=size, linger=linger, capacity=capacity, patience=patience, schema=schema
+        )
+        super().__init__(batches, dsn, prepare)
+        self._act(Connect())
         self._thread.start()
         atexit.register(self.close)
 

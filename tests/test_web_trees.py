@@ -65,9 +65,11 @@ def test_a_tree_is_its_sum_the_path_to_it_and_its_workflows(service: Service, tr
 # --- Streams --------------------------------------------------------------------------------------------------
 
 
-def test_a_followed_tree_tells_of_any_workflow_in_it(service: Service, conn: Conn, tree: dict[str, Any]) -> None:
-    path = f"/api/v1/workflows/{tree['root']}/stream?tree=true"
-    with following(service, path) as stream:
+@pytest.mark.parametrize("path", ["/workflows/{}/stream?tree=true", "/stream?tree={}"])
+def test_a_followed_tree_tells_of_any_workflow_in_it(
+    service: Service, conn: Conn, tree: dict[str, Any], path: str
+) -> None:
+    with following(service, "/api/v1" + path.format(tree["root"])) as stream:
         assert set(names(stream.next().data)) == {"root", "plan", "build", "deep"}
         new_tasks(conn, tree["alone"], "failed")
         new_tasks(conn, tree["deep"], "completed", "completed")

@@ -19,6 +19,7 @@ from pyapp.web import reads, trees
 from pyapp.web.answers import Event, Listed, Overview, Problem, described
 from pyapp.web.paging import Sort, Wanted, list_page
 from pyapp.web.parameters import (
+    Active,
     Cursor,
     Key,
     Keys,
@@ -28,7 +29,8 @@ from pyapp.web.parameters import (
     Parent,
     Statuses,
     Text,
-    Tree,
+    Trees,
+    WithTree,
     after_position,
     run,
 )
@@ -191,36 +193,37 @@ _SENT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream":
 
 
 @router.get("/stream", **_STREAM, responses=_SENT)
-async def stream(request: Request, id: Keys = None, tree: Tree = False) -> Response:
-    """Follow workflows live, as server-sent events; without an id, the active ones that no other workflow started.
+async def stream(request: Request, id: Keys = None, active: Active = False, tree: Trees = None) -> Response:
+    """Follow workflows live, as server-sent events: those of `id`, and the newest active roots where none is given.
 
     `snapshot` is an array of all that is followed and comes first, and again after a loss of the database, which `away`
-    tells of; `workflow` is one in its new state, `deleted` the id of one that is gone; `standby` says how far behind
-    the standby is that is read, null when it has become a primary.
+    tells of; `workflow` is one in its new state, `deleted` the id of one that is gone; `ping` comes after 5 s without
+    any of them and says that nothing has changed; `standby` says how far behind the standby is that is read, null when
+    it has become a primary.
     """
-    return await _follow(request, id, tree=tree)
+    return await _follow(request, id or [], tree or [], active=active or not (id or tree))
 
 
 @router.get(f"{_ONE}/stream", **_STREAM, responses=_SENT | {404: _ANSWERS[404]})
-async def stream_workflow(request: Request, workflow_id: Key, tree: Tree = False) -> Response:
+async def stream_workflow(request: Request, workflow_id: Key, tree: WithTree = False) -> Response:
     """Follow one workflow live, as server-sent events."""
-    return await _follow(request, [workflow_id], tree=tree, must_exist=True)
+    return await _follow(request, [workflow_id], [workflow_id] if tree else [], must_exist=True)
 
 
-async def _follow(request: Request, ids: list[str] | None, *, tree: bool, must_exist: bool = False) -> Response:
+async def _follow(
+    request: Request, ids: list[str], tops: list[str], *, active: bool = False, must_exist: bool = False
+) -> Response:
     feed: Feed = request.app.state.feed
     if "after_position" in request.query_params:
         await run_in_threadpool(run, request, lambda *_: None)
-    if ids is not None:
+    if ids or tops:
         shape = await run_in_threadpool(request.app.state.database.shape)
-        keys = [shape.key(given) for given in ids]
+        keys = [shape.key(given) for given in (*ids, *tops)]
         # All clients share the feed: what the database does not take is refused before it gets there.
-        ids = (
-            keys
-            if shape.knows_keys
-            else await run_in_threadpool(run, request, lambda conn, _: shape.written(conn, keys))
-        )
-    subscriber = feed.subscribe(ids, tree=tree)
+        if not shape.knows_keys:
+            keys = await run_in_threadpool(run, request, lambda conn, _: shape.written(conn, keys))
+        ids, tops = keys[: len(ids)], keys[len(ids) :]
+    subscriber = feed.subscribe(ids, active, tops)
     try:
         # The answer says at once what is wrong: no such workflow, or no database.
         if await subscriber.found == 0 and must_exist:

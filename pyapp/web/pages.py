@@ -3,11 +3,11 @@
 import hashlib
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Annotated, Any
+from pathlib import Path as FilePath
+from typing import Annotated, Any, Literal
 from urllib.parse import parse_qs, urlencode
 
-from fastapi import APIRouter, Depends, HTTPException, Query
+from fastapi import APIRouter, Depends, HTTPException, Path, Query
 from fastapi.templating import Jinja2Templates
 from psycopg import Connection
 from pydantic import BeforeValidator
@@ -23,7 +23,7 @@ from pyapp.web.shape import Shape
 from pyapp.web.wire import error
 
 router = APIRouter(include_in_schema=False, dependencies=[Depends(after_position)])
-_HERE = Path(__file__).parent
+_HERE = FilePath(__file__).parent
 _PAGE = 50
 _ACTIVE = 20
 _TASKS = 200
@@ -33,12 +33,15 @@ _TILES = ("running", "initiated", "paused", "completed", "failed", "cancelled")
 # A form sends a field that is left empty as well.
 _GIVEN = BeforeValidator(lambda value: value or None)
 _Given = Annotated[Text | None, _GIVEN, Query()]
+_Percentage = Annotated[int, Path(ge=0, le=100)]
+
+
+_MARK = hashlib.blake2b(b"".join(file.read_bytes() for file in sorted((_HERE / "static").iterdir())), digest_size=6)
 
 
 def _asset(name: str) -> str:
-    """Return where a file is, with a mark of its content, so that browsers do not show an old one."""
-    content = (_HERE / "static" / name).read_bytes()
-    return f"/static/{name}?v={hashlib.blake2b(content, digest_size=6).hexdigest()}"
+    """Return where a file is, with a mark of what all contain, so that browsers do not mix old ones and new ones."""
+    return f"/static/{_MARK.hexdigest()}/{name}"
 
 
 def _called(workflow: Any) -> str:
@@ -95,7 +98,7 @@ def workflows(
     """Show the list, filtered, sorted and paged: the workflows that no other started, unless ``parent`` says more."""
     chosen = {"status": status, "type": type, "priority": priority, "name": name, "parent": parent}
     given = {key: value for key, value in chosen.items() if value}
-    within = {"all": None}.get(parent or "", parent or "none")
+    within = None if parent == "all" else parent or "none"
     wanted = Wanted([status] if status else (), type, priority, name, within, sort, _PAGE, cursor or None)
 
     def read(conn: Connection[Any], shape: Shape) -> dict[str, Any]:
@@ -105,9 +108,12 @@ def workflows(
     found = _read(request, read)
     page, following = found.pop("page")
 
-    def to(**more: str) -> str:
-        return f"/workflows?{urlencode({**given, **more})}"
+    def to(path: str = "/workflows", **more: Any) -> str:
+        return f"{path}?{urlencode({**given, **more})}"
 
+    at = {"sort": sort, **({"cursor": cursor} if cursor else {})}
+
+    listed = {name: value for name, value in (given | {"parent": within} | at | {"limit": 200}).items() if value}
     more = {
         "workflows": page,
         "chosen": chosen,
@@ -117,6 +123,8 @@ def workflows(
         "next": to(sort=sort, cursor=following) if following else None,
         "widened": to(sort=sort, parent="all"),
         "by": lambda order: to(sort=order),
+        "here_again": to(**at),
+        "list": f"api/v1/workflows?{urlencode(listed)}",
     }
     return _render(request, "workflows.html", found | more)
 
@@ -150,6 +158,14 @@ def workflow(request: Request, workflow_id: Key) -> Response:
         }
 
     return _render(request, "workflow.html", _read(request, read))
+
+
+@router.get("/icons/{status}-{percentage}.svg")
+def icon(request: Request, status: WorkflowStatus | Literal["silent"], percentage: _Percentage) -> Response:
+    """Draw the icon of a workflow's page: a ring, since the security policy allows no other way to a changing one."""
+    context = {"status": status, "percentage": percentage}
+    headers = {"Cache-Control": "private, max-age=86400"}
+    return _templates.TemplateResponse(request, "icon.svg", context, headers=headers, media_type="image/svg+xml")
 
 
 @router.get("/favicon.ico")

@@ -39,13 +39,15 @@ _ParentKey = Annotated[str, Field(max_length=500, json_schema_extra={"pattern": 
 Parent = Annotated[
     _ParentKey | None, Query(description="The id of what started them; none: those that no workflow started.")
 ]
-Tree = Annotated[bool, Query(description="All that is below them as well.")]
+WithTree = Annotated[bool, Query(description="All that is below it as well.")]
 # whole_addresses left it escaped.
 Key = Annotated[
     str, Path(json_schema_extra={"format": "uuid"}), AfterValidator(lambda part: _without_nul(unquote(part)))
 ]
 _Id = Annotated[str, Field(json_schema_extra={"format": "uuid"}), AfterValidator(_without_nul)]
 Keys = Annotated[list[_Id] | None, Query(max_length=500, description="These; without, the active ones.")]
+Trees = Annotated[list[_Id] | None, Query(max_length=500, description="These with all that is below them.")]
+Active = Annotated[bool, Query(description="The newest active ones too.")]
 Position = Annotated[
     str | None,
     Query(
