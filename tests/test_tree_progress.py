@@ -143,6 +143,19 @@ def test_a_tree_that_is_deleted_archived_or_moved_leaves_the_others_exact(conn: 
     assert conn.execute("select count(*) from workflow").fetchone() == (2,)
 
 
+def test_rows_that_are_restored_before_their_parents_make_the_same_tree(conn: psycopg.Connection) -> None:
+    made = grow(conn, 30)
+    trees = conn.execute(f"{STORED} order by 1").fetchall()
+    conn.execute("create table kept as select * from workflow order by created_at desc")
+    conn.execute("create table kept_task as select * from agent_task")
+    conn.execute("delete from workflow")
+    with conn.transaction():
+        conn.execute("insert into workflow select * from kept")
+        conn.execute("insert into agent_task select * from kept_task")
+    assert conn.execute(f"{STORED} order by 1").fetchall() == trees
+    assert len(trees) == len(made)
+
+
 def test_a_snapshot_sees_one_moment_of_the_whole_tree(conn: psycopg.Connection, session: Session) -> None:
     root = new_workflow(conn)
     leaf = new_workflow(conn, parent_id=new_workflow(conn, parent_id=root))
