@@ -51,6 +51,7 @@ create index workflow_priority_created_at_id_idx on public.workflow (priority, c
 create index workflow_name_id_idx on public.workflow (name collate "C", id);
 create index workflow_trace_id_idx on public.workflow (trace_id);
 create index workflow_parent_id_idx on public.workflow (parent_id) where parent_id is not null;
+create index workflow_created_at_id_root_idx on public.workflow (created_at, id) where parent_id is null;
 
 -- A search by the beginning of a name depends on a good guess of how many have it.
 alter table public.workflow alter column name set statistics 1000;
