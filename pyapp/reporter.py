@@ -244,6 +244,7 @@ class Sender:
     def __init__(self, batches: Batches[Future[Task]], dsn: str | None, prepare: bool | None = None) -> None:
         """Begin without a connection; the thread is still to be started."""
         self._batches = batches
+        self._batches.lost = True
         self._connect = partial(connect, dsn, prepare=prepare, autocommit=True)
         self._conn: psycopg.Connection[Any] | None = None
         self._process = os.getpid()
@@ -323,7 +324,7 @@ class TaskReporter(Sender):
             size=size, linger=linger, capacity=capacity, patience=patience, schema=schema
         )
         super().__init__(batches, dsn, prepare)
-        self._conn = self._connect()
+        self._act(Connect())
         self._thread.start()
         atexit.register(self.close)
 

@@ -3,13 +3,18 @@
 # ruff: noqa: SIM117 (blocks are nested as the spans are)
 
 import asyncio
+import inspect
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+from uuid import NAMESPACE_OID, uuid5
 
 import psycopg
 import pytest
@@ -18,6 +23,7 @@ from opentelemetry.sdk.trace import Tracer, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, Sampler, SamplingResult
 from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from psycopg.conninfo import conninfo_to_dict
 
 import pyapp
 from pyapp.otel import MODEL_CALLS, ProgressProcessor
@@ -25,6 +31,7 @@ from pyapp.otel import MODEL_CALLS, ProgressProcessor
 from .commands import Run
 from .commands import run as run
 from .helpers import wait_for
+from .pages import block_with, page, run_python
 
 SetUp = Callable[..., tuple[Tracer, ProgressProcessor]]
 
@@ -123,7 +130,7 @@ def test_a_run_is_of_type_agent_and_its_spans_can_be_found_in_the_trace(conn: ps
     assert conn.execute(query).fetchall() == [(trace, above, None), (trace, below, above)]
 
 
-def test_times_are_those_of_the_spans_by_the_clock_of_the_server(conn: psycopg.Connection, start: SetUp) -> None:
+def test_times_are_those_of_the_spans(conn: psycopg.Connection, start: SetUp) -> None:
     tracer, processor = start()
     began = 1_000_000_000_000_000_000  # in 2001
     with tracer.start_as_current_span(**agent("researcher"), start_time=began, end_on_exit=False) as span:
@@ -201,21 +208,18 @@ def test_model_calls_are_tasks_where_asked_for(conn: psycopg.Connection, start: 
 
 
 @pytest.mark.parametrize(
-    ("started", "told"),
+    "started",
     [
-        ({"name": "invoke_agent writer"}, {}),
-        ({"name": "writer.run", "attributes": {"openinference.span.kind": "AGENT", "agent.name": "writer"}}, {}),
-        ({"name": "work"}, {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": "writer"}),
-        (agent("x", "invoke_workflow", **{"gen_ai.agent.name": "", "gen_ai.workflow.name": "writer"}), {}),
+        {"name": "invoke_agent writer"},
+        {"name": "writer.run", "attributes": {"openinference.span.kind": "AGENT", "agent.name": "writer"}},
+        agent("x", "invoke_workflow", **{"gen_ai.agent.name": "", "gen_ai.workflow.name": "writer"}),
     ],
-    ids=["by its name", "OpenInference", "told while it runs", "the older name of a workflow"],
+    ids=["by its name", "OpenInference", "the older name of a workflow"],
 )
-def test_an_agent_is_recognized(
-    conn: psycopg.Connection, start: SetUp, started: dict[str, Any], told: dict[str, str]
-) -> None:
+def test_an_agent_is_recognized(conn: psycopg.Connection, start: SetUp, started: dict[str, Any]) -> None:
     tracer, processor = start()
-    with tracer.start_as_current_span(**started) as span:
-        span.set_attributes(told)
+    with tracer.start_as_current_span(**started):
+        pass
     processor.force_flush()
     assert shown(conn) == {"writer": ("completed", 100, 1, 1)}
 
@@ -627,6 +631,17 @@ def test_a_run_whose_process_died_is_stalled_and_can_be_settled(
     assert {status for _, _, status in tasks(conn)} == {"cancelled"}
 
 
+def test_what_a_person_settled_stays_so(conn: psycopg.Connection, start: SetUp) -> None:
+    tracer, processor = start()
+    with tracer.start_as_current_span(**agent("slow")) as span, tracer.start_as_current_span(**tool("wait")):
+        processor.force_flush()
+        ((workflow,),) = conn.execute("select id from workflow").fetchall()
+        assert str(workflow) == str(uuid5(NAMESPACE_OID, f"{span.context.trace_id:032x}-{span.context.span_id:016x}"))
+        pyapp.transition(conn, workflow, "cancelled")
+    processor.force_flush()
+    assert (shown(conn), processor.dropped) == ({"slow": ("cancelled", 0, 0, 2)}, 0)
+
+
 def test_it_works_in_any_schema(empty: Callable[[], str], start: SetUp) -> None:
     dsn = empty()
     pyapp.migrate(dsn, schema="my agents")
@@ -637,3 +652,65 @@ def test_it_works_in_any_schema(empty: Callable[[], str], start: SetUp) -> None:
     with psycopg.connect(dsn) as conn:
         (workflow,) = pyapp.list_workflows(conn, schema="my agents")
     assert (workflow.name, workflow.progress, processor.dropped) == ("editor", 100, 0)
+
+
+def test_the_example_of_the_page_runs(conn: psycopg.Connection, dsn: str) -> None:
+    provider = run_python(block_with("pyapp/OTEL.md", "python", "ProgressProcessor"), dsn)["provider"]
+    with provider.get_tracer("test").start_as_current_span(**agent("editor")):
+        pass
+    provider.shutdown()
+    assert shown(conn) == {"editor": ("completed", 100, 1, 1)}
+
+
+def test_the_page_names_every_option() -> None:
+    text = page("pyapp/OTEL.md")
+    options = set(inspect.signature(ProgressProcessor).parameters) - {"dsn", "schema"}
+    assert [name for name in options if f"{name}" not in text] == []
+
+
+NODE = """
+import { SpanStatusCode, context, trace } from "@opentelemetry/api";
+import { BasicTracerProvider } from "@opentelemetry/sdk-trace-base";
+import { ProgressProcessor, id } from "./progress.mjs";
+
+const provider = new BasicTracerProvider({ spanProcessors: [new ProgressProcessor()] });
+const tracer = provider.getTracer("test");
+function start(operation, name, above) {
+  const attributes = { "gen_ai.operation.name": operation, [`gen_ai.${above?.tool ? "tool" : "agent"}.name`]: name };
+  const parent = above ? trace.setSpan(context.active(), above.span) : undefined;
+  return tracer.startSpan(`${operation} ${name}`, { attributes }, parent);
+}
+const editor = start("invoke_agent", "editor");
+const step = start("step", "passed over", { span: editor });
+const ask = start("execute_tool", "ask", { span: step, tool: true });
+const writer = start("invoke_agent", "writer", { span: ask });
+const open = start("execute_tool", "open", { span: writer, tool: true });
+await provider.forceFlush();
+open.setStatus({ code: SpanStatusCode.ERROR, message: "no such file" });
+for (const span of [open, writer, ask, step, editor]) span.end();
+await provider.shutdown();
+console.log(id(writer.spanContext()), writer.spanContext().traceId, writer.spanContext().spanId);
+"""
+
+
+def test_the_example_in_another_language_writes_the_same(conn: psycopg.Connection, dsn: str, tmp_path: Path) -> None:
+    if not (shutil.which("node") and shutil.which("npm")):
+        pytest.skip("Node and npm are not installed")
+    packages = ["pg@8", "@opentelemetry/api@1", "@opentelemetry/sdk-trace-base@2"]
+    npm = ["npm", "install", "--silent", "--no-fund", "--no-audit", *packages]
+    done = subprocess.run(npm, cwd=tmp_path, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        pytest.skip(f"the npm registry is out of reach: {done.stderr.strip()[-200:]}")
+    (tmp_path / "progress.mjs").write_text(block_with("pyapp/OTEL.md", "js", "ProgressProcessor"), "utf-8")
+    (tmp_path / "main.mjs").write_text(NODE, "utf-8")
+    where = conninfo_to_dict(dsn)
+    url = f"postgresql://{where['user']}@{quote(str(where['host']), safe='')}:{where['port']}/{where['dbname']}"
+    command = ["node", "main.mjs"]
+    environment = {**os.environ, "DATABASE_URL": url}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    key, trace, span = done.stdout.split()
+    assert key == str(uuid5(NAMESPACE_OID, f"{trace}-{span}"))
+    assert tree(conn) == [("editor", None, None), ("writer", "editor", "ask")]
+    assert shown(conn) == {"editor": ("completed", 100, 2, 2), "writer": ("completed", 50, 1, 2)}
+    assert results(conn)["open"] == {"error": "no such file"}

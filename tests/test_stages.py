@@ -295,6 +295,12 @@ def test_a_stage_outside_the_plan_ends_the_one_before_and_leaves_the_rest(conn: 
     assert course(conn, workflow) == "ccs"
 
 
+def test_a_detour_before_the_beginning_leaves_all_stages_pending(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn, type="bugfix")
+    conn.execute("update workflow set current_stage = 'a detour'")
+    assert course(conn, workflow) == "ppp"
+
+
 def test_stages_of_one_position_come_in_the_order_of_their_names(conn: psycopg.Connection) -> None:
     workflow = new_workflow(conn, type="other", current_stage="a")
     conn.execute(

@@ -70,9 +70,7 @@ async def ask_writer() -> str:
 
 
 def agent(name: str, *tools: str) -> Any:
-    return create_react_agent(
-        Scripted(tools=tools), [look_up, look_elsewhere, fail, wait, ask_writer], name=name
-    )
+    return create_react_agent(Scripted(tools=tools), [look_up, look_elsewhere, fail, wait, ask_writer], name=name)
 
 
 async def run(graph: Any) -> None:

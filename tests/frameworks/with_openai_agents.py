@@ -22,7 +22,12 @@ class Scripted(Model):
 
     async def get_response(self, system_instructions: Any, input: Any, *args: Any, **kwargs: Any) -> ModelResponse:
         calls: list[Any] = [
-            ResponseFunctionToolCall(arguments='{"input": "write"}' if tool == "ask_writer" else "{}", call_id=f"call-{tool}", name=tool, type="function_call")
+            ResponseFunctionToolCall(
+                arguments='{"input": "write"}' if tool == "ask_writer" else "{}",
+                call_id=f"call-{tool}",
+                name=tool,
+                type="function_call",
+            )
             for tool in self.tools
         ]
         if isinstance(input, list) and len(input) > 1:

@@ -8,6 +8,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from smolagents import ChatMessage, MessageRole, Model, ToolCallingAgent, tool
 from smolagents.models import ChatMessageToolCall, ChatMessageToolCallFunction
 
+AGENTS: list[ToolCallingAgent] = []
+
 
 def instrument(provider: TracerProvider) -> None:
     SmolagentsInstrumentor().instrument(tracer_provider=provider)
@@ -54,14 +56,16 @@ def fail() -> str:
 
 
 @tool
-def interrupted() -> str:
-    """Be interrupted."""
-    raise KeyboardInterrupt
+def interrupt() -> str:
+    """Interrupt all agents."""
+    for each in AGENTS:
+        each.interrupt()
+    return "interrupted"
 
 
 def agent(name: str, *tools: str, below: "list[ToolCallingAgent] | None" = None) -> ToolCallingAgent:
-    return ToolCallingAgent(
-        [look_up, look_elsewhere, fail, interrupted],
+    made = ToolCallingAgent(
+        [look_up, look_elsewhere, fail, interrupt],
         Scripted(*tools),
         name=name,
         description=name,
@@ -69,6 +73,8 @@ def agent(name: str, *tools: str, below: "list[ToolCallingAgent] | None" = None)
         max_steps=3,
         verbosity_level=0,
     )
+    AGENTS.append(made)
+    return made
 
 
 async def single() -> None:
@@ -89,4 +95,4 @@ async def failing() -> None:
 
 
 async def cancelled() -> None:
-    agent("slow", "interrupted").run("go")
+    agent("slow", "interrupt").run("go")
