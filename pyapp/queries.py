@@ -8,6 +8,7 @@ any.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import datetime, timedelta
+from functools import lru_cache
 from time import perf_counter
 from typing import Any, TypeVar
 from uuid import UUID
@@ -43,6 +44,8 @@ from pyapp.models import (
 )
 
 R = TypeVar("R")
+
+_REPORTED = [field.name for field in fields(TaskReport)]
 
 # What the view has under other names than the table, or computes: here for a workflow that has no tasks yet.
 _OF_WORKFLOW = {
@@ -428,19 +431,23 @@ def report_statement(
     return _statement(Task, "select {columns} from {schema}.report_tasks(%s::uuid, %s)", values, schema)
 
 
-def _statement(row: type[Any], query: str, values: Sequence[Any], schema: str | None) -> Statement:
+def _statement(row: Any, query: str, values: Sequence[Any], schema: str | None) -> Statement:
     """Write a statement for rows of a model, in a schema.
 
     Its columns are called as in the model in the views, {columns}, and partly otherwise in a row of ``workflow``,
     {of_workflow}.
     """
+    return Statement(_text(row, query, find_schema(schema)), values, row)
+
+
+@lru_cache
+def _text(row: Any, query: str, schema: str) -> str:
     names = [field.name for field in fields(row)]
-    text = query.format(
+    return query.format(
         columns=", ".join(names),
         of_workflow=", ".join(f"{_OF_WORKFLOW[name]} as {name}" if name in _OF_WORKFLOW else name for name in names),
-        schema=sql.Identifier(find_schema(schema)).as_string().replace("%", "%%"),
+        schema=sql.Identifier(schema).as_string().replace("%", "%%"),
     )
-    return Statement(text, values, row)
 
 
 def _send(statement: Statement, workflow_id: Key | None) -> Query[Any]:
@@ -486,13 +493,16 @@ def _new_task(given: NewTask | Mapping[str, Any] | str) -> dict[str, Any] | str:
 
 
 def _report(given: TaskReport | Mapping[str, Any] | tuple[Any, ...]) -> dict[str, Any]:
-    report = (
-        given if isinstance(given, Mapping) else asdict(given if isinstance(given, TaskReport) else TaskReport(*given))
-    )
-    known(report.get("status"))
-    sent = {name: value for name, value in report.items() if value is not None}
-    return sent | {"task_id": _task_id(sent["task_id"])} if "task_id" in sent else sent
+    if isinstance(given, Mapping):
+        sent = {name: value for name, value in given.items() if value is not None}
+    else:  # not by asdict(), which copies the result part by part
+        told = given if isinstance(given, TaskReport) else TaskReport(*given)
+        sent = {name: value for name in _REPORTED if (value := getattr(told, name)) is not None}
+    known(sent.get("status"))
+    if "task_id" in sent:
+        sent["task_id"] = _task_id(sent["task_id"])
+    return sent
 
 
 def _task_id(given: Any) -> str:
-    return str(UUID(str(given)))
+    return str(given if isinstance(given, UUID) else UUID(str(given)))
