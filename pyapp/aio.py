@@ -1,7 +1,7 @@
 """The same helpers for ``psycopg.AsyncConnection``: ``await pyapp.aio.get_workflow(conn, …)``."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Self, TypeVar
@@ -80,7 +80,7 @@ async def watch(
     *,
     schema: str | None = None,
     prepare: bool | None = None,
-) -> AsyncIterator[Workflow]:
+) -> AsyncGenerator[Workflow, None]:
     """Follow workflows as ``pyapp.watch`` does: ``async for workflow in pyapp.aio.watch(…)``."""
     follower = Follower(workflow_ids, schema)
     conn = await connect(dsn, prepare=prepare, autocommit=True)
