@@ -24,6 +24,7 @@ from .shapes import (
     GROUPS,
     JSON_JOBS,
     ONE_TABLE,
+    PARTITIONED,
     SHAPES,
     SHARDED,
     TIMES,
@@ -134,12 +135,13 @@ def test_a_workflow_and_its_tasks_come_in_two_sessions(
     app.assert_exact()
 
 
-def test_the_first_task_comes_while_its_workflow_is_deleted(make: Make, session: Session) -> None:
-    app = make(UNIQUE_NULLABLE)
+def test_a_task_comes_while_its_finished_workflow_is_deleted(make: Make, session: Session) -> None:
+    app = make(PARTITIONED, "--keep-finished")
     one, other = session(), session()
-    app.workflow(40)
-    App(one, UNIQUE_NULLABLE).tasks(40, "completed")
-    with waiting(app, other, lambda: App(other, UNIQUE_NULLABLE).drop(40)) as failed:
+    app.workflow(40, "completed")
+    app.remove(40)
+    App(one, PARTITIONED).tasks(40, "pending")
+    with waiting(app, other, lambda: App(other, PARTITIONED).drop(40)) as failed:
         one.commit()
     assert failed == []
     app.assert_exact()
