@@ -631,6 +631,17 @@ def test_a_run_whose_process_died_is_stalled_and_can_be_settled(
     assert {status for _, _, status in tasks(conn)} == {"cancelled"}
 
 
+def test_what_a_person_settled_stays_so(conn: psycopg.Connection, start: SetUp) -> None:
+    tracer, processor = start()
+    with tracer.start_as_current_span(**agent("slow")) as span, tracer.start_as_current_span(**tool("wait")):
+        processor.force_flush()
+        ((workflow,),) = conn.execute("select id from workflow").fetchall()
+        assert str(workflow) == str(uuid5(NAMESPACE_OID, f"{span.context.trace_id:032x}-{span.context.span_id:016x}"))
+        pyapp.transition(conn, workflow, "cancelled")
+    processor.force_flush()
+    assert (shown(conn), processor.dropped) == ({"slow": ("cancelled", 0, 0, 2)}, 0)
+
+
 def test_it_works_in_any_schema(empty: Callable[[], str], start: SetUp) -> None:
     dsn = empty()
     pyapp.migrate(dsn, schema="my agents")

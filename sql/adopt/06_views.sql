@@ -26,7 +26,8 @@ select
     {shown_created_at} as created_at,
     coalesce(w.updated_at, c.progress_updated_at) as updated_at,
     w.completed_at,
-    coalesce(c.progress_updated_at, w.updated_at, w.created_at) as last_updated_at
+    coalesce(c.progress_updated_at, w.updated_at, w.created_at) as last_updated_at,
+    w.parent_id
 from {schema}.read_workflows() as w
 left join {schema}.workflow_counter as c on {c_is_w}
 cross join (select case when coalesce(bool_and(g.live), true) then 0 end as none from {schema}.counting as g) as e
