@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -9,7 +10,7 @@ import pytest
 
 from pyapp.web import charts
 from tests.helpers import new_tasks, new_workflow, set_status
-from tests.service import Conn, Service, command, serving, shared
+from tests.service import Conn, Service, command, serving, shared, wait_for
 
 CHROMIUM = os.environ.get("CHROMIUM") or next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -364,6 +365,116 @@ def test_the_login_form_lets_in_whoever_knows_the_token(service_dsn: str, conn: 
         page.wait_for_url(f"{address.url}workflows/{workflow}")
         live(page)
         page.close()
+
+
+def clients(service: Service) -> float:
+    with service.client() as client:
+        said = client.get("/metrics").text
+    return next(float(line.split()[1]) for line in said.splitlines() if line.startswith("agent_progress_stream_cl"))
+
+
+def tab(page: Any, service: Service, path: str) -> Any:
+    """Open another tab of the same browser."""
+    opened = page.context.new_page()
+    opened.goto(service.url.rstrip("/") + path)
+    return opened
+
+
+# Makes a page hidden, as a tab behind another is, which no tab of a browser without a screen ever is.
+HIDDEN = """
+    let hidden = true;
+    Object.defineProperty(document, "hidden", { get: () => hidden });
+    window.turn = (now) => { hidden = now; document.dispatchEvent(new Event("visibilitychange")); };
+"""
+
+
+def test_a_server_that_falls_silent_is_not_live(service_dsn: str, conn: Conn, visit: Visit) -> None:
+    workflow = new_workflow(conn, name="shop")
+    new_tasks(conn, workflow, *["completed"] * 5, *["pending"] * 500)
+    conn.execute("update workflow set status = 'running' where id = %s", [workflow])
+    conn.execute("alter table agent_task disable trigger user")
+    conn.execute("update agent_task set completed_at = now() - '10 s'::interval * ordinal where status = 'completed'")
+    conn.execute("alter table agent_task enable trigger user")
+    with serving(service_dsn, "--interval", "0.1") as address:
+        pages = [live(visit(address, path)) for path in ("/", f"/workflows/{workflow}")]
+        address.process.send_signal(signal.SIGSTOP)
+        for page in pages:
+            page.wait_for_selector("#live[data-live=silent] >> text=no word since")
+            assert page.evaluate("'stale' in document.documentElement.dataset")
+        assert pages[1].get_attribute("link[rel=icon]", "href").endswith("/icons/silent-1.svg")
+        was = [page.locator("[data-until]").first.text_content() for page in pages]
+        pages[0].wait_for_timeout(2500)
+        assert [page.locator("[data-until]").first.text_content() for page in pages] == was
+        address.process.send_signal(signal.SIGCONT)
+        for page in pages:
+            live(page)
+            assert not page.evaluate("'stale' in document.documentElement.dataset")
+            page.close()
+
+
+@pytest.mark.parametrize("worker", [True, False])
+def test_tabs_share_one_connection_and_hidden_ones_hold_none(
+    service: Service, conn: Conn, visit: Visit, worker: bool
+) -> None:
+    workflow, tasks = shop(conn)
+    before = clients(service)
+    page = visit(service, "/nowhere")
+    page.context.add_init_script("" if worker else "delete window.SharedWorker")
+    paths = ["/", "/workflows", f"/workflows/{workflow}"] * (3 if worker else 1)
+    tabs = [live(tab(page, service, path)) for path in paths]
+    assert clients(service) - before == (1 if worker else 3)
+    set_status(conn, tasks[0], "completed")
+    for one in tabs:
+        now_at(one, 20)
+        one.close()
+    wait_for(lambda: clients(service) == before)
+    page.context.add_init_script(HIDDEN)
+    behind = tab(page, service, f"/workflows/{workflow}")
+    set_status(conn, tasks[1], "completed")
+    wait_for(lambda: behind.title().startswith("40 %") or None)
+    assert behind.get_attribute("link[rel=icon]", "href").endswith("/icons/running-40.svg")
+    assert (clients(service), behind.get_attribute("#live", "data-live")) == (before, "off")
+    behind.evaluate("turn(false)")
+    live(behind)
+    assert clients(service) - before == 1
+    behind.evaluate("turn(true)")
+    wait_for(lambda: clients(service) == before)
+
+
+def test_what_a_page_ranks_first_is_followed_among_hundreds(service: Service, conn: Conn, visit: Visit) -> None:
+    workflow, tasks = shop(conn)
+    set_status(conn, tasks[0], "failed")
+    conn.execute(
+        "insert into workflow (name, type, status) select 'w' || n, 'app', 'running' from generate_series(1, 210) as n"
+    )
+    page = live(visit(service))
+    assert page.locator("#active .name").first.text_content() == "shop"
+    page.route(service.url, lambda route: route.abort())  # so that nothing but the stream tells
+    set_status(conn, tasks[1], "completed")
+    page.wait_for_selector(f"tr[data-workflow='{workflow}'] [data-bar][aria-valuenow='20']")
+
+
+def test_a_filtered_list_says_what_has_come_and_what_no_longer_matches(
+    service: Service, conn: Conn, visit: Visit
+) -> None:
+    one, other, third = (new_workflow(conn, name=name, status="running") for name in ("one", "other", "third"))
+    page = live(visit(service, "/workflows?status=running"))
+    set_status_of = "update workflow set status = %s where id = %s"
+    conn.execute(set_status_of, ["paused", one])
+    page.wait_for_selector("#news >> text=1 no longer match")
+    new_workflow(conn, name="fourth", status="running")
+    new_workflow(conn, name="elsewhere", status="completed")
+    conn.execute("delete from workflow where id = %s", [third])
+    page.wait_for_selector("#news >> text=1 new, 1 no longer match, 1 deleted")
+    assert page.get_by_text("no longer matches").locator("visible=true").count() == 1
+    assert page.locator(f"tr[data-workflow='{one}'][data-unlike]").count() == 1
+    conn.execute(set_status_of, ["running", one])
+    page.wait_for_selector("#news >> text=1 new, 1 deleted")
+    conn.execute(set_status_of, ["failed", other])
+    page.get_by_role("link", name="Show").click()
+    page.wait_for_selector("tr >> text=fourth")
+    assert page.locator(".name").all_text_contents() == ["fourth", "one"]
+    page.locator("#news").wait_for(state="hidden")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -76,6 +76,17 @@ def test_a_client_gets_only_what_it_follows(service: Service, conn: Conn) -> Non
         assert stream.next().data["name"] == "mine"
 
 
+def test_a_client_may_follow_the_active_ones_and_some_that_have_ended(service: Service, conn: Conn) -> None:
+    ended = new_workflow(conn, name="ended", status="completed")
+    new_workflow(conn, name="other", status="completed")
+    with following(service, f"/api/v1/stream?id={ended}&active=true") as stream:
+        assert [workflow["name"] for workflow in stream.next().data] == ["ended"]
+        new_workflow(conn, name="new", status="running")
+        assert stream.next().data["name"] == "new"
+        new_tasks(conn, ended, "failed")
+        assert stream.next().data["agents_failed"] == 1
+
+
 def test_the_active_ones_come_and_go(service: Service, conn: Conn) -> None:
     new_workflow(conn, name="old", status="completed")
     with following(service, "/api/v1/stream") as stream:
@@ -135,9 +146,11 @@ def test_nothing_falls_between_the_snapshot_and_the_changes(service: Service, co
         assert seen == {workflow_id: truth[workflow_id] for workflow_id in seen}
 
 
-def test_there_is_a_heartbeat(service_dsn: str) -> None:
+def test_a_ping_says_that_nothing_has_changed_and_none_comes_while_the_database_is_silent(
+    service_dsn: str, conn: Conn
+) -> None:
     run = (
-        "import pyapp.cli, pyapp.web.stream as stream, sys; stream.HEARTBEAT = 0.2;"
+        "import pyapp.cli, pyapp.web.stream as stream, sys; stream.HEARTBEAT = 0.2; stream.RESYNC = -1.5;"
         " sys.exit(pyapp.cli.main(['serve', '--port', '0', '--dsn', sys.argv[1]]))"
     )
     with (
@@ -145,7 +158,12 @@ def test_there_is_a_heartbeat(service_dsn: str) -> None:
         following(service, "/api/v1/stream") as stream,
     ):
         stream.next()
-        assert stream.next() == ("comment", ": alive")
+        assert stream.next().name == "ping"
+        with conn.transaction():
+            conn.execute("lock table workflow")
+            stream.until(lambda event: event == ("comment", ": waiting"))
+            wait_for(lambda: stream.next() == ("comment", ": waiting"))
+        stream.until(lambda event: event.name == "ping")
 
 
 # --- Slow clients, many clients ---------------------------------------------------------------------------------

@@ -17,8 +17,8 @@ PRESETS = Path(__file__).resolve().parent / "presets"
 class Request:
     """One field for each option; what is None or empty is for us to find out.
 
-    ``words`` has values of the status by their meaning (completed, failed, cancelled, ignored), ``conditions`` SQL by the
-    same names, ``workflow_words`` and ``workflow_conditions`` the same for workflows.
+    ``words`` has values of the status by their meaning (completed, failed, cancelled, ignored), ``conditions`` has SQL
+    by the same names, ``workflow_words`` and ``workflow_conditions`` are the same for workflows.
     """
 
     tasks: str | None = None

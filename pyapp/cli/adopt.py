@@ -103,8 +103,8 @@ def adopt(target: Target, as_json: bool, **options: Any) -> None:
 
     The application stays as it is. Looks at the tables first, and says what it found. Counters lie in a schema beside,
     agent_progress or that of --schema; the application's column of progress, if it has one, is written when the
-    percentage moves. Names are written as in SQL: Workflow means workflow, '"Workflow"' means Workflow. Without --tasks,
-    what was adopted is renewed.
+    percentage moves. Names are written as in SQL: Workflow means workflow, '"Workflow"' means Workflow. Without
+    --tasks, what was adopted is renewed.
 
     Example:
       agent-progress adopt --workflows '"Workflow"' --tasks '"AgentTask"' --dry-run
@@ -229,7 +229,8 @@ def _zeroed(adoption: Adoption, seen: Preview | None) -> list[str]:
     told = seen.workflows - seen.frozen
     if seen.zeroed and 2 * seen.zeroed > told:
         return [
-            f"{seen.zeroed} of {plural(told, 'workflow')} would fall to 0 % (--dry-run shows which; --shadow leaves them)"
+            f"{seen.zeroed} of {plural(told, 'workflow')} would fall to 0 %"
+            " (--dry-run shows which; --shadow leaves them)"
         ]
     return []
 

@@ -17,7 +17,19 @@ from pyapp.models import BurnupPoint, Forecast, Moment, ProgressMetrics, Stage, 
 from pyapp.web import reads
 from pyapp.web.answers import Event, Listed, Overview, Problem, described
 from pyapp.web.paging import Sort, Wanted, list_page
-from pyapp.web.parameters import Cursor, Key, Keys, Limit, Offset, OnePriority, Statuses, Text, after_position, run
+from pyapp.web.parameters import (
+    Active,
+    Cursor,
+    Key,
+    Keys,
+    Limit,
+    Offset,
+    OnePriority,
+    Statuses,
+    Text,
+    after_position,
+    run,
+)
 from pyapp.web.shape import Shape
 from pyapp.web.stream import Feed, Subscriber
 from pyapp.web.wire import respond
@@ -152,14 +164,15 @@ _SENT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream":
 
 
 @router.get("/stream", **_STREAM, responses=_SENT)
-async def stream(request: Request, id: Keys = None) -> Response:
-    """Follow workflows live, as server-sent events.
+async def stream(request: Request, id: Keys = None, active: Active = False) -> Response:
+    """Follow workflows live, as server-sent events: those of `id`, and the newest active ones where none is given.
 
     `snapshot` is an array of all that is followed and comes first, and again after a loss of the database, which `away`
-    tells of; `workflow` is one in its new state, `deleted` the id of one that is gone; `standby` says how far behind
-    the standby is that is read, null when it has become a primary.
+    tells of; `workflow` is one in its new state, `deleted` the id of one that is gone; `ping` comes after 5 s without
+    any of them and says that nothing has changed; `standby` says how far behind the standby is that is read, null when
+    it has become a primary.
     """
-    return await _follow(request, id)
+    return await _follow(request, id or [], active=active or not id)
 
 
 @router.get(f"{_ONE}/stream", **_STREAM, responses=_SENT | {404: _ANSWERS[404]})
@@ -168,11 +181,11 @@ async def stream_workflow(request: Request, workflow_id: Key) -> Response:
     return await _follow(request, [workflow_id], must_exist=True)
 
 
-async def _follow(request: Request, ids: list[str] | None, *, must_exist: bool = False) -> Response:
+async def _follow(request: Request, ids: list[str], *, active: bool = False, must_exist: bool = False) -> Response:
     feed: Feed = request.app.state.feed
     if "after_position" in request.query_params:
         await run_in_threadpool(run, request, lambda *_: None)
-    if ids is not None:
+    if ids:
         shape = await run_in_threadpool(request.app.state.database.shape)
         keys = [shape.key(given) for given in ids]
         # All clients share the feed: what the database does not take is refused before it gets there.
@@ -181,7 +194,7 @@ async def _follow(request: Request, ids: list[str] | None, *, must_exist: bool =
             if shape.knows_keys
             else await run_in_threadpool(run, request, lambda conn, _: shape.written(conn, keys))
         )
-    subscriber = feed.subscribe(ids)
+    subscriber = feed.subscribe(ids, active)
     try:
         # The answer says at once what is wrong: no such workflow, or no database.
         if await subscriber.found == 0 and must_exist:

@@ -77,6 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings, app.state.database, app.state.feed = settings, database, feed
     app.include_router(api.router)
     app.include_router(pages.router)
+    app.mount("/static/{mark}", StaticFiles(directory=_STATIC))
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
     _add_probes(app, database, metrics)
     _add_errors(app, settings.schema)

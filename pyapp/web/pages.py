@@ -3,11 +3,11 @@
 import hashlib
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Annotated, Any
+from pathlib import Path as FilePath
+from typing import Annotated, Any, Literal
 from urllib.parse import parse_qs, urlencode
 
-from fastapi import APIRouter, Depends, HTTPException, Query
+from fastapi import APIRouter, Depends, HTTPException, Path, Query
 from fastapi.templating import Jinja2Templates
 from psycopg import Connection
 from pydantic import BeforeValidator
@@ -24,7 +24,7 @@ from pyapp.web.shape import Shape
 from pyapp.web.wire import error
 
 router = APIRouter(include_in_schema=False, dependencies=[Depends(after_position)])
-_HERE = Path(__file__).parent
+_HERE = FilePath(__file__).parent
 _PAGE = 50
 _TASKS = 200
 _EVENTS = 50
@@ -33,12 +33,15 @@ _TILES = ("running", "initiated", "paused", "completed", "failed", "cancelled")
 # A form sends a field that is left empty as well.
 _GIVEN = BeforeValidator(lambda value: value or None)
 _Given = Annotated[Text | None, _GIVEN, Query()]
+_Percentage = Annotated[int, Path(ge=0, le=100)]
+
+
+_MARK = hashlib.blake2b(b"".join(file.read_bytes() for file in sorted((_HERE / "static").iterdir())), digest_size=6)
 
 
 def _asset(name: str) -> str:
-    """Return where a file is, with a mark of its content, so that browsers do not show an old one."""
-    content = (_HERE / "static" / name).read_bytes()
-    return f"/static/{name}?v={hashlib.blake2b(content, digest_size=6).hexdigest()}"
+    """Return where a file is, with a mark of what all contain, so that browsers do not mix old ones and new ones."""
+    return f"/static/{_MARK.hexdigest()}/{name}"
 
 
 def _called(workflow: Any) -> str:
@@ -98,8 +101,10 @@ def workflows(
     found = _read(request, lambda conn, shape: {"page": list_page(conn, shape, wanted)})
     page, following = found.pop("page")
 
-    def to(**more: str) -> str:
-        return f"/workflows?{urlencode({**given, **more})}"
+    def to(path: str = "/workflows", **more: Any) -> str:
+        return f"{path}?{urlencode({**given, **more})}"
+
+    at = {"sort": sort, **({"cursor": cursor} if cursor else {})}
 
     more = {
         "workflows": page,
@@ -109,6 +114,8 @@ def workflows(
         "first": to(sort=sort) if cursor else None,
         "next": to(sort=sort, cursor=following) if following else None,
         "by": lambda order: to(sort=order),
+        "here_again": to(**at),
+        "list": to("api/v1/workflows", **at, limit=200),
     }
     return _render(request, "workflows.html", found | more)
 
@@ -134,6 +141,14 @@ def workflow(request: Request, workflow_id: Key) -> Response:
         }
 
     return _render(request, "workflow.html", _read(request, read))
+
+
+@router.get("/icons/{status}-{percentage}.svg")
+def icon(request: Request, status: WorkflowStatus | Literal["silent"], percentage: _Percentage) -> Response:
+    """Draw the icon of a workflow's page: a ring, since the security policy allows no other way to a changing one."""
+    context = {"status": status, "percentage": percentage}
+    headers = {"Cache-Control": "private, max-age=86400"}
+    return _templates.TemplateResponse(request, "icon.svg", context, headers=headers, media_type="image/svg+xml")
 
 
 @router.get("/favicon.ico")

@@ -40,6 +40,7 @@ Key = Annotated[
 ]
 _Id = Annotated[str, Field(json_schema_extra={"format": "uuid"}), AfterValidator(_without_nul)]
 Keys = Annotated[list[_Id] | None, Query(max_length=500, description="These; without, the active ones.")]
+Active = Annotated[bool, Query(description="The newest active ones too.")]
 Position = Annotated[
     str | None,
     Query(

@@ -10,6 +10,8 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
+from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import psycopg
@@ -24,7 +26,7 @@ from pyapp.web.reads import active_ids, follow_workflows
 from pyapp.web.shape import Shape
 from pyapp.web.wire import event
 
-HEARTBEAT = 15.0
+HEARTBEAT = 5.0  # seconds; a page that hears nothing for 12 takes its numbers for old
 _GATHER = 0.1  # seconds to gather news and newcomers in, so that they do not set the pace
 _REST = 10  # times as long as looking for active workflows took, before it is done again
 _RETRY = 1.0  # seconds between attempts to connect
@@ -38,9 +40,10 @@ log = logging.getLogger("agent_progress.stream")
 class Subscriber:
     """A client's view of the feed: which workflows it follows, and what it has not been sent yet."""
 
-    def __init__(self, ids: frozenset[str] | None) -> None:
-        """Follow the workflows given, or the active ones for None."""
-        self.ids = ids
+    def __init__(self, ids: frozenset[str], active: bool, is_fresh: Callable[[], bool]) -> None:
+        """Follow the workflows given, and the active ones; ``is_fresh`` tells whether the feed has looked lately."""
+        self.ids, self.active = ids, active
+        self._is_fresh = is_fresh
         self.wants_snapshot = True
         self.found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         """The number of workflows in the first snapshot, or why there is none."""
@@ -85,13 +88,17 @@ class Subscriber:
         self.fail(PoolTimeout("the service ends"))
 
     async def frames(self) -> AsyncIterator[bytes]:
-        """Yield what there is to send, a comment from time to time where there is nothing, until closed."""
+        """Yield what there is to send until closed; where there is nothing, say so from time to time.
+
+        A ping is the word that nothing has changed: where the database was not looked at, a comment keeps the
+        connection and says nothing.
+        """
         yield b"retry: 2000\n\n"
         while not self._closed:
             try:
                 await asyncio.wait_for(self._ready.wait(), HEARTBEAT)
             except TimeoutError:
-                yield b": alive\n\n"
+                yield event("ping", {"at": datetime.now(UTC)}) if self._is_fresh() else b": waiting\n\n"
                 continue
             self._ready.clear()
             news, self._pending = self._pending, {}
@@ -120,6 +127,7 @@ class Feed:
         self._seen: dict[str, Listed] = {}
         self._active: set[str] = set()
         self._look_again = 0.0
+        self._looked = 0.0
 
     @property
     def clients(self) -> int:
@@ -143,9 +151,9 @@ class Feed:
             self._task.cancel()
             await asyncio.wait([self._task], timeout=0.5)
 
-    def subscribe(self, ids: Iterable[str] | None) -> Subscriber:
-        """Begin to follow workflows, or the active ones for None."""
-        subscriber = Subscriber(None if ids is None else frozenset(ids))
+    def subscribe(self, ids: Iterable[str], active: bool) -> Subscriber:
+        """Begin to follow workflows, and the active ones where these are wanted."""
+        subscriber = Subscriber(frozenset(ids), active, self._is_fresh)
         if self._stopped:
             subscriber.close()
         self._subscribers.add(subscriber)
@@ -156,6 +164,9 @@ class Feed:
         """Stop following."""
         self._subscribers.discard(subscriber)
         subscriber.close()
+
+    def _is_fresh(self) -> bool:
+        return time.monotonic() - self._looked < max(RESYNC, self._interval) + 2
 
     async def _run(self) -> None:
         while True:
@@ -214,6 +225,7 @@ class Feed:
                     # Asked before the tick, which sees what is replayed by then.
                     current = standby is None or await self._replayed(conn, listener.position)
                 await self._tick(conn, shape)
+                self._looked = time.monotonic()
                 for subscriber in self._subscribers:
                     if not subscriber.wants_snapshot:
                         subscriber.offer_standby(standby)
@@ -249,7 +261,7 @@ class Feed:
     async def _tick(self, conn: psycopg.AsyncConnection[Any], shape: Shape) -> None:
         subscribers = list(self._subscribers)  # who comes while we read has its turn at the next tick
         before = self._active
-        for_active = [subscriber for subscriber in subscribers if subscriber.ids is None]
+        for_active = [subscriber for subscriber in subscribers if subscriber.active]
         began = time.monotonic()
         if not for_active:
             self._active = set()
@@ -260,7 +272,7 @@ class Feed:
             self._look_again = time.monotonic() + _REST * (time.monotonic() - began)
         # Those that have just ended stay for this tick: their end is worth telling.
         active = self._active | before
-        wanted = active.union(*(subscriber.ids or () for subscriber in subscribers))
+        wanted = active.union(*(subscriber.ids for subscriber in subscribers))
         self._count_query()
         rows = {str(row.id): row for row in await follow_workflows(conn, shape, wanted)}
         news: list[tuple[_About, bytes]] = [
@@ -279,13 +291,12 @@ class Feed:
             chosen = [row for workflow_id, row in rows.items() if workflow_id in ids]
             return event("snapshot", chosen), len(chosen)
 
-        of_active: tuple[bytes, int] | None = None
+        of_active = cache(lambda: snapshot(self._active))
         for subscriber in subscribers:
             if not subscriber.wants_snapshot:
-                followed = active if subscriber.ids is None else subscriber.ids
+                followed = subscriber.ids | active if subscriber.active else subscriber.ids
                 subscriber.offer(one for one in news if one[0] in followed)
-            elif subscriber.ids is None:
-                of_active = of_active or snapshot(self._active)
-                subscriber.offer_snapshot(*of_active)
+            elif subscriber.active and not subscriber.ids:
+                subscriber.offer_snapshot(*of_active())
             else:
-                subscriber.offer_snapshot(*snapshot(subscriber.ids))
+                subscriber.offer_snapshot(*snapshot(subscriber.ids | (self._active if subscriber.active else set())))

@@ -94,7 +94,7 @@ begin
         agents_cancelled = c.agents_cancelled + new.removed_cancelled,
         removed_completed = c.removed_completed + new.removed_completed,
         removed_cancelled = c.removed_cancelled + new.removed_cancelled
-    where {counter_is_new}
+    where {c_is_new}
     returning c.agents_created, c.agents_completed, c.frozen_progress into now_created, now_completed, now_frozen;
     if found then
         {take_new};
@@ -107,7 +107,7 @@ begin
     new.agents_cancelled := null;
     if
         (select coalesce(bool_and(s.live), true) from {schema}.counting as s)
-        and not exists (select from {counted_tasks} as t where {task_is_new})
+        and not exists (select from {counted_tasks} as t where {t_is_new})
     then
         if new.frozen_progress is null and new.removed_completed + new.removed_cancelled = 0 then
             return null;

@@ -10,6 +10,7 @@ import pytest
 from pyapp import find_drift, get_workflow, list_burnup, list_tasks, list_timeline, list_workflows
 from pyapp.adopt.install import get_adoption, install, list_adoptions, renew_adoptions
 
+from ..conftest import Role
 from .application import App, cli, refuse, succeed
 from .shapes import AIRFLOW, DJANGO, GROUPS, JSON_JOBS, PRISMA, SHAPES, TIMES, UNIQUE_NULLABLE, Shape
 
@@ -22,7 +23,8 @@ def objects(conn: psycopg.Connection) -> list[tuple[str, ...]]:
     """List all that is in the database: relations, functions, types, triggers."""
     return conn.execute(
         "select 'relation', oid::regclass::text from pg_class where relnamespace::regnamespace::text !~ '^(pg_|info)'"
-        " union all select 'function', oid::regprocedure::text from pg_proc where pronamespace::regnamespace::text !~ '^(pg_|info)'"
+        " union all select 'function', oid::regprocedure::text from pg_proc"
+        " where pronamespace::regnamespace::text !~ '^(pg_|info)'"
         " union all select 'trigger', tgname from pg_trigger where not tgisinternal"
         " union all select 'schema', nspname from pg_namespace where nspname !~ '^pg_' order by 1, 2"
     ).fetchall()
@@ -111,7 +113,8 @@ def test_what_statuses_mean_is_printed_before_anything_is_installed(make: Make) 
 def test_naming_one_meaning_leaves_the_usual_words_of_the_others(conn: psycopg.Connection, dsn: str) -> None:
     conn.execute(
         "create table job (run text, state text);"
-        "insert into job select 'r', unnest('{archived,DONE,Discarded,timed out,upstream_failed,revoked,parked}'::text[])"
+        "insert into job select 'r', s from unnest("
+        "'{archived,DONE,Discarded,timed out,upstream_failed,revoked,parked}'::text[]) as s"
     )
     succeed(
         dsn,
@@ -162,7 +165,8 @@ def test_another_version_is_renewed_by_migrate(make: Make) -> None:
 def test_several_adoptions_share_a_table_of_workflows(conn: psycopg.Connection, dsn: str) -> None:
     conn.execute(
         "create table run (id integer primary key); create table step (run_id integer references run, status text);"
-        "create table step_task (run_id integer references run, step text, status text); insert into run values (1), (2);"
+        "create table step_task (run_id integer references run, step text, status text);"
+        "insert into run values (1), (2);"
         "insert into step values (1, 'done'); insert into step_task values (1, 'a', 'pending')"
     )
     succeed(dsn, "adopt", "--workflows", "run", "--tasks", "step")
@@ -191,7 +195,8 @@ def test_names_times_attempts_and_errors_of_tasks_come_from_their_columns(conn: 
     conn.execute(
         "create table job (id uuid primary key default gen_random_uuid(), batch text, args jsonb, status text,"
         " attempts smallint, last_error text, enqueued_at timestamp default '2026-01-01', finished_at timestamptz);"
-        "insert into job (batch, args, status, attempts, last_error) values ('b', '{\"class\": \"Mail\"}', 'failed', 3, 'no route')"
+        "insert into job (batch, args, status, attempts, last_error)"
+        " values ('b', '{\"class\": \"Mail\"}', 'failed', 3, 'no route')"
     )
     succeed(dsn, "adopt", "--tasks", "job", "--key", "batch", "--task-column", "agent_type=args->>'class'", "--yes")
     [task] = list_tasks(conn, "b", schema="agent_progress")
@@ -249,26 +254,27 @@ def test_what_cannot_work_is_refused(make: Make, arguments: tuple[str, ...], wor
     assert objects(app.conn) == before
 
 
-def test_only_the_owner_adopts(make: Make, new_role: Callable[..., object]) -> None:
+def test_only_the_owner_adopts(make: Make, new_role: Callable[..., Role]) -> None:
     app = make(DJANGO, adopt=False)
     role = new_role()
-    app.run(f"grant all on all tables in schema public to {role.name}")  # type: ignore[attr-defined]
-    assert "belongs to another role" in refuse(role.dsn, "adopt", *DJANGO.options)  # type: ignore[attr-defined]
+    app.run(f"grant all on all tables in schema public to {role.name}")
+    assert "belongs to another role" in refuse(role.dsn, "adopt", *DJANGO.options)
 
 
-def test_readers_need_rights_to_read_and_writers_none(make: Make, new_role: Callable[..., object]) -> None:
+def test_readers_need_rights_to_read_and_writers_none(make: Make, new_role: Callable[..., Role]) -> None:
     app = make(PRISMA)
     writer, reader = new_role(), new_role()
-    app.run(f'grant insert, update, select on "AgentTask" to {writer.name}')  # type: ignore[attr-defined]
+    app.run(f'grant insert, update, select on "AgentTask" to {writer.name}')
     app.run(
-        f'grant select on "AgentTask", "Workflow" to {reader.name}; grant usage on schema agent_progress to {reader.name};'  # type: ignore[attr-defined]
+        f'grant select on "AgentTask", "Workflow" to {reader.name};'
+        f" grant usage on schema agent_progress to {reader.name};"
         f" grant select on all tables in schema agent_progress to {reader.name}"
-    )  # type: ignore[attr-defined]
-    App(writer.connect(), PRISMA).move(1, "completed", 2)  # type: ignore[attr-defined]
+    )
+    App(writer.connect(), PRISMA).move(1, "completed", 2)
     app.assert_exact()
-    assert len(list_workflows(reader.connect(), schema="agent_progress")) == 6  # type: ignore[attr-defined]
-    assert cli(reader.dsn, "check", *SCHEMA).code == 0  # type: ignore[attr-defined]
-    assert cli(reader.dsn, "repair", *SCHEMA).code == 0  # type: ignore[attr-defined]
+    assert len(list_workflows(reader.connect(), schema="agent_progress")) == 6
+    assert cli(reader.dsn, "check", *SCHEMA).code == 0
+    assert cli(reader.dsn, "repair", *SCHEMA).code == 0
 
 
 def test_installing_waits_for_nobody_longer_than_its_lock_timeout(make: Make, dsn: str) -> None:
@@ -324,3 +330,39 @@ def test_json_keys_name_their_workflow(make: Make) -> None:
     assert {w.name for w in list_workflows(app.conn, schema="agent_progress")} == {f"flow wf-{n}" for n in range(1, 6)}
     app.tasks(9, "pending")
     assert get_workflow(app.conn, "wf-9", schema="agent_progress").name == "flow wf-9"
+
+
+def test_default_privileges_open_nothing(make: Make, new_role: Callable[..., Role]) -> None:
+    app = make(DJANGO, adopt=False)
+    anybody = new_role()
+    for what in ("tables", "functions", "schemas"):
+        app.run(f"alter default privileges grant all on {what} to {anybody.name}")
+    app.adopt()
+    conn = anybody.connect()
+    for statement in (
+        "select agent_progress.repair_progress()",
+        "update agent_progress.workflow_counter set agents_created = 0",
+        "update agent_progress.counting set live = false",
+    ):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            conn.execute(statement)
+    app.run(f"grant select on agent_progress.workflow_counter, agent_progress.counting to {anybody.name}")
+    app.adopt()
+    assert len(conn.execute("select from agent_progress.workflow_counter").fetchall()) == 5
+
+
+@pytest.mark.parametrize(
+    ("shape", "index"),
+    [(AIRFLOW, "task_instance_dag_id_run_id_idx"), (JSON_JOBS, "jobs_expr_idx"), (PRISMA, "AgentTask_workflowId_idx")],
+    ids=lambda value: getattr(value, "title", ""),
+)
+def test_tasks_of_a_workflow_are_read_by_the_index_of_the_application(make: Make, shape: Shape, index: str) -> None:
+    app = make(shape)
+    app.run("set enable_seqscan = off")
+    key = next(iter(app.stored()))
+    for view in ("agent_task", "workflow_progress_drift"):
+        plan = app.run(
+            f"explain select * from agent_progress.{view} where workflow_id = '{key.replace('%', '%%')}'", x=1
+        )
+        found = [line for (line,) in plan if index in line]
+        assert found or (view == "workflow_progress_drift" and shape is AIRFLOW), view

@@ -14,11 +14,11 @@ from .application import App, cli, refuse, succeed
 from .shapes import AIRFLOW, DJANGO, JSON_JOBS, PRISMA, UNIQUE_NULLABLE, Shape
 
 Make = Callable[..., App]
-some = pytest.mark.parametrize("shape", (AIRFLOW, JSON_JOBS, UNIQUE_NULLABLE, PRISMA), ids=lambda shape: shape.title)
+some = pytest.mark.parametrize("shape", [AIRFLOW, JSON_JOBS, UNIQUE_NULLABLE, PRISMA], ids=lambda shape: shape.title)
 
 
 def dump(bin_dir: Path, dsn: str, *options: str) -> bytes:
-    return subprocess.run([bin_dir / "pg_dump", *options, dsn], check=True, capture_output=True).stdout
+    return subprocess.run([str(bin_dir / "pg_dump"), *options, dsn], check=True, capture_output=True).stdout
 
 
 def restore(bin_dir: Path, dsn: str, text: bytes) -> None:
@@ -181,7 +181,8 @@ def test_a_time_in_milliseconds_is_shown_as_a_time(conn: psycopg.Connection, dsn
     conn.execute(
         "create table run (id integer primary key, created_at bigint);"
         "create table step (id serial primary key, run_id integer references run, status text, created_at integer);"
-        "insert into run values (1, 1780000000123); insert into step (run_id, status, created_at) values (1, 'done', 1780000000)"
+        "insert into run values (1, 1780000000123);"
+        "insert into step (run_id, status, created_at) values (1, 'done', 1780000000)"
     )
     ran = succeed(dsn, "adopt", "--workflows", "run", "--tasks", "step")
     assert "a time in milliseconds" in ran.out

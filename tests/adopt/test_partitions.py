@@ -58,7 +58,8 @@ def test_a_partition_that_was_detached_counts_no_more_once_it_is_repaired(make: 
 def test_merge_counts_inserted_and_updated_rows_of_partitions(make: Make) -> None:
     app = make(PARTITIONED)
     app.run(
-        "merge into flow_task as t using (values (1, %(a)s::uuid), (2, %(a)s::uuid), (900, %(b)s::uuid), (901, %(b)s::uuid))"
+        "merge into flow_task as t using"
+        " (values (1, %(a)s::uuid), (2, %(a)s::uuid), (900, %(b)s::uuid), (901, %(b)s::uuid))"
         " as s (n, flow) on t.flow_id = s.flow and t.n = s.n"
         " when matched then update set status = 'completed'"
         " when not matched then insert (flow_id, n, status) values (s.flow, s.n, 'failed')",

@@ -49,10 +49,11 @@ def test_what_others_write_there_is_put_back_at_any_depth(make: Make, shape: Sha
     app.assert_exact()
     app.run(
         f"create table other (n integer);"
-        f"create function meddle() returns trigger language plpgsql as 'begin update {shape.workflows} set {shape.progress} = 5;"
-        " return null; end';"
+        "create function meddle() returns trigger language plpgsql as 'begin"
+        f" update {shape.workflows} set {shape.progress} = 5; return null; end';"
         "create trigger meddle after insert on other for each statement execute function meddle();"
-        f"create function set_it() returns trigger language plpgsql as 'begin new.{shape.progress} := 6; return new; end';"
+        "create function set_it() returns trigger language plpgsql as 'begin"
+        f" new.{shape.progress} := 6; return new; end';"
         f"create trigger a_set_it before insert or update on {shape.workflows} for each row execute function set_it();"
         "insert into other values (1)"
     )
@@ -62,7 +63,7 @@ def test_what_others_write_there_is_put_back_at_any_depth(make: Make, shape: Sha
     app.assert_exact()
 
 
-@pytest.mark.parametrize("shape", (DJANGO, PRISMA), ids=lambda shape: shape.title)
+@pytest.mark.parametrize("shape", [DJANGO, PRISMA], ids=lambda shape: shape.title)
 def test_only_what_moves_is_written(make: Make, shape: Shape) -> None:
     app = make(shape)
     version = f"select xmin::text from {shape.workflows} where {shape.workflow_keyed()}"

@@ -1,15 +1,19 @@
 // Keeps an open page current. The pages are whole without it.
 
+import { follow, state, words } from "./live.js";
+
 const root = document.documentElement;
 const main = document.getElementById("main");
 const lamp = document.getElementById("live");
 const behind = document.getElementById("standby");
-const follow = main.dataset.follow;
+const icon = document.querySelector("link[rel=icon]");
+const base = new URL("../../", import.meta.url); // where the service is, behind a proxy too
+const follows = main.dataset.follow;
 
 const FINAL = ["completed", "failed", "cancelled"];
 const SPOKEN = ["failed", "cancelled"];
-const RETRY = [1000, 2000, 5000, 15000];
-const GRACE = 10_000; // ms that a hidden page keeps its stream: browsers allow few of them at a time
+const LISTED = ["status", "name", "type", "priority", "agents_failed"]; // what a change of may move a row
+const MOST = 200; // rows of a list that are compared
 const LATE = 5; // s that a standby may be behind
 const CALM = 5000; // ms between two looks where nothing is heard, for forecasts and running times
 
@@ -90,7 +94,7 @@ const FIELDS = {
 
 function paint(place, workflow) {
     const counts = partsOf(workflow, Number(place.dataset.running ?? 0));
-    const state = stateOf(workflow);
+    const look = stateOf(workflow);
     const inTable = place !== main;
     for (const field of place.querySelectorAll("[data-f]")) {
         const name = field.dataset.f;
@@ -109,7 +113,7 @@ function paint(place, workflow) {
             `${FIELDS.progress(workflow)} %: ${FIELDS.agents(workflow)}${said.join("")}, workflow ${workflow.status}`,
         );
     }
-    for (const part of place.querySelectorAll("[data-state]")) attribute(part, "data-state", state);
+    for (const part of place.querySelectorAll("[data-state]")) attribute(part, "data-state", look);
     for (const part of place.querySelectorAll("[data-part]"))
         part.classList.toggle("zero", !counts[part.dataset.part]);
     const chip = place.querySelector(".status");
@@ -118,8 +122,18 @@ function paint(place, workflow) {
         chip.dataset.status = workflow.status;
         chip.querySelector("use").setAttribute("href", `#i-${workflow.status}`);
     }
-    if (inTable) place.toggleAttribute("data-failing", workflow.agents_failed > 0 && state === "active");
-    else document.title = `${FIELDS.progress(workflow)} % · ${FIELDS.name(workflow).slice(0, 80)} · agent-progress`;
+    if (inTable) place.toggleAttribute("data-failing", workflow.agents_failed > 0 && look === "active");
+    else {
+        document.title = `${FIELDS.progress(workflow)} % · ${FIELDS.name(workflow).slice(0, 80)} · agent-progress`;
+        main.dataset.icon = `${workflow.status}-${workflow.progress_percentage ?? 0}`;
+        showIcon();
+    }
+}
+
+// The ring of a workflow's page; grey where nothing is known of it.
+function showIcon() {
+    const [status, percentage] = main.dataset.icon?.split("-") ?? [];
+    if (status) attribute(icon, "href", `${base}icons/${state() === "silent" ? "silent" : status}-${percentage}.svg`);
 }
 
 // ---- Taking over new HTML of the same page, without losing focus, scroll position or what is folded open ----
@@ -170,7 +184,7 @@ const known = new Map(); // id to {workflow, at}: the latest state heard, and wh
 let ahead = Date.parse(main.dataset.now) - Date.now(); // of the server's clock, in ms
 
 async function get(url, accept) {
-    const answer = await fetch(url, { headers: { Accept: accept }, cache: "no-cache" });
+    const answer = await fetch(new URL(url, base), { headers: { Accept: accept }, cache: "no-cache" });
     if (answer.redirected || answer.status === 401) location.reload(); // the login has ended
     if (!answer.ok) throw new Error(`${answer.status}`);
     return answer;
@@ -219,18 +233,20 @@ const page = new Calmly(async () => {
     }
     ahead = Date.parse(main.dataset.now) - Date.now();
     localise();
+    say();
+    if (main.dataset.list) list.ask();
 });
 
 const tiles = new Calmly(async () => {
-    const { overview, agents } = await (await get("/api/v1/stats/overview", "application/json")).json();
+    const { overview, agents } = await (await get("api/v1/stats/overview", "application/json")).json();
     for (const tile of document.querySelectorAll("[data-tile]")) write(tile, number(overview[tile.dataset.tile] ?? 0));
     for (const one of document.querySelectorAll("[data-agents]")) write(one, number(agents[one.dataset.agents]));
     const bar = document.querySelector("#fleet .bar");
     if (!bar) return;
     const { completed, failed, cancelled, open } = agents;
     drawBar(bar, { completed, failed, cancelled, running: 0, open, planned: 0 });
-    const state = agents.created && agents.completed === agents.created ? "done" : "active";
-    for (const part of document.querySelectorAll("#fleet [data-state]")) part.dataset.state = state;
+    const look = agents.created && agents.completed === agents.created ? "done" : "active";
+    for (const part of document.querySelectorAll("#fleet [data-state]")) part.dataset.state = look;
 });
 
 function paintAll(id, workflow) {
@@ -247,23 +263,42 @@ function hear(workflow) {
     return before;
 }
 
+// ---- A list: what is in it is kept current, and what would be in it now is announced ----
+
+const list = new Calmly(async () => {
+    const found = await (await get(main.dataset.list, "application/json")).json();
+    const ids = found.map((workflow) => workflow.workflow_id);
+    const rows = [...main.querySelectorAll("tbody [data-workflow]")];
+    const listed = rows.map((row) => row.dataset.workflow);
+    let unlike = 0;
+    let gone = 0;
+    for (const row of rows) {
+        const isUnlike = found.length < MOST && !ids.includes(row.dataset.workflow) && !("gone" in row.dataset);
+        row.toggleAttribute("data-unlike", isUnlike);
+        unlike += isUnlike;
+        gone += "gone" in row.dataset;
+    }
+    // Behind the last row of a full page stands what the next page has: that is not new.
+    const isFull = rows.length >= Number(main.dataset.limit);
+    const end = isFull ? Math.max(...listed.map((id) => ids.indexOf(id))) : ids.length;
+    const fresh = ids.filter((id, place) => place < end && !listed.includes(id)).length;
+    const said = [[fresh, "new"], [unlike, "no longer match"], [gone, "deleted"]].filter(([count]) => count);
+    const news = document.getElementById("news");
+    write(news.querySelector("span"), said.map(([count, what]) => `${number(count)} ${what}`).join(", "));
+    news.toggleAttribute("data-some", said.length > 0);
+});
+
 // ---- The stream ----
 
-let source = null;
-let failures = 0;
-let retry = null;
 let snapshots = 0;
 
-function address() {
-    if (follow === "active") return "/api/v1/stream";
-    const ids = new Set([...document.querySelectorAll("[data-workflow]")].map((place) => place.dataset.workflow));
-    return `/api/v1/stream?${[...ids].map((id) => `id=${encodeURIComponent(id)}`).join("&")}`;
-}
-
-function show(state, text) {
-    if (lamp.dataset.live === state) return;
-    lamp.dataset.live = state;
-    lamp.textContent = text;
+function show() {
+    const now = state();
+    if (document.hidden && lamp.dataset.live === "off") return;
+    lamp.dataset.live = now;
+    write(lamp, words());
+    root.toggleAttribute("data-stale", now === "silent");
+    showIcon();
 }
 
 function showStandby(standby) {
@@ -275,70 +310,48 @@ function showStandby(standby) {
     behind.toggleAttribute("data-late", !following || lag === null || lag >= LATE);
 }
 
-function connect() {
-    clearTimeout(retry);
-    if (source) return;
-    source = new EventSource(address());
-    source.addEventListener("snapshot", ({ data }) => takeSnapshot(JSON.parse(data)));
-    source.addEventListener("workflow", ({ data }) => takeWorkflow(JSON.parse(data)));
-    source.addEventListener("deleted", ({ data }) => takeDeleted(JSON.parse(data).workflow_id));
-    source.addEventListener("standby", ({ data }) => showStandby(JSON.parse(data)));
-    source.addEventListener("open", () => showStandby(null)); // or else it says so next
-    source.addEventListener("away", () => show("away", "reconnecting"));
-    source.addEventListener("error", () => {
-        show("away", "reconnecting");
-        if (source?.readyState !== EventSource.CLOSED) return; // it tries again by itself
-        close();
-        retry = setTimeout(connect, RETRY[Math.min(failures++, RETRY.length - 1)]);
-    });
-}
-
-function close() {
-    clearTimeout(retry);
-    source?.close();
-    source = null;
-}
-
-function takeSnapshot(workflows) {
-    failures = 0;
-    show("on", "live");
-    const ids = new Set();
-    for (const workflow of workflows) {
+const TAKE = {
+    snapshot(workflows) {
+        const active = new Set();
+        for (const workflow of workflows) {
+            hear(workflow);
+            if (!FINAL.includes(workflow.status)) active.add(workflow.workflow_id);
+        }
+        root.dataset.ready = "";
+        const isFirst = snapshots++ === 0;
+        if (main.dataset.list) list.ask();
+        if (!("refresh" in main.dataset)) return;
+        if (follows === "active") {
+            // The page is older than the stream: some may have begun or ended in between.
+            const rows = [...document.querySelectorAll("#active [data-workflow]")].map((row) => row.dataset.workflow);
+            const isFull = rows.length >= Number(main.dataset.limit);
+            const differs = rows.some((id) => !active.has(id)) || (!isFull && [...active].some((id) => !isShown(id)));
+            if (differs) page.ask();
+            if (differs || !isFirst) tiles.ask();
+        }
+        if (!isFirst) page.ask();
+    },
+    workflow(workflow) {
+        const before = hear(workflow);
+        const isNews = !before || LISTED.some((name) => before[name] !== workflow[name]);
+        if (main.dataset.list && isNews) list.ask();
+        if (!("refresh" in main.dataset)) return;
+        if (follows === "active") tiles.ask();
+        if (follows !== "active" || isNews) page.ask();
+    },
+    looked(workflow) {
         hear(workflow);
-        ids.add(workflow.workflow_id);
-    }
-    root.dataset.ready = "";
-    const isFirst = snapshots++ === 0;
-    if (!("refresh" in main.dataset)) return;
-    if (follow === "active") {
-        // The page is older than the stream: some may have begun or ended in between.
-        const shownIds = [...document.querySelectorAll("#active [data-workflow]")].map((row) => row.dataset.workflow);
-        const isFull = shownIds.length >= Number(main.dataset.limit);
-        const differs = shownIds.some((id) => !ids.has(id)) || (!isFull && [...ids].some((id) => !isShown(id)));
-        if (differs) page.ask();
-        if (differs || !isFirst) tiles.ask();
-    }
-    if (!isFirst) page.ask();
-}
-
-function takeWorkflow(workflow) {
-    const before = hear(workflow);
-    if (follow === "active") {
-        tiles.ask();
-        if (!before || before.status !== workflow.status) page.ask();
-    } else if ("refresh" in main.dataset) page.ask();
-}
-
-function takeDeleted(id) {
-    known.delete(id);
-    if (follow === "active") {
+    },
+    deleted(id) {
+        known.delete(id);
+        for (const row of document.querySelectorAll(`tr[data-workflow="${CSS.escape(id)}"]`)) row.dataset.gone = "";
+        if (main.dataset.list) list.ask();
+        if (follows !== "active" || !("refresh" in main.dataset)) return;
         tiles.ask();
         page.ask();
-    } else if (main.dataset.workflow === id) {
-        close();
-        show("away", "deleted");
-    } else for (const row of document.querySelectorAll(`[data-workflow="${CSS.escape(id)}"]`)) row.dataset.gone = "";
-}
+    },
+    standby: showStandby,
+};
 
 // ---- Times ----
 
@@ -350,7 +363,7 @@ function localise() {
 }
 
 function tick() {
-    if (document.hidden) return;
+    if (document.hidden || (follows && state() !== "on")) return; // nobody knows how it goes on
     const now = Date.now() + ahead;
     for (const one of document.querySelectorAll("[data-since]"))
         write(one, duration((now - Date.parse(one.dataset.since)) / 1000));
@@ -362,7 +375,12 @@ function tick() {
 
 // ---- Small things ----
 
-document.addEventListener("click", async ({ target }) => {
+document.addEventListener("click", async (event) => {
+    const { target } = event;
+    if (target.closest?.("#news a")) {
+        event.preventDefault();
+        page.ask();
+    }
     const button = target.closest?.("[data-copy]");
     if (!button) return;
     try {
@@ -390,23 +408,19 @@ root.classList.add("js");
 localise();
 setInterval(tick, 1000);
 
-if (follow) {
-    connect();
-    setInterval(() => {
-        if ("refresh" in main.dataset && !document.hidden && source && main.querySelector('[data-state="active"]'))
-            page.ask();
-    }, CALM);
+let say = () => {};
 
-    let leaving = null;
-    document.addEventListener("visibilitychange", () => {
-        clearTimeout(leaving);
-        if (document.hidden) leaving = setTimeout(close, GRACE);
-        else connect();
-    });
-    addEventListener("pagehide", close);
-    addEventListener("pageshow", ({ persisted }) => persisted && connect());
-    addEventListener("online", () => {
-        close();
-        connect();
-    });
+const wants = () => ({
+    active: follows === "active",
+    ids: [...new Set([...document.querySelectorAll("[data-workflow]")].map((place) => place.dataset.workflow))],
+    look: main.dataset.workflow,
+});
+
+if (follows) {
+    say = follow(wants, (type, data) => TAKE[type]?.(data), show);
+    setInterval(() => {
+        if (document.hidden || state() !== "on") return;
+        if (main.dataset.list) list.ask();
+        else if ("refresh" in main.dataset && main.querySelector('[data-state="active"]')) page.ask();
+    }, CALM);
 }
