@@ -8,7 +8,7 @@ import pytest
 from pyapp.adopt.request import list_presets, read_preset
 
 from .application import cli, refuse, succeed
-from .systems import AIRFLOW, DBOS, OBAN, PREFECT, PROCRASTINATE, RUN, SYSTEMS, Numbers, System
+from .systems import AIRFLOW, DBOS, HATCHET, OBAN, PREFECT, PROCRASTINATE, RUN, SYSTEMS, Numbers, System
 
 systems = pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.preset)
 SAYS = "workflow_id::text, progress, agents_completed, agents_total, agents_failed, agents_cancelled"
@@ -175,3 +175,16 @@ def test_the_steps_of_dbos_make_progress_where_their_number_is_known(conn: psyco
     )
     conn.execute("insert into dbos.operation_outputs values ('w', 1, 'fetch', null), ('w', 2, 'store', 'no')")
     assert says(conn) == {"w": (25, 1, 4, 1, 0)}
+
+
+def test_partitions_that_hatchet_drops_leave_the_numbers_until_they_are_repaired(conn: psycopg.Connection) -> None:
+    conn.execute(HATCHET.ddl.encode())
+    adopt(conn, HATCHET)
+    live(conn, HATCHET, prunes=False)
+    succeed(conn.info.dsn, "adopt")
+    conn.execute("drop table v1_tasks_olap_20260115")
+    stored = "select progress, agents_completed, agents_total from agent_progress.workflow_progress"
+    assert conn.execute(stored).fetchall() == [(80, 4, 5)]
+    assert cli(conn.info.dsn, "check", "--schema", "agent_progress").code == 1
+    succeed(conn.info.dsn, "repair", "--schema", "agent_progress")
+    assert says(conn) == {f"{RUN}1": (100, 1, 1, 0, 0)}
