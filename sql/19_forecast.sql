@@ -1,5 +1,6 @@
--- When a workflow will be done, by how fast its agents were lately; and whether it has come to a halt. Both read the last
--- completions and the tasks that are being done, by index, however many tasks there are.
+-- When a workflow will be done, at the rate of its last completions, and whether it has come to a halt. Both are read by
+-- index from the last completions and the assigned and running tasks, however many others there are. The burn-up reads
+-- all tasks.
 
 create or replace view public.workflow_forecast
 with (security_invoker = true)
@@ -52,8 +53,8 @@ cross join lateral (
             max(t.started_at)
         ) as last_activity_at
     from (
-        -- Not all that are at work: where there are so many, some are settled all the time. In the order of the index,
-        -- so that not the whole table is read for them.
+        -- At most 1000 of either status: where more are at work, tasks are settled all the time, which shows anyway. In
+        -- the order of the index, so that the rest of the table is not read.
         (
             select
                 a.assigned_at,
