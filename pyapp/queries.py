@@ -132,12 +132,13 @@ def get_tree(workflow_id: Key, *, limit: int | None = None, schema: str | None =
     Returns the workflow itself first, and below each one what it started, the oldest first: the first ``limit`` of
     them, None for all. Raises WorkflowNotFound.
     """
-    # As in workflow_tree_progress: with offset 0 the children are found by index, whatever the statistics say.
+    # As in workflow_tree_progress: by a range of one and offset 0, an index finds the children, whatever the statistics.
     query = (
         f"with recursive tree as (select {_OF_NODE}, 1 as level"  # noqa: S608 (columns of a model)
         " from {schema}.workflow_progress as p where p.workflow_id = %s"
         f" union all select {_OF_NODE}, n.level + 1 from tree as n cross join lateral"
-        " (select c.* from {schema}.workflow_progress as c where c.parent_id = n.workflow_id offset 0) as p"
+        " (select c.* from {schema}.workflow_progress as c where c.parent_id between n.workflow_id and n.workflow_id"
+        " offset 0) as p"
         " where n.level < 64) search depth first by created_at, workflow_id set place"
         " select {columns} from tree order by place limit %s"
     )

@@ -48,8 +48,8 @@ cross join lateral (
             c.agents_planned,
             c.progress_updated_at
         from tree as n
-        -- With offset 0 the children are found by index, one workflow after the other. As a join, the planner would
-        -- read the whole table for each level wherever statistics are missing.
+        -- A range of one, with offset 0: so the children are found by index, one workflow after the other, whatever
+        -- the statistics say; by equality, one wide tree would make the planner read the whole table for each workflow.
         cross join lateral (
             select
                 c.id,
@@ -61,7 +61,7 @@ cross join lateral (
                 c.agents_planned,
                 c.progress_updated_at
             from public.workflow as c
-            where c.parent_id = n.id
+            where c.parent_id between n.id and n.id
             offset 0
         ) as c
         -- The deepest tree; also ends the recursion in a cycle that was written past the triggers.

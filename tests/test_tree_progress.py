@@ -72,6 +72,20 @@ def grow(conn: psycopg.Connection, workflows: int, seed: int = 1) -> list[Any]:
     return made
 
 
+def grow_wide(conn: psycopg.Connection, analyzed: bool) -> None:
+    """Insert trees of 20; analyzed, where the statistics are those of one wide tree."""
+    conn.execute("alter table workflow set (autovacuum_enabled = off)")
+    if analyzed:
+        wide = new_workflow(conn)
+        many = "insert into workflow (name, type, parent_id) select 'wide', 'app', %s from generate_series(1, 3000)"
+        as_replica(conn, many, [wide])
+        conn.execute("analyze")
+        conn.execute("delete from workflow")
+    as_replica(conn, "insert into workflow (name, type) select 'root', 'app' from generate_series(1, 300)")
+    children = "insert into workflow (name, type, parent_id) select 'child', 'app', id from workflow"
+    as_replica(conn, children + ", generate_series(1, 19)")
+
+
 def numbers(conn: psycopg.Connection, workflow: Any) -> tuple[int, int, int, int, int]:
     """Read the number of workflows, depth, progress, completed and total of a tree."""
     return conn.execute(
@@ -174,13 +188,7 @@ def test_a_snapshot_sees_one_moment_of_the_whole_tree(conn: psycopg.Connection, 
 def test_reading_a_tree_costs_its_own_workflows_whether_or_not_there_are_statistics(
     conn: psycopg.Connection, analyzed: bool
 ) -> None:
-    conn.execute("alter table workflow set (autovacuum_enabled = off)")
-    conn.execute("insert into workflow (name, type) select 'root', 'app' from generate_series(1, 300)")
-    conn.execute(
-        "insert into workflow (name, type, parent_id) select 'child', 'app', id from workflow, generate_series(1, 19)"
-    )
-    if analyzed:
-        conn.execute("analyze")
+    grow_wide(conn, analyzed)
     [(root,)] = conn.execute("select id from workflow where parent_id is null limit 1").fetchall()
     assert buffers(conn, "select * from workflow_tree_progress where workflow_id = %s", root) < 20 * 6
     page = (
@@ -237,13 +245,7 @@ def test_get_tree_lists_a_workflow_and_all_below_it_depth_first(conn: psycopg.Co
 
 @pytest.mark.parametrize("analyzed", [False, True])
 def test_get_tree_finds_children_by_index(conn: psycopg.Connection, analyzed: bool) -> None:
-    conn.execute("alter table workflow set (autovacuum_enabled = off)")
-    conn.execute("insert into workflow (name, type) select 'root', 'app' from generate_series(1, 300)")
-    conn.execute(
-        "insert into workflow (name, type, parent_id) select 'child', 'app', id from workflow, generate_series(1, 19)"
-    )
-    if analyzed:
-        conn.execute("analyze")
+    grow_wide(conn, analyzed)
     [(root,)] = conn.execute("select id from workflow where parent_id is null limit 1").fetchall()
     sent = next(queries.get_tree(root))
     assert buffers(conn, sent.text, *sent.values) < 20 * 8

@@ -58,7 +58,7 @@ cross join lateral (
                 p.agents_planned,
                 p.last_updated_at
             from {schema}.workflow_progress as p
-            where p.parent_id = n.workflow_id
+            where p.parent_id between n.workflow_id and n.workflow_id
             offset 0
         ) as c
         -- Ends the recursion where the application's rows make a cycle.
