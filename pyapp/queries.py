@@ -132,7 +132,7 @@ def get_tree(workflow_id: Key, *, limit: int | None = None, schema: str | None =
     Returns the workflow itself first, and below each one what it started, the oldest first: the first ``limit`` of
     them, None for all. Raises WorkflowNotFound.
     """
-    # As in workflow_tree_progress: by a range of one and offset 0, an index finds the children, whatever the statistics.
+    # As in workflow_tree_progress: by a range of one and offset 0, an index finds the children.
     query = (
         f"with recursive tree as (select {_OF_NODE}, 1 as level"  # noqa: S608 (columns of a model)
         " from {schema}.workflow_progress as p where p.workflow_id = %s"
