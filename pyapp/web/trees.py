@@ -118,7 +118,8 @@ def _members_query(shape: Shape) -> sql.Composed:
         "with recursive tree as (select p.workflow_id as top, p.workflow_id, 1 as level from {relation} as p"
         " where p.workflow_id = any (%s) union all select n.top, c.workflow_id, n.level + 1 from tree as n"
         " cross join lateral (select p.workflow_id from {relation} as p"
-        " where p.parent_id between n.workflow_id and n.workflow_id offset 0) as c where n.level < 64) select n.top::text, n.workflow_id::text from tree as n limit %s"
+        " where p.parent_id between n.workflow_id and n.workflow_id offset 0) as c"
+        " where n.level < 64) select n.top::text, n.workflow_id::text from tree as n limit %s"
     ).format(relation=shape.name("workflow_progress"))
 
 
