@@ -50,8 +50,7 @@ class Service:
         with self.client() as client:
             response = client.get(f"/api/v1{path}", params=parameters or None)
         assert response.status_code == expected, response.text[:500]
-        assert response.headers["content-type"] == "application/json"
-        return response.json()
+        return content(response)
 
     def page(self, path: str, expected: int = 200) -> str:
         """Ask for a page as a browser does; return its HTML."""
@@ -68,6 +67,16 @@ class Service:
         """Send a signal and wait for the end; return the exit status."""
         self.process.send_signal(number)
         return self.process.wait(PATIENCE)
+
+
+def content(response: httpx.Response) -> Any:
+    """Return the JSON of an answer; of a problem, that what it says stands in it twice and that is what is returned."""
+    found = response.json()
+    if response.headers["content-type"] == "application/json":
+        return found
+    assert response.headers["content-type"] == "application/problem+json"
+    assert (found["status"], found["detail"], found["type"]) == (response.status_code, found["error"], "about:blank")
+    return {"error": found["error"]}
 
 
 def command(*arguments: str) -> list[str]:

@@ -20,7 +20,7 @@ import pytest
 from pyapp import migrate
 from pyapp.cli import main
 from tests.helpers import new_tasks, new_workflow, set_status
-from tests.service import PATIENCE, Conn, Service, Stream, following, serving, shared, wait_for
+from tests.service import PATIENCE, Conn, Service, Stream, content, following, serving, shared, wait_for
 
 CLIENTS = 500 if os.environ.get("TEST_MANY_CLIENTS") else 200
 INTERVAL = 0.2
@@ -244,7 +244,7 @@ def test_streams_outlive_a_crash_of_the_database(own_server: Callable[..., Any])
         assert one.next() == all_active.next() == ("away", {})
         for where in ("/api/v1/workflows", "/readyz", "/api/v1/stream", path(workflow)):
             response = client.get(where)
-            assert (response.status_code, response.json()) == (503, {"error": "Database unavailable"}), where
+            assert (response.status_code, content(response)) == (503, {"error": "Database unavailable"}), where
             assert int(response.headers["retry-after"]) > 0
         assert client.get("/healthz").status_code == 200
 

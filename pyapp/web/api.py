@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from pyapp import progress_metrics
 from pyapp.models import BurnupPoint, Forecast, Moment, ProgressMetrics, Stage, Task
 from pyapp.web import reads
+from pyapp.web.address import base_of
 from pyapp.web.answers import Event, Listed, Overview, Problem, described
 from pyapp.web.paging import Sort, Wanted, list_page
 from pyapp.web.parameters import (
@@ -25,6 +26,7 @@ from pyapp.web.parameters import (
     Limit,
     Offset,
     OnePriority,
+    Stalled,
     Statuses,
     Text,
     after_position,
@@ -73,17 +75,18 @@ def list_workflows(
     type: Annotated[Text | None, Query()] = None,
     priority: OnePriority = None,
     name: Annotated[Text | None, Query(description="Beginning of the name.")] = None,
+    stalled: Stalled = False,
     sort: Annotated[Sort, Query(description="With - in front: descending.")] = "-created",
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Response:
     """List workflows, newest first; the Link header leads to the next page."""
-    wanted = Wanted(status or (), type, priority, name, sort, limit, cursor)
+    wanted = Wanted(status or (), type, priority, name, stalled, sort, limit, cursor)
     page, following = run(request, lambda conn, shape: list_page(conn, shape, wanted))
     if following is None:
         return respond(request, page)
     parameters = [(key, value) for key, value in request.query_params.multi_items() if key != "cursor"]
-    target = f"{request.url.path}?{urlencode([*parameters, ('cursor', following)])}"
+    target = f"{base_of(request)}{request.url.path}?{urlencode([*parameters, ('cursor', following)])}"
     return respond(request, page, {"Link": f'<{target}>; rel="next"'})
 
 

@@ -21,6 +21,11 @@ FOLLOWED = 200
 
 
 _AT_WORK = ("assigned", "running")
+# Which workflows are stalled takes their tasks to tell; only those whose progress rests can be.
+_RESTS = sql.SQL(
+    "p.status = 'running' and p.last_updated_at < now() - coalesce("
+    "nullif(current_setting('agent_progress.stalled_after', true), ''), '10 minutes')::interval"
+)
 
 
 @dataclass(frozen=True)
@@ -94,12 +99,7 @@ def read_attention(
     conn: Connection[Any], shape: Shape, limit: int = 20
 ) -> tuple[list[Listed], list[Listed], dict[str, Forecast]]:
     """Read what the overview shows: active workflows, those first that need attention, recent failures, forecasts."""
-    # Which of them are stalled takes their tasks to tell; only those whose progress rests can be.
-    first = sql.SQL(
-        "p.status = 'running' and p.last_updated_at < now() - coalesce("
-        "nullif(current_setting('agent_progress.stalled_after', true), ''), '10 minutes')::interval desc,"
-        " p.agents_failed > 0 desc, {}"
-    ).format(NEWEST)
+    first = sql.SQL("{} desc, p.agents_failed > 0 desc, {}").format(_RESTS, NEWEST)
     of_active = apart(shape, [sql.SQL("p.status in ({})").format(sql.SQL(", ").join(map(sql.Literal, ACTIVE)))], first)
     of_failed = apart(shape, [sql.SQL("p.status = 'failed'")], NEWEST)
     with conn.cursor(row_factory=class_row(Listed)) as reader:
@@ -108,11 +108,11 @@ def read_attention(
     found = get_forecasts(conn, [workflow.workflow_id for workflow in active], schema=shape.schema)
     forecasts = {str(key): forecast for key, forecast in found.items()}
 
-    def stalled(workflow: Listed) -> bool:
+    def is_stalled(workflow: Listed) -> bool:
         return bool((forecast := forecasts.get(str(workflow.workflow_id))) and forecast.stalled)
 
     # The order is kept within those that need the same attention.
-    return sorted(active, key=lambda one: (not stalled(one), not one.agents_failed)), failed, forecasts
+    return sorted(active, key=lambda one: (not is_stalled(one), not one.agents_failed)), failed, forecasts
 
 
 def read_part(
@@ -191,6 +191,20 @@ def read_overview(conn: Connection[Any], shape: Shape) -> dict[str, dict[str, in
         "overview": {**by_status, "total_workflows": sum(counts.values())},
         "agents": {outcome: sum(row[place] or 0 for row in rows) for place, outcome in enumerate(outcomes, 2)},
     }
+
+
+def stalled(shape: Shape) -> sql.Composed:
+    """Write the condition that a workflow ``p`` has come to a halt."""
+    return sql.SQL("{} and exists (select from {} as f where f.workflow_id = p.workflow_id and f.stalled)").format(
+        _RESTS, shape.name("workflow_forecast")
+    )
+
+
+def count_stalled(conn: Connection[Any], shape: Shape) -> float:
+    """Count the workflows that have come to a halt."""
+    query = sql.SQL("select count(*) from {} as p where {}").format(shape.name("workflow_progress"), stalled(shape))
+    row = conn.execute(query, []).fetchone()
+    return float(row[0]) if row else float("nan")
 
 
 def count_drift(conn: Connection[Any], shape: Shape) -> float:

@@ -10,9 +10,11 @@ from starlette.requests import Request, cookie_parser
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pyapp.web.address import base_of
 from pyapp.web.wire import error
 
 COOKIE = "agent_progress_session"
+_OPEN = ("/healthz", "/readyz", "/login")
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
     " connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -65,12 +67,15 @@ def require_token(app: ASGIApp, token: str) -> ASGIApp:
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
-        is_open = scope["type"] != "http" or path in ("/healthz", "/login") or path.startswith("/static/")
-        if is_open or admits(Headers(scope=scope)):
+        is_open = scope["type"] != "http" or path in _OPEN or path.startswith("/static/")
+        scope["admitted"] = scope["type"] == "http" and admits(Headers(scope=scope))
+        if is_open or scope["admitted"]:
             await app(scope, receive, send)
             return
         if "text/html" in Headers(scope=scope).get("accept", ""):
-            refusal: Response = RedirectResponse(f"/login?next={quote(_target(Request(scope)), safe='')}", 303)
+            refusal: Response = RedirectResponse(
+                f"{base_of(Request(scope))}/login?next={quote(_target(Request(scope)), safe='')}", 303
+            )
         else:
             refusal = error("A token is needed: Authorization: Bearer ...", 401, {"WWW-Authenticate": "Bearer"})
         await refusal(scope, receive, send)

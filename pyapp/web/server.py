@@ -17,6 +17,7 @@ import uvicorn
 
 from pyapp import connect
 from pyapp.errors import AgentProgressError
+from pyapp.web.address import PREFIX
 from pyapp.web.app import Settings, create_app
 from pyapp.web.database import reason
 from pyapp.web.shape import LACKING, lacking, readable
@@ -100,6 +101,8 @@ def _prepare(settings: Settings, port: int) -> tuple[_Server, socket.socket, str
     token = os.environ.get("AGENT_PROGRESS_TOKEN", "").strip() or None
     if token is not None and not (token.isascii() and token.isprintable()):
         raise CannotServe("AGENT_PROGRESS_TOKEN has characters that a header cannot carry: take printable ASCII")
+    if settings.base_path and not PREFIX.fullmatch(settings.base_path):
+        raise CannotServe(f"not a path to be found below, such as /progress: {settings.base_path}")
     host = settings.host
     listening = _listen(host, port, anywhere=token is not None)
     config = uvicorn.Config(
