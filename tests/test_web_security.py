@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
+from xml.etree import ElementTree
 
 import httpx
 import psycopg
@@ -19,7 +20,7 @@ from psycopg.conninfo import make_conninfo
 from pyapp import grant
 from pyapp.web import security
 from pyapp.web.database import Database
-from tests.helpers import new_workflow
+from tests.helpers import new_tasks, new_workflow
 from tests.service import PATIENCE, Conn, Service, command, content, environment, following, serving, shared, wait_for
 
 TOKEN = "correct-horse-battery"
@@ -186,6 +187,49 @@ def test_a_long_body_is_refused(guarded: Service, service: Service) -> None:
     for running in (guarded, service):
         with running.client() as client:
             assert client.post("/login", content=b"x" * 20_000).status_code == 413
+
+
+def test_a_signed_link_opens_one_workflow_for_a_while(guarded: Service, conn: Conn) -> None:
+    mine, other = new_workflow(conn, name="mine"), new_workflow(conn)
+    bearer = {"Authorization": f"Bearer {TOKEN}"}
+    with guarded.client() as client:
+        signed = client.get(f"/api/v1/workflows/{mine}/link", params={"seconds": 600}, headers=bearer).json()
+        key = signed["key"]
+        opened = [f"/api/v1/workflows/{mine}", f"/workflows/{mine}/badge.svg", f"/workflows/{mine}/embed"]
+        for path in opened:
+            assert client.get(path, params={"key": key}).status_code == 200, path
+        with client.stream("GET", f"/api/v1/workflows/{mine}/stream", params={"key": key}) as stream:
+            assert stream.status_code == 200
+        for path in (
+            *(path.replace(str(mine), str(other)) for path in opened),
+            *(f"/api/v1/workflows/{mine}/{part}" for part in ("link", "tasks")),
+            f"/workflows/{mine}",
+            "/api/v1/workflows",
+        ):
+            assert client.get(path, params={"key": key}).status_code == 401, path
+        until, _, proof = key.partition(".")
+        late = security.key_of(TOKEN, str(mine), 1)
+        for wrong in ("", late, proof, f"{int(until) + 1}.{proof}", f"{until}.{proof[:-1]}", f"²{key}", f"{key}x"):
+            assert client.get(opened[0], params={"key": wrong}).status_code == 401, wrong
+        assert client.get(f"/api/v1/workflows/{mine}/link", params={"key": key}).status_code == 401
+
+
+def test_a_badge_and_a_bar_may_be_shown_elsewhere(service_dsn: str, conn: Conn) -> None:
+    workflow = new_workflow(conn, name='<b>&"shop')
+    new_tasks(conn, workflow, "completed", "pending")
+    with serving(service_dsn, "--embed-origin", "https://board.example") as service, service.client() as client:
+        badge = client.get(f"/workflows/{workflow}/badge.svg")
+        bar = client.get(f"/workflows/{workflow}/embed")
+        assert client.get("/workflows/00000000-0000-0000-0000-000000000000/badge.svg").status_code == 404
+    assert badge.headers["content-type"].startswith("image/svg+xml")
+    assert badge.headers["cross-origin-resource-policy"] == "cross-origin"
+    assert "&lt;b&gt;&amp;&#34;shop: 50 %" in badge.text
+    assert ElementTree.fromstring(badge.text).get("height") == "20"
+    policy = bar.headers["content-security-policy"].split("; ")
+    assert {"default-src 'none'", "frame-ancestors 'self' https://board.example"} <= set(policy)
+    assert "x-frame-options" not in bar.headers
+    for origin in ("board.example", "https://board.example; script-src *", "*"):
+        assert "an origin that may embed" in refused("--dsn", service_dsn, "--port", "0", "--embed-origin", origin)
 
 
 # --- Browsers ---------------------------------------------------------------------------------------------------

@@ -67,6 +67,13 @@ class Overview(BaseModel):
     agents: dict[str, int]
 
 
+class SignedLink(BaseModel):
+    """A key for ``?key=`` of one workflow, its stream, its badge and its bar; null where no token is needed."""
+
+    key: str | None
+    expires_at: datetime
+
+
 class Ready(BaseModel):
     """The database answers and has the schema; where it is a standby, how far it is behind."""
 

@@ -1,6 +1,8 @@
 """The HTTP API: read-only JSON, thin over the views."""
 
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any
 from urllib.parse import urlencode
@@ -16,7 +18,7 @@ from pyapp import progress_metrics
 from pyapp.models import BurnupPoint, Forecast, Moment, ProgressMetrics, Stage, Task
 from pyapp.web import reads
 from pyapp.web.address import base_of
-from pyapp.web.answers import Event, Listed, Overview, Problem, described
+from pyapp.web.answers import Event, Listed, Overview, Problem, SignedLink, described
 from pyapp.web.paging import Sort, Wanted, list_page
 from pyapp.web.parameters import (
     Active,
@@ -32,6 +34,7 @@ from pyapp.web.parameters import (
     after_position,
     run,
 )
+from pyapp.web.security import key_of
 from pyapp.web.shape import Shape
 from pyapp.web.stream import Feed, Subscriber
 from pyapp.web.wire import respond
@@ -136,6 +139,23 @@ def get_forecast(request: Request, workflow_id: Key) -> Response:
 def get_metrics(request: Request, workflow_id: Key) -> Response:
     """Measure the progress of a workflow, and count its tasks to see whether it is stale."""
     return _one(request, workflow_id, lambda conn, shape, key: progress_metrics(conn, key, schema=shape.schema))
+
+
+@router.get(f"{_ONE}/link", **_of(SignedLink, 404))
+def sign_link(
+    request: Request,
+    workflow_id: Key,
+    seconds: Annotated[int, Query(ge=1, le=366 * 86400, description="How long it opens.")] = 3600,
+) -> Response:
+    """Sign a link: a key that opens this workflow, its stream, its badge and its bar, and nothing else, for a while."""
+    found = run(request, lambda conn, shape: reads.find_workflow(conn, shape, shape.key(workflow_id)))
+    if found is None:
+        raise HTTPException(404, "Workflow not found")
+    token, until = request.app.state.settings.token, int(time.time()) + seconds
+    key = None if token is None else key_of(token, str(found.id), until)
+    return respond(
+        request, {"key": key, "expires_at": datetime.fromtimestamp(until, UTC)}, {"Cache-Control": "no-store"}
+    )
 
 
 @router.get("/stats/overview", **_of(Overview, 304, tag="stats"))

@@ -40,6 +40,8 @@ class Settings:
 
     ``interval`` is the time between two looks, in seconds. ``read_dsn`` is that of a standby to read from, while
     ``dsn`` tells of changes; None to do both in one place. ``base_path`` stands before all addresses, behind a proxy.
+    ``trace_url`` leads to a trace, with ``{trace_id}`` where its id belongs; ``embed_origins`` may
+    frame the bar of a workflow.
     """
 
     dsn: str = field(repr=False)
@@ -49,6 +51,8 @@ class Settings:
     interval: float = 0.5
     cors_origins: tuple[str, ...] = ()
     base_path: str = ""
+    trace_url: str | None = None
+    embed_origins: tuple[str, ...] = ()
     read_dsn: str | None = field(default=None, repr=False)
 
 

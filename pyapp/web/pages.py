@@ -21,11 +21,12 @@ from pyapp.models import WorkflowStatus
 from pyapp.watch import ACTIVE
 from pyapp.web import charts, reads, text
 from pyapp.web.address import base_of
+from pyapp.web.answers import Listed
 from pyapp.web.database import AWAY
 from pyapp.web.description import complete, operations
 from pyapp.web.paging import Sort, Wanted, list_page
 from pyapp.web.parameters import Cursor, Key, Stalled, Text, after_position, run
-from pyapp.web.security import COOKIE, local_path, same, session_of
+from pyapp.web.security import COOKIE, framed_by, local_path, same, session_of
 from pyapp.web.shape import Shape
 from pyapp.web.wire import error
 
@@ -37,6 +38,14 @@ _EVENTS = 50
 _LONGEST_BODY = 10_000  # bytes; nothing else reads any
 _ADDRESS = re.compile(r'(?<= )(href|action|src)="/')
 _TILES = ("running", "initiated", "paused", "completed", "failed", "cancelled")
+_HUES = {
+    "running": "#3b74e0",
+    "paused": "#7c55c7",
+    "completed": "#1d8a5b",
+    "failed": "#d63a2f",
+    "cancelled": "#a8741a",
+    "other": "#7b818b",
+}
 # A form sends a field that is left empty as well.
 _GIVEN = BeforeValidator(lambda value: value or None)
 _Given = Annotated[Text | None, _GIVEN, Query()]
@@ -57,6 +66,7 @@ def _called(workflow: Any) -> str:
 
 
 _templates = Jinja2Templates(directory=_HERE / "templates")
+_templates.env.autoescape = True  # icons and badges too
 _templates.env.trim_blocks = _templates.env.lstrip_blocks = True
 _templates.env.globals |= {
     "asset": _asset,
@@ -66,6 +76,7 @@ _templates.env.globals |= {
     "stage_spans": charts.stage_spans,
     "state": charts.state,
     "called": _called,
+    "hues": _HUES,
 }
 _templates.env.filters |= text.FILTERS
 
@@ -152,9 +163,36 @@ def workflow(request: Request, workflow_id: Key) -> Response:
             "events": reads.read_part(conn, shape, key, reads.EVENTS, _EVENTS),
             "points": reads.read_burnup(conn, shape, key),
             "forecast": reads.read_forecast(conn, shape, key),
+            "archived_at": reads.read_archived_at(conn, shape, found),
+            "trace_url": request.app.state.settings.trace_url,
         }
 
     return _render(request, "workflow.html", _read(request, read))
+
+
+def _one(request: Request, workflow_id: str) -> Listed:
+    def read(conn: Connection[Any], shape: Shape) -> Listed:
+        if (found := reads.find_workflow(conn, shape, shape.key(workflow_id))) is None:
+            raise HTTPException(404, "Workflow not found")
+        return found
+
+    return run(request, read)
+
+
+@router.get("/workflows/{workflow_id}/badge.svg")
+def badge(request: Request, workflow_id: Key) -> Response:
+    """Draw a workflow as a badge, for pages elsewhere."""
+    headers = {"Cache-Control": "no-cache", "Cross-Origin-Resource-Policy": "cross-origin"}
+    context = {"w": _one(request, workflow_id)}
+    return _templates.TemplateResponse(request, "badge.svg", context, headers=headers, media_type="image/svg+xml")
+
+
+@router.get("/workflows/{workflow_id}/embed")
+def embed(request: Request, workflow_id: Key) -> Response:
+    """Show a workflow as a bar, to be framed by pages of the origins that may."""
+    response = _render(request, "embed.html", {"w": _one(request, workflow_id)})
+    response.headers["Content-Security-Policy"] = framed_by(request.app.state.settings.embed_origins)
+    return response
 
 
 @router.get("/icons/{status}-{percentage}.svg")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from typing import Any, LiteralString
 
@@ -146,6 +147,18 @@ def read_burnup(conn: Connection[Any], shape: Shape, workflow_id: str) -> list[B
 def read_forecast(conn: Connection[Any], shape: Shape, workflow_id: str) -> Forecast | None:
     """Read the forecast of a workflow."""
     return next(iter(get_forecasts(conn, [workflow_id], schema=shape.schema).values()), None)
+
+
+def read_archived_at(conn: Connection[Any], shape: Shape, workflow: Listed) -> datetime | None:
+    """Tell since when a workflow is frozen, and whether that was to archive it: none of its tasks is left."""
+    if not shape.has("workflow") or not workflow.agents_created:
+        return None
+    query = sql.SQL(
+        "select w.progress_frozen_at from {} as w where w.id = %(workflow)s"
+        " and not exists (select from {} as a where a.workflow_id = w.id)"
+    ).format(shape.name("workflow"), shape.name("agent_task"))
+    row = conn.execute(query, {"workflow": workflow.id}).fetchone()
+    return row[0] if row else None
 
 
 def read_page_of_tasks(

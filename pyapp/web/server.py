@@ -103,6 +103,10 @@ def _prepare(settings: Settings, port: int) -> tuple[_Server, socket.socket, str
         raise CannotServe("AGENT_PROGRESS_TOKEN has characters that a header cannot carry: take printable ASCII")
     if settings.base_path and not PREFIX.fullmatch(settings.base_path):
         raise CannotServe(f"not a path to be found below, such as /progress: {settings.base_path}")
+    if settings.trace_url and not re.fullmatch(r"https?://.*\{trace_id\}.*", settings.trace_url):
+        raise CannotServe("the address of a trace begins with https:// and has {trace_id} in it")
+    if not all(re.fullmatch(r"https?://[^\s;,'\"/]+", origin) for origin in settings.embed_origins):
+        raise CannotServe("an origin that may embed is like https://board.example")
     host = settings.host
     listening = _listen(host, port, anywhere=token is not None)
     config = uvicorn.Config(
