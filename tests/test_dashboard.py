@@ -4,7 +4,9 @@ import os
 import re
 import shutil
 import signal
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -485,7 +487,20 @@ def test_the_example_of_a_bar_in_another_page_runs(service_dsn: str, conn: Conn,
     example = next(block for block in re.findall(r"^```html\n(.*?)^```", text, re.M | re.S))
     assert example.count("\n") <= 16
     workflow, tasks = shop(conn)
-    there = "http://board.example"
+    shown: list[str] = []
+
+    class Board(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(f"<!doctype html>{shown[0] if self.path == '/' else ''}".encode())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    board = ThreadingHTTPServer(("127.0.0.1", 0), Board)
+    threading.Thread(target=board.serve_forever, daemon=True).start()
+    there = f"http://localhost:{board.server_port}"
     options = ("--interval", "0.1", "--cors-origin", there, "--embed-origin", there)
     with serving(service_dsn, *options, AGENT_PROGRESS_TOKEN="open") as address:
         with address.client(headers={"Authorization": "Bearer open"}) as client:
@@ -495,7 +510,7 @@ def test_the_example_of_a_bar_in_another_page_runs(service_dsn: str, conn: Conn,
         badge = f"<img src='{address.url}workflows/{workflow}/badge.svg?key={key}'>"
         page = browser.new_page()
         page.set_default_timeout(60_000)
-        page.route(f"{there}/", lambda route: route.fulfill(body=body + frame + badge, content_type="text/html"))
+        shown.append(body + frame + badge)
         page.goto(f"{there}/")
         page.wait_for_selector("#said >> text=shop: 0 %, running")
         set_status(conn, tasks[0], "completed")
@@ -503,6 +518,8 @@ def test_the_example_of_a_bar_in_another_page_runs(service_dsn: str, conn: Conn,
         page.frame_locator("iframe").locator("#said >> text=20 %, running").wait_for()
         assert page.evaluate("document.querySelector('img').naturalHeight") == 20
         page.close()
+    board.shutdown()
+    board.server_close()
 
 
 def test_times_are_in_the_zone_of_the_browser_or_in_utc(service: Service, conn: Conn, visit: Visit) -> None:
@@ -536,7 +553,9 @@ def test_a_stage_that_runs_is_as_full_as_its_agents_are_done(service: Service, c
         [workflow],
     )
     page = visit(service, f"/workflows/{workflow}", js=False)
-    widths = page.eval_on_selector_all(".timeline .run", "runs => runs.map((run) => run.getAttribute('width'))")
+    widths = page.eval_on_selector_all(
+        ".timeline li:first-child .run", "runs => runs.map((run) => run.getAttribute('width'))"
+    )
     assert widths == ["100.0%", "20.0%"]
 
 
