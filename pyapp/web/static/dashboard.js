@@ -296,6 +296,7 @@ let snapshots = 0;
 function show() {
     const now = state();
     if (document.hidden && lamp.dataset.live === "off") return;
+    if (now === "silent" && lamp.dataset.live !== now) (main.dataset.list ? list : page).ask(); // or the login has ended
     lamp.dataset.live = now;
     write(lamp, words());
     root.toggleAttribute("data-stale", now === "silent");
