@@ -5,6 +5,16 @@ Helpers take a ``psycopg.Connection``, never commit and never cache; ``pyapp.aio
 pass through. ``schema`` is where the tables are: by default ``AGENT_PROGRESS_SCHEMA``, else ``public``.
 """
 
+import warnings
+from pathlib import Path
+
+try:
+    import psycopg as _psycopg  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "psycopg finds no libpq: install agent-progress with its extra binary, or libpq itself (on Debian libpq5)"
+    ) from error
+
 from pyapp import aio
 from pyapp.db import connect, retry
 from pyapp.errors import (
@@ -67,6 +77,16 @@ from pyapp.models import (
 from pyapp.reporter import TaskReporter
 from pyapp.roles import grant
 from pyapp.watch import watch
+
+__version__ = "1.0.0"
+
+if any(Path(__file__).parents[1].glob("py[aA]pp-[0-9]*.dist-info")):
+    warnings.warn(
+        "another distribution, pyApp, is installed here, whose package is called pyapp as well: they overwrite each"
+        " other. Uninstall both and install agent-progress anew, in an environment of its own",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 # fmt: off
 __all__ = [

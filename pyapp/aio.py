@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Self, TypeVar
 
 import psycopg
@@ -10,8 +11,8 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from pyapp import queries, standby
-from pyapp.db import ISO, connection_parameters, interrupted, needs_iso, pause_after
-from pyapp.drive import Pause, Statement, Transaction, act_async, asynchronous, drive_async, gone, run_async
+from pyapp.db import connection_parameters, interrupted, may_prepare, pause_after
+from pyapp.drive import Pause, Statement, Transaction, act_async, asynchronous, drive_async, gone, is_pooled, run_async
 from pyapp.models import Key, Task, TaskStatus, Workflow
 from pyapp.reporter import Batches, Connect, Waiting, note, prepare
 from pyapp.watch import GATHER, RECONNECT, Follower, listen, notifies
@@ -42,13 +43,18 @@ wal_position = asynchronous(standby.wal_position)
 wait_for_position = asynchronous(standby.wait_for_position)
 
 
-async def connect(dsn: str | None = None, **options: Any) -> AsyncConnection[TupleRow]:
+async def avoid_preparing(conn: AsyncConnection[Any], prepare: bool | None = None) -> None:
+    """Let psycopg prepare nothing where it may not, which a pooler would mix up between its clients."""
+    may = may_prepare(prepare)
+    if may is False or (may is None and await run_async(conn, is_pooled())):
+        conn.prepare_threshold = None
+
+
+async def connect(dsn: str | None = None, *, prepare: bool | None = None, **options: Any) -> AsyncConnection[TupleRow]:
     """Connect to the database as ``pyapp.connect`` does."""
     conn = await AsyncConnection.connect(**(connection_parameters(dsn) | options))
-    if needs_iso(conn):
-        await conn.execute(ISO)
-        if not conn.autocommit:
-            await conn.commit()
+    if "prepare_threshold" not in options:
+        await avoid_preparing(conn, prepare)
     return conn
 
 
@@ -73,17 +79,18 @@ async def watch(
     interval: float = 0.5,
     *,
     schema: str | None = None,
+    prepare: bool | None = None,
 ) -> AsyncIterator[Workflow]:
     """Follow workflows as ``pyapp.watch`` does: ``async for workflow in pyapp.aio.watch(…)``."""
     follower = Follower(workflow_ids, schema)
-    conn = await connect(dsn, autocommit=True)
+    conn = await connect(dsn, prepare=prepare, autocommit=True)
     try:
         listens = await _listen(conn, schema)
         await run_async(conn, follower.require_all())
         while True:
             try:
                 if conn.closed:
-                    conn = await connect(dsn, autocommit=True)
+                    conn = await connect(dsn, prepare=prepare, autocommit=True)
                     listens = await _listen(conn, schema)
                 now = await retry(lambda: run_async(conn, follower.look()))  # noqa: B023 (called at once)
             except psycopg.OperationalError:
@@ -126,18 +133,19 @@ class TaskReporter:
         capacity: int = 10_000,
         patience: float = 60.0,
         schema: str | None = None,
+        prepare: bool | None = None,
     ) -> None:
         """Take the options of ``pyapp.TaskReporter``."""
         self._batches: Batches[asyncio.Future[Task]] = Batches(
             size=size, linger=linger, capacity=capacity, patience=patience, schema=schema
         )
-        self._dsn = dsn
+        self._connect = partial(connect, dsn, prepare=prepare, autocommit=True)
         self._work, self._room = asyncio.Event(), asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         """Connect; raises ``psycopg.OperationalError`` where the database cannot be reached."""
-        self._conn = await connect(self._dsn, autocommit=True)
+        self._conn = await self._connect()
         self._task = asyncio.create_task(self._run(), name="TaskReporter")
         return self
 
@@ -225,7 +233,7 @@ class TaskReporter:
         try:
             if not isinstance(step, Connect):
                 return await act_async(self._conn, step)
-            self._conn = await connect(self._dsn, autocommit=True)
+            self._conn = await self._connect()
         except Exception as error:
             if gone(self._conn, error):
                 await self._conn.close()

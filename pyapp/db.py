@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg import AsyncConnection, Connection
+from psycopg import Connection, sql
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
+
+from pyapp.drive import is_pooled, run
 
 T = TypeVar("T")
 
@@ -23,8 +25,6 @@ _NETWORK = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
-ISO = "set datestyle = 'ISO'"
-"""What a session needs of which ``needs_iso`` says so."""
 _LONGEST = 1.0  # seconds between two tries, at most
 
 
@@ -55,6 +55,11 @@ def find_schema(schema: str | None = None) -> str:
     return schema or os.environ.get("AGENT_PROGRESS_SCHEMA") or "public"
 
 
+def named(*names: str) -> sql.SQL:
+    """Write a name for a statement that has values, where a percent sign is no placeholder."""
+    return sql.SQL(sql.Identifier(*names).as_string().replace("%", "%%"))
+
+
 def connection_parameters(dsn: str | None = None) -> dict[str, Any]:
     """Say how to connect: what the DSN says, and where it says nothing, what suits here.
 
@@ -68,26 +73,34 @@ def connection_parameters(dsn: str | None = None) -> dict[str, Any]:
     return {**network, "application_name": "agent-progress", **given, "client_encoding": "utf8"}
 
 
-def connect(dsn: str | None = None, **options: Any) -> Connection[TupleRow]:
+def may_prepare(prepare: bool | None = None) -> bool | None:
+    """Tell whether to prepare statements: the argument, else ``AGENT_PROGRESS_PREPARE``; None: unless pooled."""
+    if prepare is not None:
+        return prepare
+    return {"on": True, "off": False}.get(os.environ.get("AGENT_PROGRESS_PREPARE", "").lower())
+
+
+def avoid_preparing(conn: Connection[Any], prepare: bool | None = None) -> None:
+    """Let psycopg prepare nothing where it may not, which a pooler would mix up between its clients."""
+    may = may_prepare(prepare)
+    if may is False or (may is None and run(conn, is_pooled())):
+        conn.prepare_threshold = None
+
+
+def connect(dsn: str | None = None, *, prepare: bool | None = None, **options: Any) -> Connection[TupleRow]:
     """Connect to the database.
 
     The server is the one that ``dsn`` names, else ``DATABASE_URL``, else libpq's environment and defaults. ``options``
-    go to psycopg's ``connect``, for example ``autocommit=True``, or ``prepare_threshold=None`` behind a pooler. Returns
-    an open connection; the caller commits and closes it. Raises ``psycopg.OperationalError`` if the server cannot be
-    reached, also where it does not answer within 10 seconds (``connect_timeout`` in the DSN, or ``PGCONNECT_TIMEOUT``,
-    says otherwise).
+    go to psycopg's ``connect``, for example ``autocommit=True``. ``prepare`` says whether psycopg may prepare
+    statements, which many poolers cannot do: by default ``AGENT_PROGRESS_PREPARE`` (on or off), else it does where no
+    pooler is in between. Returns an open connection; the caller commits and closes it. Raises
+    ``psycopg.OperationalError`` if the server cannot be reached, also where it does not answer within 10 seconds
+    (``connect_timeout`` in the DSN, or ``PGCONNECT_TIMEOUT``, says otherwise).
     """
     conn = psycopg.connect(**(connection_parameters(dsn) | options))
-    if needs_iso(conn):
-        conn.execute(ISO)
-        if not conn.autocommit:
-            conn.commit()
+    if "prepare_threshold" not in options:
+        avoid_preparing(conn, prepare)
     return conn
-
-
-def needs_iso(conn: Connection[Any] | AsyncConnection[Any]) -> bool:
-    """Tell whether psycopg could not read times of this session: a role or a database may prefer another style."""
-    return not (conn.info.parameter_status("DateStyle") or "ISO").startswith("ISO")
 
 
 def interrupted(error: BaseException) -> bool:

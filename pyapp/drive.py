@@ -14,6 +14,7 @@ from psycopg import AsyncConnection, AsyncCursor, Connection, Cursor
 from psycopg.pq import Format, PipelineStatus, TransactionStatus
 from psycopg.rows import class_row, tuple_row
 from psycopg.types.json import JsonbLoader
+from psycopg.types.string import TextBinaryLoader
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -46,12 +47,22 @@ class Transaction:
 class Ask(Enum):
     """What else is asked of a connection."""
 
+    PROCESS = "the number of the server's process, as it was told when connecting"
     IN_TRANSACTION = "whether a transaction is open"
     ROLLBACK = "to roll back, which does nothing where none is"
 
 
 Query: TypeAlias = Generator[Statement | Pause | Transaction | Ask, Any, T]
 """What a helper does, without doing it: it yields what to send, is sent the rows or thrown the error, and returns."""
+
+
+def is_pooled() -> Query[bool]:
+    """Tell whether a pooler is in between: it does not tell the number of the process that answers."""
+    is_open = yield Ask.IN_TRANSACTION
+    [(process,)] = yield Statement("select pg_backend_pid()")
+    if not is_open:
+        yield Ask.ROLLBACK
+    return bool(process != (yield Ask.PROCESS))
 
 
 def drive(steps: Generator[Any, Any, T], act: Callable[[Any], Any]) -> T:
@@ -112,6 +123,8 @@ def act(conn: Connection[Any], step: Statement | Pause | Transaction | Ask) -> A
                 step.results = [one.fetchall() for one in sent]
         case Pause():
             time.sleep(step.seconds)
+        case Ask.PROCESS:
+            return conn.info.backend_pid
         case Ask.ROLLBACK:
             conn.rollback()
     return conn.info.transaction_status != TransactionStatus.IDLE
@@ -129,6 +142,8 @@ async def act_async(conn: AsyncConnection[Any], step: Statement | Pause | Transa
                 step.results = [await one.fetchall() for one in sent]
         case Pause():
             await asyncio.sleep(step.seconds)
+        case Ask.PROCESS:
+            return conn.info.backend_pid
         case Ask.ROLLBACK:
             await conn.rollback()
     return conn.info.transaction_status != TransactionStatus.IDLE
@@ -143,19 +158,23 @@ def gone(conn: Connection[Any] | AsyncConnection[Any], error: BaseException) -> 
 def cursor(conn: Connection[Any], statement: Statement) -> Cursor[Any]:
     """Make a cursor for a statement: of psycopg's plain kind, whatever cursors and rows the connection makes."""
     made = Cursor(conn, row_factory=class_row(statement.row) if statement.row else tuple_row)
-    _load_json(made)
+    _fit(made)
     return made
 
 
 def cursor_async(conn: AsyncConnection[Any], statement: Statement) -> AsyncCursor[Any]:
     """Make a cursor as ``cursor`` does."""
     made = AsyncCursor(conn, row_factory=class_row(statement.row) if statement.row else tuple_row)
-    _load_json(made)
+    _fit(made)
     return made
 
 
-def _load_json(made: Cursor[Any] | AsyncCursor[Any]) -> None:
-    """Read JSON also where the connection leaves it as text, as Django's does."""
+def _fit(made: Cursor[Any] | AsyncCursor[Any]) -> None:
+    """Read JSON also where the connection leaves it as text, as Django's does; and times, whatever the DateStyle."""
+    if not (made.connection.info.parameter_status("DateStyle") or "ISO").startswith("ISO"):
+        # psycopg reads times as text in ISO style alone. Setting that would reach other sessions behind a pooler.
+        made.format = Format.BINARY
+        made.adapters.register_loader(0, TextBinaryLoader)  # of enums
     adapters = made.connection.adapters
     oids = psycopg.adapters.types
     loads_text = adapters.get_loader(oids["text"].oid, Format.TEXT)

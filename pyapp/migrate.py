@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from selectors import EVENT_READ, DefaultSelector
 from typing import Any, LiteralString
 
 import psycopg
@@ -15,7 +16,7 @@ from psycopg import Connection, sql
 from psycopg.rows import tuple_row
 
 from pyapp import renew
-from pyapp.db import connect, find_schema
+from pyapp.db import connect, find_schema, named
 from pyapp.errors import MigrationError
 from pyapp.renew import OnStep, for_schema, resource
 
@@ -24,6 +25,7 @@ __all__ = ["MigrationError", "mark", "migrate", "pending", "rollback"]
 _OLDEST = 15  # major version of PostgreSQL
 _PATIENCE = 60.0
 """How long to wait for another run, or for the locks of tables that others use, in seconds."""
+_ANSWER = 10.0  # seconds to wait for a pooler
 # Far less than deadlock_timeout (1 s): where a writer and we wait for each other, we are the one to step back. And
 # short, since everybody else queues up behind us meanwhile.
 _LOCK_TIMEOUT = "100ms"
@@ -101,6 +103,11 @@ def rollback(
         _refuse_newer(conn, schema, migrations)
         if not _exists(conn, schema, "_yoyo_migration"):
             return []
+        if _rows(conn, schema, "select where to_regprocedure({name} || '.refuse_truncate()') is not null"):
+            raise MigrationError(
+                f"nothing changed: Citus has distributed the tables of schema {schema}, and there is no way back but a"
+                " dump and a restore of the rows; drop them by hand where none are needed"
+            )
         with _yoyo(conn, schema, drop_data=drop_data) as backend:
             applied = list(backend.to_rollback(migrations))
             steps = applied if all else applied[:1]
@@ -177,8 +184,10 @@ def _backend(conn: Connection[Any], schema: str, drop_data: bool) -> Any:
             return nullcontext(self)
 
         def quote_identifier(self, name: str) -> str:
-            names = (schema, name) if name in _YOYO_TABLES else (name,)
-            return sql.Identifier(*names).as_string()
+            return named(*((schema, name) if name in _YOYO_TABLES else (name,))).as_string()
+
+        def execute(self, statement: str, params: Any = None) -> Any:
+            return super().execute(statement, params or {})  # always with values, for which names are written
 
         def list_tables(self, **_: Any) -> list[str]:
             return [name for name in _YOYO_TABLES if _exists(conn, schema, name)]
@@ -204,14 +213,14 @@ def _yoyo(conn: Connection[Any], schema: str, *, drop_data: bool = False) -> Ite
     _drop_empty_yoyo_tables(conn, schema)
     backend = _backend(conn, schema, drop_data)
     backend.create_lock_table()
-    lock = sql.Identifier(schema, backend.lock_table)
+    lock = named(schema, backend.lock_table)
     # A negative number of a process is that of a run of this kind. Such a row outlived a crash: see _alone.
-    conn.execute(sql.SQL("delete from {} where pid < 0").format(lock))
+    conn.execute(sql.SQL("delete from {} where pid < %s").format(lock), [0])
     give_up = time.monotonic() + _PATIENCE
     query = sql.SQL("insert into {} (locked, ctime, pid) values (1, now(), %s) on conflict do nothing").format(lock)
     while conn.execute(query, [-os.getpid()]).rowcount == 0:
         if time.monotonic() > give_up:
-            row = conn.execute(sql.SQL("select pid from {}").format(lock)).fetchone()
+            row = conn.execute(sql.SQL("select pid from {}").format(lock), []).fetchone()
             raise MigrationError(
                 f"another program migrates with yoyo (process {row[0] if row else 'unknown'}): run it again later;"
                 " if that process is gone, run yoyo break-lock"
@@ -238,15 +247,10 @@ def _alone(dsn: str | None, schema: str, on_step: OnStep) -> Iterator[Connection
                 "nothing changed: this is a hot standby, or a session that may only read"
                 " (default_transaction_read_only): name the primary"
             )
-        # Not at a higher level, whose snapshot a CREATE INDEX CONCURRENTLY would wait for.
-        guard.execute("begin isolation level read committed")
-        guard.execute("set local idle_in_transaction_session_timeout = 0")
-        if guard.info.server_version >= 170_000:
-            guard.execute("set local transaction_timeout = 0")
         give_up = time.monotonic() + _PATIENCE
         waiting = False
-        # Polled: a session that waits inside the function holds a snapshot as well.
-        while not _rows(guard, schema, "select where pg_try_advisory_xact_lock(%s, hashtext({name}))", _ADVISORY_LOCK):
+        # Polled: a session that waits inside the function holds a snapshot, and a pooler's connection.
+        while not _lock(guard, schema):
             if not waiting or time.monotonic() > give_up:
                 told = f"another run, {_holder(guard, schema)}, migrates schema {schema}"
                 if waiting:
@@ -254,8 +258,37 @@ def _alone(dsn: str | None, schema: str, on_step: OnStep) -> Iterator[Connection
                 on_step(f"waiting: {told}")
                 waiting = True
             time.sleep(0.1)
+        _require_answer(conn)
         yield conn
         guard.execute("commit")
+
+
+def _lock(guard: Connection[Any], schema: str) -> bool:
+    """Begin the transaction that holds the lock, or none where another run has it."""
+    # Not at a higher level, whose snapshot a CREATE INDEX CONCURRENTLY would wait for.
+    guard.execute("begin isolation level read committed")
+    guard.execute("set local idle_in_transaction_session_timeout = 0")
+    if guard.info.server_version >= 170_000:
+        guard.execute("set local transaction_timeout = 0")
+    if _rows(guard, schema, "select where pg_try_advisory_xact_lock(%s, hashtext({name}))", _ADVISORY_LOCK):
+        return True
+    guard.execute("rollback")
+    return False
+
+
+def _require_answer(conn: Connection[Any]) -> None:
+    """Raise MigrationError where a pooler has no second server connection for us, beside that of the lock."""
+    with DefaultSelector() as selector:
+        selector.register(conn.pgconn.socket, EVENT_READ)
+        conn.pgconn.send_query(b"select")
+        if not selector.select(_ANSWER):
+            conn.close()
+            raise MigrationError(
+                f"nothing changed: the pooler had no second server connection for {_ANSWER:.0f} s; migrating takes two:"
+                " connect to the server itself, or give its pool two"
+            )
+    while conn.pgconn.get_result():
+        pass
 
 
 def _holder(guard: Connection[Any], schema: str) -> str:
@@ -263,7 +296,8 @@ def _holder(guard: Connection[Any], schema: str) -> str:
         select format('%%s (session %%s of %%s)', coalesce(nullif(a.application_name, ''), 'unnamed'), a.pid, a.usename)
         from pg_locks as l
         join pg_stat_activity as a on a.pid = l.pid
-        where l.locktype = 'advisory' and l.granted and l.classid = %s and l.objid = hashtext({name})::bigint & 4294967295
+        where l.locktype = 'advisory' and l.granted and l.classid = %s
+            and l.objid = hashtext({name})::bigint & 4294967295
     """
     rows = _rows(guard, schema, query, _ADVISORY_LOCK)
     return str(rows[0][0]) if rows else "just ended"
@@ -367,7 +401,7 @@ def _refuse_newer(conn: Connection[Any], schema: str, migrations: Any) -> None:
 
 
 def _refuse_foreign_tables(conn: Connection[Any], schema: str) -> None:
-    """Let pass a schema that has none of these names, or all of it (installed with psql, or not recorded in a crash)."""
+    """Let pass a schema that has none of these names, or all of it (made with psql, or not recorded in a crash)."""
     tables = {
         name: set(columns)
         for name, columns in _rows(
@@ -414,8 +448,8 @@ def _refuse_to_lose_rows(conn: Connection[Any], migrations: list[Any]) -> None:
 
 def _rows(conn: Connection[Any], schema: str, query: LiteralString, *values: Any) -> list[Any]:
     """Read rows; in the query, {schema} stands for the schema, and {name} for its name as text."""
-    identifier = sql.Identifier(schema)
-    composed = sql.SQL(query).format(schema=identifier, name=sql.Literal(identifier.as_string()))
+    literal = sql.SQL(sql.Literal(sql.Identifier(schema).as_string()).as_string().replace("%", "%%"))
+    composed = sql.SQL(query).format(schema=named(schema), name=literal)
     return conn.cursor(row_factory=tuple_row).execute(composed, values).fetchall()
 
 

@@ -17,6 +17,8 @@ import psycopg
 from psycopg import Connection, sql
 from psycopg.rows import tuple_row
 
+from pyapp.db import named
+
 OnStep = Callable[[str], None]
 Apply = Callable[[Callable[[], None], str], None]
 """Does a transaction under a name, as often as it takes."""
@@ -26,6 +28,7 @@ _HEAD = re.compile(r"^create or replace (function|view|trigger) (?:public\.)?(\w
 _TABLE = re.compile(r"\son public\.(\w+)")
 _FOLLOWS = re.compile(r"^(comment on|revoke) ", re.MULTILINE)
 _ARGUMENTS = re.compile(r"^comment on function [\w.]+\((.*?)\) is", re.DOTALL | re.MULTILINE)
+_CREATE_TABLE = re.compile(r"^create table public\.(\w+)", re.MULTILINE)
 _COUNTING = "agent_task_progress_"
 _INSTALLED: LiteralString = """
     select 'function', p.proname::text, p.oid::regprocedure::text, md5(pg_get_functiondef(p.oid)), 'O'
@@ -48,16 +51,32 @@ _INSTALLED: LiteralString = """
     where c.relnamespace = to_regnamespace(%(schema)s) and not t.tgisinternal and t.tgparentid = 0
         and (c.relname::text, t.tgname::text) in (select * from unnest(%(tables)s::text[], %(triggers)s::text[]))
 """
+_UNCOUNTED: LiteralString = """
+    select p.relid::regclass::text, n.name
+    from pg_partition_tree(to_regclass(%(schema)s || '.agent_task')) as p
+    cross join unnest(%(names)s::text[]) as n (name)
+    where p.level > 0 and not exists (
+        select from pg_trigger as t
+        where t.tgrelid = p.relid and t.tgname = n.name
+    )
+    order by 1, 2
+"""
 _OWN_RIGHTS: LiteralString = """
-    select format('revoke all on %%s %%s from %%s', o.what, o.name, coalesce(quote_ident(r.rolname), 'public')), r.rolname
+    select
+        format('revoke all on %%s %%s from %%s', o.what, o.name, coalesce(quote_ident(r.rolname), 'public')),
+        r.rolname
     from (
-        select c.oid, case c.relkind when 'S' then 'sequence' else 'table' end, c.oid::regclass::text, c.relowner, c.relacl
+        select c.oid, case c.relkind when 'S' then 'sequence' else 'table' end, c.oid::regclass::text, c.relowner,
+            c.relacl
         from pg_class as c
+        left join pg_depend as d on d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'i'
+        left join pg_class as t on c.relkind = 'S' and t.oid = d.refobjid -- of an identity column
         where c.relnamespace = to_regnamespace(%(schema)s) and c.relkind in ('r', 'v', 'S', 'p')
+            and coalesce(t.relname, c.relname)::text = any (%(relations)s)
         union all
         select p.oid, 'function', p.oid::regprocedure::text, p.proowner, p.proacl
         from pg_proc as p
-        where p.pronamespace = to_regnamespace(%(schema)s)
+        where p.pronamespace = to_regnamespace(%(schema)s) and p.proname::text = any (%(functions)s)
     ) as o (id, what, name, owner, acl)
     cross join lateral aclexplode(o.acl) as a
     left join pg_roles as r on r.oid = a.grantee
@@ -133,6 +152,13 @@ def shipped_items(schema: str) -> list[Item]:
     return items
 
 
+def tables() -> list[str]:
+    """Name the tables that a migrated schema has, with those of yoyo."""
+    files = resource("sql").glob("[0-9]*.sql")
+    names = [name for file in files for name in _CREATE_TABLE.findall(file.read_text("utf-8"))]
+    return [*names, "_yoyo_log", "_yoyo_migration", "_yoyo_version", "yoyo_lock"]
+
+
 def _arguments(statements: Sequence[str]) -> str:
     found = _ARGUMENTS.search("\n".join(statements))
     return " ".join(found[1].split()) if found else ""
@@ -161,11 +187,15 @@ def renew(conn: Connection[Any], schema: str, apply: Apply, on_step: OnStep) -> 
     for trigger in triggers:
         apply(partial(_make, conn, schema, [trigger], recorded=trigger not in counting), str(trigger))
 
+    uncounted = _uncounted(conn, schema, shipped_items(schema))
+    if uncounted or any(item.name.startswith(_COUNTING) for item in triggers):
+        apply(partial(_count_partitions, conn, schema), "triggers of partitions")
+
     def count() -> None:
         count_all(conn, schema)
         record(conn, schema, counting)
 
-    if counting:
+    if counting or uncounted:
         apply(count, "counting what is there")
 
 
@@ -201,7 +231,8 @@ def differences(conn: Connection[Any], schema: str = "public") -> list[str]:
             found.append(f"{item} is disabled")
         elif item.kind != "comments" and recorded.get(item.key) != _state(conn, item, installed):
             found.append(f"{item} differs")
-    return found
+    lacking = [f"trigger {name} on partition {table} is missing" for table, name in _uncounted(conn, schema, items)]
+    return found + lacking
 
 
 def installed_names(conn: Connection[Any], schema: str) -> list[str]:
@@ -217,7 +248,7 @@ def record(conn: Connection[Any], schema: str, items: Sequence[Item] | None = No
         "insert into {}.installed_object (kind, name, shipped_md5, installed_md5, server_major)"
         " values (%s, %s, %s, %s, %s) on conflict (kind, name) do update set shipped_md5 = excluded.shipped_md5,"
         " installed_md5 = excluded.installed_md5, server_major = excluded.server_major"
-    ).format(sql.Identifier(schema))
+    ).format(named(schema))
     conn.cursor().executemany(query, [(*item.key, *_state(conn, item, installed)) for item in items])
 
 
@@ -243,12 +274,32 @@ def revoked(conn: Connection[Any], schema: str, on_step: OnStep) -> Iterator[Non
         {"schema": sql.Identifier(schema).as_string()},
     ).fetchall()
     yield
-    values = {"schema": sql.Identifier(schema).as_string(), "known": [row[0] for row in known]}
+    items = shipped_items(schema)
+    values = {
+        "schema": sql.Identifier(schema).as_string(),
+        "known": [row[0] for row in known],
+        "functions": [item.name for item in items if item.kind == "function"],
+        # Others may create objects of their own meanwhile.
+        "relations": [item.name for item in items if item.kind == "view"] + tables(),
+    }
     statements = cursor.execute(_OWN_RIGHTS, values).fetchall()
     for statement, _ in statements:
         cursor.execute(statement.encode())
     if roles := sorted({role or "public" for _, role in statements}):
         on_step(f"revoked what default privileges grant to {', '.join(roles)} (agent-progress grant gives rights)")
+
+
+def _uncounted(conn: Connection[Any], schema: str, items: Sequence[Item]) -> list[tuple[str, str]]:
+    """List the partitions of the tasks, and the counting triggers that they lack: each needs its own."""
+    names = [item.name for item in items if item.kind == "trigger" and item.name.startswith(_COUNTING)]
+    values = {"schema": sql.Identifier(schema).as_string(), "names": names}
+    return conn.cursor(row_factory=tuple_row).execute(_UNCOUNTED, values).fetchall()
+
+
+def _count_partitions(conn: Connection[Any], schema: str) -> None:
+    """Give each partition its counting triggers, as the end of the script that partitions does."""
+    script = (resource("sql") / "optional" / "partition.sql").read_text("utf-8")
+    conn.execute(for_schema(script[script.rindex("\ndo $$") :], schema).encode())
 
 
 class _Found(NamedTuple):
@@ -271,7 +322,7 @@ def _make(conn: Connection[Any], schema: str, items: Sequence[Item], *, recorded
     if recorded:
         record(conn, schema, items)
     else:
-        query = sql.SQL("delete from {}.installed_object where (kind, name) = (%s, %s)").format(sql.Identifier(schema))
+        query = sql.SQL("delete from {}.installed_object where (kind, name) = (%s, %s)").format(named(schema))
         conn.cursor().executemany(query, [item.key for item in items])
 
 

@@ -238,7 +238,59 @@ def note(failed: BaseExceptionGroup[BaseException], error: BaseException | None)
     error.add_note(f"{failed}: {failed.exceptions[0]}")
 
 
-class TaskReporter:
+class Sender:
+    """A thread that sends batches over a connection of its own."""
+
+    def __init__(self, batches: Batches[Future[Task]], dsn: str | None, prepare: bool | None = None) -> None:
+        """Begin without a connection; the thread is still to be started."""
+        self._batches = batches
+        self._batches.lost = True
+        self._connect = partial(connect, dsn, prepare=prepare, autocommit=True)
+        self._conn: psycopg.Connection[Any] | None = None
+        self._process = os.getpid()
+        self._work, self._room = threading.Condition(batches.lock), threading.Condition(batches.lock)
+        self._thread = threading.Thread(target=self._run, name=type(self).__name__, daemon=True)
+
+    def _run(self) -> None:
+        try:
+            while batch := self._next_batch():
+                drive(self._batches.deliver(batch), self._act)
+        except BaseException as error:  # whatever it is, nobody must wait for ever
+            self._batches.give_up(error)
+            with self._room:
+                self._room.notify_all()
+        finally:
+            if self._conn:
+                self._conn.close()
+
+    def _next_batch(self) -> Sequence[Waiting[Future[Task]]]:
+        """Wait for reports and take the next batch; empty when the reporter is closed and all are sent."""
+        with self._work:
+            self._batches.sending = ()
+            self._work.wait_for(lambda: self._batches.waiting or self._batches.closed)
+            while left := self._batches.linger:
+                self._work.wait(left)
+            batch = self._batches.take()
+            self._room.notify(len(batch))
+            return batch
+
+    def _act(self, step: Connect | Pause | Statement | Transaction) -> Any:
+        try:
+            if isinstance(step, Connect):
+                self._conn = self._connect()
+            elif self._conn:
+                return act(self._conn, step)
+            elif isinstance(step, Pause):  # before it was ever connected
+                time.sleep(step.seconds)
+        except Exception as error:
+            if self._conn and gone(self._conn, error):
+                self._conn.close()
+            raise
+        finally:
+            self._batches.lost = not self._conn or self._conn.closed
+
+
+class TaskReporter(Sender):
     """Reports tasks for many threads, in batches: one statement for each workflow, one commit for all of them.
 
     A report is sent at once when nothing is under way; what comes in meanwhile is the next batch. Reports are kept in
@@ -259,6 +311,7 @@ class TaskReporter:
         capacity: int = 10_000,
         patience: float = 60.0,
         schema: str | None = None,
+        prepare: bool | None = None,
     ) -> None:
         """Connect, as ``connect`` does, and start the thread that sends.
 
@@ -267,14 +320,11 @@ class TaskReporter:
         to go on connecting to a database that is away, in seconds: then all that waits fails.
         Raises ``psycopg.OperationalError`` where the database cannot be reached at first.
         """
-        self._batches: Batches[Future[Task]] = Batches(
+        batches: Batches[Future[Task]] = Batches(
             size=size, linger=linger, capacity=capacity, patience=patience, schema=schema
         )
-        self._connect = partial(connect, dsn, autocommit=True)
-        self._conn = self._connect()
-        self._process = os.getpid()
-        self._work, self._room = threading.Condition(self._batches.lock), threading.Condition(self._batches.lock)
-        self._thread = threading.Thread(target=self._run, name="TaskReporter", daemon=True)
+        super().__init__(batches, dsn, prepare)
+        self._act(Connect())
         self._thread.start()
         atexit.register(self.close)
 
@@ -336,40 +386,6 @@ class TaskReporter:
         self._thread.join()
         atexit.unregister(self.close)
         self._batches.raise_failed()
-
-    def _run(self) -> None:
-        try:
-            while batch := self._next_batch():
-                drive(self._batches.deliver(batch), self._act)
-        except BaseException as error:  # whatever it is, nobody must wait for ever
-            self._batches.give_up(error)
-            with self._room:
-                self._room.notify_all()
-        finally:
-            self._conn.close()
-
-    def _next_batch(self) -> Sequence[Waiting[Future[Task]]]:
-        """Wait for reports and take the next batch; empty when the reporter is closed and all are sent."""
-        with self._work:
-            self._batches.sending = ()
-            self._work.wait_for(lambda: self._batches.waiting or self._batches.closed)
-            while left := self._batches.linger:
-                self._work.wait(left)
-            batch = self._batches.take()
-            self._room.notify(len(batch))
-            return batch
-
-    def _act(self, step: Connect | Pause | Statement | Transaction) -> Any:
-        try:
-            if not isinstance(step, Connect):
-                return act(self._conn, step)
-            self._conn = self._connect()
-        except Exception as error:
-            if gone(self._conn, error):
-                self._conn.close()
-            raise
-        finally:
-            self._batches.lost = self._conn.closed
 
     def _refuse_in_a_fork(self) -> None:
         if os.getpid() != self._process:

@@ -10,7 +10,7 @@ import psycopg
 from psycopg import Connection, sql
 
 from pyapp.db import connect, find_schema, retry
-from pyapp.drive import Query, Statement, run
+from pyapp.drive import Query, Statement, is_pooled, run
 from pyapp.errors import WorkflowNotFound
 from pyapp.models import SETTLED, Key, Workflow
 from pyapp.queries import get_workflows, list_workflows
@@ -41,9 +41,9 @@ def channel(schema: str | None = None) -> str:
 
 
 def notifies(schema: str | None = None) -> Query[bool]:
-    """Tell whether the database notifies of changes; a standby cannot listen."""
+    """Tell whether the database notifies of changes; on a standby, or behind a pooler, nobody can listen."""
     [(found,)] = yield Statement(_NOTIFIES, [find_schema(schema)])
-    return bool(found)
+    return bool(found) and not (yield from is_pooled())
 
 
 def listen(schema: str | None) -> sql.Composed:
@@ -98,6 +98,7 @@ def watch(
     interval: float = 0.5,
     *,
     schema: str | None = None,
+    prepare: bool | None = None,
 ) -> Iterator[Workflow]:
     """Follow workflows: yield each as it is now, and again whenever something of it changes.
 
@@ -107,7 +108,7 @@ def watch(
     50 newest active ones and does not end. Raises WorkflowNotFound, and ``psycopg.OperationalError`` if the database
     cannot be reached at first.
     """
-    for changes in watch_changes(dsn, workflow_ids, interval, schema=schema):
+    for changes in watch_changes(dsn, workflow_ids, interval, schema=schema, prepare=prepare):
         yield from changes
 
 
@@ -119,6 +120,7 @@ def watch_changes(
     on_loss: Callable[[psycopg.Error | None], None] = lambda _: None,
     *,
     schema: str | None = None,
+    prepare: bool | None = None,
 ) -> Iterator[list[Workflow]]:
     """Follow workflows as watch does, but yield what each poll found changed, which may be nothing.
 
@@ -133,14 +135,14 @@ def watch_changes(
         on_poll(conn, workflows)
         return workflows
 
-    conn = connect(dsn, autocommit=True)
+    conn = connect(dsn, prepare=prepare, autocommit=True)
     try:
         listens = _listen(conn, schema)
         run(conn, follower.require_all())
         while True:
             try:
                 if conn.closed:
-                    conn = connect(dsn, autocommit=True)
+                    conn = connect(dsn, prepare=prepare, autocommit=True)
                     listens = _listen(conn, schema)
                 # On a standby, replaying may interrupt what reads.
                 now = retry(lambda: look(conn))  # noqa: B023 (called at once)

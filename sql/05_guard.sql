@@ -84,12 +84,17 @@ revoke execute on function public.settle_workflow(text, public.workflow, public.
 
 -- The task trigger is told by the trigger depth and by 'epoch', its mark. Not by a WHEN clause, which each statement
 -- compiles anew. Nothing is set for this function, and it evaluates little, since each completion pays for it: its
--- operators and functions are named with their schema, and with the exact types of their arguments, instead.
+-- operators and functions are named with their schema, and with the exact types of their arguments, instead. Stable: it
+-- reads no table, and plpgsql then takes no snapshot for its expressions.
 create or replace function public.guard_progress()
 returns trigger
 language plpgsql
+stable
 security definer
 as $$
+declare
+    completed bigint;
+    total bigint;
 begin
     if
         new.progress_updated_at operator(pg_catalog.=) 'epoch'
@@ -97,8 +102,10 @@ begin
         and new.id operator(pg_catalog.=) old.id
         and old.progress_frozen_at is null
     then
-        new.agents_total := public.progress_total(new.status, new.agents_created::bigint, new.agents_planned::bigint);
-        new.progress := public.progress_percentage(new.agents_completed::bigint, new.agents_total::bigint);
+        total := public.progress_total(new.status, new.agents_created::bigint, new.agents_planned::bigint);
+        completed := new.agents_completed;
+        new.agents_total := total;
+        new.progress := public.progress_percentage(completed, total);
         new.progress_updated_at := pg_catalog.clock_timestamp();
         return new;
     end if;

@@ -1,11 +1,13 @@
 -- What happened to a workflow: each change of status and stage is recorded, progress is not. Written by an update only,
--- never by an insert: a restore brings its events along.
+-- never by an insert: a restore brings its events along. Without sequential scans, as in 09: PostgreSQL keeps its plan for
+-- the foreign key as well.
 
 create or replace function public.record_event()
 returns trigger
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 set row_security = off
 as $$
 declare

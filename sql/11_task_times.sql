@@ -1,11 +1,13 @@
 -- When a task was assigned, started and settled, where its writer does not say, and how often it was opened again: the
 -- same for a report and for a plain UPDATE. No pinned search_path, which costs as much as half the call: the function
 -- runs with the rights of the writer, who may set these columns himself. Its operators and functions are named with their
--- schema, so that it runs nothing that another role has put in the writer's search_path.
+-- schema, so that it runs nothing that another role has put in the writer's search_path. Stable, so that plpgsql takes no
+-- snapshot for its expressions.
 
 create or replace function public.keep_task_times()
 returns trigger
 language plpgsql
+stable
 security invoker
 as $$
 begin
@@ -13,11 +15,13 @@ begin
     if new.status operator(pg_catalog.>=) 'completed' then
         if new.completed_at is null then
             new.completed_at := pg_catalog.clock_timestamp();
-        elsif
-            new.completed_at operator(pg_catalog.=) old.completed_at
-            and new.status operator(pg_catalog.<>) old.status
-        then
-            new.completed_at := pg_catalog.clock_timestamp();
+        elsif old.completed_at is not null then
+            if
+                new.completed_at operator(pg_catalog.=) old.completed_at
+                and new.status operator(pg_catalog.<>) old.status
+            then
+                new.completed_at := pg_catalog.clock_timestamp();
+            end if;
         end if;
         return new;
     end if;

@@ -65,6 +65,7 @@ returns setof public.agent_task
 language plpgsql
 security invoker
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off -- for the foreign key, whose plan is kept, also one made while there were few workflows
 as $$
 declare
     unknown text;

@@ -161,25 +161,6 @@ def servers(bin_dir: Path, within: str | None = None) -> Iterator[Callable[..., 
         yield make
 
 
-@contextmanager
-def before_statement(place: int, act: Callable[[], None]) -> Iterator[list[str]]:
-    """Act before this one, counted from 1, of the statements that psycopg sends in the block; yield those sent."""
-    execute = psycopg.Cursor.execute
-    sent: list[str] = []
-
-    def counted(self: Any, query: Any, *args: Any, **options: Any) -> Any:
-        sent.append(str(query))
-        if len(sent) == place:
-            act()
-        return execute(self, query, *args, **options)
-
-    psycopg.Cursor.execute = counted  # type: ignore[method-assign]
-    try:
-        yield sent
-    finally:
-        psycopg.Cursor.execute = execute  # type: ignore[method-assign]
-
-
 def answers(conn: psycopg.Connection) -> bool:
     try:
         return conn.execute("select 1").fetchone() == (1,)

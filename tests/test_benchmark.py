@@ -125,6 +125,7 @@ def bench(server: TestServer, bin_dir: Path, tmp_path: Path) -> Iterator[Bench]:
         tasks=20,
         hot=800,
         bulk=100,
+        saved=50,
         copied=500,
         reads=(10, 50),
         listed=60,

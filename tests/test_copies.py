@@ -21,7 +21,10 @@ TABLES = ("workflow", "agent_task", "workflow_stage", "workflow_event", "workflo
 OURS = ("--exclude-table=*yoyo*", "--exclude-table=installed_object")
 # Where it holds rows from the beginning.
 SEEDED = "truncate public.workflow_transition, public.stage_definition"
-SEQUENCE = "select setval(pg_get_serial_sequence('workflow_event', 'id'), max(id)) from workflow_event"
+SEQUENCE = (
+    "select setval(pg_get_serial_sequence('workflow_event', 'id'), max(id)) from workflow_event;"
+    "select setval(pg_get_serial_sequence('agent_task', 'ordinal'), max(ordinal)) from agent_task"
+)
 
 
 def fill(dsn: str) -> None:
@@ -32,6 +35,8 @@ def fill(dsn: str) -> None:
             workflow = create_workflow(conn, kind, kind).workflow_id
             transition(conn, workflow, "running")
             new_tasks(conn, workflow, "completed", "failed", "running")
+            below = new_workflow(conn, parent_id=new_workflow(conn))
+            conn.execute("update workflow set parent_id = %s where id = %s", [below, workflow])
             transition(conn, workflow, "running", stage="validation")
         new_tasks(conn, new_workflow(conn, progress_frozen_at="now", progress=70, agents_total=10), "completed")
         conn.execute("insert into stage_definition values ('etl', 0, 'extract')")
@@ -63,6 +68,8 @@ def assert_goes_on(conn: psycopg.Connection) -> None:
     task, _ = new_tasks(conn, workflow, "running", "running")
     transition(conn, workflow, "running")
     report_task(conn, workflow, task, "completed")
+    last = "select id from agent_task order by ordinal desc limit 2"
+    assert task in [row[0] for row in conn.execute(last)]
     advance(conn, workflow)
     assert progress(conn, workflow) == (50, 1, 2)
     events = conn.execute("select count(*) from workflow_event where workflow_id = %s", [workflow]).fetchone()
@@ -148,7 +155,7 @@ def test_a_dump_taken_under_load_is_exact(
 
 @pytest.mark.parametrize(
     ("dumping", "restoring"),
-    [FORMATS["plain"], FORMATS["custom"], (["--format=plain", "--inserts"], [])],
+    [FORMATS["plain"], FORMATS["custom"], (["--format=plain", "--rows-per-insert=10000"], [])],
     ids=["plain", "custom", "inserts"],
 )
 def test_a_data_only_dump_counts_itself_in_a_migrated_database(

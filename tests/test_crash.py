@@ -15,14 +15,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from pyapp import find_drift, migrate, pending
-from pyapp.renew import differences
+from pyapp import find_drift
 
-from .crash import SHORT_DEADLOCKS, CrashableServer, before_statement, servers, wait_for
-from .helpers import counters, in_background, new_tasks, new_workflow, progress, wait_until_blocked_by
+from .crash import SHORT_DEADLOCKS, CrashableServer, servers, wait_for
+from .helpers import counters, in_background, wait_until_blocked_by
 from .ledger import Ledger, assert_exact
-from .test_migrate import agent_progress, down_to
-from .test_schema import dump
+from .test_migrate import agent_progress
 
 ROUNDS = int(os.environ.get("CRASH_ROUNDS", "4"))
 TRANSACTIONS = int(os.environ.get("CRASH_TRANSACTIONS", "400"))
@@ -69,53 +67,6 @@ def test_nothing_acknowledged_is_lost_and_nothing_counted_twice(server: Crashabl
         with server.connect("load") as conn:
             ledger.assert_kept(conn)
     print(f"{ROUNDS} crashes: {ledger}, {doubts} without an answer; 0 lost, 0 counted twice")
-
-
-# --- During migrate -----------------------------------------------------------------------------------------
-
-TEMPLATE = "half"
-
-
-@pytest.fixture(scope="module")
-def statements(crashing: CrashableServer) -> int:
-    """Make a template with rows and the first two migrations only; return how many statements the others take."""
-    dsn = crashing.create_migrated(TEMPLATE)
-    down_to(dsn, 2)
-    with psycopg.connect(dsn, autocommit=True) as conn:
-        for name in ("one", "other"):
-            workflow = new_workflow(conn, name=name, agents_planned=5, progress=77, agents_completed=9)
-            new_tasks(conn, workflow, "completed", "failed", "running")
-    whole = crashing.create("whole", TEMPLATE)
-    with before_statement(0, lambda: None) as sent:
-        migrate(whole)
-    return len(sent)
-
-
-def assert_migrated(server: CrashableServer, dsn: str) -> None:
-    migrate(dsn)
-    assert pending(dsn) == []
-    with psycopg.connect(dsn, autocommit=True) as conn:
-        assert differences(conn) == []
-        for (workflow,) in conn.execute("select id from workflow").fetchall():
-            assert (progress(conn, workflow), counters(conn, workflow)) == ((20, 1, 5), (3, 1, 1, 0))
-        assert_exact(conn)
-    assert dump(dsn, server.bin_dir) == dump(server.dsn("whole"), server.bin_dir)
-
-
-def places(statements: int) -> list[int]:
-    """Spread the crashes over all statements."""
-    return sorted({1 + turn * statements // ROUNDS + statements // (2 * ROUNDS) for turn in range(ROUNDS)})
-
-
-def test_migrate_succeeds_after_the_server_was_killed_at_any_statement(
-    server: CrashableServer, statements: int
-) -> None:
-    for place in places(statements):
-        dsn = server.create("struck", TEMPLATE)
-        with before_statement(place, server.kill_everything), pytest.raises(psycopg.OperationalError):
-            migrate(dsn)
-        server.start()
-        assert_migrated(server, dsn)
 
 
 # --- During repair ------------------------------------------------------------------------------------------

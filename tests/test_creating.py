@@ -212,6 +212,20 @@ def test_tasks_are_added_and_counted_by_one_statement(conn: psycopg.Connection) 
         assert conn.execute(updates).fetchone() == (before + 1,)
 
 
+def test_tasks_are_added_without_a_scan_of_the_workflows_for_each(conn: psycopg.Connection) -> None:
+    conn.execute("alter table workflow set (autovacuum_enabled = off)")
+    workflow = new_workflow(conn)
+    conn.execute("vacuum analyze workflow")
+    for _ in range(7):  # the session keeps the plans that it makes
+        add(conn, workflow, ["a"])
+    conn.execute("insert into workflow (name, type) select 'w', 'app' from generate_series(1, 3000)")
+    read = "select seq_tup_read from pg_stat_xact_user_tables where relname = 'workflow'"
+    with conn.transaction():
+        before = conn.execute(read).fetchone()
+        add(conn, workflow, ["a"] * 100)
+        assert conn.execute(read).fetchone() == before
+
+
 def test_no_tasks_are_no_error(conn: psycopg.Connection) -> None:
     assert add(conn, new_workflow(conn), []) == []
 

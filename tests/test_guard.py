@@ -95,6 +95,16 @@ def test_a_maintained_column_keeps_its_value_whatever_is_written(conn: psycopg.C
         assert read_row(conn, workflow) == before
 
 
+def test_the_mark_of_the_task_trigger_is_of_no_use_to_others(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    new_tasks(conn, workflow, "completed", "running")
+    before = read_row(conn, workflow)
+    forged = ", ".join(f"{name} = {value}" for name, value in MADE_UP.items())
+    for more in ("", ", name = name", ", status = status, version = version"):
+        conn.execute(f"update workflow set progress_updated_at = 'epoch', {forged}{more}")
+        assert read_row(conn, workflow) == before
+
+
 def test_a_trigger_on_another_table_cannot_write_counters_either(conn: psycopg.Connection) -> None:
     workflow = new_workflow(conn)
     new_tasks(conn, workflow, "completed", "running")
@@ -155,6 +165,20 @@ def test_what_an_update_returns_is_the_number_after_it(
     new_tasks(conn, workflow, "completed", "running")
     assert conn.execute(f"update workflow set {assignments} returning progress").fetchone() == (expected,)
     assert progress(conn, workflow)[0] == expected
+
+
+def test_thawing_moves_progress_updated_at_where_any_number_moves(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    task, *_ = new_tasks(conn, workflow, *["running"] * 500, *["completed"] * 501)
+    for status in ("completed", "failed", "cancelled", "running"):
+        conn.execute("update workflow set progress_frozen_at = now()")
+        set_status(conn, task, status)
+        before = read_row(conn, workflow)
+        conn.execute("update workflow set progress_frozen_at = null")
+        after = read_row(conn, workflow)
+        # One of a thousand is not seen in the percentage.
+        assert (after["progress"], after["agents_total"]) == (before["progress"], before["agents_total"])
+        assert after["progress_updated_at"] > before["progress_updated_at"]
 
 
 def test_thawing_keeps_progress_updated_at_from_being_written(conn: psycopg.Connection) -> None:

@@ -1,6 +1,5 @@
 """Servers that are away, slow, full, closed, read-only, too new, too old or half there: one clear line each."""
 
-import contextlib
 import json
 import os
 import re
@@ -22,9 +21,9 @@ from pyapp.cli import main
 from pyapp.demo.files import SAMPLE
 from pyapp.migrate import require_version
 
-from .conftest import TEST_DATABASE_URL, TestServer
+from .conftest import TEST_DATABASE_URL
 from .crash import give
-from .helpers import in_background, new_tasks, new_workflow
+from .helpers import new_tasks, new_workflow
 from .service import wait_for
 from .test_trace import instance
 
@@ -95,36 +94,6 @@ def test_a_server_that_never_answers_is_given_up_in_one_line(
     status, out, line = call(f"host=127.0.0.1 port={silent} user=u password='to$p se\\'cret'", "list")
     assert (status, out) == (2, "")
     assert re.search("no connection to the database: .*timeout", line)
-
-
-def test_a_server_that_answers_late_is_waited_for(dsn: str, conn: psycopg.Connection, server: TestServer) -> None:
-    target = Path(server.host) / f".s.PGSQL.{server.port}"
-    if not target.is_socket():
-        pytest.skip("needs a server on a unix socket")
-    held = threading.Event()
-
-    def pump(source: socket.socket, sink: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                sink.sendall(data)
-            sink.shutdown(socket.SHUT_WR)
-
-    def relay(listening: socket.socket) -> None:
-        client, _ = listening.accept()
-        held.wait(20)
-        with client, socket.socket(socket.AF_UNIX) as upstream:
-            upstream.connect(str(target))
-            answers = threading.Thread(target=pump, args=(upstream, client))
-            answers.start()
-            pump(client, upstream)
-            answers.join(20)
-
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        relaying = in_background(relay, listening)
-        late = make_conninfo(dsn, host="127.0.0.1", port=listening.getsockname()[1])
-        threading.Timer(1.0, held.set).start()
-        assert main(["list", "--dsn", late]) == 0
-        relaying.result(20)
 
 
 def test_a_server_that_goes_away_in_mid_command_is_one_line(

@@ -13,7 +13,7 @@ from hypothesis.stateful import rule
 from psycopg import errors
 from psycopg.types.json import Jsonb
 
-from pyapp import migrate, renew, rollback
+from pyapp import MigrationError, migrate, renew, rollback
 
 from . import test_state_machine as machine
 from .conftest import TestServer
@@ -295,6 +295,44 @@ def test_stored_calculated_and_model_agree_after_any_statements(conn: psycopg.Co
     machine.compare(conn, 25, Partitioned)
 
 
+@partitioned
+@pytest.mark.parametrize("event", ["insert", "update"])
+def test_a_partition_without_its_trigger_is_named_and_gets_it_from_migrate(
+    event: str, conn: psycopg.Connection, dsn: str
+) -> None:
+    workflow = new_workflow(conn)
+    new_tasks(conn, workflow, *["running"] * 8)
+    assert renew.differences(conn) == []
+    query = "select relid::regclass::text from pg_partition_tree('agent_task') where level = 1"
+    parts = [part for (part,) in conn.execute(query)]
+    conn.execute(f"drop trigger agent_task_progress_{event} on {parts[1]}")
+    assert renew.differences(conn) == [f"trigger agent_task_progress_{event} on partition {parts[1]} is missing"]
+    for part in parts:
+        conn.execute(f"update {part} set status = 'completed'")
+    migrate(dsn)
+    assert renew.differences(conn) == []
+    assert progress(conn, workflow) == (100, 8, 8)
+
+
+@partitioned
+def test_the_triggers_of_partitions_are_renewed_with_those_of_the_whole(conn: psycopg.Connection, dsn: str) -> None:
+    conn.execute(
+        "create or replace trigger agent_task_progress_insert after insert on agent_task"
+        " referencing new table as changed for each statement execute function maintain_progress()"
+    )
+    conn.execute(
+        "create or replace trigger agent_task_progress_insert after insert on agent_task_p0"
+        " referencing new table as other for each statement execute function maintain_progress()"
+    )
+    migrate(dsn)
+    query = (
+        "select pg_get_triggerdef(oid) from pg_trigger"
+        " where tgrelid = 'agent_task_p0'::regclass and tgname = 'agent_task_progress_insert'"
+    )
+    [definition] = conn.execute(query).fetchone()
+    assert "changed_task" in definition
+
+
 # --- citus.sql ------------------------------------------------------------------------------------------------
 
 
@@ -305,6 +343,17 @@ def test_what_psql_sends_is_sql(file: str) -> None:
     text = re.sub(r" \\(gexec|gset|g /dev/null)$", ";", text, flags=re.MULTILINE).replace(":partitions", "16")
     first, *_ = pglast.parse_sql(text)
     assert isinstance(first.stmt, pglast.ast.DoStmt)
+
+
+def test_rollback_refuses_what_citus_has_distributed(conn: psycopg.Connection, dsn: str) -> None:
+    text = (Path(__file__).parents[1] / CITUS).read_text("utf-8")
+    [function] = re.findall(r"^create function public\.refuse_truncate.*?^\$\$;", text, re.M | re.S)
+    conn.execute(function)
+    before = conn.execute(OBJECTS).fetchall()
+    for options in ({}, {"all": True, "drop_data": True}):
+        with pytest.raises(MigrationError, match="nothing changed: Citus has distributed the tables of schema public"):
+            rollback(dsn, **options)
+    assert conn.execute(OBJECTS).fetchall() == before
 
 
 def test_without_citus_the_script_says_so_and_changes_nothing(

@@ -6,8 +6,9 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg import errors, sql
+from psycopg import errors
 
+from .conftest import Role
 from .helpers import (
     counters,
     in_background,
@@ -102,15 +103,16 @@ def test_repair_leaves_status_version_and_updated_at_alone(conn: psycopg.Connect
     assert conn.execute("select status, version, updated_at, completed_at from workflow").fetchone() == before
 
 
-def test_repair_is_revoked_from_public(conn: psycopg.Connection, session: Session) -> None:
-    role = sql.Identifier(f"reader_{uuid.uuid4().hex[:12]}")
-    conn.execute(sql.SQL("create role {}").format(role))
-    reader = session()
-    reader.execute(sql.SQL("set role {}").format(role))
+def test_repair_is_for_those_who_were_granted_it_whatever_else_they_may_do(
+    conn: psycopg.Connection, new_role: Callable[..., Role]
+) -> None:
+    workflow, role = new_workflow(conn), new_role()
+    complete_unseen(conn, *new_tasks(conn, workflow, "running"))
     with pytest.raises(errors.InsufficientPrivilege):
-        repaired(reader)
-    reader.rollback()
-    conn.execute(sql.SQL("drop role {}").format(role))
+        repaired(role.connect())
+    conn.execute(f"grant execute on function repair_progress to {role.name}")
+    assert repaired(role.connect()) == [(workflow, 0, 100, 0, 1)]
+    assert progress(conn, workflow) == (100, 1, 1)
 
 
 def test_repair_waits_for_an_uncommitted_completion_and_counts_it_once(

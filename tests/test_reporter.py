@@ -695,13 +695,16 @@ def test_reports_are_kept_though_the_server_crashes_under_load(own_server: Calla
     with TaskReporter(server.dsn, size=20) as reporter:
         working = in_background(work_hard, reporter, tasks, 8)
         for settled in (10, 40):
-            with psycopg.connect(server.dsn, autocommit=True) as conn:
-                query = f"select from agent_task where status >= 'completed' offset {settled}"
-                wait_for(lambda conn=conn, query=query: conn.execute(query).rowcount)
+            conn = psycopg.connect(server.dsn, autocommit=True)
+            query = f"select from agent_task where status >= 'completed' offset {settled}"
+            wait_for(lambda conn=conn, query=query: conn.execute(query).rowcount)
+            conn.execute("begin")
+            conn.execute("select from workflow for update")  # nobody gets on from here
+            assert not working.done()
             os.kill(server.pid, signal.SIGKILL)
             wait_for(lambda dsn=server.dsn: refuses(dsn))
+            conn.close()
             server = own_server()
-        assert not working.done()
         working.result(100)
     assert_worked(server.dsn, tasks, 8)
 

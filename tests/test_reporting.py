@@ -96,6 +96,10 @@ def test_a_result_is_kept_until_another_is_told_or_the_task_is_opened_again(
     assert told("running", reopen=True) is None
     assert told("completed", {"done": 3}) == {"done": 3}
     assert told("pending", {"why": "again"}, reopen=True) == {"why": "again"}
+    for status in SETTLED:
+        assert told(status) == {"why": "again"}
+        assert told("assigned", reopen=True) is None
+        assert told("running", {"why": "again"}) == {"why": "again"}
 
 
 def test_a_report_does_to_a_task_what_a_plain_update_does(conn: psycopg.Connection) -> None:

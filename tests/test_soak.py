@@ -14,21 +14,22 @@ from .ledger import Ledger, difference
 
 SECONDS = float(os.environ.get("SOAK_SECONDS") or 4)
 SEED = int(os.environ.get("SOAK_SEED") or random.randrange(10**6))
-EXPECTED = (errors.DeadlockDetected, errors.SerializationFailure, errors.QueryCanceled, errors.OperationalError)
+EXPECTED = (errors.DeadlockDetected, errors.SerializationFailure, errors.OperationalError)
 # Beside the clients of the ledger, whose tasks nobody else changes: what moves numbers of their workflows otherwise.
 ATTACKS = [
     "update workflow set progress = 99, agents_completed = 7, agents_created = 0, progress_updated_at = 'epoch'",
     "update workflow set agents_planned = nullif(9 * (random() * 5)::integer, 0)",
     "update workflow set progress_frozen_at = now() where name = 'w1'",
     "update workflow set progress_frozen_at = null, agents_failed = 3",
-    "update workflow set current_stage = 'x' || (random() * 9)::integer, status = 'running' where status <> 'cancelled'",
+    "update workflow set current_stage = 'x' || (random() * 9)::integer, status = 'running'"
+    " where status <> 'cancelled'",
     "select repair_progress()",
     "with w as (insert into workflow (name, type) values ('brief', 'app') returning id)"
     " insert into agent_task (workflow_id, agent_type, status) select id, 'a', 'completed' from w",
     "delete from workflow where name = 'brief'",
     "select pg_cancel_backend(pid) from pg_stat_activity where application_name = 'load' order by random() limit 1",
-    "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'attack' and pid <> pg_backend_pid()"
-    " order by random() limit 1",
+    "select pg_terminate_backend(pid) from pg_stat_activity"
+    " where application_name = 'attack' and pid <> pg_backend_pid() order by random() limit 1",
 ]
 
 

@@ -138,7 +138,10 @@ def test_drift_shows_stored_and_calculated_beside_each_other(conn: psycopg.Conne
     conn.execute("select repair_progress()")
 
 
-@pytest.mark.parametrize("column", ["progress", "agents_completed", "agents_total", "agents_created"])
+@pytest.mark.parametrize(
+    "column",
+    ["progress", "agents_completed", "agents_total", "agents_created", "agents_failed", "agents_cancelled"],
+)
 @pytest.mark.parametrize("frozen", [False, True])
 def test_drift_shows_any_number_that_is_off_unless_the_workflow_is_frozen(
     conn: psycopg.Connection, column: str, frozen: bool

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -80,7 +80,13 @@ class Backfill:
             if not self._retry(self._go_live):
                 on_step("the tasks were truncated meanwhile: counting again")
         counted += self._sweep(on_batch, on_step, patient=True)
-        self._retry(lambda: self._execute("drop table if exists {schema}.workflow_counted").rowcount)
+        self._retry(
+            lambda: (
+                self._execute(
+                    "drop table if exists {schema}.workflow_counted, {schema}.workflow_counted_since"
+                ).rowcount
+            )
+        )
         frozen = self._retry(self._freeze) if fresh and self._of.publishes else 0
         if self._of.publishes:
             self.publish(on_batch)
@@ -88,53 +94,55 @@ class Backfill:
 
     def _stage(self) -> None:
         """Count all tasks in one pass, unless that was done and nobody truncated them since."""
-        if self.value("select staged = truncated and to_regclass({counted_name}) is not null from {schema}.counting"):
+        since = "select c.truncated = s.truncated from {schema}.counting as c, {schema}.workflow_counted_since as s"
+        if self.value("select to_regclass({counted_name}) is not null") and self.value(since):
             return
 
-        def count() -> int:
-            seen = int(self.value("select truncated from {schema}.counting"))
+        def count() -> None:
             self._execute("set local statement_timeout = 0")
-            self._execute("drop table if exists {schema}.workflow_counted")
+            self._execute("drop table if exists {schema}.workflow_counted, {schema}.workflow_counted_since")
+            self._execute("create table {schema}.workflow_counted_since as select truncated from {schema}.counting")
             self._execute(
                 "create table {schema}.workflow_counted as"
                 " select {t_keys}, sum(t.tasks)::integer as created, sum(t.tasks * (t.outcome = 1)::integer)::integer"
                 " as completed, sum(t.tasks * (t.outcome = 2)::integer)::integer as failed,"
-                " sum(t.tasks * (t.outcome = 3)::integer)::integer as cancelled, min(t.described)::jsonb as described"
-                " from (select {t_keys}, t.outcome, count(*) as tasks, min(t.described) as described"
+                " sum(t.tasks * (t.outcome = 3)::integer)::integer as cancelled, {first_described}::jsonb as described"
+                " from (select {t_keys}, t.outcome, count(*) as tasks, {first_described}::text as described"
                 " from {described_tasks} as t group by {t_keys}, t.outcome) as t"
                 " where t.outcome is not null and {keys_known} group by {t_keys}"
             )
             self._execute("create index on {schema}.workflow_counted ({keys})")
-            return seen
 
-        seen = self._retry(count)
-        # In a transaction of its own: it can have to wait for writers, and would begin again.
-        self._retry(lambda: self._execute("update {schema}.counting set staged = {seen}", seen=str(seen)).rowcount)
+        self._retry(count)
 
     def _copy(self, on_batch: OnBatch) -> int:
-        """Copy what was counted, batch by batch, until nothing is left of it."""
-        done = 0
+        """Copy what was counted: again from the beginning where it was interrupted, which changes nothing."""
+        return self._pages(
+            "with still as (select c.truncated = s.truncated as good"
+            " from {schema}.counting as c, {schema}.workflow_counted_since as s for share of c), batch as ("
+            " select * from {schema}.workflow_counted where {beyond} and (select good from still)"
+            " order by {keys} limit {batch}), changed as ("
+            " insert into {schema}.workflow_counter ({keys}, agents_created, agents_completed, agents_failed,"
+            " agents_cancelled, described)"
+            " select {keys}, created, completed, failed, cancelled, described from batch order by {keys}"
+            " on conflict ({keys}) do nothing returning 1)"
+            " select (select count(*) from changed), (select count(*) from batch), {keys_as_text}"
+            " from batch order by {last_keys} limit 1",
+            self._render.slots["keys"],
+            on_batch,
+        )
 
-        def batch() -> tuple[int, int]:
-            # A truncation of the tasks waits, or what was counted is of no use any more.
-            if not self.value("select staged = truncated from {schema}.counting for share"):
-                return 0, 0
-            found = self._execute(
-                "with batch as (delete from {schema}.workflow_counted where ctid in (select ctid from"
-                " {schema}.workflow_counted order by {keys} limit {batch}) returning *), copied as ("
-                " insert into {schema}.workflow_counter ({keys}, agents_created, agents_completed, agents_failed,"
-                " agents_cancelled, described)"
-                " select {keys}, created, completed, failed, cancelled, described from batch order by {keys} on conflict ({keys}) do nothing returning 1)"
-                " select (select count(*) from batch), (select count(*) from copied)"
-            ).fetchone()
-            return (found[0], found[1]) if found else (0, 0)
+    def _pages(self, query: str, keys: str, on_batch: OnBatch) -> int:
+        """Execute a query for one batch after the other: beyond the last key of the one before.
 
-        while True:
-            took, copied = self._retry(batch)
-            if not took:
-                return done
-            done += copied
+        It returns how many rows it changed, how many there were, and the last key. Returns the sum of the first.
+        """
+        done, beyond = 0, "true"
+        while rows := self._retry(lambda: self._execute(query, beyond=beyond).fetchall()):  # noqa: B023 (called here)
+            changed, took, *last = rows[0]
+            done, beyond = done + changed, f"({keys}) > ({', '.join(map(text, last))})"
             on_batch(took)
+        return done
 
     def _sweep(self, on_batch: OnBatch, on_step: OnStep, *, patient: bool) -> int:
         """Count those that were changed meanwhile, under their locks; ``patient``: until none is left."""
@@ -143,8 +151,8 @@ class Backfill:
         def batch() -> int:
             marked = self._execute(
                 "update {schema}.workflow_counter as c set kept_by = pg_current_xact_id() from ("
-                " select {counter_keys} from {schema}.workflow_counter as c where c.agents_created is null"
-                " order by {counter_keys} limit {batch} for no key update skip locked) as k where {counter_is_k}"
+                " select {c_keys} from {schema}.workflow_counter as c where c.agents_created is null"
+                " order by {c_keys} limit {batch} for no key update skip locked) as k where {c_is_k}"
             ).rowcount
             if marked:
                 # A later statement, with a newer snapshot: whoever changes a task of these waits for the lock.
@@ -152,14 +160,14 @@ class Backfill:
                     "update {schema}.workflow_counter as c set agents_created = k.calculated_created,"
                     " agents_completed = k.calculated_completed, agents_failed = k.calculated_failed,"
                     " agents_cancelled = k.calculated_cancelled, described = coalesce(c.described, k.described)"
-                    " from (select {counter_keys}, count(t.outcome) + c.removed_completed + c.removed_cancelled"
+                    " from (select {c_keys}, count(t.outcome) + c.removed_completed + c.removed_cancelled"
                     " as calculated_created, count(*) filter (where t.outcome = 1) + c.removed_completed"
                     " as calculated_completed, count(*) filter (where t.outcome = 2) as calculated_failed,"
                     " count(*) filter (where t.outcome = 3) + c.removed_cancelled as calculated_cancelled,"
-                    " min(t.described)::jsonb as described"
-                    " from {schema}.workflow_counter as c left join {described_tasks} as t on {task_is_counter}"
+                    " {first_described}::jsonb as described"
+                    " from {schema}.workflow_counter as c left join {described_tasks} as t on {t_is_c}"
                     " where c.kept_by = pg_current_xact_id() and c.agents_created is null"
-                    " group by {counter_keys}, c.removed_completed, c.removed_cancelled) as k where {counter_is_k}"
+                    " group by {c_keys}, c.removed_completed, c.removed_cancelled) as k where {c_is_k}"
                 )
                 self._execute(
                     "delete from {schema}.workflow_counter as c where c.kept_by = pg_current_xact_id()"
@@ -181,7 +189,13 @@ class Backfill:
 
     def _go_live(self) -> bool:
         """Let missing rows mean no tasks from now on: waits for all who made one that is not counted."""
-        return self._execute("update {schema}.counting set live = true where staged = truncated").rowcount > 0
+        return (
+            self._execute(
+                "update {schema}.counting as c set live = true from {schema}.workflow_counted_since as s"
+                " where s.truncated = c.truncated"
+            ).rowcount
+            > 0
+        )
 
     def _freeze(self) -> int:
         """Leave finished history alone that says 100 percent, though none of its tasks was ever reported."""
@@ -191,7 +205,7 @@ class Backfill:
             return 0
         frozen = self._execute(
             "update {schema}.workflow_counter as c set frozen_progress = 100 from {workflows} as workflow"
-            " where {workflow_is_counter} and c.agents_created > 0 and c.agents_completed = 0 and c.agents_failed = 0"
+            " where {workflow_is_c} and c.agents_created > 0 and c.agents_completed = 0 and c.agents_failed = 0"
             " and c.agents_cancelled = 0 and {ended} and workflow.{column} >= 100",
             ended=completed,
             column=sql.Identifier(column).as_string(None),
@@ -200,29 +214,19 @@ class Backfill:
 
     def publish(self, on_batch: OnBatch = lambda _: None) -> int:
         """Write to the published columns wherever they say something else. Returns how many workflows."""
-        done, beyond = 0, "true"
-
-        def batch() -> tuple[int, Sequence[str]]:
-            # The guard has the last word on what is written: it sees the counters once the row is locked.
-            rows = self._execute(
-                "with batch as (select {workflow_keys_as_is} from {workflows} as workflow"
-                " where {workflow_keys_known} and {beyond} order by {keys} limit {batch}), changed as ("
-                " update {workflows} as workflow set {publish_any_set} from batch as b"
-                " left join {schema}.workflow_counter as c on {counter_is_b}"
-                " where {workflow_is_b} and (c.agents_created is not null or {counter_is_missing})"
-                " and {publish_any_differs} returning 1)"
-                " select (select count(*) from changed), {keys_as_text} from batch order by {last_keys} limit 1",
-                beyond=beyond,
-            ).fetchall()
-            return (rows[0][0], rows[0][1:]) if rows else (0, ())
-
-        while True:
-            changed, last = self._retry(batch)
-            if not last:
-                return done
-            done += changed
-            beyond = f"({self._render.slots['workflow_keys']}) > ({', '.join(map(text, last))})"
-            on_batch(changed)
+        # The guard has the last word on what is written: it sees the counters once the row is locked.
+        return self._pages(
+            "with batch as (select {workflow_keys_as_is} from {workflows} as workflow"
+            " where {workflow_keys_known} and {beyond} order by {keys} limit {batch}), changed as ("
+            " update {workflows} as workflow set {publish_counter_set} from batch as b"
+            " left join {schema}.workflow_counter as c on {c_is_b}"
+            " where {workflow_is_b} and (c.agents_created is not null or c.key_1 is null)"
+            " and {publish_counter_differs} returning 1)"
+            " select (select count(*) from changed), (select count(*) from batch), {keys_as_text}"
+            " from batch order by {last_keys} limit 1",
+            self._render.slots["workflow_keys"],
+            on_batch,
+        )
 
     def _execute(self, query: str, **slots: str) -> psycopg.Cursor[tuple[Any, ...]]:
         slots |= {"counted_name": text(f"{self._schema}.workflow_counted"), "batch": str(_BATCH)}

@@ -51,46 +51,31 @@ def preview(conn: Connection[Any], adoption: Adoption) -> Preview:
     if adoption.workflows is None or column is None:
         raise AdoptError("nothing would be written: no column of progress is published")
     query = f"""
-        with seen as materialized (
-            select
-                c.workflow_id::text as workflow,
-                w.published::integer as stored,
-                c.progress as counted,
-                coalesce(
-                    w.published >= 100 and w.status = 'completed' and c.agents_created > 0
-                    and c.agents_completed + c.agents_failed + c.agents_cancelled = 0 and {ended != "false"},
-                    false
-                ) as frozen
-            from {name(adoption.schema)}.workflow_progress_calculated as c
-            join {name(adoption.schema)}.read_workflows() as w on w.workflow_id = c.workflow_id
-        )
         select
-            count(*),
-            count(*) filter (where stored = counted and not frozen),
-            count(*) filter (where coalesce(stored, -1) < counted and not frozen),
-            count(*) filter (where stored > counted and not frozen),
-            count(*) filter (where stored > 0 and counted = 0 and not frozen),
-            count(*) filter (where frozen),
-            (
-                select coalesce(jsonb_agg(jsonb_build_array(e.workflow, e.stored, e.counted)), '[]')
-                from (
-                    select workflow, stored, counted
-                    from seen
-                    where stored is distinct from counted and not frozen
-                    order by abs(coalesce(stored, 0) - counted) desc, workflow
-                    limit {_EXAMPLES}
-                ) as e
-            )
-        from seen
+            c.workflow_id::text,
+            w.published::integer,
+            c.progress,
+            {ended != "false"} and w.status = 'completed' and w.published >= 100 and c.agents_created > 0
+                and c.agents_completed + c.agents_failed + c.agents_cancelled = 0
+        from {name(adoption.schema)}.workflow_progress_calculated as c
+        join {name(adoption.schema)}.read_workflows() as w on w.workflow_id = c.workflow_id
     """
     with conn.transaction(force_rollback=True):
         conn.execute("set local client_min_messages = warning")
         conn.execute(render(conn, adoption).objects.encode())
-        row = conn.cursor(row_factory=tuple_row).execute(query.encode()).fetchone()
-    assert row is not None, "an aggregate gave no row"
-    *numbers, examples = row
-    workflows, unchanged, raised, lowered, zeroed, frozen = numbers
-    return Preview(workflows, unchanged, raised, lowered, zeroed, frozen, [Change(*change) for change in examples])
+        rows = conn.cursor(row_factory=tuple_row).execute(query.encode()).fetchall()
+    changes = [Change(*row[:3]) for row in rows if not row[3]]
+    moved = [change for change in changes if change.stored != change.counted]
+    raised = sum(change.stored is None or change.stored < change.counted for change in moved)
+    return Preview(
+        workflows=len(rows),
+        unchanged=len(changes) - len(moved),
+        raised=raised,
+        lowered=len(moved) - raised,
+        zeroed=sum(bool(change.stored) and change.counted == 0 for change in moved),
+        frozen=len(rows) - len(changes),
+        examples=sorted(moved, key=lambda change: -abs((change.stored or 0) - change.counted))[:_EXAMPLES],
+    )
 
 
 def examine(conn: Connection[Any], adoption: Adoption) -> tuple[list[str], list[str]]:
@@ -102,7 +87,10 @@ def examine(conn: Connection[Any], adoption: Adoption) -> tuple[list[str], list[
     try:
         conn.execute(sql.SQL("select from {}.workflow_progress_drift limit 0").format(sql.Identifier(adoption.schema)))
     except psycopg.Error as error:
-        missing.append(f"the tables cannot be read as they were adopted: {first_line(error)}")
+        missing.append(
+            f"the tables cannot be read as they were adopted: {first_line(error)}"
+            " (adopt with --tasks and the like says how to read them now)"
+        )
         return missing, []
     notes = []
     if not is_live(conn, adoption):

@@ -144,7 +144,8 @@ class _Inspection:
         if not re.fullmatch(r"[a-z_][a-z0-9_]{0,39}", schema) or schema.startswith("pg_"):
             raise AdoptError(f"--schema {schema!r}: small letters, digits and _ only, up to 40")
         rows = self.conn.cursor(row_factory=tuple_row).execute(
-            "select relname from pg_class where relnamespace = to_regnamespace(%(schema)s) and relkind in ('r', 'v', 'p')"
+            "select relname from pg_class"
+            " where relnamespace = to_regnamespace(%(schema)s) and relkind in ('r', 'v', 'p')"
             " and not exists (select from pg_proc where proname = 'adoption' and pronamespace = relnamespace)",
             {"schema": name(schema)},
         )
@@ -166,10 +167,10 @@ class _Inspection:
             for column in wanted.key:
                 tasks.column(column, "--key")
             found = [key for key in found if sorted(key[0]) == sorted(wanted.key)]
-        if (given and not found) or wanted.key_sql:
+        if given and (not found or wanted.key_sql or wanted.workflow_key):
             keys = self._given_keys()
             link = "without a foreign key"
-            theirs = self._workflow_keys(keys, [snake_key for snake_key in wanted.key]) if workflows else ()
+            theirs = self._workflow_keys(keys, list(wanted.key)) if workflows else ()
         else:
             if not workflows:
                 raise AdoptError(
@@ -307,24 +308,18 @@ class _Inspection:
         render = Renderer(adoption)
         where = f" where ({adoption.where}) is true" if adoption.where else ""
         query = (
-            f"select ({adoption.status})::text, count(*), min({render.outcome}), count({render.outcome})"
-            f" from {adoption.tasks.sql} as task{where} group by 1 order by 2 desc, 1 limit 100"
+            f"select t.value, sum(t.tasks)::bigint, (array_agg(t.outcome order by t.tasks desc))[1] from ("
+            f" select ({adoption.status})::text as value, {render.outcome} as outcome, count(*) as tasks"
+            f" from {adoption.tasks.sql} as task{where} group by 1, 2) as t group by 1 order by 2 desc, 1 limit 100"
         )
         known = {word for words in TASK_WORDS.values() for word in words}
         known |= {word for words in adoption.words.values() for word in words}
-        rows = self.conn.cursor(row_factory=tuple_row).execute(query.encode()).fetchall()
-        found = []
-        for value, count, number, counted in rows:
-            if not counted:
-                meaning = "ignored"
-            elif number:
-                meaning = OUTCOMES[number - 1]
-            else:
-                meaning = "open"
-            found.append(
-                Value(value, count, meaning, value is None or bool(adoption.outcomes) or value.lower() in known)
-            )
-        return found
+        meanings: dict[int | None, str] = {None: "ignored", 0: "open"}
+        meanings |= {number + 1: outcome for number, outcome in enumerate(OUTCOMES)}
+        return [
+            Value(value, rows, meanings[outcome], value is None or bool(adoption.outcomes) or value.lower() in known)
+            for value, rows, outcome in self.conn.cursor(row_factory=tuple_row).execute(query.encode())
+        ]
 
     def _seen(self, adoption: Adoption, values: Sequence[Value]) -> tuple[str, ...]:
         """Choose the statuses that are compared first: what there is, or may be expected."""
@@ -361,7 +356,7 @@ class _Inspection:
         guess: bool,
     ) -> dict[str, str]:
         shown: dict[str, str] = {}
-        for ours, candidates in known.items():
+        for ours, (_, *candidates) in known.items():
             theirs = given.get(ours)
             if theirs is not None and theirs not in table.columns:
                 self._check(table, row, f"{option} {ours}=", theirs)
@@ -472,10 +467,22 @@ class _Inspection:
             self.notes.append(f"{what}: {name(column)} is {told}")
         if not self._has_index(adoption):
             self.warnings.append(
-                f"no index of {adoption.tasks.sql} finds the tasks of a workflow: each repair and each page reads all tasks"
+                f"no index of {adoption.tasks.sql} finds the tasks of a workflow: repairs and pages read all tasks"
             )
+        if adoption.workflows != adoption.tasks and self._names_nothing(adoption):
+            told = ", ".join(key.sql.removeprefix("task.") for key in adoption.keys)
+            self.warnings.append(f"none of the tasks names a workflow by {told}: until one does, nothing is counted")
         if adoption.publishes:
             self._tell_triggers(adoption)
+
+    def _names_nothing(self, adoption: Adoption) -> bool:
+        """Tell whether there are tasks, but none with a key."""
+        known = " and ".join(f"({key.sql}) is not null" for key in adoption.keys)
+        query = (
+            f"select exists (select from {adoption.tasks.sql} as task)"
+            f" and not exists (select from {adoption.tasks.sql} as task where {known})"
+        )
+        return self.conn.cursor(row_factory=tuple_row).execute(query.encode()).fetchone() == (True,)
 
     def _has_index(self, adoption: Adoption) -> bool:
         """Ask the planner whether it could find the tasks of one workflow by an index, of whatever kind."""

@@ -13,7 +13,7 @@ from psycopg.rows import tuple_row
 
 from pyapp.adopt.adoption import AdoptError, Adoption, Table
 from pyapp.adopt.catalog import first_line, partitions
-from pyapp.adopt.render import MARK, Renderer, Script, trigger_name
+from pyapp.adopt.render import MARK, Renderer, Script
 from pyapp.db import connect
 
 OnStep = Callable[[str], None]
@@ -113,13 +113,12 @@ def triggers(conn: Connection[Any], schema: str) -> list[tuple[str, Table, str]]
 
 def _superfluous(conn: Connection[Any], adoption: Adoption, script: str) -> list[str]:
     """Drop what the adoption no longer has: triggers of partitions that were detached, publishing."""
-    drops = [
+    return [
         f"drop trigger if exists {_quoted(name)} on {table.sql};"
         for name, table, _ in triggers(conn, adoption.schema)
         if f"trigger {_quoted(name)}" not in script
-        or (f" on {table.sql}\n" not in script and name != f"zz_{trigger_name(adoption, 'guard')}")
+        or (f" on {table.sql}\n" not in script and name != f"zz_{adoption.schema}_guard")
     ]
-    return drops
 
 
 def renew_adoptions(dsn: str, on_step: OnStep = lambda _: None) -> list[str]:
@@ -133,7 +132,7 @@ def renew_adoptions(dsn: str, on_step: OnStep = lambda _: None) -> list[str]:
                 on_step(f"renewing the adoption in {adoption.schema}")
                 install(conn, adoption, on_step)
                 renewed.append(adoption.schema)
-            except psycopg.errors.SyntaxErrorOrAccessRuleViolation as error:
+            except psycopg.ProgrammingError as error:
                 on_step(f"the adoption in {adoption.schema} cannot be renewed: {first_line(error)}")
     return renewed
 

@@ -1,51 +1,29 @@
-"""The SQL of an adoption: the templates of sql/adopt/, with their slots filled in."""
+"""The SQL of an adoption: the templates of sql/adopt/, with their slots filled in.
+
+Two kinds of slots are written by rule: ``{c_keys}`` lists the parts of the key that c has, ``{c_is_t}`` compares those
+of c and t; ``this`` are the variables of a function. The others are named in Renderer.slots.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from string import Formatter
 
 from psycopg import sql
 
-from pyapp.adopt.adoption import OUTCOMES, AdoptError, Adoption, Table
+from pyapp.adopt.adoption import OUTCOMES, AdoptError, Adoption, Key, Table
+from pyapp.adopt.words import TASK_COLUMNS, WORKFLOW_COLUMNS
 from pyapp.renew import for_schema, resource
 
 MARK = "$agent_progress$"
 """Quotes the bodies of functions: nothing that is filled in may hold it."""
-_TASK_COLUMNS = {
-    "external_id": "text",
-    "agent_type": "text",
-    "stage": "text",
-    "priority": "text",
-    "payload": "jsonb",
-    "result": "jsonb",
-    "trace_id": "text",
-    "span_id": "text",
-    "parent_span_id": "text",
-    "created_at": "timestamptz",
-    "assigned_at": "timestamptz",
-    "started_at": "timestamptz",
-    "completed_at": "timestamptz",
-    "retry_count": "integer",
-    "max_retries": "integer",
-    "timeout_ms": "integer",
-    "ordinal": "bigint",
-}
-_WORKFLOW_COLUMNS = {
-    "name": "text",
-    "description": "text",
-    "type": "text",
-    "current_stage": "text",
-    "priority": "text",
-    "trace_id": "text",
-    "created_at": "timestamptz",
-    "updated_at": "timestamptz",
-    "completed_at": "timestamptz",
-}
 _STATES = ("completed", "failed", "cancelled", "paused", "initiated")
+_BY_RULE = re.compile(r"(\w+)_is_(\w+)")
 
 
 def read_template(file: str) -> str:
@@ -61,11 +39,6 @@ def text(value: str) -> str:
 def name(value: str) -> str:
     """Write an identifier."""
     return sql.Identifier(value).as_string(None)
-
-
-def trigger_name(adoption: Adoption, what: str) -> str:
-    """Name a trigger: several adoptions can share a table."""
-    return f"{adoption.schema[:40]}_{what}"
 
 
 @dataclass(frozen=True)
@@ -95,55 +68,61 @@ class Renderer:
 
     def __init__(self, adoption: Adoption, partitions: Partitions = Partitions()) -> None:
         """Take the adoption, and the partitions that its tables have now."""
-        self._of, self._partitions = adoption, partitions
-        self._size = len(adoption.keys)
-        if MARK in json.dumps(adoption.to_json()):
+        written = json.dumps(adoption.to_json(), sort_keys=True)  # in one order, wherever it comes from
+        self._of, self._partitions = Adoption.from_json(json.loads(written)), partitions
+        self._schema = name(adoption.schema)
+        if MARK in written:
             raise AdoptError(f"{MARK} cannot stand in a name or an expression")
 
     def script(self) -> Script:
         """Render all that an adoption installs."""
-        of = self._of
+        of, parts = self._of, self._partitions
+        files = ["02_count.sql", *(["03_delete.sql"] if of.workflows else []), "04_workflows.sql", "05_tasks.sql"]
+        files += ["06_views.sql", "07_repair.sql", *(["08_publish.sql"] if of.publishes else []), "09_rights.sql"]
         # The formula is written once for all: its file is the one of sql/ that adoptions share.
-        objects = [for_schema(read_template("../03_formula.sql"), of.schema)]
-        names = ["02_count.sql", *(["03_delete.sql"] if of.workflows else [])]
-        names += [
-            "04_workflows.sql" if of.workflows else "04_groups.sql",
-            "05_tasks.sql",
-            "06_views.sql",
-            "07_repair.sql",
-        ]
-        names += ["08_publish.sql"] if of.publishes else []
-        objects += [self.render(file) for file in names]
+        objects = [for_schema(read_template("../03_formula.sql"), of.schema), *map(self.render, files)]
         made = _hash("\n".join([*objects, read_template("01_schema.sql")]))
         definition = text(json.dumps(of.to_json() | {"script": made}, sort_keys=True))
-        objects.insert(0, self.fill(read_template("01_schema.sql"), definition=definition))
-        tasks = [self.render("10_tasks.sql")]
-        tasks += [self.render("11_task_triggers.sql", table=table) for table in (of.tasks, *self._partitions.tasks)]
-        if self._partitions.tasks:
-            tasks.append(self.render("12_partitions.sql"))
-        return Script(made, "\n".join(objects), "\n".join(tasks), self._on_workflows())
+        objects.insert(0, self.render("01_schema.sql", definition=definition))
+        on_tasks = [self.render("11_task_triggers.sql", table=table.sql) for table in (of.tasks, *parts.tasks)]
+        on_tasks += [self.render("12_partitions.sql")] if parts.tasks else []
+        on_workflows = [
+            self.render("13_workflow_triggers.sql", table=table.sql)
+            + (self.render("14_publish_triggers.sql", table=table.sql) if of.publishes else "")
+            for table in ((of.workflows, *parts.workflows) if of.workflows else ())
+        ]
+        on_workflows += [self.render("15_guard_trigger.sql")] if of.publishes else []
+        return Script(made, "\n".join(objects), "\n".join([self.render("10_tasks.sql"), *on_tasks]), on_workflows)
 
-    def _on_workflows(self) -> list[str]:
-        of, parts = self._of, []
-        for table in (of.workflows, *self._partitions.workflows) if of.workflows else ():
-            files = ["13_workflow_triggers.sql", *(["14_publish_triggers.sql"] if of.publishes else [])]
-            parts.append("\n".join(self.render(file, table=table) for file in files))
-        if of.publishes:
-            parts.append(self.render("15_guard_trigger.sql"))
-        return parts
+    def render(self, file: str, **slots: str) -> str:
+        """Fill in the slots of a template, those given as well."""
+        return self.fill(read_template(file), **slots)
 
-    def render(self, file: str, table: Table | None = None) -> str:
-        """Fill in the slots of a template; ``table``: the one that its triggers are on."""
-        return self.fill(read_template(file), **({"table": table.sql} if table else {}))
-
-    def fill(self, template: str, **more: str) -> str:
+    def fill(self, template: str, **slots: str) -> str:
         """Fill in the slots of a text, those given as well."""
-        return _fill(template, self.slots | more)
+        known: Mapping[str, str] = self.slots | slots
+        wanted = {field for _, field, _, _ in Formatter().parse(template) if field}
+        found = {slot: sql.SQL(known[slot] if slot in known else self._by_rule(slot)) for slot in wanted}
+        return sql.SQL(template).format(**found).as_string(None)
 
-    # What the slots stand for. Lists of the parts of the key are written by _each, with {i} for its number.
+    # The parts of the key.
 
     def _each(self, pattern: str, joint: str = ", ") -> str:
-        return joint.join(pattern.replace("{i}", str(i + 1)) for i in range(self._size))
+        return joint.join(pattern.replace("{i}", str(i + 1)) for i in range(len(self._of.keys)))
+
+    def _by_rule(self, slot: str) -> str:
+        if match := _BY_RULE.fullmatch(slot):
+            return self._each(f"{match[1]}.key_{{i}} = {match[2]}.key_{{i}}", " and ")
+        if slot.endswith("_keys"):
+            return self._each(f"{slot.removesuffix('_keys')}.key_{{i}}")
+        raise KeyError(slot)
+
+    def _typed(self, pattern: str, keys: Sequence[Key], joint: str = ", ") -> str:
+        """Write a list of the parts of a key, with {i} for the number, {sql} and {type} of each."""
+        return joint.join(
+            pattern.replace("{i}", str(i + 1)).replace("{type}", key.type).replace("{sql}", key.sql)
+            for i, key in enumerate(keys)
+        )
 
     def _id(self, parts: Sequence[str]) -> str:
         """Write the id of a workflow: its key, or its parts as a path."""
@@ -151,14 +130,14 @@ class Renderer:
             return parts[0]
         return " || '/' || ".join(f"replace(replace(({part})::text, '%', '%25'), '/', '%2F')" for part in parts)
 
-    def _parts(self, argument: str) -> list[str]:
-        """Write what an id has for each part of the key: the reverse of _id."""
-        if self._size == 1:
-            return [argument]
-        return [
-            f"replace(replace(split_part({argument}, '/', {i + 1}), '%2F', '/'), '%25', '%')::{key.type}"
-            for i, key in enumerate(self._of.keys)
-        ]
+    def _argument(self, argument: str) -> str:
+        """Write that the key of k is that of an id: the reverse of _id."""
+        if len(self._of.keys) == 1:
+            return f"k.key_1 = {argument}"
+        part = f"replace(replace(split_part({argument}, '/', {{i}}), '%2F', '/'), '%25', '%')::{{type}}"
+        return self._typed(f"k.key_{{i}} = {part}", self._of.keys, " and ")
+
+    # What tasks and workflows are.
 
     @cached_property
     def outcome(self) -> str:
@@ -168,295 +147,232 @@ class Renderer:
         numbers = {"ignored": "null", **{outcome: str(i + 1) for i, outcome in enumerate(OUTCOMES)}}
         cases += [f"when ({of.outcomes[o]}) then {n}" for o, n in numbers.items() if o in of.outcomes]
         words = {o: of.words[o] for o in numbers if o not in of.outcomes and of.words.get(o)}
-        rest = "0"
         if of.status and words:
             # An array for each meaning, and only for what is not seen often: a long expression costs in each statement.
-            known = "".join(
-                f" when lower(({of.status})::text) = any ({_array(w)}) then {numbers[o]}" for o, w in words.items()
+            known = " ".join(
+                f"when lower(({of.status})::text) = any ({_array(w)}) then {numbers[o]}" for o, w in words.items()
             )
             number = {word: numbers[o] for o, w in words.items() for word in w}
-            seen = "".join(f" when {text(value)} then {number.get(value.lower(), '0')}" for value in of.seen)
-            rest = f"case{known} else 0 end"
-            rest = f"case ({of.status})::text{seen} else {rest} end" if seen else rest
-        return f"(case {' '.join(cases)} else {rest} end)" if cases else f"({rest})"
+            seen = " ".join(f"when {text(value)} then {number.get(value.lower(), '0')}" for value in of.seen)
+            rest = f"case {known} else 0 end"
+            cases.append(f"else case ({of.status})::text {seen} else {rest} end" if seen else f"else {rest}")
+        else:
+            cases.append("else 0")
+        return f"(case {' '.join(cases)} end)" if len(cases) > 1 else f"({cases[0].removeprefix('else ')})"
 
     def _open_status(self) -> str:
-        of, words = self._of, []
-        for state in ("running", "assigned"):
-            words += [f"when {text(word)} then {text(state)}" for word in of.words.get(state, ())]
-        return (
-            f"case lower(({of.status})::text) {' '.join(words)} else 'pending' end"
-            if of.status and words
-            else "'pending'"
+        of = self._of
+        cases = " ".join(
+            f"when lower(({of.status})::text) = any ({_array(of.words[state])}) then {text(state)}"
+            for state in ("running", "assigned")
+            if of.status and state in of.words
         )
+        return f"case {cases} else 'pending' end" if cases else "'pending'"
 
     def workflow_is(self, state: str) -> str:
-        """Write when a workflow is in one of our states; null where nothing tells."""
+        """Write when a workflow is in one of our states; false where nothing tells."""
         of = self._of
         if state in of.workflow_outcomes:
             return f"coalesce(({of.workflow_outcomes[state]}), false)"
         if of.workflow_status and (words := of.workflow_words.get(state)):
-            return f"coalesce(lower(({of.workflow_status})::text) in ({', '.join(map(text, words))}), false)"
+            return f"coalesce(lower(({of.workflow_status})::text) = any ({_array(words)}), false)"
         return "false"
 
     def _status(self) -> str:
         tests = {state: test for state in _STATES if (test := self.workflow_is(state)) != "false"}
-        if not any(state in tests for state in OUTCOMES):
+        if not tests.keys() & set(OUTCOMES):
             return "null::text"
         return f"case {' '.join(f'when {test} then {text(state)}' for state, test in tests.items())} else 'running' end"
 
     def _counted(self, relation: str, more: str = "") -> str:
         """Write a subquery for tasks: their keys, and what became of them."""
-        keys = ", ".join(f"({key.sql})::{key.type} as key_{i + 1}" for i, key in enumerate(self._of.keys))
+        keys = self._typed("({sql})::{type} as key_{i}", self._of.keys)
         return f"(select {keys}, {self.outcome} as outcome{more} from {relation})"
+
+    @cached_property
+    def _described(self) -> str:
+        """Write what a task says of its workflow, as JSON, where there is no table of workflows."""
+        shown = [f"{text(c)}, {value}" for c, value in self._of.columns.items() if not self._of.workflows]
+        return f"jsonb_build_object({', '.join(shown)})" if shown else "null::jsonb"
+
+    def _listed(self) -> dict[str, str]:
+        """Write where workflows are read from, and which: of one table in both roles, no child without children."""
+        of, counter = self._of, f"{self._schema}.workflow_counter as c"
+        if not of.workflows:
+            of_json = {c: f"(c.described ->> {text(c)})::{kind}" for c, (kind, *_) in WORKFLOW_COLUMNS.items()}
+            done = "c.agents_created = c.agents_completed + c.agents_failed + c.agents_cancelled"
+            return of_json | {
+                "listed": f"{counter}",
+                "workflow_keys": self._each("c.key_{i}"),
+                "workflow_id": "c.key_1" if len(of.keys) == 1 else "c.workflow_id",
+                "created_at": f"coalesce({of_json['created_at']}, c.created_at)",
+                "updated_at": f"coalesce({of_json['updated_at']}, c.progress_updated_at)",
+                "completed_at": f"case when {done} then coalesce({of_json['completed_at']}, c.progress_updated_at) end",
+            }
+        listed = f"{of.workflows.sql} as workflow where {self._typed('{sql} is not null', of.workflow_keys, ' and ')}"
+        if of.workflows == of.tasks:
+            child = self._typed("({sql}) is not null", of.keys, " and ").replace("task.", "workflow.")
+            listed += f" and (not ({child}) or exists (select from {counter} where {self._workflow_is('c')}))"
+        columns = {c: _cast(of.columns.get(c), kind) for c, (kind, *_) in WORKFLOW_COLUMNS.items()}
+        keys = [key.sql for key in of.workflow_keys]
+        return columns | {"listed": listed, "workflow_keys": ", ".join(keys), "workflow_id": self._id(keys)}
+
+    def _workflow_is(self, row: str) -> str:
+        return self._typed(f"{{sql}} = {row}.key_{{i}}", self._of.workflow_keys, " and ")
+
+    # Publishing.
 
     def _published(self, created: str, completed: str, frozen: str) -> dict[str, str]:
         """Write what each published column is to say, of a row of the workflow and these counters."""
-        total = created
+        total, schema = created, self._schema
         if planned := self._of.columns.get("agents_planned"):
-            status = f"case when {self.workflow_is('completed')} then 'completed' else 'running' end"
-            schema = name(self._of.schema)
-            total = f"{schema}.progress_total(({status})::{schema}.workflow_status, {created}, ({planned})::bigint)"
-        progress = f"coalesce({frozen}, {name(self._of.schema)}.progress_percentage({completed}, {total}))"
+            status = f"(case when {self.workflow_is('completed')} then 'completed' else 'running' end)"
+            total = f"{schema}.progress_total({status}::{schema}.workflow_status, {created}, ({planned})::bigint)"
+        progress = f"coalesce({frozen}, {schema}.progress_percentage({completed}, {total}))"
         values = {"progress": progress, "completed": completed, "total": total}
-        return {column: values[what] for what, column in self._of.publish.items()}
+        return {self._of.publish[what]: value for what, value in values.items() if what in self._of.publish}
 
     def _publish_slots(self) -> dict[str, str]:
-        of = self._of
-        here = self._published("now_created", "now_completed", "now_frozen")
-        there = self._published("c.agents_created", "c.agents_completed", "c.frozen_progress")
-        any_row = self._published(
-            "coalesce(c.agents_created, 0)", "coalesce(c.agents_completed, 0)", "c.frozen_progress"
-        )
-        columns = list(here)
-        moved = [f"new.{name(c)} is distinct from old.{name(c)}" for c in columns]
-        if planned := of.columns.get("agents_planned"):
-            plan = f"array[({planned})::bigint, ({self.workflow_is('completed')})::integer]"
+        of, slots = self._of, dict[str, str]()
+        of_variables = self._published("this.now_created", "this.now_completed", "this.now_frozen")
+        counters = ("coalesce(c.agents_created, 0)", "coalesce(c.agents_completed, 0)", "c.frozen_progress")
+        for kind, values in (("publish", of_variables), ("publish_counter", self._published(*counters))):
+            differ = " or ".join(f"workflow.{name(c)} is distinct from {value}" for c, value in values.items())
+            slots[f"{kind}_set"] = ", ".join(f"{name(c)} = {value}" for c, value in values.items())
+            slots[f"{kind}_differs"] = f"({differ})"
 
-        def differs(values: dict[str, str]) -> str:
-            return (
-                "(" + " or ".join(f"workflow.{name(c)} is distinct from {value}" for c, value in values.items()) + ")"
-            )
-
-        def given(values: dict[str, str]) -> str:
-            return ", ".join(f"{name(c)} = {value}" for c, value in values.items())
-
-        lock = f"perform from {of.workflows.sql if of.workflows else ''} as workflow where {self._workflow_is('the_key_')} for no key update;"
-
-        def row(expression: str, record: str) -> str:
+        def of_row(expression: str, record: str) -> str:
             return f"(select {expression} from (select {record}.*) as workflow)"
 
-        def key(part: str, record: str) -> str:
+        def key(part: Key, record: str) -> str:
             """Write a part of the key of a record; a generated one by its expression: BEFORE triggers lack it."""
-            expression = of.workflow_generated.get(part)
-            return row(expression, record) if expression else part.replace("workflow.", f"{record}.", 1)
+            expression = of.workflow_generated.get(part.sql)
+            return of_row(expression, record) if expression else part.sql.replace("workflow.", f"{record}.", 1)
 
-        parts = [part.sql for part in of.workflow_keys]
-        moved += [f"{row(plan, 'new')} is distinct from {row(plan, 'old')}"] if planned else []
-        moved += [f"{key(part, 'new')} is distinct from {key(part, 'old')}" for part in parts]
-        return {
-            "publish_set": given(here),
-            "publish_differs": differs(here),
-            "publish_counter_set": given(there),
-            "publish_counter_differs": differs(there),
-            "publish_any_set": given(any_row),
-            "publish_any_differs": differs(any_row),
-            "publish_assignments": " ".join(
-                f"new.{name(column)} := {row(value, 'new') if planned else value};" for column, value in here.items()
-            ),
-            "published_moved": " or ".join(moved),
-            "counter_is_new_workflow": " and ".join(
-                f"c.key_{i + 1} = {key(part, 'new')}" for i, part in enumerate(parts)
-            ),
-            "lock_workflow": lock if planned else "",
-        }
+        moved = [f"new.{name(column)} is distinct from old.{name(column)}" for column in of_variables]
+        moved += [f"{key(part, 'new')} is distinct from {key(part, 'old')}" for part in of.workflow_keys]
+        if planned := of.columns.get("agents_planned"):
+            plan = f"array[({planned})::bigint, ({self.workflow_is('completed')})::integer]"
+            moved.append(f"{of_row(plan, 'new')} is distinct from {of_row(plan, 'old')}")
+        assigned = {c: of_row(value, "new") if planned else value for c, value in of_variables.items()}
+        slots["publish_assignments"] = " ".join(f"new.{name(c)} := {value};" for c, value in assigned.items())
+        slots["published_moved"] = " or ".join(moved)
+        slots["counter_is_of_new"] = " and ".join(
+            f"c.key_{i + 1} = {key(part, 'new')}" for i, part in enumerate(of.workflow_keys)
+        )
+        # With a plan, what is published depends on two rows: the second one is locked before it is read.
+        lock = f"perform from {self._workflows} as workflow where {self._workflow_is('this')} for no key update;"
+        slots["lock_workflow"] = lock if planned else ""
+        return slots
 
-    def _workflow_is(self, prefix: str) -> str:
-        keys = self._of.workflow_keys
-        return " and ".join(f"{key.sql} = {prefix}{i + 1}" for i, key in enumerate(keys))
+    # All slots.
 
-    def _describe(self) -> str:
-        """Write how the first task of a workflow describes it, where there is no table of workflows."""
-        of = self._of
-        if of.workflows or not (columns := {c: v for c, v in of.columns.items() if c in _WORKFLOW_COLUMNS}):
-            return ""
-        keys = " and ".join(f"({key.sql})::{key.type} = the_key_{i + 1}" for i, key in enumerate(of.keys))
-        updates = [
-            f"if tg_op = '{op}' then update {name(of.schema)}.workflow_counter as c set described = "
-            f"(select {self.described} from {relation} as task where {keys} and {self.outcome} is not null limit 1)"
-            f" where {self._each('c.key_{i} = the_key_{i}', ' and ')}; end if;"
-            for op, relation in (("INSERT", "changed_task"), ("UPDATE", "new_task"))
-        ]
-        return " ".join(updates)
-
-    @property
-    def described(self) -> str:
-        """Write what a task says of its workflow, as JSON."""
-        columns = {c: v for c, v in self._of.columns.items() if c in _WORKFLOW_COLUMNS}
-        if self._of.workflows or not columns:
-            return "null::jsonb"
-        return f"jsonb_build_object({', '.join(f'{text(c)}, {v}' for c, v in columns.items())})"
+    @cached_property
+    def _workflows(self) -> str:
+        return self._of.workflows.sql if self._of.workflows else ""
 
     @cached_property
     def slots(self) -> dict[str, str]:
-        of, each, keys = self._of, self._each, self._of.keys
-        schema, n = name(of.schema), self._size
-        workflow_keys = [key.sql for key in of.workflow_keys]
-        workflows = of.workflows.sql if of.workflows else ""
-        wtypes = of.workflow_keys or of.keys
-        counter_id = "c.key_1" if n == 1 else "c.workflow_id"
-        b_id = self._id([f"b.key_{i + 1}" for i in range(n)])
+        """What stands in the slots of all templates."""
+        of, each, schema, single = self._of, self._each, self._schema, len(self._of.keys) == 1
+        tasks, counter_id = f"{of.tasks.sql} as task", "c.key_1" if single else "c.workflow_id"
+        identity = f"workflow_id text not null generated always as ({self._id(each('key_{i}').split(', '))}) stored,"
         slots = {
             "schema": schema,
             "tasks": of.tasks.sql,
-            "workflows": workflows,
+            "workflows": self._workflows,
             "counts": text(_hash(json.dumps(of.counts(), sort_keys=True))),
+            "schema_name": text(of.schema),
             "tasks_name": text(of.tasks.sql),
-            # The key of a workflow.
             "keys": each("key_{i}"),
-            "key_columns": ", ".join(f"key_{i + 1} {key.type} not null" for i, key in enumerate(keys)),
-            "identity_column": ""
-            if n == 1
-            else f"workflow_id text not null generated always as ({self._id([f'key_{i + 1}' for i in range(n)])}) stored,"
-            " constraint workflow_counter_workflow_id_key unique (workflow_id),",
-            "key_variables": "; ".join(f"the_key_{i + 1} {key.type}" for i, key in enumerate(keys)),
-            "the_keys": each("the_key_{i}"),
-            "new_keys": each("n.key_{i}"),
-            "same_keys": f"({each('n.key_{i} = o.key_{i}', ' and ')})",
             "keys_known": f"({each('key_{i} is not null', ' and ')})",
-            "t_keys": each("t.key_{i}"),
-            "counter_keys": each("c.key_{i}"),
-            "k_keys": each("k.key_{i}"),
-            "both_keys": each("b.key_{i}"),
-            "both_id": f"({b_id})::{of.id_type}",
-            "counter_id": counter_id if not of.workflows or n > 1 else f"{counter_id}::{of.id_type}",
+            "keys_as_text": each("key_{i}::text"),
+            "last_keys": each("key_{i} desc"),
+            "key_columns": self._typed("key_{i} {type} not null", of.keys),
+            "key_variables": self._typed("key_{i} {type}", of.keys, "; "),
+            "key_types": self._typed("key_{i} {type}", of.keys),
+            "identity_column": "" if single else f"{identity} unique (workflow_id),",
             "id_type": of.id_type,
-            "counter_is_the": each("c.key_{i} = the_key_{i}", " and "),
-            "counter_is_new": each("c.key_{i} = new.key_{i}", " and "),
-            "counter_is_k": each("c.key_{i} = k.key_{i}", " and "),
-            "counter_is_w": each("c.key_{i} = w.key_{i}", " and "),
-            "w_is_k": each("w.key_{i} = k.key_{i}", " and "),
-            "task_is_the": each("t.key_{i} = the_key_{i}", " and "),
-            "counter_is_missing": "c.key_1 is null",
-            "k_is_argument": " and ".join(
-                f"k.key_{i + 1} = {part}" for i, part in enumerate(self._parts("repair_progress.workflow"))
-            ),
-            # The tasks.
+            "counter_id": f"{counter_id}::{of.id_type}",
+            "b_id": f"({self._id(each('b.key_{i}').split(', '))})::{of.id_type}",
+            "k_is_argument": self._argument("repair_progress.workflow"),
+            "take_new": each("this.key_{i} := new.key_{i}", "; "),
+            "take_pair": each("this.key_{i} := pair.new_{i}", "; "),
+            "c_is_pair": each("c.key_{i} = pair.old_{i}", " and "),
+            "old_and_new_keys": f"{each('o.key_{i} as old_{i}')}, {each('n.key_{i} as new_{i}')}",
+            "old_and_new_order": f"{each('old_{i}')}, {each('new_{i}')}",
             "outcome": self.outcome,
-            "counted_tasks": self._counted(f"{of.tasks.sql} as task"),
+            "open_status": self._open_status(),
+            "counted_tasks": self._counted(tasks),
+            "described_tasks": self._counted(tasks, f", ({self._described})::text as described"),
+            "first_described": "null" if self._described == "null::jsonb" else "min(t.described)",
+            # Worked out once for each row, however often it is named.
             "old_tasks": self._counted("old_task as task offset 0"),
             "new_tasks": self._counted("new_task as task offset 0"),
             "changed_tasks": self._counted("changed_task as task offset 0"),
-            "task_keys": ", ".join(f"({key.sql})::{key.type}" for key in keys),
-            "task_key_columns": ", ".join(f"key_{i + 1} {key.type}" for i, key in enumerate(keys)),
-            "compare_key_columns": ", ".join(f"key_{i + 1} {key.type}" for i, key in enumerate(keys)),
+            "described": self._described,
+            "task_keys": self._typed("({sql})::{type}", of.keys),
+            "row_is_this": self._typed("({sql})::{type} = this.key_{i}", of.keys, " and "),
             "task_id": f"({of.task_id.sql})::{of.task_id.type}",
             "task_id_type": of.task_id.type,
-            "open_status": self._open_status(),
-            "task_workflow_id": f"t.key_1::{of.id_type}" if n == 1 else "c.workflow_id",
-            "join_counter": ""
-            if n == 1
-            else f"join {schema}.workflow_counter as c on {each('c.key_{i} = t.key_{i}', ' and ')}",
-            "described_tasks": self._counted(f"{of.tasks.sql} as task", f", ({self.described})::text as described"),
-            "task_is_counter": each("t.key_{i} = c.key_{i}", " and "),
-            # The workflows.
-            "workflow_keys_as_is": ", ".join(f"{key} as key_{i + 1}" for i, key in enumerate(workflow_keys)),
-            "workflow_is_b": self._workflow_is("b.key_"),
-            "counter_is_b": each("c.key_{i} = b.key_{i}", " and "),
-            "keys_as_text": each("key_{i}::text"),
-            "last_keys": each("key_{i} desc"),
-            "workflow_key_columns": ", ".join(f"key_{i + 1} {key.type}" for i, key in enumerate(wtypes)),
-            "workflow_keys": ", ".join(workflow_keys),
-            "workflow_id": self._id(workflow_keys) if workflow_keys else "",
-            "workflow_keys_known": " and ".join(f"{key} is not null" for key in workflow_keys),
+            "task_workflow_id": f"t.key_1::{of.id_type}" if single else "c.workflow_id",
+            "join_counter": "" if single else f"join {schema}.workflow_counter as c on {self._by_rule('c_is_t')}",
+            "workflow_key_types": self._typed("key_{i} {type}", of.workflow_keys or of.keys),
+            "workflow_keys_as_is": self._typed("{sql} as key_{i}", of.workflow_keys),
             "workflow_keys_as_keys": ", ".join(
-                f"({key})::{keys[i].type} as key_{i + 1}" for i, key in enumerate(workflow_keys)
+                f"({theirs.sql})::{ours.type} as key_{i + 1}"
+                for i, (ours, theirs) in enumerate(zip(of.keys, of.workflow_keys, strict=False))
             ),
-            "workflow_is_the": self._workflow_is("the_key_"),
-            "workflow_is_counter": self._workflow_is("c.key_"),
-            "old_workflows": "old_workflow",
-            "new_workflows": "new_workflow",
+            "workflow_keys_known": self._typed("{sql} is not null", of.workflow_keys, " and "),
+            **{f"workflow_is_{row}": self._workflow_is(row) for row in ("this", "c", "b")},
             "status": self._status(),
-            "planned": f"({of.columns['agents_planned']})::integer"
-            if "agents_planned" in of.columns
-            else "null::integer",
-            "published": f"workflow.{name(of.publish['progress'])}::numeric"
-            if "progress" in of.publish
-            else "null::numeric",
-            # The views.
-            "calculated_id": "w.workflow_id" if of.workflows else "k.workflow_id",
-            "calculated_from": f"{schema}.read_workflows() as w left join {schema}.compare_progress() as k on {each('k.key_{i} = w.key_{i}', ' and ')}"
+            "planned": _cast(of.columns.get("agents_planned") if of.workflows else None, "integer"),
+            "published": _cast(
+                f"workflow.{name(of.publish['progress'])}" if "progress" in of.publish else None, "numeric"
+            ),
+            "calculated": f"{schema}.read_workflows() as w left join {schema}.compare_progress() as k"
             if of.workflows
-            else f"{schema}.compare_progress() as k left join {schema}.read_workflows() as w on {each('w.key_{i} = k.key_{i}', ' and ')}",
-            "calculated_where": "true" if of.workflows else "k.counter or n.created > 0",
+            else f"{schema}.compare_progress() as k left join {schema}.read_workflows() as w",
+            "calculated_id": "w.workflow_id" if of.workflows else "k.workflow_id",
             "stored_progress": f"coalesce(k.frozen_progress, {schema}.progress_percentage(k.stored_completed,"
             f" {schema}.progress_total(w.status::{schema}.workflow_status, k.stored_created, w.planned)))",
             "published_differs": "false",
-            "probe": "",
-            "keep": "",
-            "carry": "",
-            "publish": "",
-            "publish_counted": "",
-            "describe": self._describe(),
+            **dict.fromkeys(("keep", "carry", "publish", "publish_counted", "describe"), ""),
+            **{f"task_{c}": _cast(of.task_columns.get(c), kind) for c, (kind, *_) in TASK_COLUMNS.items()},
+            **self._listed(),
         }
-        for column, kind in _TASK_COLUMNS.items():
-            slots[f"task_{column}"] = _cast(of.task_columns.get(column), kind)
-        for column, kind in _WORKFLOW_COLUMNS.items():
-            slots[column] = _cast(of.columns.get(column), kind)
-        if of.workflows:
-            slots["name"] = f"coalesce({slots['name']}, ({slots['workflow_id']})::text)"
-        for what in ("insert", "update", "delete", "truncate", "merge"):
-            slots[f"{what}_trigger"] = name(trigger_name(of, what))
-            slots[f"workflow_{what}_trigger"] = name(trigger_name(of, f"workflow_{what}"))
-        slots["update_trigger_name"] = text(trigger_name(of, "update"))
-        slots["guard_trigger"] = name(f"zz_{trigger_name(of, 'guard')}")
-        return slots | self._fragments(slots)
+        slots["name"] = f"coalesce({slots['name']}, ({slots['workflow_id']})::text)"
+        for what in ("insert", "update", "delete", "truncate", "merge"):  # several adoptions can share a table
+            slots[f"{what}_trigger"] = name(f"{of.schema}_{what}")
+            slots[f"workflow_{what}_trigger"] = name(f"{of.schema}_workflow_{what}")
+        slots |= {"update_trigger_name": text(f"{of.schema}_update"), "guard_trigger": name(f"zz_{of.schema}_guard")}
+        return self._with_fragments(slots)
 
-    def _fragments(self, slots: dict[str, str]) -> dict[str, str]:
-        """Fill in what an adoption has only where it keeps what is finished, or publishes."""
+    def _with_fragments(self, slots: dict[str, str]) -> dict[str, str]:
+        """Fill in what an adoption has only where it keeps what is finished, or publishes; and what may be missing."""
         of = self._of
-        filled = dict(slots)
+        self.__dict__["slots"] = slots  # what the fragments are filled in from
         probes = []
-
-        def fragment(file: str) -> str:
-            return _fill(read_template(file), filled).strip()
-
-        ended = " or ".join(test for state in OUTCOMES if (test := self.workflow_is(state)) != "false") or "false"
         if of.publishes:
-            filled |= self._publish_slots()
-            filled["publish"] = fragment("publish.sql")
-            filled["publish_counted"] = fragment("publish_counted.sql")
+            slots |= self._publish_slots()
+            slots |= {part: self.render(f"{part}.sql").strip() for part in ("publish", "publish_counted")}
             if "progress" in of.publish:
-                filled["stored_progress"] = "w.published::integer"
-                filled["published_differs"] = "(w.key_1 is not null and w.published is distinct from p.progress)"
+                slots["stored_progress"] = "w.published::integer"
+                slots["published_differs"] = "(w.key_1 is not null and w.published is distinct from p.progress)"
             probes += [f"workflow.{name(column)}::numeric = 0" for column in of.publish.values()]
+            probes += [f"{value} = 0" for value in self._published("0", "0", "null::integer").values()]
         if of.keep_finished:
-            filled["ended_by_workflow"] = (
-                f"select ended or {ended} into ended from {of.workflows.sql} as workflow where {filled['workflow_is_the']};"
-                if of.workflows
-                else ""
-            )
-            filled["keep"] = fragment("keep.sql")
-            each = self._each
-            filled |= {
-                "old_and_new_keys": f"{each('o.key_{i} as old_{i}')}, {each('n.key_{i} as new_{i}')}",
-                "old_and_new_places": f"{each('old_{i}')}, {each('new_{i}')}",
-                "counter_is_pair": each("c.key_{i} = pair.old_{i}", " and "),
-                "take_pair": each("the_key_{i} := pair.new_{i}", "; "),
-            }
-            filled["carry"] = fragment("carry.sql")
+            ended = " or ".join(map(self.workflow_is, OUTCOMES))
+            row = f"{self._workflows} as workflow where {slots['workflow_is_this']}"
+            slots["ended_by_workflow"] = f"select this.ended or {ended} into ended from {row};" if of.workflows else ""
+            slots |= {part: self.render(f"{part}.sql").strip() for part in ("keep", "carry")}
             probes.append(ended)
-        if of.workflows and probes:
-            keys = " and ".join(filled["workflow_keys_known"].split(" and "))
-            filled["probe"] = (
-                f"left join (select from {of.workflows.sql} as workflow where {keys} and ({' or '.join(probes)})) as w on false"
-            )
-        counters = "c.agents_created + c.agents_completed + c.agents_failed + c.agents_cancelled = 0"
-        filled["probe"] = (
-            f"left join (select from {filled['schema']}.workflow_counter as c, {filled['schema']}.counting as s"
-            f" where {counters} and s.live) as z on false {filled['probe']}"
-        )
-        return filled
+        if self._described != "null::jsonb":
+            slots["describe"] = self.render("describe.sql").strip()
+        known = slots["workflow_keys_known"]
+        rows = f"select from {self._workflows} as workflow where {known} and ({' or '.join(probes)})"
+        slots["probe"] = f"left join ({rows}) as w on false" if of.workflows and probes else ""
+        return slots
 
 
 def _hash(value: str) -> str:
@@ -467,11 +383,6 @@ def _array(words: Sequence[str]) -> str:
     """Write an array of words as one constant."""
     quoted = ",".join('"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"' for word in words)
     return f"{text('{' + quoted + '}')}::text[]"
-
-
-def _fill(template: str, slots: Mapping[str, str]) -> str:
-    composed = {slot: sql.SQL(value) for slot, value in slots.items()}
-    return sql.SQL(template).format(**composed).as_string(None)
 
 
 def _cast(expression: str | None, kind: str) -> str:

@@ -17,8 +17,8 @@ PRESETS = Path(__file__).resolve().parent / "presets"
 class Request:
     """One field for each option; what is None or empty is for us to find out.
 
-    ``words`` has values of the status by their meaning (completed, failed, cancelled, ignored), ``conditions`` SQL by the
-    same names, ``workflow_words`` and ``workflow_conditions`` the same for workflows.
+    ``words`` has values of the status by their meaning (completed, failed, cancelled, ignored), ``conditions`` has SQL
+    by the same names, ``workflow_words`` and ``workflow_conditions`` are the same for workflows.
     """
 
     tasks: str | None = None
@@ -42,7 +42,17 @@ class Request:
     preset: str | None = None
 
     def over(self, other: Request) -> Request:
-        """Return this request with what it leaves open taken from another; mappings are merged."""
+        """Return this request with what it leaves open taken from another; mappings are merged.
+
+        A key is taken as a whole, and a word has the meaning that it has here.
+        """
+        if self.key or self.key_sql:
+            other = replace(other, key=(), key_sql=())
+        other = replace(
+            other,
+            words=_without(other.words, self.words),
+            workflow_words=_without(other.workflow_words, self.workflow_words),
+        )
         merged: dict[str, Any] = {}
         for name in (f.name for f in fields(self)):
             mine, theirs = getattr(self, name), getattr(other, name)
@@ -51,6 +61,11 @@ class Request:
             else:
                 merged[name] = theirs if mine is None or mine == () else mine
         return replace(self, **merged)
+
+
+def _without(words: Mapping[str, tuple[str, ...]], named: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    taken = {word.lower() for given in named.values() for word in given}
+    return {meaning: tuple(word for word in given if word not in taken) for meaning, given in words.items()}
 
 
 def list_presets() -> list[str]:

@@ -13,6 +13,7 @@ from pyapp.adopt.backfill import Counted, backfill
 from pyapp.adopt.health import Preview, preview
 from pyapp.adopt.inspect import Findings, Value, inspect
 from pyapp.adopt.install import find_adoption, full_script, get_adoption, install, remove, remove_script
+from pyapp.adopt.render import name as quoted
 from pyapp.adopt.request import Request, list_presets
 from pyapp.cli.common import Target, as_json, clean, command, connection, print_json, say
 from pyapp.cli.tables import Column, print_table
@@ -102,8 +103,8 @@ def adopt(target: Target, as_json: bool, **options: Any) -> None:
 
     The application stays as it is. Looks at the tables first, and says what it found. Counters lie in a schema beside,
     agent_progress or that of --schema; the application's column of progress, if it has one, is written when the
-    percentage moves. Names are written as in SQL: Workflow means workflow, '"Workflow"' means Workflow. Without --tasks,
-    what was adopted is renewed.
+    percentage moves. Names are written as in SQL: Workflow means workflow, '"Workflow"' means Workflow. Without
+    --tasks, what was adopted is renewed.
 
     Example:
       agent-progress adopt --workflows '"Workflow"' --tasks '"AgentTask"' --dry-run
@@ -149,13 +150,21 @@ def _find(conn: Connection[Any], before: Adoption | None, schema: str, options: 
             raise click.UsageError("which tables? Give --tasks and --workflows or --key, or a --preset")
         return Findings(replace(before, shadow=before.shadow and not options["live"]), [], [], [])
     found = inspect(conn, _request(schema, options))
-    if before is not None and _place(before) != _place(found.adoption):
+    if before is not None and _place(conn, before) != _place(conn, found.adoption):
         raise click.UsageError(f"schema {schema} holds another adoption: unadopt it first, or give another --schema")
     return found
 
 
-def _place(adoption: Adoption) -> tuple[Any, ...]:
-    return adoption.tasks, adoption.workflows, [key.type for key in adoption.keys], adoption.id_type
+def _place(conn: Connection[Any], adoption: Adoption) -> tuple[Any, ...]:
+    """Tell where an adoption lies: the table that has its triggers, whatever it is called now, and types of keys."""
+    row = conn.execute(
+        "select t.tgrelid::bigint from pg_trigger as t join pg_proc as p on p.oid = t.tgfoid"
+        " where p.pronamespace = to_regnamespace(%s) and p.proname = 'maintain_progress' and t.tgtype & 1 = 0"
+        " and t.tgrelid not in (select inhrelid from pg_inherits) and to_regclass(%s) is null union all"
+        " select to_regclass(%s)::oid::bigint limit 1",
+        [quoted(adoption.schema), adoption.tasks.sql, adoption.tasks.sql],
+    ).fetchone()
+    return row, adoption.workflows is None, [key.type for key in adoption.keys], adoption.id_type
 
 
 def _request(schema: str, options: dict[str, Any]) -> Request:
@@ -220,7 +229,8 @@ def _zeroed(adoption: Adoption, seen: Preview | None) -> list[str]:
     told = seen.workflows - seen.frozen
     if seen.zeroed and 2 * seen.zeroed > told:
         return [
-            f"{seen.zeroed} of {plural(told, 'workflow')} would fall to 0 % (--dry-run shows which; --shadow leaves them)"
+            f"{seen.zeroed} of {plural(told, 'workflow')} would fall to 0 %"
+            " (--dry-run shows which; --shadow leaves them)"
         ]
     return []
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -58,6 +59,12 @@ def rollback(target: Target, all_of_them: bool, drop_data: bool, as_json: bool) 
     with database(target, migrated=False) as dsn:
         done = take_back(dsn, schema=target.schema, all=all_of_them, drop_data=drop_data, on_step=say)
     _report(done, as_json, "rolled back", "nothing to do: no migration is applied")
+    if target.embedded and all_of_them:
+        from pyapp import embedded
+
+        places = (embedded.default_data_dir(), embedded.COPIES)
+        if left := [str(place) for place in places if place.exists()]:
+            say(f"the private server remains, remove it where nothing else needs it: {shlex.join(left)}")
 
 
 @command()

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any, get_args
 
 import click
-from psycopg import Connection, sql
+from psycopg import Connection
 
 from pyapp import helpers
 from pyapp.cli.common import (
@@ -21,7 +21,8 @@ from pyapp.cli.common import (
 )
 from pyapp.cli.tables import Cell, Column, bar, coloured, print_fields, print_table
 from pyapp.cli.text import BAR_WIDTH, agents, moment, outlook, stage_line
-from pyapp.db import find_schema
+from pyapp.db import find_schema, named
+from pyapp.drive import Statement, act
 from pyapp.models import WORKFLOW_STATUSES, Priority, Task, Workflow
 
 _STATUSES, _PRIORITIES = WORKFLOW_STATUSES, get_args(Priority)
@@ -129,9 +130,8 @@ def _read(
     there = relations(conn, schema)
     if "workflow" in there:
         parts["version"] = helpers.get_state(conn, key, schema=schema).version
-        table = sql.Identifier(find_schema(schema), "workflow")
-        frozen = conn.execute(sql.SQL("select progress_frozen_at from {} where id = %s").format(table), [key])
-        parts["progress_frozen_at"] = (frozen.fetchone() or (None,))[0]
+        query = f"select progress_frozen_at from {named(find_schema(schema), 'workflow').as_string()} where id = %s"  # noqa: S608
+        parts["progress_frozen_at"] = next(iter(act(conn, Statement(query, [key]))), (None,))[0]
     if "workflow_stage_agents" in there:
         parts["stages"] = helpers.list_stages(conn, key, schema=schema)
     if "workflow_stage_progress" in there:

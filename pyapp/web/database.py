@@ -1,5 +1,6 @@
 """The service's way to the database: read-only, with time limits, from a pool; and how far behind a standby is."""
 
+import logging
 import os
 import re
 import threading
@@ -11,12 +12,14 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import ConnectionPool, PoolTimeout, TooManyRequests
 
-from pyapp import retry, wait_for_position
+from pyapp import aio, retry, wait_for_position
+from pyapp.db import avoid_preparing
 from pyapp.web.answers import Standby
 from pyapp.web.shape import Shape, find_shape
 from pyapp.web.wire import adapters
 
 T = TypeVar("T")
+log = logging.getLogger("agent_progress")
 AWAY = (psycopg.Error, PoolTimeout, TooManyRequests)
 """What reading ends in where the database does not answer, or lacks something."""
 _CONNECTIONS = 10
@@ -55,7 +58,8 @@ def reason(error: Exception) -> str:
     return re.sub(r"""(["']).*?\1""", '"..."', told).strip()
 
 
-def _arguments(dsn: str) -> dict[str, Any]:
+def arguments(dsn: str) -> dict[str, Any]:
+    """Say how the service connects: read-only, with a limit of time, and with names and times that nothing changes."""
     given = conninfo_to_dict(dsn)
     options = given.get("options") or os.environ.get("PGOPTIONS") or ""
     return {
@@ -85,8 +89,8 @@ class Database:
         """
         self.schema = schema
         self.meter = LagMeter()
-        self._arguments = _arguments(dsn)
-        self._primary = self._arguments if primary is None else _arguments(primary)
+        self._arguments = arguments(dsn)
+        self._primary = self._arguments if primary is None else arguments(primary)
         self._observe = observe
         self._shape: Shape | None = None
         self._pool = ConnectionPool(
@@ -96,10 +100,12 @@ class Database:
             timeout=_WAIT,
             max_waiting=_MOST_WAITING,
             reconnect_timeout=0,  # the next request tries again: the pool would leave ever longer pauses
+            configure=avoid_preparing,
             check=ConnectionPool.check_connection,
             open=False,
         )
         self._away = False
+        self._told = ""
         self._probing = threading.Lock()
 
     def open(self) -> None:
@@ -149,7 +155,9 @@ class Database:
 
     async def connect(self, *, to_primary: bool = False) -> psycopg.AsyncConnection[Any]:
         """Open a connection beside the pool: to read, or to where notifications come from."""
-        return await psycopg.AsyncConnection.connect(**(self._primary if to_primary else self._arguments))
+        conn = await psycopg.AsyncConnection.connect(**(self._primary if to_primary else self._arguments))
+        await aio.avoid_preparing(conn)
+        return conn
 
     def _probe(self) -> None:
         """See whether the database is back. One request at a time looks, all others are refused meanwhile."""
@@ -159,6 +167,12 @@ class Database:
             if self._away:
                 psycopg.connect(**self._arguments).close()
                 self._away = False
+                log.warning("the database is back")
+        except psycopg.Error as error:
+            if (why := reason(error)) != self._told:
+                log.warning("the database is away, answers are 503: %s", why)
+            self._told = why
+            raise
         finally:
             self._probing.release()
 

@@ -15,11 +15,10 @@ from typing import Any
 import psycopg
 import uvicorn
 
-from pyapp import connect
 from pyapp.errors import AgentProgressError
 from pyapp.web.address import PREFIX
 from pyapp.web.app import Settings, create_app
-from pyapp.web.database import reason
+from pyapp.web.database import arguments, reason
 from pyapp.web.shape import LACKING, lacking, readable
 
 _HOPELESS = "invalid |not supported|authentication failed|does not exist"
@@ -86,12 +85,18 @@ def in_background(settings: Settings, port: int) -> Iterator[str]:
 def _look(settings: Settings, say: Callable[[str], None]) -> None:
     """Refuse a database that lacks the schema; one that is away may come later."""
     try:
-        with connect(settings.read_dsn or settings.dsn, connect_timeout=5) as conn:
+        with psycopg.connect(**(arguments(settings.read_dsn or settings.dsn) | {"connect_timeout": 5})) as conn:
             readable(conn, settings.schema, "workflow_forecast", "agent_task")
     except LACKING:
         raise CannotServe(lacking(settings.schema)) from None
     except psycopg.OperationalError as error:
         why = reason(error)
+        if "startup parameter" in why:  # libpq says which
+            raise CannotServe(
+                "the pooler refuses the parameter options, with which the service only reads, for 5 s at most: name the"
+                " server itself, or let pgbouncer ignore it (ignore_startup_parameters = options) for a role that may"
+                " only read"
+            ) from None
         if re.search(_HOPELESS, why):  # it will not come by itself
             raise CannotServe(f"no connection to the database: {why}") from None
         say(f"the database is away, answers are 503 until it is there: {why}")

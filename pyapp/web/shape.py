@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 from uuid import UUID
 
 from psycopg import Connection, errors, sql
+
+from pyapp.db import named
 
 _BITS = {"smallint": 15, "integer": 31, "bigint": 63}
 _RELATIONS = [
@@ -57,7 +58,7 @@ class Shape:
 
     def name(self, relation: str) -> sql.SQL:
         """Write the name of a relation of this schema, for a query with parameters."""
-        return _named(self.schema, relation)
+        return named(self.schema, relation)
 
     def has(self, relation: str) -> bool:
         """Tell whether the schema has a relation."""
@@ -86,11 +87,6 @@ class Shape:
         type_ = sql.SQL(self.key_type.replace("%", "%%"))
         row = conn.execute(sql.SQL("select (%s::text[]::{}[])::text[]").format(type_), [list(keys)]).fetchone()
         return list(row[0]) if row else []
-
-
-@cache
-def _named(schema: str, relation: str) -> sql.SQL:
-    return sql.SQL(sql.Identifier(schema, relation).as_string().replace("%", "%%"))
 
 
 def find_shape(conn: Connection[Any], schema: str) -> Shape:

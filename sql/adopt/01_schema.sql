@@ -49,15 +49,13 @@ comment on column {schema}.workflow_counter.described is 'Where there is no tabl
 create table if not exists {schema}.counting (
     counts text,
     live boolean not null,
-    truncated integer not null default 0,
-    staged integer
+    truncated integer not null default 0
 );
 
 comment on table {schema}.counting is 'agent-progress: how far counting is; one row. No row: live.';
 comment on column {schema}.counting.counts is 'MD5 of what is counted; another one counts anew.';
 comment on column {schema}.counting.live is 'Whether all that was there before has been counted: a missing row of counters means no tasks.';
-comment on column {schema}.counting.truncated is 'How often the tasks were truncated before it was live.';
-comment on column {schema}.counting.staged is 'What truncated was when workflow_counted was made, which the back-fill copies; null before.';
+comment on column {schema}.counting.truncated is 'How often what the back-fill had counted became void: by TRUNCATE, or by counting anew.';
 
 -- The record of the adoption is a function, so that a dump of the schema alone has it.
 create or replace function {schema}.adoption()
@@ -68,13 +66,20 @@ as $agent_progress$select {definition}::jsonb$agent_progress$;
 
 comment on function {schema}.adoption() is 'agent-progress: what was adopted, and how.';
 
--- Rows that come from outside, as from a restore of data, keep what was removed and are not counted yet: their tasks
--- come by themselves. The default of kept_by tells a row of this transaction's own.
+-- Rows that come from outside, as from a restore of data, keep what was removed, and no more: their tasks count
+-- themselves, or are there already, and then nobody has counted them. The default of kept_by tells rows of our own.
 create or replace function {schema}.keep_counters()
 returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $agent_progress$
+#variable_conflict use_column
+<<this>>
+declare
+    {key_variables};
+    now_created integer;
+    now_completed integer;
+    now_frozen integer;
 begin
     if tg_table_name = 'counting' then
         if exists (select from {schema}.counting) then
@@ -89,14 +94,34 @@ begin
         agents_cancelled = c.agents_cancelled + new.removed_cancelled,
         removed_completed = c.removed_completed + new.removed_completed,
         removed_cancelled = c.removed_cancelled + new.removed_cancelled
-    where {counter_is_new};
+    where {c_is_new}
+    returning c.agents_created, c.agents_completed, c.frozen_progress into now_created, now_completed, now_frozen;
     if found then
+        {take_new};
+        {publish}
         return null;
     end if;
     new.agents_created := null;
     new.agents_completed := null;
     new.agents_failed := null;
     new.agents_cancelled := null;
+    if
+        (select coalesce(bool_and(s.live), true) from {schema}.counting as s)
+        and not exists (select from {counted_tasks} as t where {t_is_new})
+    then
+        if new.frozen_progress is null and new.removed_completed + new.removed_cancelled = 0 then
+            return null;
+        end if;
+        new.agents_created := new.removed_completed + new.removed_cancelled;
+        new.agents_completed := new.removed_completed;
+        new.agents_failed := 0;
+        new.agents_cancelled := new.removed_cancelled;
+        {take_new};
+        now_created := new.agents_created;
+        now_completed := new.agents_completed;
+        now_frozen := new.frozen_progress;
+        {publish}
+    end if;
     return new;
 end
 $agent_progress$;

@@ -11,6 +11,7 @@ set search_path = pg_catalog, pg_temp
 set row_security = off
 as $agent_progress$
 #variable_conflict use_column
+<<this>>
 declare
     {key_variables};
     the_created integer;
@@ -34,17 +35,21 @@ begin
         elsif tg_op = 'UPDATE' then
             -- A single task is by far the most frequent, and needs no aggregation.
             select
-                {new_keys},
+                {n_keys},
                 0,
                 (n.outcome = 1)::integer - (o.outcome = 1)::integer,
                 (n.outcome = 2)::integer - (o.outcome = 2)::integer,
                 (n.outcome = 3)::integer - (o.outcome = 3)::integer,
                 n.outcome <> o.outcome,
-                {same_keys} and o.outcome is not null and n.outcome is not null
+                {n_is_o} and o.outcome is not null and n.outcome is not null
                     and not exists (select from new_task offset 1)
-            into {the_keys}, the_created, the_completed, the_failed, the_cancelled, moved, single
+            into {this_keys}, the_created, the_completed, the_failed, the_cancelled, moved, single
             from {old_tasks} as o
             cross join {new_tasks} as n
+            left join (
+                select from {schema}.workflow_counter as c, {schema}.counting as s
+                where c.agents_created + c.agents_completed + c.agents_failed + c.agents_cancelled = 0 and s.live
+            ) as missing on false
             {probe};
             if not found or (single and not moved) then
                 return null;
@@ -74,8 +79,12 @@ begin
                 sign * (t.outcome = 2)::integer,
                 sign * (t.outcome = 3)::integer,
                 t.outcome is not null and {keys_known} and not exists (select from changed_task offset 1)
-            into {the_keys}, the_created, the_completed, the_failed, the_cancelled, single
+            into {this_keys}, the_created, the_completed, the_failed, the_cancelled, single
             from {changed_tasks} as t
+            left join (
+                select from {schema}.workflow_counter as c, {schema}.counting as s
+                where c.agents_created + c.agents_completed + c.agents_failed + c.agents_cancelled = 0 and s.live
+            ) as missing on false
             {probe};
             if not found then
                 return null;
@@ -95,7 +104,7 @@ begin
             end if;
         end if;
         if changes is not null then
-            fetch changes into {the_keys}, the_created, the_completed, the_failed, the_cancelled;
+            fetch changes into {this_keys}, the_created, the_completed, the_failed, the_cancelled;
             if not found then
                 return null;
             end if;
@@ -150,7 +159,7 @@ begin
                 agents_failed = c.agents_failed + the_failed,
                 agents_cancelled = c.agents_cancelled + the_cancelled,
                 progress_updated_at = clock_timestamp()
-            where {counter_is_the}
+            where {c_is_this}
             returning c.agents_created, c.agents_completed, c.frozen_progress
             into now_created, now_completed, now_frozen;
             exit when found;
@@ -167,7 +176,7 @@ begin
                 {keys}, agents_created, agents_completed, agents_failed, agents_cancelled
             )
             select
-                {the_keys},
+                {this_keys},
                 case when is_live then the_created end,
                 case when is_live then the_completed end,
                 case when is_live then the_failed end,
@@ -182,11 +191,11 @@ begin
         end loop;
         if now_created = 0 and the_created < 0 then
             delete from {schema}.workflow_counter as c
-            where {counter_is_the} and (select coalesce(bool_and(s.live), true) from {schema}.counting as s);
+            where {c_is_this} and (select coalesce(bool_and(s.live), true) from {schema}.counting as s);
         end if;
         {publish}
         exit when changes is null;
-        fetch changes into {the_keys}, the_created, the_completed, the_failed, the_cancelled;
+        fetch changes into {this_keys}, the_created, the_completed, the_failed, the_cancelled;
         exit when not found;
     end loop;
     {carry}

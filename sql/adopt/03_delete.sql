@@ -9,6 +9,7 @@ set search_path = pg_catalog, pg_temp
 set row_security = off
 as $agent_progress$
 #variable_conflict use_column
+<<this>>
 declare
     {key_variables};
     gone refcursor;
@@ -16,19 +17,19 @@ begin
     begin
         if tg_op = 'DELETE' then
             open gone for
-                select {workflow_keys_as_keys} from {old_workflows} as workflow where {workflow_keys_known} order by {keys};
+                select {workflow_keys_as_keys} from old_workflow as workflow where {workflow_keys_known} order by {keys};
         else
             open gone for
-                select {counter_keys}
+                select {c_keys}
                 from {schema}.workflow_counter as c
-                where not exists (select from {workflows} as workflow where {workflow_is_counter})
-                order by {counter_keys};
+                where not exists (select from {workflows} as workflow where {workflow_is_c})
+                order by {c_keys};
         end if;
-        fetch gone into {the_keys};
+        fetch gone into {this_keys};
         if not found then
             return null;
         end if;
-        perform from {counted_tasks} as t, {schema}.counting where false;
+        perform from {counted_tasks} as t, {schema}.counting, {schema}.workflow_counter where false;
     exception
         when syntax_error_or_access_rule_violation or invalid_schema_name or internal_error or data_exception then
             raise warning using
@@ -38,10 +39,10 @@ begin
     end;
 
     loop
-        perform from {schema}.workflow_counter as c where {counter_is_the} for update;
+        perform from {schema}.workflow_counter as c where {c_is_this} for update;
         if found then
             -- With a new snapshot: whatever is committed by now was counted before the lock, all else comes after it.
-            if exists (select from {counted_tasks} as t where {task_is_the} and t.outcome is not null) then
+            if exists (select from {counted_tasks} as t where {t_is_this} and t.outcome is not null) then
                 update {schema}.workflow_counter as c
                 set
                     agents_created = c.agents_created - c.removed_completed - c.removed_cancelled,
@@ -50,9 +51,9 @@ begin
                     removed_completed = 0,
                     removed_cancelled = 0,
                     frozen_progress = null
-                where {counter_is_the};
+                where {c_is_this};
             elsif (select coalesce(bool_and(s.live), true) from {schema}.counting as s) then
-                delete from {schema}.workflow_counter as c where {counter_is_the};
+                delete from {schema}.workflow_counter as c where {c_is_this};
             else
                 -- A row that is not counted yet keeps the back-fill from copying what it saw before.
                 update {schema}.workflow_counter as c
@@ -63,10 +64,10 @@ begin
                     agents_cancelled = null,
                     removed_completed = 0,
                     removed_cancelled = 0
-                where {counter_is_the};
+                where {c_is_this};
             end if;
         end if;
-        fetch gone into {the_keys};
+        fetch gone into {this_keys};
         exit when not found;
     end loop;
     return null;

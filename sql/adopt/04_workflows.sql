@@ -4,7 +4,7 @@
 create or replace function {schema}.read_workflows()
 returns table (
     workflow_id {id_type},
-    {workflow_key_columns},
+    {workflow_key_types},
     name text,
     description text,
     type text,
@@ -36,8 +36,7 @@ as $agent_progress$
         {updated_at},
         {completed_at},
         {published}
-    from {workflows} as workflow
-    where {workflow_keys_known}
+    from {listed}
 $agent_progress$;
 
 comment on function {schema}.read_workflows() is 'The workflows of the application, with the columns of ours; null where it has none.';

@@ -3,7 +3,7 @@
 create or replace function {schema}.read_tasks()
 returns table (
     id {task_id_type},
-    {task_key_columns},
+    {key_types},
     external_id text,
     agent_type text,
     stage text,
@@ -56,7 +56,7 @@ comment on function {schema}.read_tasks() is 'The tasks that count, with the col
 create or replace function {schema}.compare_progress()
 returns table (
     workflow_id {id_type},
-    {compare_key_columns},
+    {key_types},
     counter boolean,
     stored_created integer,
     stored_completed integer,
@@ -72,8 +72,8 @@ language sql
 stable
 as $agent_progress$
     select
-        {both_id},
-        {both_keys},
+        {b_id},
+        {b_keys},
         bool_or(b.counter),
         max(b.created),
         max(b.completed),
@@ -86,7 +86,7 @@ as $agent_progress$
         (sum(b.tasks * (b.outcome = 3)::integer) + max(b.removed_cancelled))::bigint
     from (
         select
-            {counter_keys},
+            {c_keys},
             true as counter,
             c.agents_created as created,
             c.agents_completed as completed,
@@ -108,7 +108,7 @@ as $agent_progress$
         ) as t
         where t.outcome is not null and {keys_known}
     ) as b
-    group by {both_keys}
+    group by {b_keys}
 $agent_progress$;
 
 comment on function {schema}.compare_progress() is

@@ -28,10 +28,10 @@ select
     w.completed_at,
     coalesce(c.progress_updated_at, w.updated_at, w.created_at) as last_updated_at
 from {schema}.read_workflows() as w
-left join {schema}.workflow_counter as c on {counter_is_w}
+left join {schema}.workflow_counter as c on {c_is_w}
 cross join lateral (
     select case
-        when {counter_is_missing} and (select coalesce(bool_and(g.live), true) from {schema}.counting as g) then 0
+        when c.key_1 is null and (select coalesce(bool_and(g.live), true) from {schema}.counting as g) then 0
     end as none
 ) as e
 cross join lateral (
@@ -74,7 +74,7 @@ select
     n.created::integer as agents_created,
     n.failed::integer as agents_failed,
     n.cancelled::integer as agents_cancelled
-from {calculated_from}
+from {calculated} on {k_is_w}
 cross join lateral (
     select
         coalesce(k.calculated_created, 0) as created,
@@ -84,8 +84,7 @@ cross join lateral (
 ) as n
 cross join lateral (
     select {schema}.progress_total(w.status::{schema}.workflow_status, n.created, w.planned) as total
-) as t
-where {calculated_where};
+) as t;
 
 comment on view {schema}.workflow_progress_calculated is
     'Progress of each workflow counted afresh from its tasks: the definition of what is stored. Reads every task.';
@@ -245,40 +244,3 @@ where c.at is not null;
 
 comment on view {schema}.workflow_timeline is
     'What the tasks of a workflow say of their times; to be read for one workflow at a time.';
-
-create or replace view {schema}.workflow_stage_progress
-with (security_invoker = true)
-as
-select
-    w.workflow_id,
-    w.name,
-    w.type,
-    w.status,
-    w.current_stage,
-    null::integer as progress_percentage,
-    null::text as progress_calculation_method,
-    0 as stages,
-    0 as stages_finished
-from {schema}.read_workflows() as w;
-
-comment on view {schema}.workflow_stage_progress is 'No plan of stages is known for these workflows.';
-
-create or replace view {schema}.workflow_stage_agents
-with (security_invoker = true)
-as
-select
-    w.workflow_id,
-    null::text as name,
-    0 as position,
-    null::text as status,
-    null::integer as weight,
-    null::timestamptz as started_at,
-    null::timestamptz as completed_at,
-    0 as retry_count,
-    0 as agents_completed,
-    0 as agents_failed,
-    0 as agents_total
-from {schema}.read_workflows() as w
-where false;
-
-comment on view {schema}.workflow_stage_agents is 'No plan of stages is known for these workflows.';

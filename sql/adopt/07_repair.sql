@@ -9,23 +9,24 @@ set search_path = pg_catalog, pg_temp
 set row_security = off
 as $agent_progress$
 #variable_conflict use_column
+<<this>>
 declare
     {key_variables};
 begin
-    for {the_keys} in
+    for {this_keys} in
         select {k_keys}
         from {schema}.compare_progress() as k
         join {schema}.workflow_progress_drift as d on d.workflow_id = k.workflow_id
         where repair_progress.workflow is null or {k_is_argument}
         order by {k_keys}
     loop
-        insert into {schema}.workflow_counter ({keys}) values ({the_keys}) on conflict ({keys}) do nothing;
+        insert into {schema}.workflow_counter ({keys}) values ({this_keys}) on conflict ({keys}) do nothing;
         update {schema}.workflow_counter as c
         set
             kept_by = pg_current_xact_id(),
             kept_completed = 0,
             kept_cancelled = 0
-        where {counter_is_the};
+        where {c_is_this};
     end loop;
 
     return query
@@ -46,7 +47,7 @@ begin
         progress_updated_at = clock_timestamp()
     from {schema}.compare_progress() as k
     where
-        {counter_is_k}
+        {c_is_k}
         and (repair_progress.workflow is null or {k_is_argument})
         and c.kept_by = pg_current_xact_id()
         and (c.agents_created, c.agents_completed, c.agents_failed, c.agents_cancelled)

@@ -9,6 +9,7 @@ set search_path = pg_catalog, pg_temp
 set row_security = off
 as $agent_progress$
 #variable_conflict use_column
+<<this>>
 declare
     now_created integer;
     now_completed integer;
@@ -21,7 +22,7 @@ begin
         select c.agents_created, c.agents_completed, c.frozen_progress
         into now_created, now_completed, now_frozen
         from {schema}.workflow_counter as c
-        where {counter_is_new_workflow};
+        where {counter_is_of_new};
         if not found then
             select 0, 0 into now_created, now_completed from {schema}.counting having coalesce(bool_and(live), true);
         end if;
@@ -52,6 +53,7 @@ set search_path = pg_catalog, pg_temp
 set row_security = off
 as $agent_progress$
 #variable_conflict use_column
+<<this>>
 declare
     {key_variables};
     is_live boolean;
@@ -59,8 +61,8 @@ declare
 begin
     begin
         open inserted for
-            select {workflow_keys_as_keys} from {new_workflows} as workflow where {workflow_keys_known} order by {keys};
-        fetch inserted into {the_keys};
+            select {workflow_keys_as_keys} from new_workflow as workflow where {workflow_keys_known} order by {keys};
+        fetch inserted into {this_keys};
         if not found then
             return null;
         end if;
@@ -84,22 +86,22 @@ begin
             {keys}, agents_created, agents_completed, agents_failed, agents_cancelled
         )
         select
-            {the_keys},
+            {this_keys},
             case when is_live then 0 end,
             case when is_live then 0 end,
             case when is_live then 0 end,
             case when is_live then 0 end
         on conflict ({keys}) do nothing;
-        perform from {schema}.workflow_counter as c where {counter_is_the} for no key update;
+        perform from {schema}.workflow_counter as c where {c_is_this} for no key update;
         update {workflows} as workflow
         set {publish_counter_set}
         from {schema}.workflow_counter as c
         where
-            {workflow_is_counter}
-            and {counter_is_the}
+            {workflow_is_c}
+            and {c_is_this}
             and c.agents_created is not null
             and {publish_counter_differs};
-        fetch inserted into {the_keys};
+        fetch inserted into {this_keys};
         exit when not found;
     end loop;
     return null;

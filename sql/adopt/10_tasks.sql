@@ -8,7 +8,7 @@ with anew as (
     set
         counts = {counts},
         live = not exists (select from {tasks}),
-        staged = null
+        truncated = truncated + 1
     where
         counts is distinct from {counts}
         or not exists (

@@ -5,12 +5,12 @@
             select distinct {old_and_new_keys}
             from (select o.*, row_number() over () as place from {old_tasks} as o) as o
             join (select n.*, row_number() over () as place from {new_tasks} as n) as n on n.place = o.place
-            where not ({same_keys}) and o.outcome is not null and n.outcome is not null
-            order by {old_and_new_places}
+            where not ({n_is_o}) and o.outcome is not null and n.outcome is not null
+            order by {old_and_new_order}
         loop
             delete from {schema}.workflow_counter as c
             where
-                {counter_is_pair}
+                {c_is_pair}
                 and c.agents_created = c.removed_completed + c.removed_cancelled
                 and c.agents_created > 0
             returning c.removed_completed, c.removed_cancelled into the_completed, the_cancelled;
@@ -23,7 +23,7 @@
                 agents_cancelled = c.agents_cancelled + the_cancelled,
                 removed_completed = c.removed_completed + the_completed,
                 removed_cancelled = c.removed_cancelled + the_cancelled
-            where {counter_is_the}
+            where {c_is_this}
             returning c.agents_created, c.agents_completed, c.frozen_progress
             into now_created, now_completed, now_frozen;
             {publish}

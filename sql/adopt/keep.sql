@@ -6,7 +6,7 @@
                     + c.agents_failed + the_failed + c.agents_cancelled + the_cancelled
             into ended
             from {schema}.workflow_counter as c
-            where {counter_is_the}
+            where {c_is_this}
             for no key update;
             {ended_by_workflow}
             if ended then
@@ -19,7 +19,7 @@
                     kept_cancelled
                         = case when c.kept_by = pg_current_xact_id() then c.kept_cancelled else 0 end - the_cancelled,
                     kept_by = pg_current_xact_id()
-                where {counter_is_the};
+                where {c_is_this};
                 the_created := the_created - the_completed - the_cancelled;
                 the_completed := 0;
                 the_cancelled := 0;
@@ -35,5 +35,5 @@
                 removed_cancelled = c.removed_cancelled - c.kept_cancelled,
                 kept_completed = 0,
                 kept_cancelled = 0
-            where {counter_is_the} and c.kept_by = pg_current_xact_id() and c.kept_completed + c.kept_cancelled > 0;
+            where {c_is_this} and c.kept_by = pg_current_xact_id() and c.kept_completed + c.kept_cancelled > 0;
         end if;

@@ -3,5 +3,5 @@
             {lock_workflow}
             update {workflows} as workflow
             set {publish_set}
-            where {workflow_is_the} and {publish_differs};
+            where {workflow_is_this} and {publish_differs};
         end if;

@@ -1,8 +1,8 @@
-"""An application with tables of some shape, which knows nothing of adoptions; and a count of its own of what it does."""
+"""An application with tables of some shape, which knows nothing of adoptions; and a count of its own."""
 
 import io
 from collections import Counter, defaultdict
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
@@ -157,18 +157,15 @@ class App:
         self.workflow(3, *["completed"] * 3)
         self.workflow(4, "completed", *["pending"] * 199)
         self.workflow(5, "running", *["completed"] * 199)
-        columns, values = self.shape.put
-        if self.shape is not None and columns != "doc":
+        columns = self.shape.put[0]
+        if columns != "doc":
             null = ", ".join("null" for _ in columns.split(","))
             more, more_values = (f", {part}" if part else "" for part in self.shape.more)
-            if "not null" not in self.shape.ddl.split(columns.split(",")[0], 1)[0][-1:]:
-                self._without_key(columns, null, more, more_values)
+            self._without_key(columns, null, more, more_values)
 
     def _without_key(self, columns: str, null: str, more: str, more_values: str) -> None:
-        try:
+        with suppress(psycopg.errors.NotNullViolation):
             self.run(f"insert into {self.shape.tasks} ({columns}, n{more}) select {null}, 1{more_values}")
-        except psycopg.errors.NotNullViolation:
-            pass
 
     def adopt(self, *more: str) -> Ran:
         """Adopt it, as a user would."""
@@ -188,7 +185,15 @@ class App:
         if shape.workflows:
             rows = self.run(f"select {', '.join(shape.workflow_read)} from {shape.workflows}").fetchall()
             ids = [workflow_id(row) for row in rows if None not in row]
-        numbers = {}
+        if shape.workflows == shape.tasks:  # children are tasks, unless they have children
+            children = {
+                workflow_id(row)
+                for row in self.run(
+                    f"select {', '.join(shape.workflow_read)} from {shape.tasks} as t where {shape.read[0]} is not null"
+                )
+            }
+            ids = [id for id in ids if id in seen or id not in children]
+        numbers: dict[str, tuple[int, ...]] = {}
         for id in ids:
             of = seen[id]
             numbers[id] = (

@@ -34,7 +34,8 @@ def test_completed_and_cancelled_tasks_of_a_finished_workflow_stay_counted(make:
     app.workflow(21, *["completed"] * 2, "cancelled")
     for _ in range(3):
         app.run(
-            f"delete from {shape.tasks} where ctid = (select ctid from {shape.tasks} as t where {shape.keyed()} limit 1)",
+            f"delete from {shape.tasks} where ctid ="
+            f" (select ctid from {shape.tasks} as t where {shape.keyed()} limit 1)",
             **app.bind(21),
         )
         assert numbers(app, 21) == (67, 2, 3)

@@ -4,30 +4,29 @@ from collections.abc import Callable
 from functools import partial
 
 from tests.benchmarks.adopted import adopt, adopted, cpu_adopted
-from tests.benchmarks.bulk import bulk_each, bulk_many, bulk_one, copy, growth_bulk
+from tests.benchmarks.bulk import bulk_each, bulk_many, bulk_one, copy, growth_bulk, savepoints
 from tests.benchmarks.growth import growth
 from tests.benchmarks.hot import CLIENTS, hot, siblings
 from tests.benchmarks.methods import Options
+from tests.benchmarks.python import command, helpers
 from tests.benchmarks.reads import list_page, read
 from tests.benchmarks.report import Measurement
 from tests.benchmarks.reporter import reporter, reporter_latency
 from tests.benchmarks.server import Bench, Size
-from tests.benchmarks.single import complete, cpu_complete, cpu_insert, cpu_start, insert, start
+from tests.benchmarks.single import complete_away, processor, rate
 from tests.benchmarks.storage import bloat, hot_updates, wal
 from tests.benchmarks.whole import whole
 
 MEASUREMENTS: dict[str, Callable[[Bench, Options], Measurement]] = {
-    "complete": complete,
-    "cpu-complete": cpu_complete,
-    "start": start,
-    "cpu-start": cpu_start,
-    "insert": insert,
-    "cpu-insert": cpu_insert,
+    **{kind: partial(rate, kind=kind) for kind in ("complete", "start", "insert")},
+    **{f"cpu-{kind}": partial(processor, kind=kind) for kind in ("complete", "start", "insert")},
+    "complete-away": complete_away,
     "bulk-one": bulk_one,
     "bulk-many": bulk_many,
     "bulk-each": bulk_each,
     "growth-bulk": growth_bulk,
     "copy": copy,
+    "savepoints": savepoints,
     **{f"hot-{clients}": partial(hot, clients=clients) for clients in CLIENTS},
     "reporter": reporter,
     "reporter-latency": reporter_latency,
@@ -41,6 +40,8 @@ MEASUREMENTS: dict[str, Callable[[Bench, Options], Measurement]] = {
     "adopt": adopt,
     "adopted": adopted,
     "cpu-adopted": cpu_adopted,
+    "helpers": helpers,
+    "command": command,
     "whole": whole,
 }
 # Takes many minutes.
@@ -48,6 +49,7 @@ FULL_ONLY = ("whole",)
 # What a first impression makes do with: the targets.
 QUICK = (
     "complete",
+    "complete-away",
     "start",
     "bulk-one",
     "bulk-many",

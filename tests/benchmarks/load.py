@@ -31,11 +31,11 @@ def pgbench(
     return float(rate[1]), int(done[1])
 
 
-def script(size: Size, work: Work, clients: int, *, hot: bool = False) -> str:
-    """Return a pgbench script that takes another task each time, over all clients."""
+def script(size: Size, work: Work, clients: int, *, hot: bool = False, delay: int = 0) -> str:
+    """Return a pgbench script that takes another task each time, over all clients; each statement so many µs late."""
     first, count = (size.spread, size.hot) if hot else (0, size.spread)
     workflow = str(FIRST_ID + size.workflows) if hot else f"{FIRST_ID} + :n % {size.workflows}"
-    return _script(f"{first} + (:seq * {clients} + :client_id) * {STRIDE} % {count}", workflow, work)
+    return _script(f"{first} + (:seq * {clients} + :client_id) * {STRIDE} % {count}", workflow, work, delay)
 
 
 def sibling_script(size: Size, work: Work) -> str:
@@ -45,9 +45,11 @@ def sibling_script(size: Size, work: Work) -> str:
     )
 
 
-def _script(number: str, workflow: str, work: Work) -> str:
+def _script(number: str, workflow: str, work: Work, delay: int = 0) -> str:
     lines = ["\\set seq :seq + 1", f"\\set n {number}", f"\\set task {FIRST_ID} + :n", f"\\set workflow {workflow}"]
-    lines += [f"{one.format(task=':task', workflow=':workflow')};" for one in work]
+    for one in work:
+        lines += [f"\\sleep {delay} us"] if delay else []
+        lines.append(f"{one.format(task=':task', workflow=':workflow')};")
     return "\n".join(lines) + "\n"
 
 

@@ -69,6 +69,7 @@ def rates(
     *,
     clients: int = 4,
     hot: bool = False,
+    delay: int = 0,
     rounds: int | None = None,
 ) -> tuple[Samples, dict[str, int]]:
     """Return transactions per second, and of how many workflows the numbers were wrong after it."""
@@ -77,7 +78,7 @@ def rates(
 
     def run(variant: Variant) -> float:
         bench.reset(variant.way)
-        text = script(bench.size, variant.work, clients, hot=hot)
+        text = script(bench.size, variant.work, clients, hot=hot, delay=delay)
         rate, done = pgbench(bench, variant.way, text, clients, seconds=options.seconds, transactions=each)
         if variant.work is not work.TOUCH:
             moved = bench.moved(variant.way)

@@ -28,16 +28,17 @@ SETTINGS = {
     "max_connections": "100",
     "jit": "off",
 }
-# The ways of keeping count, and what each adds to the tables and the formula (sql/01 and sql/02).
+# The ways of keeping count, and what each adds to the tables and the formula (sql/01 to sql/03).
 WAYS = {
     "untriggered": [],
     "app": [],
     "empty": [OWN_SQL / "empty.sql"],
     "row": [OWN_SQL / "row.sql"],
+    "guarded": [OWN_SQL / "row.sql", OWN_SQL / "guard.sql"],
     "recount": [OWN_SQL / "recount.sql"],
     "ivm": [OWN_SQL / "ivm.sql"],
-    "ours": SCHEMA[2:],
-    "no_times": [*SCHEMA[2:], OWN_SQL / "no_times.sql"],
+    "ours": SCHEMA[3:],
+    "no_times": [*SCHEMA[3:], OWN_SQL / "no_times.sql"],
     "published": [],
     "side": [],
 }
@@ -47,6 +48,7 @@ DRIFT = {
     "no_times": "drift_ours",
     "app": "drift",
     "row": "drift",
+    "guarded": "drift",
     "recount": "drift",
     "ivm": "drift_ivm",
 }
@@ -60,6 +62,7 @@ class Size:
     tasks: int = 20  # of each of these workflows
     hot: int = 40_000  # tasks of the hot workflow
     bulk: int = 20_000  # of them completed in one statement
+    saved: int = 8_000  # likewise, each in a savepoint
     copied: int = 1_000_000
     reads: tuple[int, ...] = (10, 1_000, 100_000, 1_000_000)
     listed: int = 100_000  # workflows of the list
@@ -99,7 +102,7 @@ class Bench:
         with self.connect("postgres") as admin:
             admin.execute("create database bare")
             with self.connect("bare") as conn:
-                for file in SCHEMA[:2]:
+                for file in SCHEMA[:3]:
                     conn.execute(file.read_text())
             admin.execute("create database base template bare")
             with self.connect("base") as conn:

@@ -2,8 +2,7 @@
 
 from time import perf_counter
 
-from pyapp.progress import find_drift
-
+from pyapp import find_drift
 from tests.benchmarks import work
 from tests.benchmarks.bulk import copy_tasks, create_workflows
 from tests.benchmarks.load import pgbench, script

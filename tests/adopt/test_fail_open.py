@@ -1,0 +1,146 @@
+"""Whatever is missing, the application's writes go on; reading says what is missing, and adopting again repairs it."""
+
+from collections.abc import Callable
+
+import psycopg
+import pytest
+
+from ..conftest import Role
+from .application import App, succeed
+from .shapes import AIRFLOW, DJANGO, JSON_JOBS, PRISMA, UNIQUE_NULLABLE, Shape
+
+Make = Callable[..., App]
+some = pytest.mark.parametrize("shape", [AIRFLOW, JSON_JOBS, UNIQUE_NULLABLE, DJANGO], ids=lambda shape: shape.title)
+MISSING = (
+    "drop table agent_progress.workflow_counter cascade",
+    "drop table agent_progress.counting cascade",
+    "drop function agent_progress.progress_percentage cascade",
+    "drop view agent_progress.workflow_progress_drift cascade",
+    "drop function agent_progress.repair_progress",
+)
+
+
+def writes(app: App) -> None:
+    """Do all that an application does."""
+    shape = app.shape
+    app.workflow(80, "completed", "pending")
+    app.workflow(81, "completed", "pending")
+    app.move(1, "completed", 2)
+    app.move(4, "failed")
+    app.rekey(2, 3)
+    app.remove(3, 1)
+    if shape.workflows:
+        app.drop(80)
+        if shape.progress:
+            app.run(f"update {shape.workflows} set {shape.progress} = 17")
+
+
+@some
+@pytest.mark.parametrize("missing", MISSING)
+@pytest.mark.parametrize("keep", [(), ("--keep-finished",)], ids=["", "kept"])
+def test_a_missing_object_of_the_adoption_stops_no_write(
+    make: Make, shape: Shape, missing: str, keep: tuple[str, ...]
+) -> None:
+    app = make(shape, *keep)
+    app.run(missing)
+    writes(app)
+    assert app.check().code in (1, 2)
+    app.adopt(*keep)
+    assert app.drift() == []
+    assert app.check().code == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "change", "back"),
+    [
+        (DJANGO, "alter table app_step rename status to state", "alter table app_step rename state to status"),
+        (DJANGO, "alter table app_run rename progress to share", "alter table app_run rename share to progress"),
+        (DJANGO, "alter table app_run rename status to state", "alter table app_run rename state to status"),
+        (DJANGO, "alter table app_run rename name to title", "alter table app_run rename title to name"),
+        (DJANGO, "alter table app_run rename id to run_no", "alter table app_run rename run_no to id"),
+        (JSON_JOBS, "alter table jobs rename meta to data", "alter table jobs rename data to meta"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+@pytest.mark.parametrize("keep", [(), ("--keep-finished",)], ids=["", "kept"])
+def test_a_column_that_is_gone_stops_no_write(
+    make: Make, shape: Shape, change: str, back: str, keep: tuple[str, ...]
+) -> None:
+    app = make(shape, *keep)
+    app.run(change)
+    app.run(f"delete from {shape.tasks} where n = 1")
+    app.run(f"update {shape.tasks} set n = n + 1")
+    columns, values = ("n, state", "5, 'x'") if shape is JSON_JOBS else ("n", "5")
+    app.run(f"insert into {shape.tasks} ({columns}) values ({values})")
+    if shape.workflows:
+        app.run(f"insert into {shape.workflows} default values")
+    ran = app.check()
+    assert ran.code == 1
+    assert "cannot be read" in ran.out
+    app.run(back)
+    app.adopt(*keep)
+    assert app.drift() == []
+    assert app.check().code == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        'alter table "AgentTask" alter status type text',
+        'alter table "Workflow" alter status type varchar(30)',
+        'alter table "Workflow" alter progress type numeric(6, 2)',
+        "alter type \"TaskStatus\" rename value 'PENDING' to 'WAITING'",
+        'alter table "Workflow" drop name',
+        'alter table "AgentTask" drop n cascade',
+    ],
+)
+def test_migrations_of_the_application_go_through(make: Make, change: str) -> None:
+    app = make(PRISMA)
+    app.move(1, "completed", 1)
+    app.run(change)
+    text = "status" in change and "AgentTask" in change
+    app.run('update "AgentTask" set status = \'COMPLETED\' where "workflowId" = %(key)s', key=app.key(1)[0])
+    name = "drop name" in change
+    assert app.check().code == (1 if name else 0)
+    if name:
+        app.adopt()
+    assert app.drift() == []
+    assert app.run('select progress from "Workflow" where id = %(key)s', key=app.key(1)[0]).fetchone() == (100,), text
+
+
+def test_the_adoption_can_be_dropped_at_any_time(make: Make) -> None:
+    app = make(AIRFLOW)
+    app.run("drop schema agent_progress cascade")
+    writes(app)
+    app.adopt()
+    app.assert_exact()
+
+
+def test_a_policy_for_rows_hides_none_from_counting(make: Make, new_role: Callable[..., Role]) -> None:
+    app = make(UNIQUE_NULLABLE)
+    role = new_role()
+    app.run(
+        "alter table item enable row level security; create policy own on item using (n <= 2);"
+        f"grant all on item, batch to {role.name}; grant usage on sequence item_id_seq to {role.name}"
+    )
+    conn = role.connect()
+    App(conn, UNIQUE_NULLABLE).move(4, "completed")
+    App(conn, UNIQUE_NULLABLE).remove(1)
+    app.assert_exact()
+
+
+def test_names_of_the_application_that_look_like_ours_do_no_harm(conn: psycopg.Connection, dsn: str) -> None:
+    conn.execute(
+        'create table "run{0}" (keys integer primary key, "progress" integer, the_key_1 integer, key_1 integer,'
+        " now_created integer, c text);"
+        'create table "st%ep""$$" (the_key_1 integer references "run{0}", task text, outcome text, changes text,'
+        " single integer, sign integer, tasks integer, status text, t integer);"
+        'insert into "run{0}" (keys) values (1); insert into "st%ep""$$" (the_key_1, status) values (1, \'done\')'
+    )
+    succeed(dsn, "adopt", "--workflows", '"run{0}"', "--tasks", '"st%ep""$$"', "--keep-finished")
+    conn.execute("insert into \"st%ep\"\"$$\" (the_key_1, status) values (1, 'failed'), (1, 'pending')")
+    conn.execute("update \"st%ep\"\"$$\" set status = 'done' where status = 'pending'")
+    assert conn.execute('select progress from "run{0}"').fetchone() == (67,)
+    conn.execute('delete from "st%ep""$$" where status = \'done\'')
+    conn.execute('insert into "run{0}" (keys, progress) values (2, 5)')
+    assert conn.execute('select progress from "run{0}" order by keys').fetchall() == [(67,), (0,)]
