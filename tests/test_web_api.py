@@ -16,7 +16,7 @@ from pyapp import Workflow
 from tests.helpers import new_tasks, new_workflow, set_status
 from tests.service import Conn, Service, content, serving, shared
 
-PARTS = ["tasks", "events", "timeline", "stages", "burnup", "forecast", "metrics", "stream"]
+PARTS = ["tasks", "events", "timeline", "stages", "burnup", "forecast", "metrics", "link", "stream"]
 SORTS = ["created", "-created", "name", "-name", "status", "-status"]
 STATUSES = ["initiated", "running", "paused", "completed", "failed", "cancelled"]
 CHECKS = [
@@ -516,7 +516,7 @@ def test_no_request_that_can_be_thought_of_breaks_it(service: Service, conn: Con
     schema = schemathesis.openapi.from_url(f"{service.url}openapi.json")
     # Streams do not end; they have tests of their own.
     operations = [found.ok() for found in schema.exclude(path_regex="stream$").get_all_operations()]
-    assert len(operations) == 13
+    assert len(operations) == 14
     bounded = settings(max_examples=6, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     for operation in operations:
         for mode in schemathesis.GenerationMode:

@@ -141,21 +141,20 @@ def get_metrics(request: Request, workflow_id: Key) -> Response:
     return _one(request, workflow_id, lambda conn, shape, key: progress_metrics(conn, key, schema=shape.schema))
 
 
-@router.get(f"{_ONE}/link", **_of(SignedLink, 404))
+@router.get(f"{_ONE}/link", **_of(SignedLink))
 def sign_link(
     request: Request,
     workflow_id: Key,
     seconds: Annotated[int, Query(ge=1, le=366 * 86400, description="How long it opens.")] = 3600,
 ) -> Response:
     """Sign a link: a key that opens this workflow, its stream, its badge and its bar, and nothing else, for a while."""
-    found = run(request, lambda conn, shape: reads.find_workflow(conn, shape, shape.key(workflow_id)))
-    if found is None:
-        raise HTTPException(404, "Workflow not found")
     token, until = request.app.state.settings.token, int(time.time()) + seconds
-    key = None if token is None else key_of(token, str(found.id), until)
-    return respond(
-        request, {"key": key, "expires_at": datetime.fromtimestamp(until, UTC)}, {"Cache-Control": "no-store"}
-    )
+
+    def sign(conn: Connection[Any], shape: Shape, key: str) -> dict[str, Any]:
+        found = str(reads.require_workflow(conn, shape, key).id)
+        return {"key": token and key_of(token, found, until), "expires_at": datetime.fromtimestamp(until, UTC)}
+
+    return _one(request, workflow_id, sign)
 
 
 @router.get("/stats/overview", **_of(Overview, 304, tag="stats"))

@@ -151,9 +151,7 @@ def workflow(request: Request, workflow_id: Key) -> Response:
 
     def read(conn: Connection[Any], shape: Shape) -> dict[str, Any]:
         key = shape.key(workflow_id)
-        found = reads.find_workflow(conn, shape, key)
-        if found is None:
-            raise HTTPException(404, "Workflow not found")
+        found = reads.require_workflow(conn, shape, key)
         tasks, running = reads.read_page_of_tasks(conn, shape, key, _TASKS)
         return {
             "workflow": found,
@@ -171,12 +169,7 @@ def workflow(request: Request, workflow_id: Key) -> Response:
 
 
 def _one(request: Request, workflow_id: str) -> Listed:
-    def read(conn: Connection[Any], shape: Shape) -> Listed:
-        if (found := reads.find_workflow(conn, shape, shape.key(workflow_id))) is None:
-            raise HTTPException(404, "Workflow not found")
-        return found
-
-    return run(request, read)
+    return run(request, lambda conn, shape: reads.require_workflow(conn, shape, shape.key(workflow_id)))
 
 
 @router.get("/workflows/{workflow_id}/badge.svg")

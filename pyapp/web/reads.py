@@ -9,7 +9,7 @@ from typing import Any, LiteralString
 from psycopg import AsyncConnection, Connection, sql
 from psycopg.rows import class_row, dict_row
 
-from pyapp import get_forecasts
+from pyapp import WorkflowNotFound, get_forecasts
 from pyapp.models import WORKFLOW_STATUSES, BurnupPoint, Forecast, Moment, Stage, Task, Workflow
 from pyapp.queries import _array as as_array
 from pyapp.watch import ACTIVE
@@ -76,6 +76,13 @@ def find_workflow(conn: Connection[Any], shape: Shape, workflow_id: str) -> List
     """Read a workflow by its key."""
     with conn.cursor(row_factory=class_row(Listed)) as reader:
         return reader.execute(_by_keys(shape), [as_array([workflow_id])]).fetchone()
+
+
+def require_workflow(conn: Connection[Any], shape: Shape, workflow_id: str) -> Listed:
+    """Read a workflow by its key. Raises WorkflowNotFound."""
+    if (found := find_workflow(conn, shape, workflow_id)) is None:
+        raise WorkflowNotFound(workflow_id)
+    return found
 
 
 async def follow_workflows(conn: AsyncConnection[Any], shape: Shape, workflow_ids: Iterable[str]) -> list[Listed]:
