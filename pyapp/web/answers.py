@@ -13,7 +13,7 @@ from uuid import UUID
 from psycopg import sql
 from pydantic import BaseModel, create_model
 
-from pyapp.models import Key, Priority, Workflow
+from pyapp.models import Key, Workflow
 
 KEYS = (Key, UUID)
 PARENT = "^(none|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})$"
@@ -94,6 +94,13 @@ class Overview(BaseModel):
     agents: dict[str, int]
 
 
+class SignedLink(BaseModel):
+    """A key for ``?key=`` of one workflow, its stream, its badge and its bar; null where no token is needed."""
+
+    key: str | None
+    expires_at: datetime
+
+
 class Ready(BaseModel):
     """The database answers and has the schema; where it is a standby, how far it is behind."""
 
@@ -102,8 +109,12 @@ class Ready(BaseModel):
 
 
 class Problem(BaseModel):
-    """An error."""
+    """An error, as RFC 9457 has it; ``error`` says the same as ``detail``."""
 
+    type: str
+    title: str
+    status: int
+    detail: str
     error: str
 
 
@@ -129,6 +140,8 @@ def described(of: type[Any], name: str | None = None, without: Iterable[str] = (
     return made
 
 
+<<<<<<< HEAD
+=======
 def loosened(part: Any) -> Any:
     """Describe the same for an adoption: its keys and priorities are any text, and what it lacks is null."""
     if isinstance(part, list):
@@ -142,6 +155,7 @@ def loosened(part: Any) -> Any:
     return found
 
 
+>>>>>>> main
 def _sent(hint: Any) -> Any:
     if hint in KEYS:
         return str
