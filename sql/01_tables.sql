@@ -52,6 +52,7 @@ create index workflow_priority_created_at_id_idx on public.workflow (priority, c
 create index workflow_name_id_idx on public.workflow (name collate "C", id);
 create index workflow_trace_id_idx on public.workflow (trace_id);
 create index workflow_parent_id_idx on public.workflow (parent_id) where parent_id is not null;
+create index workflow_created_at_id_root_idx on public.workflow (created_at, id) where parent_id is null;
 
 -- The plan of a search by the beginning of a name depends on a good estimate of how many names match.
 alter table public.workflow alter column name set statistics 1000;
@@ -106,7 +107,7 @@ create table public.agent_task (
     constraint agent_task_workflow_id_fkey foreign key (workflow_id) references public.workflow (id) on delete cascade
 );
 
--- completed_at stands last for the forecast (16), which reads the last completions only. A second index for it would
+-- completed_at stands last for the forecast (19), which reads the last completions only. A second index for it would
 -- cost each completion as much as the counting.
 create index agent_task_workflow_id_status_completed_at_idx on public.agent_task (workflow_id, status, completed_at);
 create unique index agent_task_workflow_id_external_id_idx on public.agent_task (workflow_id, external_id)

@@ -30,7 +30,8 @@ select
     w.created_at,
     w.updated_at,
     w.completed_at,
-    w.progress_updated_at as last_updated_at
+    w.progress_updated_at as last_updated_at,
+    w.parent_id
 from public.workflow as w;
 
 comment on view public.workflow_progress is
@@ -45,6 +46,8 @@ comment on column public.workflow_progress.progress_calculation_method is
     'How progress is defined: agent-based, by completed tasks.';
 comment on column public.workflow_progress.last_updated_at is
     'When progress, the total or a counter last moved.';
+comment on column public.workflow_progress.parent_id is
+    'The workflow that started this one; null if none did.';
 
 create or replace view public.workflow_progress_calculated
 with (security_invoker = true)

@@ -114,6 +114,11 @@ def test_tasks_that_name_no_workflow_are_told(conn: psycopg.Connection) -> None:
     assert "note: none of the tasks names a workflow by (args ->> 'workflow_id')" in ran.err
 
 
+def test_a_foreign_key_is_told_though_the_key_was_given(conn: psycopg.Connection) -> None:
+    conn.execute(AIRFLOW.ddl.encode())
+    assert "references it, on delete cascade" in succeed(conn.info.dsn, "adopt", "--preset", "airflow").out
+
+
 def test_another_name_is_refused_with_those_that_there_are(dsn: str) -> None:
     assert "'procrastinate'" in refuse(dsn, "adopt", "--preset", "procrastinating")
 

@@ -47,6 +47,8 @@ cross join lateral (
         greatest(
             w.progress_updated_at,
             (select max(e.occurred_at) from public.workflow_event as e where e.workflow_id = w.id),
+            -- Who waits for sub-agents that are at work has not come to a halt.
+            (select p.last_updated_at from public.workflow_tree_progress as p where p.workflow_id = w.id),
             max(t.assigned_at),
             max(t.started_at)
         ) as last_activity_at
@@ -83,7 +85,8 @@ comment on column public.workflow_forecast.estimated_completion_at is
     'When the last of agents_total will be settled at that rate; null where the rate is unknown or nothing remains.';
 comment on column public.workflow_forecast.basis_completions is 'Completions that the rate is taken from, at most 100.';
 comment on column public.workflow_forecast.basis_seconds is 'Seconds since the first of these completions.';
-comment on column public.workflow_forecast.last_activity_at is 'When a task was last created, assigned, started or settled, or the workflow changed status or stage.';
+comment on column public.workflow_forecast.last_activity_at is
+    'When a task was last created, assigned, started or settled, or the workflow changed status or stage; or tasks were counted below it.';
 comment on column public.workflow_forecast.stalled is
     'Whether the workflow runs and nothing of that happened for 10 minutes, or for the interval in the parameter agent_progress.stalled_after.';
 
