@@ -98,7 +98,7 @@ def list_workflows(
     """List workflows, newest first.
 
     ``status`` takes one status or several. ``parent_id`` lists those that this workflow started, ``roots`` those that
-    none did. ``after`` takes the last workflow of the page before, or its creation time
+    no other started. ``after`` takes the last workflow of the page before, or its creation time
     and id: the next page costs as much as the first. Returns at most ``limit`` workflows.
     """
     conditions = ["true"]

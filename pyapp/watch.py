@@ -60,7 +60,7 @@ class Follower:
     """What was last read of the workflows that are followed, and what to read next; does no I/O itself."""
 
     def __init__(self, workflow_ids: Sequence[Key] | None, schema: str | None, below: bool = False) -> None:
-        """Follow these workflows, or the newest active ones that no other started; ``below``: what they started too."""
+        """Follow these workflows, or the newest active ones that none started; ``below``: also what they started."""
         self._ids, self._schema, self._below = workflow_ids, schema, below
         self._seen: dict[Key, Workflow] = {}
 
