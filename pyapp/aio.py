@@ -1,7 +1,7 @@
 """The same helpers for ``psycopg.AsyncConnection``: ``await pyapp.aio.get_workflow(conn, …)``."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Self, TypeVar
@@ -84,7 +84,7 @@ async def watch(
     below: bool = False,
     schema: str | None = None,
     prepare: bool | None = None,
-) -> AsyncIterator[Workflow]:
+) -> AsyncGenerator[Workflow, None]:
     """Follow workflows as ``pyapp.watch`` does: ``async for workflow in pyapp.aio.watch(…)``."""
     follower = Follower(workflow_ids, schema, below)
     conn = await connect(dsn, prepare=prepare, autocommit=True)

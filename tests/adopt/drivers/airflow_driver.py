@@ -15,7 +15,7 @@ def letters() -> None:
     def write(n: int) -> int:
         from pathlib import Path
 
-        first = Path(f"/tmp/airflow-driver-{n}")  # noqa: S108
+        first = Path(f"/tmp/airflow-driver-{n}")
         if n == 4 and not first.exists():
             first.touch()
             raise ValueError("no")

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from contextlib import suppress
 
 from dbos import DBOS, SetWorkflowID
 
@@ -28,10 +29,8 @@ def page(n: int) -> int:
 def crawl(many: int) -> None:
     handles = [DBOS.enqueue_workflow("pages", page, n) for n in range(many)]
     for handle in handles:
-        try:
+        with suppress(Exception):
             handle.get_result()
-        except Exception:  # noqa: S110
-            pass
 
 
 @DBOS.workflow()
@@ -45,10 +44,8 @@ def parent() -> None:
     handle = DBOS.start_workflow(waits)
     time.sleep(0.5)
     DBOS.cancel_workflow(handle.workflow_id)
-    try:
+    with suppress(Exception):
         handle.get_result()
-    except Exception:  # noqa: S110
-        pass
 
 
 DBOS.launch()

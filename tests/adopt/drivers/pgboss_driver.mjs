@@ -1,13 +1,20 @@
 // pg-boss, really run: jobs of three workflows in two queues, one of them made after the adoption.
 import { createRequire } from 'node:module'
-const PgBoss = createRequire(process.argv[4] + '/')('pg-boss')
+const found = createRequire(process.argv[4] + '/')('pg-boss')
+const PgBoss = found.PgBoss ?? found
 const [host, database] = [process.argv[2], process.argv[3]]
 const boss = new PgBoss({ host, database, user: 'postgres', archiveCompletedAfterSeconds: 1, maintenanceIntervalSeconds: 1,
   deleteAfterSeconds: 1, supervise: process.argv[5] === 'prune' })
 boss.on('error', error => console.error('ERROR', error.message))
 await boss.start()
+if (process.argv[5] === 'tables') {
+  await boss.stop()
+  process.exit(0)
+}
 const wait = ms => new Promise(resolve => setTimeout(resolve, ms))
-if (process.argv[5] === 'prune') {
+if (process.argv[5] === 'prune' && boss.deleteStoredJobs) {
+  for (const queue of ['letters', 'bills']) await boss.deleteStoredJobs(queue)
+} else if (process.argv[5] === 'prune') {
   for (let i = 0; i < 60; i++) {
     const { rows } = await boss.getDb().executeSql("select count(*) from pgboss.job where state = 'completed'")
     if (rows[0].count === '0') break
