@@ -69,6 +69,7 @@ create index if not exists workflow_priority_created_at_id_idx on public.workflo
 create index if not exists workflow_name_id_idx on public.workflow (name collate "C", id);
 create index if not exists workflow_trace_id_idx on public.workflow (trace_id);
 create index if not exists workflow_parent_id_idx on public.workflow (parent_id) where parent_id is not null;
+create index if not exists workflow_created_at_id_root_idx on public.workflow (created_at, id) where parent_id is null;
 
 alter table public.workflow alter column name set statistics 1000;
 

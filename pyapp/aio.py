@@ -1,7 +1,7 @@
 """The same helpers for ``psycopg.AsyncConnection``: ``await pyapp.aio.get_workflow(conn, …)``."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Self, TypeVar
@@ -22,6 +22,9 @@ T = TypeVar("T")
 get_workflow = asynchronous(queries.get_workflow)
 get_workflows = asynchronous(queries.get_workflows)
 list_workflows = asynchronous(queries.list_workflows)
+get_tree = asynchronous(queries.get_tree)
+tree_progress = asynchronous(queries.tree_progress)
+list_tree_progress = asynchronous(queries.list_tree_progress)
 list_tasks = asynchronous(queries.list_tasks)
 get_state = asynchronous(queries.get_state)
 list_stages = asynchronous(queries.list_stages)
@@ -78,11 +81,12 @@ async def watch(
     workflow_ids: Sequence[Key] | None = None,
     interval: float = 0.5,
     *,
+    below: bool = False,
     schema: str | None = None,
     prepare: bool | None = None,
-) -> AsyncIterator[Workflow]:
+) -> AsyncGenerator[Workflow, None]:
     """Follow workflows as ``pyapp.watch`` does: ``async for workflow in pyapp.aio.watch(…)``."""
-    follower = Follower(workflow_ids, schema)
+    follower = Follower(workflow_ids, schema, below)
     conn = await connect(dsn, prepare=prepare, autocommit=True)
     try:
         listens = await _listen(conn, schema)

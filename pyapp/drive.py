@@ -12,7 +12,7 @@ from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar, get_args
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor, Connection, Cursor
 from psycopg.pq import Format, PipelineStatus, TransactionStatus
-from psycopg.rows import class_row, tuple_row
+from psycopg.rows import args_row, tuple_row
 from psycopg.types.json import JsonbLoader
 from psycopg.types.string import TextBinaryLoader
 
@@ -157,14 +157,14 @@ def gone(conn: Connection[Any] | AsyncConnection[Any], error: BaseException) -> 
 
 def cursor(conn: Connection[Any], statement: Statement) -> Cursor[Any]:
     """Make a cursor for a statement: of psycopg's plain kind, whatever cursors and rows the connection makes."""
-    made = Cursor(conn, row_factory=class_row(statement.row) if statement.row else tuple_row)
+    made = Cursor(conn, row_factory=args_row(statement.row) if statement.row else tuple_row)
     _fit(made)
     return made
 
 
 def cursor_async(conn: AsyncConnection[Any], statement: Statement) -> AsyncCursor[Any]:
     """Make a cursor as ``cursor`` does."""
-    made = AsyncCursor(conn, row_factory=class_row(statement.row) if statement.row else tuple_row)
+    made = AsyncCursor(conn, row_factory=args_row(statement.row) if statement.row else tuple_row)
     _fit(made)
     return made
 

@@ -47,6 +47,37 @@ class Workflow:
     updated_at: datetime
     completed_at: datetime | None
     last_updated_at: datetime
+    parent_id: Key | None
+
+
+@dataclass(frozen=True, slots=True)
+class TreeNode(Workflow):
+    """A workflow of a tree, with its own progress: ``level`` is 1 at the top."""
+
+    level: int
+
+
+@dataclass(frozen=True, slots=True)
+class TreeProgress:
+    """Progress of a workflow and all that is below it: one row of the view ``workflow_tree_progress``.
+
+    ``workflows`` counts them, the one at the top included; ``depth`` is the number of levels.
+    """
+
+    workflow_id: Key
+    workflows: int
+    depth: int
+    progress: int
+    progress_percentage: int
+    agents_completed: int
+    agents_total: int
+    agents_created: int
+    agents_failed: int
+    agents_cancelled: int
+    agents_open: int
+    agents_planned: int | None
+    settled_percentage: int
+    last_updated_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ any.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import datetime, timedelta
+from functools import lru_cache
 from time import perf_counter
 from typing import Any, TypeVar
 from uuid import UUID
@@ -35,12 +36,16 @@ from pyapp.models import (
     Task,
     TaskReport,
     TaskStatus,
+    TreeNode,
+    TreeProgress,
     Workflow,
     WorkflowState,
     WorkflowStatus,
 )
 
 R = TypeVar("R")
+
+_REPORTED = [field.name for field in fields(TaskReport)]
 
 # What the view has under other names than the table, or computes: here for a workflow that has no tasks yet.
 _OF_WORKFLOW = {
@@ -51,6 +56,8 @@ _OF_WORKFLOW = {
     "progress_calculation_method": "'agent-based'",
     "last_updated_at": "progress_updated_at",
 }
+
+_OF_NODE = ", ".join(f"p.{field.name}" for field in fields(Workflow))
 
 
 def get_workflow(workflow_id: Key, *, schema: str | None = None) -> Query[Workflow]:
@@ -81,13 +88,16 @@ def list_workflows(
     status: str | Sequence[str] | None = None,
     type: str | None = None,
     priority: str | None = None,
+    parent_id: Key | None = None,
+    roots: bool = False,
     limit: int = 50,
     after: Workflow | tuple[datetime, Key] | None = None,
     schema: str | None = None,
 ) -> Query[list[Workflow]]:
     """List workflows, newest first.
 
-    ``status`` takes one status or several. ``after`` takes the last workflow of the page before, or its creation time
+    ``status`` takes one status or several. ``parent_id`` lists those that this workflow started, ``roots`` those that
+    none did. ``after`` takes the last workflow of the page before, or its creation time
     and id: the next page costs as much as the first. Returns at most ``limit`` workflows.
     """
     conditions = ["true"]
@@ -101,6 +111,11 @@ def list_workflows(
     if priority is not None:
         conditions.append("priority = %s")
         values.append(priority)
+    if parent_id is not None:
+        conditions.append("parent_id = %s")
+        values.append(str(parent_id))
+    if roots:
+        conditions.append("parent_id is null")
     if after is not None:
         created_at, key = (after.created_at, after.workflow_id) if isinstance(after, Workflow) else after
         conditions.append("(created_at, workflow_id) < (%s, %s)")
@@ -109,6 +124,46 @@ def list_workflows(
     query = "select {columns} from {schema}.workflow_progress where " + where  # noqa: S608 (of the literals above)
     query += " order by created_at desc, workflow_id desc limit %s"
     return (yield from _fetch(Workflow, query, [*values, limit], schema))
+
+
+def get_tree(workflow_id: Key, *, limit: int | None = None, schema: str | None = None) -> Query[list[TreeNode]]:
+    """Get a workflow and all that is below it, each with its own progress.
+
+    Returns the workflow itself first, and below each one what it started, the oldest first: the first ``limit`` of
+    them, None for all. Raises WorkflowNotFound.
+    """
+    # As in workflow_tree_progress: with offset 0 the children are found by index, whatever the statistics say.
+    query = (
+        f"with recursive tree as (select {_OF_NODE}, 1 as level"  # noqa: S608 (columns of a model)
+        " from {schema}.workflow_progress as p where p.workflow_id = %s"
+        f" union all select {_OF_NODE}, n.level + 1 from tree as n cross join lateral"
+        " (select c.* from {schema}.workflow_progress as c where c.parent_id = n.workflow_id offset 0) as p"
+        " where n.level < 64) search depth first by created_at, workflow_id set place"
+        " select {columns} from tree order by place limit %s"
+    )
+    nodes = yield from _fetch(TreeNode, query, [str(workflow_id), limit], schema)
+    if not nodes:
+        raise WorkflowNotFound(workflow_id)
+    return nodes
+
+
+def tree_progress(workflow_id: Key, *, schema: str | None = None) -> Query[TreeProgress]:
+    """Get the progress of a workflow with all that is below it, summed up.
+
+    Reads a row for each workflow of the tree and no task. Raises WorkflowNotFound.
+    """
+    query = "select {columns} from {schema}.workflow_tree_progress where workflow_id = %s"
+    rows = yield from _fetch(TreeProgress, query, [str(workflow_id)], schema)
+    if not rows:
+        raise WorkflowNotFound(workflow_id)
+    return rows[0]
+
+
+def list_tree_progress(workflow_ids: Iterable[Key], *, schema: str | None = None) -> Query[dict[Key, TreeProgress]]:
+    """Get the progress of several trees, by the id of the workflow at the top, of those that exist."""
+    query = "select {columns} from {schema}.workflow_tree_progress where workflow_id = any (%s)"
+    rows = yield from _fetch(TreeProgress, query, [_array(workflow_ids)], schema)
+    return {tree.workflow_id: tree for tree in rows}
 
 
 def list_tasks(workflow_id: Key, *, schema: str | None = None) -> Query[list[Task]]:
@@ -376,19 +431,23 @@ def report_statement(
     return _statement(Task, "select {columns} from {schema}.report_tasks(%s::uuid, %s)", values, schema)
 
 
-def _statement(row: type[Any], query: str, values: Sequence[Any], schema: str | None) -> Statement:
+def _statement(row: Any, query: str, values: Sequence[Any], schema: str | None) -> Statement:
     """Write a statement for rows of a model, in a schema.
 
     Its columns are called as in the model in the views, {columns}, and partly otherwise in a row of ``workflow``,
     {of_workflow}.
     """
+    return Statement(_text(row, query, find_schema(schema)), values, row)
+
+
+@lru_cache
+def _text(row: Any, query: str, schema: str) -> str:
     names = [field.name for field in fields(row)]
-    text = query.format(
+    return query.format(
         columns=", ".join(names),
         of_workflow=", ".join(f"{_OF_WORKFLOW[name]} as {name}" if name in _OF_WORKFLOW else name for name in names),
-        schema=sql.Identifier(find_schema(schema)).as_string().replace("%", "%%"),
+        schema=sql.Identifier(schema).as_string().replace("%", "%%"),
     )
-    return Statement(text, values, row)
 
 
 def _send(statement: Statement, workflow_id: Key | None) -> Query[Any]:
@@ -434,13 +493,16 @@ def _new_task(given: NewTask | Mapping[str, Any] | str) -> dict[str, Any] | str:
 
 
 def _report(given: TaskReport | Mapping[str, Any] | tuple[Any, ...]) -> dict[str, Any]:
-    report = (
-        given if isinstance(given, Mapping) else asdict(given if isinstance(given, TaskReport) else TaskReport(*given))
-    )
-    known(report.get("status"))
-    sent = {name: value for name, value in report.items() if value is not None}
-    return sent | {"task_id": _task_id(sent["task_id"])} if "task_id" in sent else sent
+    if isinstance(given, Mapping):
+        sent = {name: value for name, value in given.items() if value is not None}
+    else:  # not by asdict(), which copies the result part by part
+        told = given if isinstance(given, TaskReport) else TaskReport(*given)
+        sent = {name: value for name in _REPORTED if (value := getattr(told, name)) is not None}
+    known(sent.get("status"))
+    if "task_id" in sent:
+        sent["task_id"] = _task_id(sent["task_id"])
+    return sent
 
 
 def _task_id(given: Any) -> str:
-    return str(UUID(str(given)))
+    return str(given if isinstance(given, UUID) else UUID(str(given)))

@@ -1,7 +1,7 @@
 """Following progress live."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from hashlib import md5
 from typing import Any
@@ -13,7 +13,7 @@ from pyapp.db import connect, find_schema, retry
 from pyapp.drive import Query, Statement, is_pooled, run
 from pyapp.errors import WorkflowNotFound
 from pyapp.models import SETTLED, Key, Workflow
-from pyapp.queries import get_workflows, list_workflows
+from pyapp.queries import get_tree, get_workflows, list_workflows
 
 ACTIVE = ("initiated", "running", "paused")
 """Statuses of a workflow that has not ended."""
@@ -59,9 +59,9 @@ def is_active(workflow: Workflow) -> bool:
 class Follower:
     """What was seen of the workflows that are followed, and what to look at next; without connection or clock."""
 
-    def __init__(self, workflow_ids: Sequence[Key] | None, schema: str | None) -> None:
-        """Follow these workflows, or the newest active ones."""
-        self._ids, self._schema = workflow_ids, schema
+    def __init__(self, workflow_ids: Sequence[Key] | None, schema: str | None, below: bool = False) -> None:
+        """Follow these workflows, or the newest active ones that no other started; ``below``: what they started too."""
+        self._ids, self._schema, self._below = workflow_ids, schema, below
         self._seen: dict[Key, Workflow] = {}
 
     def require_all(self) -> Query[None]:
@@ -73,12 +73,22 @@ class Follower:
     def look(self) -> Query[list[Workflow]]:
         """Read the workflows as they are now."""
         if self._ids is not None:
-            return (yield from get_workflows(self._ids, schema=self._schema))
-        active = yield from list_workflows(status=ACTIVE, limit=_MOST, schema=self._schema)
+            return (yield from self._look_at(self._ids))
+        active = yield from list_workflows(status=ACTIVE, roots=not self._below, limit=_MOST, schema=self._schema)
         ids = {workflow.workflow_id for workflow in active}
         # Those that were active a moment ago: their end is worth telling.
         ended = [old.workflow_id for old in self._seen.values() if is_active(old) and old.workflow_id not in ids]
         return active + ((yield from get_workflows(ended, schema=self._schema)) if ended else [])
+
+    def _look_at(self, workflow_ids: Sequence[Key]) -> Query[list[Workflow]]:
+        if not self._below:
+            return (yield from get_workflows(workflow_ids, schema=self._schema))
+        found: dict[Key, Workflow] = {}
+        for workflow_id in workflow_ids:
+            with suppress(WorkflowNotFound):  # deleted meanwhile
+                nodes = yield from get_tree(workflow_id, schema=self._schema)
+                found |= {node.workflow_id: node for node in nodes}
+        return list(found.values())
 
     def changes(self, now: list[Workflow]) -> list[Workflow]:
         """Take note of what was read; returns what of it is new."""
@@ -97,18 +107,20 @@ def watch(
     workflow_ids: Sequence[Key] | None = None,
     interval: float = 0.5,
     *,
+    below: bool = False,
     schema: str | None = None,
     prepare: bool | None = None,
-) -> Iterator[Workflow]:
+) -> Generator[Workflow, None, None]:
     """Follow workflows: yield each as it is now, and again whenever something of it changes.
 
     Polls by primary key every ``interval`` seconds, which works behind poolers and on read replicas; where
     ``agent-progress notify`` is on, it looks at once when it is told. Connects again when the connection is lost. Ends
     when each of the workflows given is completed, failed, cancelled or deleted; without ``workflow_ids`` it follows the
-    50 newest active ones and does not end. Raises WorkflowNotFound, and ``psycopg.OperationalError`` if the database
-    cannot be reached at first.
+    50 newest active ones that no other workflow started, and does not end. With ``below`` it follows all that is below
+    the workflows given as well, or the newest active ones wherever in a tree they are. Raises WorkflowNotFound, and
+    ``psycopg.OperationalError`` if the database cannot be reached at first.
     """
-    for changes in watch_changes(dsn, workflow_ids, interval, schema=schema, prepare=prepare):
+    for changes in watch_changes(dsn, workflow_ids, interval, below=below, schema=schema, prepare=prepare):
         yield from changes
 
 
@@ -119,15 +131,16 @@ def watch_changes(
     on_poll: Callable[[Connection[Any], list[Workflow]], None] = lambda _conn, _workflows: None,
     on_loss: Callable[[psycopg.Error | None], None] = lambda _: None,
     *,
+    below: bool = False,
     schema: str | None = None,
     prepare: bool | None = None,
-) -> Iterator[list[Workflow]]:
+) -> Generator[list[Workflow], None, None]:
     """Follow workflows as watch does, but yield what each poll found changed, which may be nothing.
 
     ``on_poll`` is called before that with the connection and all workflows that are followed, to read more of them.
     ``on_loss`` is told why the database cannot be read, and None when it can be again.
     """
-    follower = Follower(workflow_ids, schema)
+    follower = Follower(workflow_ids, schema, below)
     away = False
 
     def look(conn: Connection[Any]) -> list[Workflow]:

@@ -1,15 +1,16 @@
--- The tables of an agent workflow engine: a workflow has tasks, one per agent; stages and events describe its course.
--- Triggers maintain the columns of workflow that count tasks (04, 05). None of them is indexed and pages keep room for
--- new row versions, so that counting stays heap-only (HOT); none has a CHECK constraint, which each count would evaluate.
+-- The tables of an agent workflow engine. A workflow has tasks, each done by one agent; stages and events tell its
+-- course. Triggers maintain the columns of workflow that count tasks (04, 05). No index has one of them and pages keep
+-- room for new row versions, so that updates of the counters are heap-only (HOT). No CHECK constraint has one of them,
+-- since each of these updates would evaluate it.
 
 create type public.workflow_status as enum ('initiated', 'running', 'paused', 'completed', 'failed', 'cancelled');
-comment on type public.workflow_status is 'State of a workflow; completed, failed and cancelled are final states.';
+comment on type public.workflow_status is 'Status of a workflow; completed, failed and cancelled mean that it ended.';
 
 create type public.task_status as enum ('pending', 'assigned', 'running', 'completed', 'failed', 'cancelled');
-comment on type public.task_status is 'State of a task; completed, failed and cancelled are settled, the others open.';
+comment on type public.task_status is 'Status of a task; completed, failed and cancelled are settled, the others open.';
 
 create type public.stage_status as enum ('pending', 'running', 'completed', 'failed', 'skipped');
-comment on type public.stage_status is 'State of a stage of a workflow.';
+comment on type public.stage_status is 'Status of a stage of a workflow.';
 
 create type public.priority_level as enum ('low', 'medium', 'high', 'critical');
 comment on type public.priority_level is 'How urgent a workflow or a task is.';
@@ -51,15 +52,16 @@ create index workflow_priority_created_at_id_idx on public.workflow (priority, c
 create index workflow_name_id_idx on public.workflow (name collate "C", id);
 create index workflow_trace_id_idx on public.workflow (trace_id);
 create index workflow_parent_id_idx on public.workflow (parent_id) where parent_id is not null;
+create index workflow_created_at_id_root_idx on public.workflow (created_at, id) where parent_id is null;
 
--- A search by the beginning of a name depends on a good guess of how many have it.
+-- The plan of a search by the beginning of a name depends on a good estimate of how many names match.
 alter table public.workflow alter column name set statistics 1000;
 
 comment on table public.workflow is 'One run of a workflow, with the progress of its agents.';
 comment on column public.workflow.type is 'Kind of workflow, for example app, feature or bugfix.';
 comment on column public.workflow.current_stage is 'Name of the stage that the orchestrator is in.';
 comment on column public.workflow.progress is
-    'Maintained: share of completed in all tasks, 0 to 100 percent; 100 only when all are completed, 0 only when none is.';
+    'Maintained: agents_completed in percent of agents_total, 0 to 100; 100 only when all are, 0 only when none is.';
 comment on column public.workflow.agents_completed is 'Maintained: tasks with status completed.';
 comment on column public.workflow.agents_total is
     'Maintained: tasks that progress is measured against: created, or planned if that is more and the workflow not completed.';
@@ -75,8 +77,10 @@ comment on column public.workflow.progress_frozen_at is
 comment on column public.workflow.version is 'Moves with status and stage, never with progress: for compare and swap.';
 comment on column public.workflow.trace_id is 'Trace of the workflow in the tracing system.';
 comment on column public.workflow.input_data is 'What the workflow was started with.';
-comment on column public.workflow.parent_id is 'The workflow that started this one; null if none did.';
-comment on column public.workflow.parent_task_id is 'The task of the parent that started this one, if one did.';
+comment on column public.workflow.parent_id is
+    'The workflow that started this one, and whose deletion deletes it; null if none did.';
+comment on column public.workflow.parent_task_id is
+    'The task of the parent that started this one; null if none did; not checked.';
 
 create table public.agent_task (
     id uuid not null default gen_random_uuid(),
@@ -103,8 +107,8 @@ create table public.agent_task (
     constraint agent_task_workflow_id_fkey foreign key (workflow_id) references public.workflow (id) on delete cascade
 );
 
--- completed_at is for the forecast, which reads the last completions only; an index of its own would cost each completion
--- as much as the counting.
+-- completed_at stands last for the forecast (16), which reads the last completions only. A second index for it would
+-- cost each completion as much as the counting.
 create index agent_task_workflow_id_status_completed_at_idx on public.agent_task (workflow_id, status, completed_at);
 create unique index agent_task_workflow_id_external_id_idx on public.agent_task (workflow_id, external_id)
     where external_id is not null;
@@ -117,7 +121,10 @@ comment on column public.agent_task.payload is 'What the agent is given.';
 comment on column public.agent_task.result is 'What the agent reported; null until then.';
 comment on column public.agent_task.completed_at is 'When the task was settled: completed, failed or cancelled; null while open.';
 comment on column public.agent_task.retry_count is 'How often the task was opened again after it had been settled.';
-comment on column public.agent_task.timeout_ms is 'Time that the agent has, in milliseconds.';
+comment on column public.agent_task.max_retries is
+    'How often the orchestrator may open the task again; only stored, nothing in the database enforces it.';
+comment on column public.agent_task.timeout_ms is
+    'Time that the agent has, in milliseconds; only stored, nothing in the database enforces it.';
 comment on column public.agent_task.ordinal is 'Place in the order of creation, without ties; numbers may be missing.';
 
 create table public.workflow_stage (
@@ -138,7 +145,8 @@ create table public.workflow_stage (
 
 comment on table public.workflow_stage is 'One stage of a workflow.';
 comment on column public.workflow_stage.position is 'Place of the stage in the order of stages, from 0.';
-comment on column public.workflow_stage.agent_id is 'Agent in charge of the stage; null if none is.';
+comment on column public.workflow_stage.agent_id is
+    'Agent in charge of the stage, as the orchestrator says; null if none is.';
 comment on column public.workflow_stage.retry_count is 'How often the stage was started again, by a retry or by going back to it.';
 comment on column public.workflow_stage.weight is
     'Share of the stage in the whole, relative to the other stages, as planned; null if the plan says none.';

@@ -6,7 +6,7 @@ create table public.workflow_transition (
     constraint workflow_transition_pkey primary key (from_status, to_status)
 );
 
-comment on table public.workflow_transition is 'Allowed changes of a workflow''s status; a row more or less changes the rule.';
+comment on table public.workflow_transition is 'Allowed changes of a workflow''s status, one a row; to be edited.';
 comment on column public.workflow_transition.from_status is 'Status that the workflow has.';
 comment on column public.workflow_transition.to_status is 'Status that it may get.';
 

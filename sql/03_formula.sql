@@ -1,6 +1,6 @@
--- The number itself, and what it is taken of: the only place where either is written.
+-- The percentage, and the total that it is a share of. No other file writes either formula.
 -- Both functions are inlined into the statements that call them (a call would cost 5 us): hence a `return` body,
--- qualified names and no SET clause. Null, which means not counted yet, stays null.
+-- qualified names and no SET clause. A null argument means not counted yet, and gives null.
 
 create or replace function public.progress_percentage(completed bigint, total bigint)
 returns integer
@@ -8,7 +8,7 @@ language sql
 immutable
 parallel safe
 return case
-    -- Honest at both ends: 0 only when none is completed, 100 only when all are.
+    -- Exact at both ends: 0 only when none is completed, 100 only when all are.
     when completed <= 0 or total <= 0 then 0
     when completed >= total then 100
     -- Round half up: floor(100 * completed / total + 1/2), in integers.
@@ -24,7 +24,7 @@ language sql
 immutable
 parallel safe
 return case
-    -- A completed workflow waits for no more tasks. Otherwise the plan counts; greatest() passes over a null plan.
+    -- A completed workflow gets no more tasks. Until then the plan counts, if it is more; greatest() ignores a null.
     when status = 'completed' then created
     when created is not null then greatest(created, planned)
 end;

@@ -1,10 +1,12 @@
 -- Each statement on agent_task adds what it changed to the counters of its workflows, in its own transaction.
 -- Differences are added, never a recount: that would miss the tasks that other transactions finish at the same time.
--- Once per statement, not per row: many tasks changed at once would cost quadratic time, since each row version of the
--- workflow is searched by the next. Workflow rows are locked in the order of their ids, so that two statements of the
--- same kind never deadlock on them. Frozen rows are updated too, to take the lock that a concurrent thaw waits for.
--- The guard (05) derives total and percentage from the counters; it knows this function by the 'epoch' that it writes.
--- pg_temp stands last in the search_path: left out it would come first, with a writer's temporary types and functions.
+-- Once per statement, not per row: each update of a workflow has to pass all row versions that its transaction made
+-- before, so that many tasks changed at once would cost quadratic time. Workflow rows are locked in the order of their
+-- ids, so that two statements of the same kind never deadlock on them. Frozen rows are updated too, to take the lock
+-- that a concurrent thaw waits for.
+-- The guard (05) derives total and percentage from the counters, and recognizes this function by the 'epoch' that it
+-- writes to progress_updated_at. pg_temp is named last in the search_path, here and in all files: left out, it would be
+-- searched first, and a writer's temporary tables and types would be found before the real ones.
 
 create or replace function public.maintain_progress()
 returns trigger
@@ -15,14 +17,14 @@ set row_security = off
 as $$
 declare
     task_workflow uuid;
-    plain boolean;
-    counts boolean;
+    plain boolean; -- a single task, and at most one counter to change
+    counts boolean; -- the update completed it
     sign integer;
     changes refcursor;
     change record;
 begin
-    -- Look at what the statement changed. A single task is by far the most frequent, and its plain cases need no
-    -- aggregation. Settled statuses come last in task_status: `< 'completed'` means open.
+    -- A statement on a single task is by far the most frequent, and its plain cases need no aggregation. Settled
+    -- statuses come last in task_status: `< 'completed'` means open.
     if tg_op = 'UPDATE' then
         select
             n.workflow_id,
@@ -59,7 +61,7 @@ begin
             group by t.workflow_id
             order by t.workflow_id;
     elsif tg_op = 'TRUNCATE' then
-        -- It tells nothing about the tasks that it removed, and those of one partition may be gone alone.
+        -- It has no transition tables, and may have emptied one partition only: workflows that drifted are recounted.
         if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
             raise feature_not_supported using
                 message = 'agent_task cannot be truncated with an old snapshot: tasks of others would stay counted',
@@ -114,7 +116,7 @@ $$;
 comment on function public.maintain_progress() is
     'Adds what a statement on agent_task changed to the counters of the workflows concerned.';
 
--- Who may execute a trigger function can hang it on a table of his own and so count tasks that do not exist.
+-- Whoever may execute a trigger function can put it on a table of their own, and so count tasks that do not exist.
 revoke execute on function public.maintain_progress() from public;
 
 create or replace trigger agent_task_progress_insert
@@ -146,4 +148,5 @@ create or replace trigger agent_task_progress_truncate
     for each statement
     execute function public.maintain_progress();
 
-comment on trigger agent_task_progress_truncate on public.agent_task is 'Counts afresh after the task table was emptied.';
+comment on trigger agent_task_progress_truncate on public.agent_task is
+    'Recounts the workflows whose tasks a TRUNCATE removed.';

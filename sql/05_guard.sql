@@ -1,4 +1,5 @@
--- Nobody but the task trigger (04) moves a counter, and total and percentage always follow from the counters.
+-- Nobody but the task trigger (04) moves a counter, and total and percentage follow from the counters, except in frozen
+-- rows, which keep all their numbers.
 -- What others write to these columns is silently put back, not refused: ORMs that save a row write every column, with
 -- values as old as their read, and orchestrators write percentages of their own making.
 
@@ -21,9 +22,9 @@ begin
         operation = 'INSERT'
         or (before.progress_frozen_at is not null and after.progress_frozen_at is null and after.id = before.id)
     then
-        -- Thawing recounts: this row is locked by now, and the query sees all that was committed until then. A new
-        -- workflow has no tasks, except where the foreign key is deferred, or where the same statement deleted it. In an
-        -- upsert its row may be there already: then nothing of this is used, and nothing is counted.
+        -- A thawed workflow is recounted: its row is locked by now, and the query sees all that was committed before.
+        -- A new one has no tasks yet, except where the foreign key is deferred, or where the same statement deleted it.
+        -- An upsert may find the row there already, and then uses nothing of this: the tasks are not read for it.
         select
             count(*),
             count(*) filter (where a.status = 'completed'),
@@ -40,7 +41,7 @@ begin
             after.progress_updated_at := clock_timestamp();
         end if;
     elsif after.id <> before.id and after.progress_frozen_at is null then
-        -- Where keys cascade on update, the tasks follow and count themselves again.
+        -- A new key: where the foreign key cascades updates, the tasks get it next, and are counted by that update.
         after.agents_created := 0;
         after.agents_completed := 0;
         after.agents_failed := 0;
@@ -65,7 +66,7 @@ begin
         if
             after.progress <> before.progress
             or after.agents_total <> before.agents_total
-            or after.agents_created is distinct from before.agents_created -- null: not counted yet
+            or after.agents_created is distinct from before.agents_created -- null while not counted yet
             or after.agents_completed <> before.agents_completed
             or after.agents_failed <> before.agents_failed
             or after.agents_cancelled <> before.agents_cancelled
@@ -78,14 +79,14 @@ end
 $$;
 
 comment on function public.settle_workflow(text, public.workflow, public.workflow) is
-    'What a row of workflow becomes that anybody but the task trigger writes; of an insert, before is null.';
+    'Returns the row to store where anybody but the task trigger writes a workflow; before is null in an insert.';
 
 revoke execute on function public.settle_workflow(text, public.workflow, public.workflow) from public;
 
--- The task trigger is told by the trigger depth and by 'epoch', its mark. Not by a WHEN clause, which each statement
--- compiles anew. Nothing is set for this function, and it evaluates little, since each completion pays for it: its
--- operators and functions are named with their schema, and with the exact types of their arguments, instead. Stable: it
--- reads no table, and plpgsql then takes no snapshot for its expressions.
+-- The task trigger is recognized by the trigger depth and by the 'epoch' that it writes; a WHEN clause would be
+-- compiled again by each statement. Each completion pays for this function. So it sets no search_path, and names
+-- operators and functions with their schema instead, with arguments of their exact types. It reads no table itself and
+-- is declared stable, so that plpgsql takes no snapshot for its expressions.
 create or replace function public.guard_progress()
 returns trigger
 language plpgsql

@@ -1,4 +1,5 @@
--- What everyone reads (stored, one row per workflow), the same counted afresh (the definition), and where they differ.
+-- Three views: the stored progress, which everyone reads; the same counted from the tasks, which defines it; and the
+-- workflows where the two differ.
 
 create or replace view public.workflow_progress
 with (security_invoker = true)
@@ -29,13 +30,14 @@ select
     w.created_at,
     w.updated_at,
     w.completed_at,
-    w.progress_updated_at as last_updated_at
+    w.progress_updated_at as last_updated_at,
+    w.parent_id
 from public.workflow as w;
 
 comment on view public.workflow_progress is
     'Progress of each workflow as stored: exact as of the last commit, and as cheap to read as the row of the workflow.';
 comment on column public.workflow_progress.progress_percentage is
-    'The same as progress: share of completed in all tasks, 0 to 100.';
+    'The same as progress, under the name that workflow_stage_progress has for it.';
 comment on column public.workflow_progress.agents_open is
     'Tasks that are pending, assigned or running.';
 comment on column public.workflow_progress.settled_percentage is
@@ -44,6 +46,8 @@ comment on column public.workflow_progress.progress_calculation_method is
     'How progress is defined: agent-based, by completed tasks.';
 comment on column public.workflow_progress.last_updated_at is
     'When progress, the total or a counter last moved.';
+comment on column public.workflow_progress.parent_id is
+    'The workflow that started this one; null if none did.';
 
 create or replace view public.workflow_progress_calculated
 with (security_invoker = true)
@@ -102,7 +106,8 @@ from public.workflow as w
 join public.workflow_progress_calculated as c on c.workflow_id = w.id
 where
     w.progress_frozen_at is null
-    -- One by one: a comparison of rows is printed in another way after a dump and restore.
+    -- Column by column: PostgreSQL prints a comparison of rows differently after a dump and restore, and `check`
+    -- compares what it prints.
     and (
         w.progress is distinct from c.progress
         or w.agents_completed is distinct from c.agents_completed
@@ -113,6 +118,6 @@ where
     );
 
 comment on view public.workflow_progress_drift is
-    'The workflows whose stored progress differs from the calculated one; empty, always. Frozen workflows are left out.';
+    'Workflows, not frozen ones, whose stored progress differs from the calculated one; none where triggers fired.';
 comment on column public.workflow_progress_drift.stale_data is
-    'Always true: a row stands here because its stored progress is wrong.';
+    'Always true: this view has only workflows whose stored progress is wrong.';

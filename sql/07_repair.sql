@@ -1,7 +1,7 @@
--- Repairs what was miscounted while triggers were off (README: what is not counted), exactly, while others write: the row
--- of a workflow is locked first and its tasks are counted in a later statement, so with a newer snapshot; without that
--- lock no other transaction can count a task in between. The count itself is the guard's (05), which recounts a workflow
--- when it thaws: nothing that a caller passes reaches a counter.
+-- Repairs what was not counted while triggers did not fire (sql/README.md: What is not counted), exactly, while others
+-- write. The row of a workflow is locked first, and its tasks are counted by a later statement, with a newer snapshot:
+-- in between nobody else can count a task, which takes the same lock. The guard (05) does the count, as it recounts
+-- each workflow that thaws: nothing that a caller passes reaches a counter.
 
 create or replace function public.repair_progress(workflow uuid default null)
 returns setof public.workflow_progress_drift
@@ -22,7 +22,7 @@ begin
     loop
         perform from public.workflow where id = candidate for no key update;
         select d.* into stale from public.workflow_progress_drift as d where d.workflow_id = candidate;
-        continue when not found; -- somebody else repaired, froze or deleted it
+        continue when not found; -- another session repaired, froze or deleted it
         update public.workflow set progress_frozen_at = now() where id = candidate;
         update public.workflow set progress_frozen_at = null where id = candidate;
         return next stale;

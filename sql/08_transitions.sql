@@ -1,6 +1,6 @@
--- Which way a workflow may go, for every writer. A change of status or stage moves the version: orchestrators compare and
--- swap on it, and a row written back with an older version cannot revert what happened since. Counting (04) names none of
--- these columns and never comes here: progress that moves never makes a swap fail.
+-- Which changes of status are allowed, for every writer. A change of status or stage raises the version: orchestrators
+-- compare and swap on it, and a row written back with an older version cannot revert what happened since. Counting (04)
+-- writes none of these columns and does not fire this trigger: a swap never fails because progress moved.
 -- SQLSTATE WP001: the version moved on; read the row again. WP002: this transition is not allowed.
 
 create or replace function public.guard_transition()
@@ -16,7 +16,8 @@ declare
 begin
     if tg_op = 'INSERT' then
         new.completed_at := case when settled then coalesce(new.completed_at, clock_timestamp()) end;
-        -- Without a stage, or with the column's default where its type has no such stage, it begins in the first one.
+        -- A workflow begins in the first stage of its type where it names none, or has only the default of the column,
+        -- 'initialization', and its type has no such stage.
         if new.version = 1 and coalesce(new.current_stage, 'initialization') = 'initialization' then
             select d.name
             into new.current_stage
@@ -30,8 +31,8 @@ begin
     end if;
 
     if new.status = old.status and new.current_stage = old.current_stage then
-        -- A row written back whole may be older than its read: it must not turn version or clock back. ORMs that count
-        -- versions themselves write the next one.
+        -- A row written back whole may be older than what is stored: it must not set version or updated_at back. ORMs
+        -- that count versions themselves write the next one, which is taken. At the end of its range it stays.
         if new.version <> least(old.version, 2147483646) + 1 then
             new.version := old.version;
         end if;
@@ -68,6 +69,7 @@ begin
                 ),
                 hint = 'The table workflow_transition says what is allowed.';
         end if;
+        -- A time that the writer gives is kept; what the update leaves unchanged is the time of an earlier end.
         new.completed_at := case
             when settled and new.completed_at is distinct from old.completed_at then coalesce(new.completed_at, clock_timestamp())
             when settled then clock_timestamp()
@@ -81,13 +83,13 @@ end
 $$;
 
 comment on function public.guard_transition() is
-    'Refuses transitions that are not allowed or come too late, moves version and updated_at, sets and clears completed_at.';
+    'Refuses transitions that are not allowed or name an old version; sets version, updated_at and completed_at.';
 
 revoke execute on function public.guard_transition() from public;
 
--- A list of columns costs the statements that count nothing, where a WHEN clause would be compiled by each of them. So a
--- BEFORE trigger of a user that sets the status in a statement which names none of the columns is not seen. Named to fire
--- after all others but the guard of the counters (05): what they make of a status is checked as well.
+-- A list of columns costs nothing in the statements that count; a WHEN clause would be compiled by each of them. The
+-- price: where a user's BEFORE trigger sets the status in a statement that names none of these columns, nothing is
+-- checked. By its name this trigger fires after all others but the guard (05): it checks the status that they leave.
 create or replace trigger zy_workflow_transition_guard
     before insert or update of status, current_stage, version on public.workflow
     for each row

@@ -1,8 +1,8 @@
--- The plan of a workflow's stages, by its type, and the course of each workflow along it. The plan of a workflow is a
--- copy, so that editing the definition does not change workflows that run. It is made on demand and not when a workflow
--- is inserted: a restore brings workflows and their stages, which must not double.
--- Without sequential scans: the plans of these functions are kept, and one made while the tables were empty would read all
--- stages for each of the many workflows that a bulk load inserted since.
+-- The stages that a workflow is planned to have, by its type, and how they follow its status and current stage. Each
+-- workflow has a copy of the definition, so that editing that does not change workflows that run. The copy is made by
+-- create_workflow or at the first change, not by an insert: a restore brings workflows and their stages, which must not
+-- double. Sequential scans are off here and in 10, 12 and 13: PostgreSQL keeps the query plans of functions and foreign
+-- keys, and one made while a table was small would read all of it again and again once it has grown.
 
 create or replace function public.plan_stages(planned public.workflow)
 returns void
@@ -22,7 +22,8 @@ begin
         -- A workflow that never moved has been in its stage since it was created.
         case when s.status = 'running' and planned.version = 1 then planned.created_at end
     from public.stage_definition as d
-    left join public.stage_definition as h on h.workflow_type = planned.type and h.name = planned.current_stage
+    left join public.stage_definition as h -- the current stage
+        on h.workflow_type = planned.type and h.name = planned.current_stage
     cross join lateral (
         select case
             when d.position < h.position then 'skipped'
@@ -67,12 +68,12 @@ begin
         return null;
     end if;
     if not exists (select from public.workflow_stage as s where s.workflow_id = new.id) then
-        -- As it would have been planned before this change, which then is followed like any other.
+        -- Planned as of before this change, which is then followed like any other.
         before.type := new.type;
         perform public.plan_stages(before);
     end if;
 
-    -- Stages of one position come in the order of their names. No row: the current stage is not in the plan.
+    -- No row: the current stage is not in the plan. Stages of the same position are ordered by name.
     select s.position, s.name
     into here
     from public.workflow_stage as s
@@ -105,7 +106,7 @@ begin
                     when p.status = 'running' or p.name = old.current_stage then 'completed'
                     else 'skipped'
                 end
-                when here.name is null then case -- in a stage of no plan: nothing is known of those not begun
+                when here.name is null then case -- a stage outside of the plan says nothing about those not begun
                     when p.status = 'running' and new.status in ('failed', 'cancelled') then 'failed'
                     when p.status = 'running' and p.name = old.current_stage then 'completed'
                     else p.status

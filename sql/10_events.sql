@@ -1,6 +1,6 @@
--- What happened to a workflow: each change of status and stage is recorded, progress is not. Written by an update only,
--- never by an insert: a restore brings its events along. Without sequential scans, as in 09: PostgreSQL keeps its plan for
--- the foreign key as well.
+-- What happened to a workflow: each change of status and stage is recorded; progress is not. Only updates are recorded,
+-- no inserts: a restore brings its events along. Sequential scans are off for the foreign key, as in 09. The timeline
+-- below reads events, stages and tasks together.
 
 create or replace function public.record_event()
 returns trigger

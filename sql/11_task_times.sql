@@ -1,8 +1,7 @@
 -- When a task was assigned, started and settled, where its writer does not say, and how often it was opened again: the
--- same for a report and for a plain UPDATE. No pinned search_path, which costs as much as half the call: the function
--- runs with the rights of the writer, who may set these columns himself. Its operators and functions are named with their
--- schema, so that it runs nothing that another role has put in the writer's search_path. Stable, so that plpgsql takes no
--- snapshot for its expressions.
+-- same for a report and for a plain UPDATE. The search_path is not pinned, which would cost half as much as the call.
+-- The function has only the rights of the writer, who may set these columns anyway, and names operators and functions
+-- with their schema, so that it runs nothing that another role put in the writer's search_path. Stable as in 05.
 
 create or replace function public.keep_task_times()
 returns trigger
@@ -11,7 +10,8 @@ stable
 security invoker
 as $$
 begin
-    -- Settled statuses come last in task_status. Of an insert, old is null.
+    -- Settled statuses come last in task_status. In an insert, old is null. A task that goes from one settled status to
+    -- another gets a new time, unless the writer gives one.
     if new.status operator(pg_catalog.>=) 'completed' then
         if new.completed_at is null then
             new.completed_at := pg_catalog.clock_timestamp();
@@ -27,7 +27,7 @@ begin
     end if;
 
     if old.status operator(pg_catalog.>=) 'completed' then
-        -- Opened again. What an update leaves as it was, its writer left out.
+        -- Opened again: what the update leaves unchanged was not given by its writer, and is filled in or cleared.
         new.completed_at := null;
         if new.retry_count operator(pg_catalog.=) old.retry_count then
             new.retry_count := new.retry_count operator(pg_catalog.+) 1;
@@ -66,7 +66,7 @@ create or replace trigger agent_task_times
 comment on trigger agent_task_times on public.agent_task is
     'Keeps the times and the retry count of a task whose status is written.';
 
--- A new task that waits needs no call.
+-- A task that is inserted as pending has no times to fill in.
 create or replace trigger agent_task_times_insert
     before insert on public.agent_task
     for each row

@@ -1,5 +1,5 @@
--- Creating workflows and their tasks, each in one call and one statement for the caller, who can safely try again.
--- With the rights of the caller, as all functions that write.
+-- Creating workflows and their tasks. Each call is one statement for the caller: if it fails, nothing is left of it,
+-- and it can be repeated. These functions, and those in 13, 14 and 17, run with the rights of the caller.
 
 create or replace function public.create_workflow(
     name text,
@@ -65,7 +65,7 @@ returns setof public.agent_task
 language plpgsql
 security invoker
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off -- for the foreign key, whose plan is kept, also one made while there were few workflows
+set enable_seqscan = off -- for the foreign key, as in 09
 as $$
 declare
     unknown text;
@@ -82,7 +82,7 @@ begin
     into unknown
     from jsonb_array_elements(add_tasks.tasks) as t (task)
     cross join lateral jsonb_object_keys(
-        case jsonb_typeof(t.task) when 'string' then '{}' else t.task end -- an error of its own for numbers and arrays
+        case jsonb_typeof(t.task) when 'string' then '{}' else t.task end -- which refuses numbers and arrays
     ) as k (name)
     where k.name not in (
         'agent_type', 'external_id', 'stage', 'status', 'priority', 'payload', 'result', 'trace_id', 'span_id',

@@ -1,6 +1,7 @@
--- What agents report. The outcome is as if each report came alone: the last one of a task wins; a report of an open
--- status for a settled task is late, and passed over, unless it says reopen; one without a result leaves the one that the
--- task has. Times and the retry count are kept by triggers (11), as they are for a plain UPDATE.
+-- What agents report. The outcome is as if each report came alone. The last report of a task wins. A report of an open
+-- status for a settled task is late, and passed over unless it says reopen. One without a result leaves the result that
+-- the task has, except where it opens the task again. Triggers (11) keep times and the retry count, as they do for a
+-- plain UPDATE.
 -- SQLSTATE P0002: no such workflow, WP003: no such task, 22P02: unknown status or malformed id, 22023: malformed report.
 
 create or replace function public.report_tasks(workflow_id uuid, reports jsonb)
@@ -8,7 +9,7 @@ returns setof public.agent_task
 language plpgsql
 security invoker
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off -- plans are kept, also those made while the table was small
+set enable_seqscan = off -- as in 09
 as $$
 declare
     wrong text;
@@ -38,8 +39,8 @@ begin
             hint = 'It has task_id or external_id, status, and maybe result and reopen.';
     end if;
 
-    -- In arrays, since external ids are looked up one by one, but tasks by all their ids at once. The n-th report of a task
-    -- belongs to the n-th round.
+    -- Read the reports into arrays of equal length, and look up external ids. Each round below updates a task at most
+    -- once: the n-th report of a task belongs to round n.
     select
         array_agg(n.task_id order by n.place),
         array_agg(n.status order by n.place),
@@ -68,7 +69,7 @@ begin
             select a.id
             from public.agent_task as a
             where r.task_id is null and a.workflow_id = report_tasks.workflow_id and a.external_id = r.external_id
-            limit 1 -- no join, for which all tasks of the workflow might be read
+            limit 1 -- so that the index is used: a plain join might read all tasks of the workflow
         ) as t on true
     ) as n;
     if wrong is not null then
@@ -77,8 +78,9 @@ begin
             hint = 'A report has task_id or external_id, and a status.';
     end if;
 
-    -- In the order of their ids: two batches never deadlock on tasks. Here and below tasks are found by their ids alone,
-    -- whatever statistics and kept plans say: no index serves IS NOT DISTINCT FROM, and ANY allows no other join.
+    -- Locked in the order of their ids, so that two batches never deadlock on tasks. Here and below tasks have to be
+    -- found by primary key, whatever the statistics say: no index serves `is not distinct from`, and `= any` leaves no
+    -- join but a nested loop.
     perform
     from public.agent_task as a
     where a.workflow_id is not distinct from report_tasks.workflow_id and a.id = any (tasks)
@@ -154,7 +156,7 @@ as $$
 declare
     reported public.agent_task;
 begin
-    -- The rule of report_tasks, without its detour by JSON: a tenth of its cost.
+    -- The same update as in report_tasks, without JSON: a tenth of the cost.
     update public.agent_task as a
     set
         status = report_task.status,
@@ -169,7 +171,7 @@ begin
         and (report_task.status <> a.status or report_task.result is not null)
     returning a.* into reported;
     if not found then
-        -- Late, or nothing new, or there is no such task: it says which.
+        -- A late report, or nothing new, or no such task: report_tasks returns the task, or raises the error.
         select t.*
         into reported
         from public.report_tasks(

@@ -1,5 +1,5 @@
--- Moving a workflow in one round trip. Each function returns the row as it will be committed, so that no caller has to
--- send back, or to guess, what it read before.
+-- Moving a workflow to another status or stage in one round trip. Each function returns the row as it will be
+-- committed, with its new version: a caller need not read it again.
 
 create or replace function public.transition_workflow(
     workflow_id uuid,
@@ -17,7 +17,7 @@ declare
     moved public.workflow;
 begin
     if transition_workflow.status = 'cancelled' then
-        -- Tasks first, then the workflow: the order in which agents lock; and tasks in the order in which batches do.
+        -- Locked in the order in which agents lock: tasks before the workflow, and tasks by id, as report_tasks does.
         perform
         from public.agent_task as t
         where t.workflow_id = transition_workflow.workflow_id and t.status < 'completed'
@@ -98,8 +98,7 @@ begin
     into here
     from public.workflow_stage as s
     where s.workflow_id = current.id and s.name = current.current_stage;
-    -- From a stage that is not in the plan, as the default of a type that has no such stage, it goes to the first that
-    -- was not begun yet.
+    -- From a stage that is not in the plan it goes to the first stage that was not begun yet.
     select s.name
     into next_stage
     from public.workflow_stage as s

@@ -1,4 +1,4 @@
--- Progress by stages, beside progress by agents and never instead of it.
+-- Progress by stages, beside progress by agents and never instead of it; and the agents of each stage.
 
 create or replace view public.workflow_stage_progress
 with (security_invoker = true)
@@ -47,8 +47,9 @@ cross join lateral (
             left join public.stage_definition as d on d.workflow_type = w.type and d.name = t.name
             where t.workflow_id = w.id
             union all
-            -- Without a plan of its own, the other stages of its type: those before the current one are behind it. Its
-            -- row is named here once more: Citus has no union of what lies at one workflow with what lies everywhere.
+            -- For a workflow without a plan of its own, the other stages of its type; those before the current one are
+            -- finished. It is joined again, as v, since Citus does not plan a union of a distributed table with a
+            -- reference table.
             select
                 v.id as workflow_id,
                 d.name,
@@ -70,11 +71,11 @@ cross join lateral (
 ) as p;
 
 comment on view public.workflow_stage_progress is
-    'Progress of each workflow by its stages, by weight where its type has a definition, beside progress by agents.';
+    'Progress of each workflow by its stages, by their weights where they have any, beside progress by agents.';
 comment on column public.workflow_stage_progress.progress_percentage is
     'Weighted: share of the weights of finished stages; linear: (index of the current stage + 1) / stages. 0 to 100, null if neither is known.';
 comment on column public.workflow_stage_progress.progress_calculation_method is
-    'How it is measured: weighted where the type has a definition, linear where only the workflow has stages, null where the stage is unknown.';
+    'Weighted where a stage has a weight, its own or that of its type; else linear; null where the stage is unknown.';
 comment on column public.workflow_stage_progress.stages is
     'Number of stages in the plan of the workflow, or in the definition of its type as long as it has no plan.';
 comment on column public.workflow_stage_progress.stages_finished is 'Number of those that are completed or skipped.';
@@ -97,7 +98,7 @@ select
 from public.workflow as w
 join public.workflow_stage as s on s.workflow_id = w.id
 left join public.stage_definition as d on d.workflow_type = w.type and d.name = s.name
--- All stages of a workflow from one look at its tasks.
+-- Grouped, so that the tasks of a workflow are read once for all its stages.
 left join lateral (
     select
         a.stage,

@@ -1,5 +1,5 @@
 -- Workflows that ended long ago keep their numbers and lose the rows of their tasks: first the workflow is frozen, then
--- its tasks are deleted. To be called again, each time in a transaction of its own, until it returns nothing.
+-- its tasks are deleted. To be called again, each time in a transaction of its own, until it returns no row.
 
 create or replace function public.archive_workflows(
     older_than interval,
@@ -36,14 +36,14 @@ begin
     for candidate in
         select w.id
         from public.workflow as w
-        -- Not exists (), for which all tasks might be read.
+        -- Only those that have tasks. With `exists` instead, all tasks might be read.
         cross join lateral (select from public.agent_task as a where a.workflow_id = w.id limit 1) as t
         where w.status = any (archive_workflows.statuses) and coalesce(w.completed_at, w.updated_at) < ended_before
         order by w.id
     loop
         exit when archived >= archive_workflows.batch;
         begin
-            -- Tasks first, then the workflow: the order in which agents lock. Nobody is waited for.
+            -- Tasks first, then the workflow: the order in which agents lock. What others have locked is passed over.
             perform from public.agent_task as a where a.workflow_id = candidate order by a.id for update nowait;
             continue when not found; -- another call archived it meanwhile
             perform
@@ -84,4 +84,4 @@ end
 $$;
 
 comment on function public.archive_workflows(interval, public.workflow_status[], integer) is
-    'Freezes a batch of workflows that ended before that time and deletes their tasks; returns each with the number of its tasks, and nothing when none is left that nobody uses.';
+    'Freezes a batch of workflows that ended longer ago than that, deletes their tasks and returns how many each had.';

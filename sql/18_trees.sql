@@ -1,6 +1,6 @@
--- Agents start agents: workflow.parent_id makes a tree. It may be set later, but no workflow comes below itself, and no
--- tree gets deeper than 64. A plain look at the ancestors would let two sessions close a cycle together: they are locked
--- on the way up, so that one session waits for the other, and sees what it did.
+-- Agents start agents: workflow.parent_id makes a tree. It may be set later, but no workflow comes below itself, and a
+-- tree has at most 64 levels. Ancestors are locked on the way up: of two sessions that would close a cycle together,
+-- one waits for the other and then sees it.
 -- SQLSTATE WP004: the parent would make a cycle, or too deep a tree.
 
 create or replace function public.guard_parent()

@@ -267,6 +267,28 @@ TRANSACTIONS = [
         "transition to cancelled", ("select transition_workflow({w}, 'cancelled')",), raises=LATE, shape=Shape.ORDER
     ),
     Transaction("advance", ("select advance_workflow({w})",), raises=LATE),
+    # Trees
+    Transaction(
+        "put below the other",
+        ("update workflow set parent_id = {v} where id = {w}",),
+        raises=frozenset({"WP004", "23503"}),
+        shape=Shape.TREE,
+    ),
+    Transaction(
+        "new workflow below it",
+        (
+            "insert into workflow (id, name, type, parent_id) values ({new}, 'child', 'bugfix', {w})",
+            "insert into agent_task (workflow_id, agent_type, status) values ({new}, 'agent', 'completed')",
+        ),
+        raises=frozenset({"23503"}),
+    ),
+    Transaction(
+        "delete the tree",
+        ("delete from workflow where id = {w}",),
+        prepare="update workflow set parent_id = {w} where id = {empty};",
+        shape=Shape.DELETION,
+        removes=True,
+    ),
     # Deletion
     Transaction("delete the workflow", ("delete from workflow where id = {w}",), shape=Shape.DELETION, removes=True),
     Transaction(
@@ -308,6 +330,8 @@ THREES = [
     ("move one", "move one", "delete its tasks, then the workflow"),
     ("copy", "upsert", "delete many"),
     ("complete another, to a savepoint", "complete and take back", "complete one"),
+    ("put below the other", "put below the other", "complete many"),
+    ("put below the other", "new workflow below it", "delete the tree"),
     ("change an id", "insert where the id changes", "repair wrong numbers"),
 ]
 # Keys that cascade on update, so that the id of a workflow with tasks can change; and who meets that.

@@ -13,6 +13,41 @@ import psycopg
 from psycopg import sql
 
 
+def tree_difference(of: str = "") -> str:
+    """Write the query for trees whose progress is not that of their tasks, counted afresh; ``of`` begins all names.
+
+    It compares what ``workflow_tree_progress`` sums up with a recursion of its own, which ends where there is a cycle.
+    """
+    numbers = ("completed", "total", "created", "failed", "cancelled")
+    columns = ", ".join(f"agents_{number}" for number in numbers)
+    summed = ", ".join(f"sum(c.agents_{number})" for number in numbers)
+    return f"""
+        select 'tree' as what, t.*
+        from (
+            with recursive below as (
+                select id as top, id from {of}workflow
+                union
+                select b.top, w.id from below as b join {of}workflow as w on w.parent_id = b.id
+            ), frozen as (
+                select id from {of}workflow where progress_frozen_at is not null
+            ), counted as (
+                select workflow_id, {columns} from {of}workflow_progress_calculated
+                where workflow_id not in (select id from frozen)
+                union all
+                select workflow_id, {columns} from {of}workflow_progress where workflow_id in (select id from frozen)
+            ), trees as (
+                select b.top, {of}progress_percentage(sum(c.agents_completed)::bigint, sum(c.agents_total)::bigint),
+                    {summed}
+                from below as b join counted as c on c.workflow_id = b.id
+                group by b.top
+            ), stored as (
+                select workflow_id, progress, {columns} from {of}workflow_tree_progress
+            )
+            (table stored except all table trees) union all (table trees except all table stored)
+        ) as t
+    """
+
+
 def examples(number: int) -> int:
     """Say how many examples Hypothesis tries: EXAMPLES times that number; by default 0.4, in CI 1."""
     return max(1, round(number * float(os.environ.get("EXAMPLES") or 0.4)))

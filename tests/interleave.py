@@ -25,6 +25,8 @@ import psycopg
 from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
+from tests.helpers import tree_difference
+
 # Deadlocks are found soon, and autovacuum gives way as soon; a harness that is stuck says so.
 OPTIONS = "-c deadlock_timeout=5ms -c lock_timeout=30s -c synchronous_commit=off -c jit=off"
 RETRY = ("40001", "40P01")
@@ -54,6 +56,8 @@ COMPARE = f"""
     union all
     select 'mended' as what, workflow_id, {MENDED}
     from repair_progress()
+    union all
+    {tree_difference()}
 """
 BLOCKED = "select pid, pg_blocking_pids(pid) from unnest(%s::integer[]) as pid"
 
@@ -66,6 +70,7 @@ class Shape(Enum):
     TWO_TASKS = "two tasks, one after the other"
     MIXED = "upsert, MERGE or writable CTE over several workflows"
     TRUNCATE = "TRUNCATE"
+    TREE = "workflows that are put below others"
     ORDER = "statements on several tasks, locked in different orders"  # two of them
 
 

@@ -12,6 +12,7 @@ import psycopg
 from pyapp import create_workflow
 
 from .clients import SETTLED, WORKFLOW, Client, State
+from .helpers import tree_difference
 
 COUNTERS = "workflow_id, progress, agents_completed, agents_total, agents_created, agents_failed, agents_cancelled"
 DIFFERENCE = f"""
@@ -25,11 +26,13 @@ DIFFERENCE = f"""
     select 'stored', * from (select * from stored except all select * from calculated) as s
     union all
     select 'calculated', * from (select * from calculated except all select * from stored) as c
+    union all
+    {tree_difference("public.")}
 """
 
 
 def difference(conn: psycopg.Connection) -> list[tuple[Any, ...]]:
-    """Compare what is stored with what is counted, in both directions and one snapshot, but for frozen workflows."""
+    """Compare what is stored with what is counted, in one snapshot: workflows that are not frozen, and trees."""
     return conn.execute(DIFFERENCE.encode()).fetchall()
 
 

@@ -163,6 +163,7 @@ class Stream:
     def __init__(self, client: httpx.Client, path: str) -> None:
         self.events: queue.Queue[Event | None] = queue.Queue()
         self.latest: dict[str, Any] = {}
+        self.hears_pings = False  # they come wherever the machine is slow
         self._request = client.stream("GET", path)
         self.response = self._request.__enter__()
         self._thread = threading.Thread(target=self._read, daemon=True)
@@ -183,6 +184,8 @@ class Stream:
     def next(self) -> Event | None:
         """Wait for the next event; None is the end. Keeps the latest state of each workflow."""
         event = self.events.get(timeout=PATIENCE)
+        while event is not None and event.name in ("ping", "comment") and not self.hears_pings:
+            event = self.events.get(timeout=PATIENCE)
         if event is not None:
             if event.name == "snapshot":
                 self.latest = {workflow["id"]: workflow for workflow in event.data}

@@ -111,6 +111,11 @@ def use_every_helper(call: Caller) -> UUID:
     assert [found.name for found in call("get_workflows", [workflow, child.workflow_id])] == ["child", "w"]
     assert [found.name for found in call("list_workflows", type="bugfix", priority="medium")] == ["w"]
     assert call("list_workflows", after=created) == []
+    assert call("list_workflows", parent_id=workflow) == [child]
+    assert [found.name for found in call("list_workflows", roots=True)] == ["w"]
+    assert [(node.name, node.level) for node in call("get_tree", workflow)] == [("w", 1), ("child", 2)]
+    assert call("tree_progress", workflow) == call("list_tree_progress", [workflow, NOWHERE])[workflow]
+    assert call("tree_progress", workflow).workflows == 2
     assert call("transition", workflow, "running", expected_version=1).status == "running"
     state = call("advance", workflow)
     assert call("get_state", workflow) == state

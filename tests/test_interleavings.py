@@ -106,6 +106,7 @@ def test_a_changed_id_that_cascades_to_the_tasks_leaves_exact_numbers(
         (Shape.MIXED, 2, ["plan", "upsert over two", "upsert over two"]),
         (Shape.MIXED, 2, ["plan", "merge", "merge"]),
         (Shape.MIXED, 2, ["plan", "writable CTE", "writable CTE"]),
+        (Shape.TREE, 2, ["put below the other", "put below the other", "plan"]),
         (Shape.TRUNCATE, 0, ["truncate", "freeze and thaw"]),
         (Shape.ORDER, 1, ["complete one", "complete many", "transition to cancelled"]),
     ],

@@ -377,6 +377,16 @@ def test_what_changes_for_citus_knows_our_functions(conn: psycopg.Connection) ->
     assert [name for (name,) in names if f"'{name}'" not in text] == []
 
 
+def test_on_citus_a_tree_is_the_workflow_alone(conn: psycopg.Connection) -> None:
+    text = (Path(__file__).parents[1] / CITUS).read_text("utf-8")
+    [view] = re.findall(r"^create or replace view public\.workflow_tree_progress.*?;", text, re.M | re.S)
+    child = new_workflow(conn, parent_id=new_workflow(conn))
+    new_tasks(conn, child, "completed", "running")
+    conn.execute(view)
+    rows = conn.execute("select workflows, depth, progress from workflow_tree_progress order by progress").fetchall()
+    assert rows == [(1, 1, 0), (1, 1, 50)]
+
+
 @pytest.fixture
 def citus(server: TestServer, own_server: Callable[..., Any]) -> Iterator[psycopg.Connection]:
     """A connection to a node of Citus that holds shards itself, with our schema, not yet distributed."""

@@ -636,7 +636,9 @@ def test_what_a_person_settled_stays_so(conn: psycopg.Connection, start: SetUp) 
     with tracer.start_as_current_span(**agent("slow")) as span, tracer.start_as_current_span(**tool("wait")):
         processor.force_flush()
         ((workflow,),) = conn.execute("select id from workflow").fetchall()
-        assert str(workflow) == str(uuid5(NAMESPACE_OID, f"{span.context.trace_id:032x}-{span.context.span_id:016x}"))
+        assert str(workflow) == str(
+            uuid5(NAMESPACE_OID, f"{span.get_span_context().trace_id:032x}-{span.get_span_context().span_id:016x}")
+        )
         pyapp.transition(conn, workflow, "cancelled")
     processor.force_flush()
     assert (shown(conn), processor.dropped) == ({"slow": ("cancelled", 0, 0, 2)}, 0)

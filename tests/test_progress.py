@@ -18,6 +18,7 @@ from pyapp import (
     ProgressMetrics,
     Stage,
     Task,
+    TreeProgress,
     Workflow,
     WorkflowNotFound,
     add_tasks,
@@ -51,6 +52,7 @@ def names(workflows: list[Workflow]) -> list[str]:
     ("model", "relation"),
     [
         (Workflow, "workflow_progress"),
+        (TreeProgress, "workflow_tree_progress"),
         (Drift, "workflow_progress_drift"),
         (Stage, "workflow_stage_agents"),
         (Forecast, "workflow_forecast"),

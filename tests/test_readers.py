@@ -99,7 +99,9 @@ def running(conn: psycopg.Connection, reader: psycopg.Connection, tasks: int = 4
 
 
 @pytest.mark.parametrize("commit", ["on", "local", "off"])
-def test_what_was_written_is_read_on_the_standby_once_its_position_is_replayed(conn, reader, commit):
+def test_what_was_written_is_read_on_the_standby_once_its_position_is_replayed(
+    conn: psycopg.Connection, reader: psycopg.Connection, commit: Any
+) -> None:
     workflow, tasks = running(conn, reader, 20)
     conn.execute(f"set synchronous_commit = {commit}")
     for done, task in enumerate(tasks, 1):
@@ -109,7 +111,9 @@ def test_what_was_written_is_read_on_the_standby_once_its_position_is_replayed(c
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])
-def test_the_wait_lasts_until_it_is_replayed_and_ends_in_an_error_when_that_takes_too_long(conn, reader, standby, way):
+def test_the_wait_lasts_until_it_is_replayed_and_ends_in_an_error_when_that_takes_too_long(
+    conn: psycopg.Connection, reader: psycopg.Connection, standby: CrashableServer, way: Any
+) -> None:
     workflow, (task, *_) = running(conn, reader)
 
     def wait(position: str, timeout: float) -> pyapp.Workflow:
@@ -144,7 +148,9 @@ def test_the_wait_lasts_until_it_is_replayed_and_ends_in_an_error_when_that_take
         assert waited.result(60).agents_completed == 1
 
 
-def test_a_position_at_the_end_of_a_page_does_not_wait_for_the_next_record(conn, reader):
+def test_a_position_at_the_end_of_a_page_does_not_wait_for_the_next_record(
+    conn: psycopg.Connection, reader: psycopg.Connection
+) -> None:
     """What is inserted next would go behind the header of the next page; nothing that is replayed ends there."""
     inserted = "select mod(pg_current_wal_insert_lsn() - '0/0', 8192)"
 
@@ -162,7 +168,7 @@ def test_a_position_at_the_end_of_a_page_does_not_wait_for_the_next_record(conn,
     wait_for_position(reader, position, 5)
 
 
-def test_a_position_is_told_of_what_is_committed_only(conn, primary):
+def test_a_position_is_told_of_what_is_committed_only(conn: psycopg.Connection, primary: CrashableServer) -> None:
     workflow = new_workflow(conn)
     with primary.connect("app", autocommit=False) as writing:
         report = "insert into agent_task (workflow_id, agent_type) values (%s, 'a')"
@@ -173,7 +179,9 @@ def test_a_position_is_told_of_what_is_committed_only(conn, primary):
         assert wal_position(writing) <= wal_position(conn)
 
 
-def test_waiting_within_a_transaction_that_sees_one_moment_is_refused(conn, reader, standby):
+def test_waiting_within_a_transaction_that_sees_one_moment_is_refused(
+    conn: psycopg.Connection, reader: psycopg.Connection, standby: CrashableServer
+) -> None:
     position = wal_position(conn)
     with standby.connect("app", autocommit=False) as reading:
         reading.execute("select 1")
@@ -187,7 +195,9 @@ def test_waiting_within_a_transaction_that_sees_one_moment_is_refused(conn, read
             wait_for_position(reading, position)
 
 
-def test_a_primary_and_a_position_told_by_a_standby_need_no_wait(conn, reader):
+def test_a_primary_and_a_position_told_by_a_standby_need_no_wait(
+    conn: psycopg.Connection, reader: psycopg.Connection
+) -> None:
     running(conn, reader)
     wait_for_position(conn, "FFFFFFFF/FFFFFFFF", 0)
     wait_for_position(reader, wal_position(reader), 0)
@@ -197,7 +207,9 @@ def test_a_primary_and_a_position_told_by_a_standby_need_no_wait(conn, reader):
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])
-def test_watching_goes_on_where_a_standby_interrupts_it(conn, reader, standby, primary, way):
+def test_watching_goes_on_where_a_standby_interrupts_it(
+    conn: psycopg.Connection, reader: psycopg.Connection, standby: CrashableServer, primary: CrashableServer, way: Any
+) -> None:
     """It waits for one table and keeps the standby from replaying a lock on another, until that cancels it."""
     workflow, _ = running(conn, reader)
     replayed = "select from pg_locks where relation = 'workflow'::regclass and mode = 'AccessExclusiveLock' and granted"

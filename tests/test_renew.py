@@ -111,17 +111,17 @@ def test_a_version_that_ships_another_text_renews_that_alone(
     # A newer release: one function, one view with a column more at its end, one trigger.
     changes = {
         "14_moving.sql": ("hint = 'Move it to running first.'", "hint = 'First move it to running.'"),
-        "16_forecast.sql": ("    as stalled", "    as stalled"),
+        "19_forecast.sql": ("    as stalled", "    as stalled"),
         "06_progress_views.sql": (
-            "    w.progress_updated_at as last_updated_at\n",
-            "    w.progress_updated_at as last_updated_at,\n    w.parent_id\n",
+            "    w.parent_id\nfrom",
+            "    w.parent_id,\n    w.parent_task_id\nfrom",
         ),
         "10_events.sql": ("after update of status, current_stage on", "after update of status, current_stage, name on"),
     }
     for file in SQL:
         old, new = changes.get(file.name, ("", ""))
         text = file.read_text("utf-8")
-        assert file.name == "16_forecast.sql" or old in text
+        assert file.name == "19_forecast.sql" or old in text
         (tmp_path / file.name).write_text(text.replace(old, new) if old else text, "utf-8")
     resource = renew.resource
     monkeypatch.setattr(renew, "resource", lambda name: tmp_path if name == "sql" else resource(name))
@@ -132,7 +132,7 @@ def test_a_version_that_ships_another_text_renews_that_alone(
     ]
     assert renewed(dsn) == ["function advance_workflow", "trigger workflow_events", "view workflow_progress"]
     assert differences(dsn) == []
-    conn.execute("select parent_id from workflow_progress")
+    conn.execute("select parent_task_id from workflow_progress")
 
 
 def test_another_major_version_of_the_server_means_run_migrate(dsn: str, conn: psycopg.Connection) -> None:

@@ -659,7 +659,7 @@ def test_a_report_whose_answer_was_lost_is_neither_lost_nor_written_over_what_ot
             conn.execute("set synchronous_commit = local")
             workflow = new_workflow(conn)
             failed, opened = new_tasks(conn, workflow, "running", "completed")
-            reporter = closing.enter_context(start(f"{busy} {REPORTER}", linger=60, size=2))
+            reporter: Any = closing.enter_context(start(f"{busy} {REPORTER}", linger=60, size=2))
             with unanswered_commits(admin):
                 done = [
                     reporter.report(workflow, failed, "failed", "late"),
@@ -715,7 +715,7 @@ def test_a_database_that_stays_away_is_told_to_all(
     server = own_server()
     migrate(server.dsn)
     with psycopg.connect(server.dsn, autocommit=True) as conn, ExitStack() as closing:
-        reporter = closing.enter_context(start(f"{server.dsn} {REPORTER}", patience=0.1, capacity=2, size=1))
+        reporter: Any = closing.enter_context(start(f"{server.dsn} {REPORTER}", patience=0.1, capacity=2, size=1))
         workflow = new_workflow(conn)
         tasks = new_tasks(conn, workflow, *["running"] * 4)
         pid = backend(conn)

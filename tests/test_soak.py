@@ -27,6 +27,12 @@ ATTACKS = [
     "with w as (insert into workflow (name, type) values ('brief', 'app') returning id)"
     " insert into agent_task (workflow_id, agent_type, status) select id, 'a', 'completed' from w",
     "delete from workflow where name = 'brief'",
+    # Trees: anything below one of those that stay, or below none; what would make a cycle is refused.
+    "do $$ begin update workflow set parent_id ="
+    " (select id from workflow where name ~ '^w[0-9]' order by random() limit 1)"
+    " where id = (select id from workflow order by random() limit 1);"
+    " exception when sqlstate 'WP004' then null; end $$",
+    "update workflow set parent_id = null where random() < 0.2 and parent_id is not null",
     "select pg_cancel_backend(pid) from pg_stat_activity where application_name = 'load' order by random() limit 1",
     "select pg_terminate_backend(pid) from pg_stat_activity"
     " where application_name = 'attack' and pid <> pg_backend_pid() order by random() limit 1",

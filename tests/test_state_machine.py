@@ -18,6 +18,10 @@ WORKFLOWS = [uuid.UUID(int=number) for number in range(1, 5)]
 NUMBERS = ["progress", "agents_completed", "agents_total", "agents_created", "agents_failed", "agents_cancelled"]
 STORED = f"select id, {', '.join(NUMBERS)} from workflow"
 CALCULATED = f"select workflow_id, {', '.join(NUMBERS)} from workflow_progress_calculated"
+TREES = (
+    "select workflow_id, workflows, depth, progress, agents_completed, agents_total, agents_created, agents_failed,"
+    " agents_cancelled from workflow_tree_progress"
+)
 MADE_UP = (77, 7, 9, 9, 1, 1)
 
 status = st.sampled_from(["pending", "assigned", "running", "completed", "completed", "failed", "cancelled"])
@@ -66,6 +70,7 @@ class Tables(RuleBasedStateMachine):
         self.tasks: dict[uuid.UUID, tuple[uuid.UUID, str]] = {}
         self.workflows: dict[uuid.UUID, tuple[str, int | None]] = {}
         self.frozen: dict[uuid.UUID, tuple[int, ...]] = {}
+        self.parents: dict[uuid.UUID, uuid.UUID] = {}
         self.stale: tuple[dict[str, Any], Any] | None = None
 
     @initialize(places=places)
@@ -97,6 +102,33 @@ class Tables(RuleBasedStateMachine):
         stored, calculated = f"{STORED} where id in ({thawed})", f"{CALCULATED} where workflow_id in ({thawed})"
         difference = f"(({stored}) except all ({calculated})) union all (({calculated}) except all ({stored}))"
         assert self.conn.execute(difference).fetchall() == []
+
+    def levels(self, key: uuid.UUID) -> list[list[uuid.UUID]]:
+        """List a workflow and what is below it, level by level."""
+        found = [[key]]
+        while below := [child for child, parent in self.parents.items() if parent in found[-1]]:
+            found.append(below)
+        return found
+
+    @invariant()
+    def trees_have_the_sums_of_the_model(self) -> None:
+        expected = {}
+        for key in self.workflows:
+            levels = self.levels(key)
+            numbers = [self.numbers(one) for level in levels for one in level]
+            completed, total, created, failed, cancelled = (
+                sum(column) for column in list(zip(*numbers, strict=True))[1:]
+            )
+            shares = (percentage(completed, total), completed, total, created, failed, cancelled)
+            expected[key] = (len(numbers), len(levels), *shares)
+        assert {row[0]: row[1:] for row in self.conn.execute(TREES)} == expected
+
+    def forget(self, key: uuid.UUID) -> None:
+        """Take a workflow out of the model, with all that is deleted along with it."""
+        for gone in [one for level in self.levels(key) for one in level]:
+            for of in (self.workflows, self.frozen, self.parents):
+                of.pop(gone, None)
+            self.tasks = {task: value for task, value in self.tasks.items() if value[0] != gone}
 
     # What rules draw, made to fit what is there
 
@@ -254,9 +286,7 @@ class Tables(RuleBasedStateMachine):
     def delete_workflow(self, key: uuid.UUID, again: bool) -> None:
         with self.conn.transaction():
             self.conn.execute("delete from workflow where id = %s", [key])
-            self.workflows.pop(key, None)
-            self.frozen.pop(key, None)
-            self.tasks = {task: value for task, value in self.tasks.items() if value[0] != key}
+            self.forget(key)
             if again:
                 self.insert_workflow(key, "running", 3, False)
 
@@ -283,9 +313,8 @@ class Tables(RuleBasedStateMachine):
             " insert into workflow (id, name, type, agents_planned) select id, 'w', 'app', %s from gone",
             [key, planned],
         )
+        self.forget(key)
         self.workflows[key] = ("initiated", planned)
-        self.frozen.pop(key, None)
-        self.tasks = {task: value for task, value in self.tasks.items() if value[0] != key}
 
     @rule(key=workflow, status=workflow_status, planned=planned)
     def upsert_workflow(self, key: uuid.UUID, status: str, planned: int | None) -> None:
@@ -302,12 +331,28 @@ class Tables(RuleBasedStateMachine):
     def change_key(self, key: uuid.UUID, new: uuid.UUID) -> None:
         if key not in self.workflows or new in self.workflows:
             return
-        if key in self.frozen:
-            return  # its counters go along
+        if key in self.frozen or key in self.parents.values():
+            return  # its counters go along; what is below it refers to its id
         self.conn.execute("update workflow set id = %s, progress = 15 where id = %s", [new, key])
+        if key in self.parents:
+            self.parents[new] = self.parents.pop(key)
         self.workflows[new] = self.workflows.pop(key)
         moved = {task: (new, status) for task, (owner, status) in self.tasks.items() if owner == key}
         self.tasks |= moved
+
+    @rule(key=workflow, parent=st.none() | workflow)
+    def put_below(self, key: uuid.UUID, parent: uuid.UUID | None) -> None:
+        if key not in self.workflows or (parent is not None and parent not in self.workflows):
+            return
+        statement = "update workflow set parent_id = %s, progress = 15 where id = %s"
+        if parent in [one for level in self.levels(key) for one in level]:
+            with pytest.raises(psycopg.DatabaseError, match="cannot come below itself"):
+                self.conn.execute(statement, [parent, key])
+            return
+        self.conn.execute(statement, [parent, key])
+        self.parents.pop(key, None)
+        if parent is not None:
+            self.parents[key] = parent
 
     @rule(key=workflow, status=workflow_status)
     def set_status(self, key: uuid.UUID, status: str) -> None:
@@ -349,7 +394,7 @@ class Tables(RuleBasedStateMachine):
         row, state = self.stale
         if row["id"] not in self.workflows:
             return
-        columns = [name for name in row if name not in ("id", "input_data")]
+        columns = [name for name in row if name not in ("id", "input_data", "parent_id")]
         try:
             self.conn.execute(
                 f"update workflow set {', '.join(f'{name} = %({name})s' for name in columns)} where id = %(id)s", row
@@ -375,13 +420,13 @@ class Tables(RuleBasedStateMachine):
     def take_back_to_a_savepoint(self, places: list[Any], picks: list[int], status: str, key: uuid.UUID) -> None:
         with self.conn.transaction():
             self.update(picks[:1], status)
-            before = (dict(self.tasks), dict(self.workflows), dict(self.frozen))
+            before = (dict(self.tasks), dict(self.workflows), dict(self.frozen), dict(self.parents))
             with self.conn.transaction(force_rollback=True):
                 self.insert(places)
                 self.delete(picks)
                 self.freeze_or_thaw(key, True)
                 self.delete_workflow(key, True)
-            self.tasks, self.workflows, self.frozen = before
+            self.tasks, self.workflows, self.frozen, self.parents = before
             self.insert(places[:1])
 
     @rule(places=places, picks=picks, status=status)

@@ -16,12 +16,15 @@ from typing import Any, assert_type
 import psycopg
 
 import pyapp
-from pyapp import Drift, Key, ProgressMetrics, Task, TaskReport, Workflow, WorkflowState, WorkflowStatus
+from pyapp import Drift, Key, ProgressMetrics, Task, TaskReport, TreeNode, TreeProgress
+from pyapp import Workflow, WorkflowState, WorkflowStatus
 
 
 def sync(conn: psycopg.Connection[Any], workflow_id: UUID) -> None:
     assert_type(pyapp.get_workflow(conn, workflow_id, schema="agents"), Workflow)
     assert_type(pyapp.list_workflows(conn, status=["running"], limit=3), list[Workflow])
+    assert_type(pyapp.get_tree(conn, workflow_id, limit=10), list[TreeNode])
+    assert_type(pyapp.tree_progress(conn, workflow_id), TreeProgress)
     assert_type(pyapp.report_tasks(conn, workflow_id, [TaskReport(workflow_id, "completed")]), list[Task])
     assert_type(pyapp.progress_metrics(conn, workflow_id), ProgressMetrics)
     assert_type(pyapp.transition(conn, workflow_id, "running", expected_version=1).status, WorkflowStatus)

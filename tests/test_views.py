@@ -34,6 +34,7 @@ COLUMNS = [
     "updated_at",
     "completed_at",
     "last_updated_at",
+    "parent_id",
 ]
 STATUSES = ["pending", "assigned", "running", "completed", "failed", "cancelled"]
 

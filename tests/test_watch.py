@@ -230,7 +230,8 @@ def test_a_schema_whose_view_has_the_columns_is_followed_whatever_its_keys_are(
         select k.key as workflow_id, w.name, w.description, w.type, w.status::text as status, w.current_stage,
             w.priority, w.progress, w.progress_percentage, w.agents_completed, w.agents_total, w.agents_created,
             w.agents_failed, w.agents_cancelled, w.agents_open, w.agents_planned, w.settled_percentage,
-            w.progress_calculation_method, w.trace_id, w.created_at, w.updated_at, w.completed_at, w.last_updated_at
+            w.progress_calculation_method, w.trace_id, w.created_at, w.updated_at, w.completed_at, w.last_updated_at,
+            null::integer as parent_id
         from public.workflow_progress as w join adopted.key as k using (name)
     """)
     new_workflow(conn, name="done", status="completed")

@@ -64,7 +64,7 @@ def listening(conn: psycopg.Connection) -> list[Any]:
     return conn.execute("select from pg_stat_activity where query ~ '^listen' and state = 'idle'").fetchall()
 
 
-def test_the_example_of_reading_ones_own_writes_runs(primary, standby):
+def test_the_example_of_reading_ones_own_writes_runs(primary: CrashableServer, standby: CrashableServer) -> None:
     text = Path(pyapp.__file__).parent.joinpath("web", "README.md").read_text()
     example = next(block for block in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S))
     for name, server in (("primary", primary), ("standby", standby)):
@@ -77,7 +77,9 @@ def test_the_example_of_reading_ones_own_writes_runs(primary, standby):
 # --- The service ------------------------------------------------------------------------------------------------
 
 
-def test_a_request_with_a_position_is_answered_when_the_standby_has_replayed_it(conn, reader, client):
+def test_a_request_with_a_position_is_answered_when_the_standby_has_replayed_it(
+    conn: psycopg.Connection, reader: psycopg.Connection, client: Any
+) -> None:
     workflow, (task, *_) = running(conn, reader)
     where = f"/api/v1/workflows/{workflow}"
     with paused(reader) as go_on:
@@ -102,7 +104,9 @@ def test_a_request_with_a_position_is_answered_when_the_standby_has_replayed_it(
     assert "after_position" in [parameter["name"] for parameter in described]
 
 
-def test_a_notification_is_not_answered_with_an_older_state_of_the_standby(conn, reader, service, client):
+def test_a_notification_is_not_answered_with_an_older_state_of_the_standby(
+    conn: psycopg.Connection, reader: psycopg.Connection, service: Any, client: Any
+) -> None:
     """With so long an interval, whoever read too early would not look again."""
     workflow, tasks = running(conn, reader)
     with following(service, f"/api/v1/workflows/{workflow}/stream") as stream:
@@ -120,7 +124,9 @@ def test_a_notification_is_not_answered_with_an_older_state_of_the_standby(conn,
         wait_for(lambda: not grows(client))
 
 
-def test_the_service_says_how_far_behind_the_standby_is(conn, reader, client):
+def test_the_service_says_how_far_behind_the_standby_is(
+    conn: psycopg.Connection, reader: psycopg.Connection, client: Any
+) -> None:
     _, (task, *_) = running(conn, reader)
     caught_up = wait_for(lambda: (found := client.get("/readyz").json()["standby"])["lag_seconds"] < 0.1 and found)
     # However long ago the last transaction was: the primary is idle.
@@ -137,7 +143,9 @@ def test_the_service_says_how_far_behind_the_standby_is(conn, reader, client):
         assert 0 < first < metrics(client)["agent_progress_standby_lag_seconds",]
 
 
-def test_an_open_page_shows_how_far_behind_the_standby_is(conn, reader, service, visit):
+def test_an_open_page_shows_how_far_behind_the_standby_is(
+    conn: psycopg.Connection, reader: psycopg.Connection, service: Any, visit: Any
+) -> None:
     _, (task, *_) = running(conn, reader)
     page = live(visit(service))
     page.wait_for_selector("#standby:not([data-late]) >> text=standby, < 1 s behind")
@@ -175,7 +183,14 @@ def test_the_lag_is_the_age_of_what_had_been_received_when_it_was_read_last() ->
     assert meter.take((False, False, 40, 40, 9)) is None
 
 
-def test_readers_do_again_what_a_standby_breaks_off(conn, reader, standby, service, client, primary):
+def test_readers_do_again_what_a_standby_breaks_off(
+    conn: psycopg.Connection,
+    reader: psycopg.Connection,
+    standby: CrashableServer,
+    service: Any,
+    client: Any,
+    primary: CrashableServer,
+) -> None:
     """They wait for one table and keep the standby from replaying a lock on another, until it cancels them."""
     workflow, _ = running(conn, reader)
     replayed = "select from pg_locks where relation = 'workflow'::regclass and mode = 'AccessExclusiveLock' and granted"
@@ -219,7 +234,14 @@ def test_readers_do_again_what_a_standby_breaks_off(conn, reader, standby, servi
         assert "away" not in heard
 
 
-def test_commands_that_read_go_to_the_standby(conn, reader, primary, standby, capsys, monkeypatch):
+def test_commands_that_read_go_to_the_standby(
+    conn: psycopg.Connection,
+    reader: psycopg.Connection,
+    primary: CrashableServer,
+    standby: CrashableServer,
+    capsys: Any,
+    monkeypatch: Any,
+) -> None:
     with paused(reader):
         later = new_workflow(conn, name="later")
         monkeypatch.setenv("DATABASE_URL", primary.dsn("app"))
@@ -247,7 +269,9 @@ def test_commands_that_read_go_to_the_standby(conn, reader, primary, standby, ca
         assert main(["migrate", "--read-dsn", standby.dsn("app")]) == 2
 
 
-def test_while_the_standby_is_away_the_primary_is_read_where_the_dsn_names_it_as_well(conn, reader, primary, standby):
+def test_while_the_standby_is_away_the_primary_is_read_where_the_dsn_names_it_as_well(
+    conn: psycopg.Connection, reader: psycopg.Connection, primary: CrashableServer, standby: CrashableServer
+) -> None:
     workflow, (task, *_) = running(conn, reader)
     with (
         serving(primary.dsn("app"), "--read-dsn", either(standby, primary), "--interval", "0.1") as service,

@@ -157,6 +157,7 @@ def test_a_ping_says_that_nothing_has_changed_and_none_comes_while_the_database_
         serving(None, run=[sys.executable, "-c", run, service_dsn]) as service,
         following(service, "/api/v1/stream") as stream,
     ):
+        stream.hears_pings = True
         stream.next()
         assert stream.next().name == "ping"
         with conn.transaction():
@@ -260,7 +261,8 @@ def test_streams_outlive_a_crash_of_the_database(own_server: Callable[..., Any])
             set_status(conn, second, "completed")
             for stream in (one, all_active):
                 stream.until(progress_is(100))
-    assert service.said().count("the database is away") == service.said().count("the database is back") == 1
+    said = service.said()
+    assert said.count("stream: the database is away") == said.count("stream: the database is back") == 1
 
 
 def test_streams_outlive_the_end_of_their_session(service: Service, conn: Conn) -> None:

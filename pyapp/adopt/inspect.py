@@ -169,7 +169,7 @@ class _Inspection:
             found = [key for key in found if sorted(key[0]) == sorted(wanted.key)]
         if given and (not found or wanted.key_sql or wanted.workflow_key):
             keys = self._given_keys()
-            link = "without a foreign key"
+            link = f"references it, {found[0][2]}" if found and not wanted.key_sql else "without a foreign key"
             theirs = self._workflow_keys(keys, list(wanted.key)) if workflows else ()
         else:
             if not workflows:

@@ -78,7 +78,13 @@ class Renderer:
         """Render all that an adoption installs."""
         of, parts = self._of, self._partitions
         files = ["02_count.sql", *(["03_delete.sql"] if of.workflows else []), "04_workflows.sql", "05_tasks.sql"]
-        files += ["06_views.sql", "07_repair.sql", *(["08_publish.sql"] if of.publishes else []), "09_rights.sql"]
+        files += [
+            "06_views.sql",
+            "07_repair.sql",
+            "09_trees.sql",
+            *(["08_publish.sql"] if of.publishes else []),
+            "09_rights.sql",
+        ]
         # The formula is written once for all: its file is the one of sql/ that adoptions share.
         objects = [for_schema(read_template("../03_formula.sql"), of.schema), *map(self.render, files)]
         made = _hash("\n".join([*objects, read_template("01_schema.sql")]))
@@ -203,6 +209,7 @@ class Renderer:
             done = "c.agents_created = c.agents_completed + c.agents_failed + c.agents_cancelled"
             return of_json | {
                 "listed": f"{counter}",
+                "parent_id": f"null::{of.id_type}",
                 "workflow_keys": self._each("c.key_{i}"),
                 "workflow_id": "c.key_1" if len(of.keys) == 1 else "c.workflow_id",
                 "created_at": f"coalesce({of_json['created_at']}, c.created_at)",
@@ -215,6 +222,9 @@ class Renderer:
             listed += f" and (not ({child}) or exists (select from {counter} where {self._workflow_is('c')}))"
         columns = {c: _cast(of.columns.get(c), kind) for c, (kind, *_) in WORKFLOW_COLUMNS.items()}
         keys = [key.sql for key in of.workflow_keys]
+        # What started a workflow: of one table in both roles, what its tasks name.
+        parent = of.keys[0].sql.replace("task.", "workflow.") if of.workflows == of.tasks else None
+        columns["parent_id"] = _cast(of.columns.get("parent_id", parent) if len(keys) == 1 else None, of.id_type)
         return columns | {"listed": listed, "workflow_keys": ", ".join(keys), "workflow_id": self._id(keys)}
 
     def _workflow_is(self, row: str) -> str:
@@ -333,6 +343,8 @@ class Renderer:
             "calculated": f"{schema}.read_workflows() as w left join {schema}.compare_progress() as k"
             if of.workflows
             else f"{schema}.compare_progress() as k left join {schema}.read_workflows() as w",
+            # As it is where there is one, so that the application's index on it serves lists.
+            "shown_created_at": "w.created_at" if "created_at" in of.columns else "coalesce(w.created_at, c.created_at)",
             "calculated_id": "w.workflow_id" if of.workflows else "k.workflow_id",
             "stored_progress": f"coalesce(k.frozen_progress, {schema}.progress_percentage(k.stored_completed,"
             f" {schema}.progress_total(w.status::{schema}.workflow_status, k.stored_created, w.planned)))",

@@ -23,7 +23,7 @@ from pyapp.db import connect, find_schema
 from pyapp.demo.files import demo_traces, read_trace
 from pyapp.demo.player import Player
 from pyapp.demo.trace import Trace
-from pyapp.models import Forecast, Key, Workflow
+from pyapp.models import Forecast, Key, TreeProgress, Workflow
 
 _MOST_WARNINGS = 50
 _LOOK = 0.1  # seconds between two looks at the workflows
@@ -78,8 +78,8 @@ def replay(target: Target, files: tuple[Path, ...], agents: int, speed: float | 
 def demo(target: Target, agents: int, speed: float, serve: bool, port: int, keep: bool) -> int:
     """See it at work: a private server, and several workflows at once.
 
-    Starts a private server, plays four workflows with live bars and compares what is stored with what is counted. Never
-    writes into a database of yours unless you name it with --dsn.
+    Starts a private server, plays four workflows with live bars, three of them a tree, and compares what is stored with
+    what is counted. Never writes into a database of yours unless you name it with --dsn.
 
     Example:
       agent-progress demo
@@ -139,15 +139,15 @@ def _row(w: Workflow) -> tuple[Cell, ...]:
     return w.name, f"{w.progress:3d} %", agents_of(w), *unfinished, coloured(w.status), w.workflow_id
 
 
-def _tenths() -> Callable[[Workflow, Forecast | None], None]:
+def _tenths() -> Callable[[Workflow, Forecast | None, TreeProgress | None], None]:
     """Make what prints a line for each tenth of a workflow."""
     told: dict[Key, tuple[int, str]] = {}
 
-    def tell(workflow: Workflow, forecast: Forecast | None) -> None:
+    def tell(workflow: Workflow, forecast: Forecast | None, tree: TreeProgress | None) -> None:
         news = (workflow.progress // 10, workflow.status)
         if told.get(workflow.workflow_id) != news:
             told[workflow.workflow_id] = news
-            print(plain_line(workflow, forecast), flush=True)
+            print(plain_line(workflow, forecast, tree), flush=True)
 
     return tell
 

@@ -1,15 +1,17 @@
 """Tables of progress: aligned text in a pipe; in a terminal with colours, and never wider than it."""
 
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from pyapp.cli.common import clean
-from pyapp.cli.text import BAR_WIDTH, cells, remaining
-from pyapp.models import Forecast, Key, Workflow
+from pyapp.cli.text import BAR_WIDTH, cells, remaining, whole
+from pyapp.models import Forecast, Key, TreeProgress, Workflow
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -135,25 +137,56 @@ def coloured(status: str | None) -> Text:
     return Text(clean(status), style=_STYLES.get(status or "", ""))
 
 
+def below_parents(workflows: Iterable[Workflow]) -> list[tuple[int, Workflow]]:
+    """Put each workflow below the one that started it, if that is there; returns them with how deep they lie."""
+    given = list(workflows)
+    there = {workflow.workflow_id for workflow in given}
+    children = defaultdict[Key | None, list[Workflow]](list)
+    for workflow in given:
+        children[workflow.parent_id if workflow.parent_id in there else None].append(workflow)
+    placed, left = [], [(0, workflow) for workflow in reversed(children[None])]
+    while left:
+        level, workflow = left.pop()
+        placed.append((level, workflow))
+        left += [(level + 1, child) for child in reversed(children[workflow.workflow_id])]
+    return placed
+
+
+def indented(workflow: Workflow, level: int) -> str:
+    """Write the name of a workflow, moved in as deep as it lies."""
+    return "  " * (level - 1) + ("\N{BOX DRAWINGS LIGHT UP AND RIGHT} " if level else "") + called(workflow)
+
+
+def called(workflow: Workflow) -> str:
+    """Name a workflow: by its id where it has no name."""
+    return workflow.name or str(workflow.workflow_id)
+
+
 class LiveTable:
     """Workflows as a table of bars for a live display: as many as the terminal has lines for."""
 
-    columns = (
+    columns: Sequence[Column] = (
         Column("workflow", least=14, most=40),
         Column("progress", least=8, most=BAR_WIDTH),
         Column("", right=True, style="bold"),
         Column("agents"),
         Column("failed", right=True, style="red"),
         Column("status"),
-        Column("stage", least=8, most=24, style="dim", leaves=1),
+        Column("stage", least=8, most=24, style="dim", leaves=2),
         Column("ETA", right=True),
+        Column("with all below", leaves=1),
     )
 
-    def __init__(self, workflows: Iterable[Workflow], forecasts: Mapping[Key, Forecast]) -> None:
-        """Take what is to be shown."""
+    def __init__(
+        self,
+        workflows: Iterable[Workflow],
+        forecasts: Mapping[Key, Forecast],
+        trees: Mapping[Key, TreeProgress] = MappingProxyType({}),
+    ) -> None:
+        """Take what is to be shown: children come below their parents."""
         self.rows = [
             (
-                w.name or w.workflow_id,
+                indented(w, level),
                 bar(w),
                 f"{w.progress} %",
                 f"{w.agents_completed} of {w.agents_total}",
@@ -161,9 +194,12 @@ class LiveTable:
                 coloured(w.status),
                 w.current_stage,
                 remaining(forecasts.get(w.workflow_id)),
+                whole(trees.get(w.workflow_id)),
             )
-            for w in workflows
+            for level, w in below_parents(workflows)
         ]
+        if not any(row[-1] for row in self.rows):
+            self.columns = self.columns[:-1]
 
     def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
         """Draw it in the size of the terminal."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from pyapp.cli.common import clean
-from pyapp.models import Forecast, Stage, Workflow
+from pyapp.models import Forecast, Stage, TreeProgress, Workflow
 
 BAR_WIDTH = 24
 _STAGE_SIGN = {"completed": "✓", "running": "▶", "failed": "✗", "skipped": "»", "pending": "·"}
@@ -26,6 +26,11 @@ def plain_bar(percentage: int, width: int = BAR_WIDTH) -> str:
 def agents(workflow: Workflow) -> str:
     """Say how many agents are done: "2 of 5 agents"."""
     return f"{workflow.agents_completed} of {workflow.agents_total} agents"
+
+
+def whole(tree: TreeProgress | None) -> str:
+    """Say how far a workflow is with all below it: "45 % of 13 workflows"; nothing where nothing is below it."""
+    return f"{tree.progress} % of {tree.workflows} workflows" if tree and tree.workflows > 1 else ""
 
 
 def moment(value: datetime | None) -> str:
@@ -77,8 +82,8 @@ def stage_line(stages: Iterable[Stage]) -> str:
     return "  ".join(one(stage) for stage in stages)
 
 
-def plain_line(workflow: Workflow, forecast: Forecast | None = None) -> str:
-    """Describe a workflow in a line: name, bar, percentage, agents, failed and cancelled ones, status, stage, ETA."""
+def plain_line(workflow: Workflow, forecast: Forecast | None = None, tree: TreeProgress | None = None) -> str:
+    """Describe a workflow in a line: name, bar, percentage, agents, failed and cancelled, status, stage, ETA, tree."""
     parts = [f"{plain_bar(workflow.progress)} {workflow.progress:3d} %", agents(workflow)]
     if workflow.agents_failed:
         parts.append(f"{workflow.agents_failed} failed")
@@ -87,4 +92,6 @@ def plain_line(workflow: Workflow, forecast: Forecast | None = None) -> str:
     parts += [clean(workflow.status), clean(workflow.current_stage)]
     if left := remaining(forecast):
         parts.append(left if left == "stalled" else f"ETA {left}")
+    if in_all := whole(tree):
+        parts.append(f"with all below: {in_all}")
     return "  ".join([clean(workflow.name or str(workflow.workflow_id)), *(part for part in parts if part)])

@@ -19,11 +19,11 @@ from pyapp.cli.common import (
     say,
     workflow_id,
 )
-from pyapp.cli.tables import Cell, Column, bar, coloured, print_fields, print_table
-from pyapp.cli.text import BAR_WIDTH, agents, moment, outlook, stage_line
+from pyapp.cli.tables import Cell, Column, bar, coloured, indented, print_fields, print_table
+from pyapp.cli.text import BAR_WIDTH, agents, moment, outlook, stage_line, whole
 from pyapp.db import find_schema, named
 from pyapp.drive import Statement, act
-from pyapp.models import WORKFLOW_STATUSES, Priority, Task, Workflow
+from pyapp.models import WORKFLOW_STATUSES, Key, Priority, Task, TreeNode, TreeProgress, Workflow
 
 _STATUSES, _PRIORITIES = WORKFLOW_STATUSES, get_args(Priority)
 _LIMIT = click.IntRange(1, 2**31 - 1)
@@ -37,11 +37,12 @@ _LIMIT = click.IntRange(1, 2**31 - 1)
 @click.option(
     "--priority", help=f"Only with this: {', '.join(_PRIORITIES)}.", shell_complete=complete_from(_PRIORITIES)
 )
+@click.option("--all", "below", is_flag=True, help="Those that others started as well, wherever in a tree they are.")
 @click.option("--limit", type=_LIMIT, default=50, show_default=True, metavar="N", help="At most N of them.")
 @click.option("--after", metavar="ID", help="The next page: those after this one.", shell_complete=complete_ids)
 @as_json
-def list_(target: Target, after: str | None, as_json: bool, **chosen: Any) -> None:
-    """List workflows, newest first.
+def list_(target: Target, after: str | None, below: bool, as_json: bool, **chosen: Any) -> None:
+    """List the workflows that no other started, newest first, each with how far it is with all below it.
 
     Example:
       agent-progress list --status running --limit 10
@@ -50,9 +51,13 @@ def list_(target: Target, after: str | None, as_json: bool, **chosen: Any) -> No
     schema = target.schema
     with connection(target, reads=True) as conn:
         last = helpers.get_workflow(conn, after, schema=schema) if after else None
-        workflows = helpers.list_workflows(conn, after=last, schema=schema, **chosen)
+        workflows = helpers.list_workflows(conn, after=last, roots=not below, schema=schema, **chosen)
+        trees: dict[Key, TreeProgress] = {}
+        if "workflow_tree_progress" in relations(conn, schema):
+            trees = helpers.list_tree_progress(conn, [w.workflow_id for w in workflows], schema=schema)
     if as_json:
-        print_json(workflows)
+        found = {key: asdict(tree) for key, tree in trees.items()}
+        print_json([asdict(w) | {"tree": found.get(w.workflow_id)} for w in workflows])
     elif not workflows:
         print("no workflows")
     else:
@@ -66,8 +71,10 @@ def list_(target: Target, after: str | None, as_json: bool, **chosen: Any) -> No
             Column("STATUS"),
             Column("STAGE", least=8, most=24, style="dim", leaves=3),
             Column("CREATED", style="dim", leaves=4),
+            Column("WITH ALL BELOW", leaves=2),
         )
-        print_table(columns, map(_row, workflows))
+        rows = [(*_row(w), whole(trees.get(w.workflow_id))) for w in workflows]
+        print_table(columns if any(row[-1] for row in rows) else columns[:-1], rows)
 
 
 def _row(w: Workflow) -> tuple[Cell, ...]:
@@ -80,6 +87,7 @@ def _row(w: Workflow) -> tuple[Cell, ...]:
 @command(reads=True)
 @workflow_id
 @click.option("--tasks", is_flag=True, help="List its tasks as well.")
+@click.option("--tree", is_flag=True, help="List all that is below it: what it started, what that started, ...")
 @click.option("--timeline", is_flag=True, help="List what happened to it: events, stages and tasks.")
 @click.option("--metrics", is_flag=True, help="Say how long reading took, and whether it is stale.")
 @as_json
@@ -88,6 +96,7 @@ def show(target: Target, id: str, as_json: bool, **wanted: bool) -> None:
 
     Example:
       agent-progress show ID --tasks
+      agent-progress show ID --tree
       agent-progress show ID --timeline --json
     """
     with connection(target, reads=True) as conn:
@@ -103,6 +112,18 @@ def show(target: Target, id: str, as_json: bool, **wanted: bool) -> None:
         print()
         rows = [(f"{m.at:%Y-%m-%d %H:%M:%S.%f}"[:-3], m.kind, m.name, m.what) for m in parts["timeline"]]
         print_table((Column("AT", style="dim"), "KIND", Column("NAME", least=8), Column("WHAT", least=8)), rows)
+    if "tree" in parts:
+        print()
+        columns = (
+            Column("WORKFLOW", least=14),
+            Column("PROGRESS", most=10, leaves=2),
+            Column("", right=True, style="bold"),
+            Column("AGENTS"),
+            Column("FAILED", right=True, style="red", leaves=1),
+            Column("STATUS"),
+            Column("ID", style="dim", leaves=3),
+        )
+        print_table(columns, map(_node_row, parts["tree"]))
     if "tasks" in parts:
         print()
         columns = (
@@ -117,13 +138,18 @@ def show(target: Target, id: str, as_json: bool, **wanted: bool) -> None:
         print_table(columns, map(_task_row, parts["tasks"]))
 
 
+def _node_row(node: TreeNode) -> tuple[Cell, ...]:
+    _, _, drawn, share, done, failed, status, *_ = _row(node)
+    return indented(node, node.level - 1), drawn, share, done, failed, status, node.workflow_id
+
+
 def _task_row(t: Task) -> tuple[Cell, ...]:
     times = t.retry_count or None, moment(t.completed_at)
     return t.id, t.external_id, t.agent_type, t.stage, coloured(t.status), *times
 
 
 def _read(
-    conn: Connection[Any], schema: str | None, key: str, *, tasks: bool, timeline: bool, metrics: bool
+    conn: Connection[Any], schema: str | None, key: str, *, tasks: bool, tree: bool, timeline: bool, metrics: bool
 ) -> dict[str, Any]:
     """Read what the schema has of a workflow: adopted tables have no stages and no history."""
     parts: dict[str, Any] = {}
@@ -138,6 +164,10 @@ def _read(
         parts["stage_progress"] = helpers.stage_progress(conn, key, schema=schema)
     if "workflow_forecast" in there:
         parts["forecast"] = next(iter(helpers.get_forecasts(conn, [key], schema=schema).values()), None)
+    if "workflow_tree_progress" in there:
+        parts["tree_progress"] = helpers.tree_progress(conn, key, schema=schema)
+    if tree:
+        parts["tree"] = helpers.get_tree(conn, key, schema=schema)
     if timeline and "workflow_timeline" in there:
         parts["timeline"] = helpers.list_timeline(conn, key, limit=None, schema=schema)
     if tasks:
@@ -162,6 +192,8 @@ def _fields(w: Workflow, **parts: Any) -> dict[str, Cell]:
         "progress": bar(w)(BAR_WIDTH).append(f" {w.progress} %  ({agents(w)})", style="default"),
         "agents": ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none yet",
         "settled": f"{w.settled_percentage} %",
+        "with below": whole(parts.get("tree_progress")),
+        "parent": w.parent_id,
         "status": coloured(w.status),
         "stage": w.current_stage,
         "type": ", ".join(filter(None, (w.type, f"priority {w.priority}" if w.priority else ""))),

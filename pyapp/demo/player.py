@@ -50,7 +50,10 @@ class Player:
     def __post_init__(self) -> None:
         """Create the workflows."""
         with pyapp.connect(self.dsn, autocommit=True) as self._conn:
-            self._runs = [pyapp.retry(partial(_begin, self._conn, trace, self.schema)) for trace in self.traces]
+            self._runs: list[_Run] = []
+            for trace in self.traces:
+                parent = next((run.workflow_id for run in self._runs if run.trace.name == trace.parent), None)
+                self._runs.append(pyapp.retry(partial(_begin, self._conn, trace, parent, self.schema)))
         self.workflow_ids = [run.workflow_id for run in self._runs]
 
     def play(self) -> None:
@@ -130,7 +133,7 @@ class Player:
                 self._persist(pyapp.transition, run.workflow_id, "cancelled")
 
 
-def _begin(conn: psycopg.Connection[Any], trace: Trace, schema: str | None) -> _Run:
+def _begin(conn: psycopg.Connection[Any], trace: Trace, parent: pyapp.Key | None, schema: str | None) -> _Run:
     """Create the workflow of a trace, with its stages in the order in which the trace comes to them, and start it."""
     stages = list(dict.fromkeys(task.stage for task in trace.tasks))
     stages = stages if 1 < len(stages) <= _MOST_STAGES else []
@@ -141,7 +144,13 @@ def _begin(conn: psycopg.Connection[Any], trace: Trace, schema: str | None) -> _
     ).format(named(find_schema(schema)))
     with conn.transaction():
         workflow = pyapp.create_workflow(
-            conn, trace.name, trace.system, agents_planned=len(trace.tasks), created_by="demo", schema=schema
+            conn,
+            trace.name,
+            trace.system,
+            agents_planned=len(trace.tasks),
+            created_by="demo",
+            parent_id=parent,
+            schema=schema,
         )
         conn.execute(plan, [workflow.workflow_id, stages])
         pyapp.transition(conn, workflow.workflow_id, "running", schema=schema)

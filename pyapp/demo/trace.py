@@ -36,10 +36,14 @@ class TraceTask:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """A run: its tasks in order of submission, what the reader left out or assumed, and how slowly to play it."""
+    """A run: its tasks in order of submission, what the reader left out or assumed, and how slowly to play it.
+
+    ``parent`` is the name of the run that started it.
+    """
 
     name: str
     system: str
     tasks: tuple[TraceTask, ...]
     warnings: tuple[str, ...]
     stretch: float = 1.0
+    parent: str | None = None

@@ -1,7 +1,7 @@
 """What the service answers: the core's rows, a few more, and how all of them are described at /openapi.json."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from decimal import Decimal
 from functools import cache, reduce
@@ -16,14 +16,41 @@ from pydantic import BaseModel, create_model
 from pyapp.models import Key, Workflow
 
 KEYS = (Key, UUID)
+PARENT = "^(none|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})$"
+"""What names a parent in our own tables; in adopted ones it is any text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listed(Workflow):
-    """A workflow as the service shows it: its key once more as ``id``, and its progress by stages."""
+    """A workflow as the service shows it: its key once more as ``id``, its progress by stages, and that of its tree.
+
+    What begins with ``tree_`` is about the workflow and all below it; ``tree_workflows`` is 1 where there is nothing.
+    """
 
     id: Key
     stage_progress: int | None
+    tree_workflows: int | None
+    tree_progress: int | None
+    tree_completed: int | None
+    tree_total: int | None
+    tree_created: int | None
+    tree_failed: int | None
+    tree_cancelled: int | None
+
+    @property
+    def whole(self) -> Workflow:
+        """The workflow with the numbers of all below it, where there is something."""
+        if (self.tree_workflows or 1) == 1:
+            return self
+        settled = (self.tree_completed or 0) + (self.tree_failed or 0) + (self.tree_cancelled or 0)
+        numbers: dict[str, Any] = {
+            "progress": self.tree_progress,
+            "progress_percentage": self.tree_progress,
+            "agents_open": (self.tree_created or 0) - settled,
+        }
+        for what in ("completed", "total", "created", "failed", "cancelled"):
+            numbers[f"agents_{what}"] = getattr(self, f"tree_{what}")
+        return replace(self, **numbers)
 
 
 @dataclass(frozen=True, slots=True)

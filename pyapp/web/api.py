@@ -9,14 +9,15 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, HTTPException, Query
 from psycopg import Connection
+from pydantic import create_model
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from pyapp import progress_metrics
-from pyapp.models import BurnupPoint, Forecast, Moment, ProgressMetrics, Stage, Task
-from pyapp.web import reads
+from pyapp.models import BurnupPoint, Forecast, Moment, ProgressMetrics, Stage, Task, TreeNode, TreeProgress
+from pyapp.web import reads, trees
 from pyapp.web.address import base_of
 from pyapp.web.answers import Event, Listed, Overview, Problem, SignedLink, described
 from pyapp.web.paging import Sort, Wanted, list_page
@@ -28,9 +29,12 @@ from pyapp.web.parameters import (
     Limit,
     Offset,
     OnePriority,
+    Parent,
     Stalled,
     Statuses,
     Text,
+    Trees,
+    WithTree,
     after_position,
     run,
 )
@@ -41,6 +45,13 @@ from pyapp.web.wire import respond
 
 _ONE = "/workflows/{workflow_id}"
 _WORKFLOW: Any = described(Listed, "Workflow")
+_TREE: Any = create_model(
+    "Tree",
+    __doc__="A workflow with all below it: summed up, what is above it, and each workflow, depth first.",
+    progress=(described(TreeProgress), ...),
+    path=(list[described(trees.Ancestor)], ...),  # type: ignore[misc, arg-type]
+    workflows=(list[described(TreeNode)], ...),  # type: ignore[misc, arg-type]
+)
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     304: {"description": "What the client has is current"},
     400: {"model": Problem, "description": "Not a cursor of this list"},
@@ -78,13 +89,14 @@ def list_workflows(
     type: Annotated[Text | None, Query()] = None,
     priority: OnePriority = None,
     name: Annotated[Text | None, Query(description="Beginning of the name.")] = None,
+    parent: Parent = None,
     stalled: Stalled = False,
     sort: Annotated[Sort, Query(description="With - in front: descending.")] = "-created",
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Response:
     """List workflows, newest first; the Link header leads to the next page."""
-    wanted = Wanted(status or (), type, priority, name, stalled, sort, limit, cursor)
+    wanted = Wanted(status or (), type, priority, name, parent, stalled, sort, limit, cursor)
     page, following = run(request, lambda conn, shape: list_page(conn, shape, wanted))
     if following is None:
         return respond(request, page)
@@ -97,6 +109,23 @@ def list_workflows(
 def get_workflow(request: Request, workflow_id: Key) -> Response:
     """Get one workflow."""
     return _one(request, workflow_id, reads.find_workflow)
+
+
+@router.get(f"{_ONE}/tree", **_of(_TREE))
+def get_whole_tree(
+    request: Request,
+    workflow_id: Key,
+    limit: Annotated[int, Query(ge=1, le=10_000, description="At most so many workflows.")] = 1000,
+) -> Response:
+    """Get how far a workflow is with all below it, the path down to it, and those workflows, depth first."""
+
+    def read(conn: Connection[Any], shape: Shape, key: str) -> Any:
+        if reads.find_workflow(conn, shape, key) is None:
+            return None
+        progress, nodes = trees.read_tree(conn, shape, key, limit)
+        return {"progress": progress, "path": trees.read_path(conn, shape, key), "workflows": nodes}
+
+    return _one(request, workflow_id, read)
 
 
 @router.get(f"{_ONE}/tasks", **_of(list[described(Task, without=reads.TASKS.without)]))  # type: ignore[misc]
@@ -186,37 +215,37 @@ _SENT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream":
 
 
 @router.get("/stream", **_STREAM, responses=_SENT)
-async def stream(request: Request, id: Keys = None, active: Active = False) -> Response:
-    """Follow workflows live, as server-sent events: those of `id`, and the newest active ones where none is given.
+async def stream(request: Request, id: Keys = None, active: Active = False, tree: Trees = None) -> Response:
+    """Follow workflows live, as server-sent events: those of `id`, and the newest active roots where none is given.
 
     `snapshot` is an array of all that is followed and comes first, and again after a loss of the database, which `away`
     tells of; `workflow` is one in its new state, `deleted` the id of one that is gone; `ping` comes after 5 s without
     any of them and says that nothing has changed; `standby` says how far behind the standby is that is read, null when
     it has become a primary.
     """
-    return await _follow(request, id or [], active=active or not id)
+    return await _follow(request, id or [], tree or [], active=active or not (id or tree))
 
 
 @router.get(f"{_ONE}/stream", **_STREAM, responses=_SENT | {404: _ANSWERS[404]})
-async def stream_workflow(request: Request, workflow_id: Key) -> Response:
+async def stream_workflow(request: Request, workflow_id: Key, tree: WithTree = False) -> Response:
     """Follow one workflow live, as server-sent events."""
-    return await _follow(request, [workflow_id], must_exist=True)
+    return await _follow(request, [workflow_id], [workflow_id] if tree else [], must_exist=True)
 
 
-async def _follow(request: Request, ids: list[str], *, active: bool = False, must_exist: bool = False) -> Response:
+async def _follow(
+    request: Request, ids: list[str], tops: list[str], *, active: bool = False, must_exist: bool = False
+) -> Response:
     feed: Feed = request.app.state.feed
     if "after_position" in request.query_params:
         await run_in_threadpool(run, request, lambda *_: None)
-    if ids:
+    if ids or tops:
         shape = await run_in_threadpool(request.app.state.database.shape)
-        keys = [shape.key(given) for given in ids]
+        keys = [shape.key(given) for given in (*ids, *tops)]
         # All clients share the feed: what the database does not take is refused before it gets there.
-        ids = (
-            keys
-            if shape.knows_keys
-            else await run_in_threadpool(run, request, lambda conn, _: shape.written(conn, keys))
-        )
-    subscriber = feed.subscribe(ids, active)
+        if not shape.knows_keys:
+            keys = await run_in_threadpool(run, request, lambda conn, _: shape.written(conn, keys))
+        ids, tops = keys[: len(ids)], keys[len(ids) :]
+    subscriber = feed.subscribe(ids, active, tops)
     try:
         # The answer says at once what is wrong: no such workflow, or no database.
         if await subscriber.found == 0 and must_exist:

@@ -18,8 +18,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from pyapp.models import WorkflowStatus
-from pyapp.watch import ACTIVE
-from pyapp.web import charts, reads, text
+from pyapp.web import charts, reads, text, trees
 from pyapp.web.address import base_of
 from pyapp.web.answers import Listed
 from pyapp.web.database import AWAY
@@ -33,6 +32,7 @@ from pyapp.web.wire import error
 router = APIRouter(include_in_schema=False, dependencies=[Depends(after_position)])
 _HERE = FilePath(__file__).parent
 _PAGE = 50
+_ACTIVE = 20
 _TASKS = 200
 _EVENTS = 50
 _LONGEST_BODY = 10_000  # bytes; nothing else reads any
@@ -62,7 +62,7 @@ def _asset(name: str) -> str:
 
 def _called(workflow: Any) -> str:
     """Name a workflow: by its key where it has no name."""
-    return text.shown(workflow.name) or text.shown(str(workflow.id))
+    return text.shown(workflow.name) or text.shown(str(workflow.workflow_id))
 
 
 _templates = Jinja2Templates(directory=_HERE / "templates")
@@ -86,15 +86,15 @@ def overview(request: Request) -> Response:
     """Show tiles, what is active, and what needs attention."""
 
     def read(conn: Connection[Any], shape: Shape) -> dict[str, Any]:
-        active, failed, forecasts = reads.read_attention(conn, shape)
+        active, failed, forecasts = reads.read_attention(conn, shape, _ACTIVE)
         found = reads.read_overview(conn, shape)
         counts = {status: found["overview"][f"{status}_workflows"] for status in _TILES}
         return {
             "total": found["overview"]["total_workflows"],
             "tiles": counts,
-            "running": sum(counts[status] for status in ACTIVE),
             "agents": found["agents"],
             "active": active,
+            "waiting": reads.count_active_roots(conn, shape) if len(active) == _ACTIVE else len(active),
             "failed": failed,
             "forecasts": forecasts,
         }
@@ -109,28 +109,31 @@ def workflows(
     type: _Given = None,
     priority: _Given = None,
     name: _Given = None,
+    parent: _Given = None,
     stalled: Stalled = False,
     sort: Annotated[Sort, BeforeValidator(lambda value: value or "-created"), Query()] = "-created",
     cursor: Cursor = None,
 ) -> Response:
-    """Show the list, filtered, sorted and paged."""
-    chosen = {
-        "status": status,
-        "type": type,
-        "priority": priority,
-        "name": name,
-        "stalled": "true" if stalled else None,
-    }
+    """Show the list, filtered, sorted and paged: the workflows that no other started, unless ``parent`` says more."""
+    chosen = {"status": status, "type": type, "priority": priority, "name": name, "parent": parent}
+    chosen |= {"stalled": "true" if stalled else None}
     given = {key: value for key, value in chosen.items() if value}
-    wanted = Wanted([status] if status else (), type, priority, name, stalled, sort, _PAGE, cursor or None)
-    found = _read(request, lambda conn, shape: {"page": list_page(conn, shape, wanted)})
+    within = None if parent == "all" else parent or "none"
+    wanted = Wanted([status] if status else (), type, priority, name, within, stalled, sort, _PAGE, cursor or None)
+
+    def read(conn: Connection[Any], shape: Shape) -> dict[str, Any]:
+        above = None if within in (None, "none") else reads.find_workflow(conn, shape, shape.key(within))
+        return {"page": list_page(conn, shape, wanted), "above": above}
+
+    found = _read(request, read)
     page, following = found.pop("page")
 
-    def to(path: str = "/workflows", **more: Any) -> str:
-        return f"{path}?{urlencode({**given, **more})}"
+    def to(**more: Any) -> str:
+        return f"/workflows?{urlencode({**given, **more})}"
 
     at = {"sort": sort, **({"cursor": cursor} if cursor else {})}
 
+    listed = {name: value for name, value in (given | {"parent": within} | at | {"limit": 200}).items() if value}
     more = {
         "workflows": page,
         "chosen": chosen,
@@ -138,9 +141,10 @@ def workflows(
         "sort": sort,
         "first": to(sort=sort) if cursor else None,
         "next": to(sort=sort, cursor=following) if following else None,
+        "widened": to(sort=sort, parent="all"),
         "by": lambda order: to(sort=order),
         "here_again": to(**at),
-        "list": to("api/v1/workflows", **at, limit=200),
+        "list": f"api/v1/workflows?{urlencode(listed)}",
     }
     return _render(request, "workflows.html", found | more)
 
@@ -153,7 +157,15 @@ def workflow(request: Request, workflow_id: Key) -> Response:
         key = shape.key(workflow_id)
         found = reads.require_workflow(conn, shape, key)
         tasks, running = reads.read_page_of_tasks(conn, shape, key, _TASKS)
+        summed, tree, path = None, None, []
+        if trees.has_trees(shape):
+            if (found.tree_workflows or 1) > 1:
+                summed, tree = trees.read_branches(conn, shape, key)
+            path = trees.read_path(conn, shape, key) if found.parent_id is not None else []
         return {
+            "summed": summed,
+            "tree": tree,
+            "path": path,
             "workflow": found,
             "running": running,
             "tasks": tasks,

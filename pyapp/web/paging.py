@@ -36,12 +36,16 @@ class BadCursor(ValueError):
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which page: filters (``name`` is the beginning of the names), an order, and where the page before ended."""
+    """Which page: filters, an order, and where the page before ended.
+
+    ``name`` is the beginning of the names, ``parent`` the key of what started them, ``none`` for what nothing did.
+    """
 
     status: Sequence[str] = ()
     type: str | None = None
     priority: str | None = None
     name: str | None = None
+    parent: str | None = None
     stalled: bool = False
     sort: Sort = "-created"
     limit: int = 50
@@ -83,6 +87,11 @@ def page_query(shape: Shape, wanted: Wanted) -> tuple[sql.Composed, dict[str, An
     if wanted.name:
         values["name"] = wanted.name.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_") + "%"
         filters.append(sql.SQL("{} like %(name)s").format(_NAME))
+    if wanted.parent == "none":
+        filters.append(sql.SQL("p.parent_id is null"))
+    elif wanted.parent:
+        values["parent"] = shape.key(wanted.parent)
+        filters.append(sql.SQL("p.parent_id = %(parent)s"))
     # Each status is read by itself, since the index begins with it, and so is each part of what is left.
     chosen = {f"status{place}": status for place, status in enumerate(dict.fromkeys(wanted.status))}
     statuses: list[sql.Composable] = [_is("status", parameter) for parameter in chosen]

@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 
 from pyapp.models import Priority, WorkflowStatus
+from pyapp.web.answers import PARENT
 from pyapp.web.database import Database
 from pyapp.web.shape import Shape
 
@@ -33,12 +34,18 @@ Cursor = Annotated[str | None, Query(max_length=8000, description="From the Link
 Statuses = Annotated[list[WorkflowStatus] | None, Query(description="Any of these statuses.")]
 # Those of an adoption may be other words.
 OnePriority = Annotated[Text | None, Query(json_schema_extra={"enum": list(get_args(Priority))})]
+_ParentKey = Annotated[str, Field(max_length=500, json_schema_extra={"pattern": PARENT}), AfterValidator(_without_nul)]
+Parent = Annotated[
+    _ParentKey | None, Query(description="The id of what started them; none: those that no workflow started.")
+]
+WithTree = Annotated[bool, Query(description="All that is below it as well.")]
 # Its address left it escaped.
 Key = Annotated[
     str, Path(json_schema_extra={"format": "uuid"}), AfterValidator(lambda part: _without_nul(unquote(part)))
 ]
 _Id = Annotated[str, Field(json_schema_extra={"format": "uuid"}), AfterValidator(_without_nul)]
 Keys = Annotated[list[_Id] | None, Query(max_length=500, description="These; without, the active ones.")]
+Trees = Annotated[list[_Id] | None, Query(max_length=500, description="These with all that is below them.")]
 Active = Annotated[bool, Query(description="The newest active ones too.")]
 Position = Annotated[
     str | None,

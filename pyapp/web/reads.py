@@ -46,15 +46,36 @@ TIMELINE = Part("workflow_timeline", Moment, "p.at, p.kind, p.place, p.name")
 STAGES = Part("workflow_stage_agents", Stage, "p.position, p.name")
 
 
-def listed(shape: Shape, rows: sql.Composable, order: sql.Composable) -> sql.Composed:
-    """Select workflows as they are shown; ``rows`` are some of workflow_progress."""
-    stages = shape.has("workflow_stage_progress")
-    join = sql.SQL("left join {} as s on s.workflow_id = p.workflow_id").format(shape.name("workflow_stage_progress"))
-    return sql.SQL("select {}, p.workflow_id::text as id, {} as stage_progress from {} as p {} order by {}").format(
+_OF_TREE = {
+    "tree_workflows": "workflows",
+    "tree_progress": "progress",
+    **{f"tree_{what}": f"agents_{what}" for what in ("completed", "total", "created", "failed", "cancelled")},
+}
+
+
+def listed(shape: Shape, rows: sql.Composable, order: sql.Composable, summed: LiteralString = "true") -> sql.Composed:
+    """Select workflows as they are shown: ``rows`` of workflow_progress, and those that are ``summed`` with a tree."""
+    stages, trees = shape.has("workflow_stage_progress"), shape.has("workflow_tree_progress")
+    joins: list[sql.Composable] = []
+    if stages:
+        join: LiteralString = "left join {} as s on s.workflow_id = p.workflow_id"
+        joins.append(sql.SQL(join).format(shape.name("workflow_stage_progress")))
+    if trees:
+        # With offset 0 one after the other, by index, whatever the statistics say.
+        join = "left join lateral (select t.* from {} as t where t.workflow_id = p.workflow_id and {} offset 0) as t"
+        joins.append(sql.SQL(join + " on true").format(shape.name("workflow_tree_progress"), sql.SQL(summed)))
+    values = (
+        sql.SQL("{} as {}").format(
+            sql.Identifier("t", theirs) if trees else sql.SQL("null::integer"), sql.Identifier(ours)
+        )
+        for ours, theirs in _OF_TREE.items()
+    )
+    return sql.SQL("select {}, p.workflow_id::text as id, {} as stage_progress, {} from {} as p {} order by {}").format(
         columns(Workflow),
         sql.SQL("s.progress_percentage" if stages else "null::integer"),
+        sql.SQL(", ").join(values),
         rows,
-        join if stages else sql.SQL(""),
+        sql.SQL(" ").join(joins),
         order,
     )
 
@@ -63,19 +84,24 @@ def apart(shape: Shape, conditions: Sequence[sql.Composable], order: sql.Composa
     """Read the workflows of each condition by themselves, so that an index gives the order, wherever in it they lie."""
     one = sql.SQL("(select p.* from {} as p where {} order by {} limit %(limit)s)")
     found = [one.format(shape.name("workflow_progress"), condition, order) for condition in conditions]
-    return sql.SQL("({})").format(sql.SQL(" union all ").join(found))
+    if len(found) == 1:
+        return found[0]
+    rows = sql.SQL(" union all ").join(found)
+    return sql.SQL("(select p.* from ({}) as p order by {} limit %(limit)s)").format(rows, order)
 
 
 @cache
 def _by_keys(shape: Shape) -> sql.SQL:
-    rows = sql.SQL("(select p.* from {} as p where p.workflow_id = any (%s))").format(shape.name("workflow_progress"))
-    return sql.SQL(listed(shape, rows, NEWEST).as_string())
+    rows = sql.SQL("(select p.* from {} as p where p.workflow_id = any (%(keys)s))")
+    of = rows.format(shape.name("workflow_progress"))
+    return sql.SQL(listed(shape, of, NEWEST, "p.workflow_id = any (%(summed)s)").as_string())
 
 
 def find_workflow(conn: Connection[Any], shape: Shape, workflow_id: str) -> Listed | None:
     """Read a workflow by its key."""
     with conn.cursor(row_factory=class_row(Listed)) as reader:
-        return reader.execute(_by_keys(shape), [as_array([workflow_id])]).fetchone()
+        keys = as_array([workflow_id])
+        return reader.execute(_by_keys(shape), {"keys": keys, "summed": keys}).fetchone()
 
 
 def require_workflow(conn: Connection[Any], shape: Shape, workflow_id: str) -> Listed:
@@ -85,30 +111,38 @@ def require_workflow(conn: Connection[Any], shape: Shape, workflow_id: str) -> L
     return found
 
 
-async def follow_workflows(conn: AsyncConnection[Any], shape: Shape, workflow_ids: Iterable[str]) -> list[Listed]:
-    """Read workflows by their keys. Returns those that exist, newest first."""
+async def follow_workflows(
+    conn: AsyncConnection[Any], shape: Shape, workflow_ids: Iterable[str], summed: Iterable[str]
+) -> list[Listed]:
+    """Read workflows by their keys, with the trees of those ``summed``. Returns those that exist, newest first."""
+    values = {"keys": as_array(workflow_ids), "summed": as_array(summed)}
     async with conn.cursor(row_factory=class_row(Listed)) as reader:
-        return await (await reader.execute(_by_keys(shape), [as_array(workflow_ids)])).fetchall()
+        return await (await reader.execute(_by_keys(shape), values)).fetchall()
 
 
 async def active_ids(conn: AsyncConnection[Any], shape: Shape) -> set[str]:
-    """Find the newest workflows that have not ended."""
+    """Find the newest workflows that no other started and that have not ended."""
     return {row[0] for row in await (await conn.execute(active_query(shape), {"limit": FOLLOWED})).fetchall()}
 
 
 @cache
 def active_query(shape: Shape) -> sql.Composed:
-    """Compose the query for the keys of the newest workflows that have not ended."""
-    rows = apart(shape, [sql.SQL("p.status = {}").format(status) for status in ACTIVE], NEWEST)
+    """Compose the query for the keys of the newest workflows that no other started and that have not ended."""
+    conditions = [sql.SQL("p.status = {} and p.parent_id is null").format(status) for status in ACTIVE]
+    rows = apart(shape, conditions, NEWEST)
     return sql.SQL("select p.workflow_id::text from {} as p order by {} limit %(limit)s").format(rows, NEWEST)
 
 
 def read_attention(
     conn: Connection[Any], shape: Shape, limit: int = 20
 ) -> tuple[list[Listed], list[Listed], dict[str, Forecast]]:
-    """Read what the overview shows: active workflows, those first that need attention, recent failures, forecasts."""
+    """Read what the overview shows: active workflows, those first that need attention, recent failures, forecasts.
+
+    The active ones are those that no other started; what failed may be anywhere in a tree.
+    """
     first = sql.SQL("{} desc, p.agents_failed > 0 desc, {}").format(_RESTS, NEWEST)
-    of_active = apart(shape, [sql.SQL("p.status in ({})").format(sql.SQL(", ").join(map(sql.Literal, ACTIVE)))], first)
+    statuses = sql.SQL(", ").join(map(sql.Literal, ACTIVE))
+    of_active = apart(shape, [sql.SQL("p.status in ({}) and p.parent_id is null").format(statuses)], first)
     of_failed = apart(shape, [sql.SQL("p.status = 'failed'")], NEWEST)
     with conn.cursor(row_factory=class_row(Listed)) as reader:
         failed = reader.execute(listed(shape, of_failed, NEWEST), {"limit": 5}).fetchall()
@@ -120,7 +154,16 @@ def read_attention(
         return bool((forecast := forecasts.get(str(workflow.workflow_id))) and forecast.stalled)
 
     # The order is kept within those that need the same attention.
-    return sorted(active, key=lambda one: (not is_stalled(one), not one.agents_failed)), failed, forecasts
+    return sorted(active, key=lambda one: (not is_stalled(one), not one.whole.agents_failed)), failed, forecasts
+
+
+def count_active_roots(conn: Connection[Any], shape: Shape) -> int:
+    """Count the workflows that no other started and that have not ended."""
+    query = sql.SQL("select count(*) from {} as p where p.parent_id is null and p.status in ({})").format(
+        shape.name("workflow_progress"), sql.SQL(", ").join(map(sql.Literal, ACTIVE))
+    )
+    row = conn.execute(query, []).fetchone()
+    return row[0] if row else 0
 
 
 def read_part(

@@ -19,6 +19,7 @@ _RELATIONS = [
     "workflow_stage_agents",
     "workflow_timeline",
     "workflow_burnup",
+    "workflow_tree_progress",
 ]
 _EXISTING = """
     select name from unnest(%s::text[]) as name where to_regclass(format('%%I.%%I', %s::text, name)) is not null

@@ -24,6 +24,7 @@ from pyapp.web.database import AWAY, REPLAY, Database, reason
 from pyapp.web.listen import RESYNC, Listener
 from pyapp.web.reads import active_ids, follow_workflows
 from pyapp.web.shape import Shape
+from pyapp.web.trees import members
 from pyapp.web.wire import event
 
 HEARTBEAT = 5.0  # seconds; a page that hears nothing for 12 takes its numbers for old
@@ -40,9 +41,14 @@ log = logging.getLogger("agent_progress.stream")
 class Subscriber:
     """A client's view of the feed: which workflows it follows, and what it has not been sent yet."""
 
-    def __init__(self, ids: frozenset[str], active: bool, is_fresh: Callable[[], bool]) -> None:
-        """Follow the workflows given, and the active ones; ``is_fresh`` tells whether the feed has looked lately."""
-        self.ids, self.active = ids, active
+    def __init__(
+        self, ids: frozenset[str], active: bool, is_fresh: Callable[[], bool], trees: frozenset[str] = frozenset()
+    ) -> None:
+        """Follow the workflows given, the active ones, and ``trees`` by the workflow at their top.
+
+        ``is_fresh`` tells whether the feed has looked lately.
+        """
+        self.ids, self.active, self.trees = ids | trees, active, trees
         self._is_fresh = is_fresh
         self.wants_snapshot = True
         self.found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -126,6 +132,7 @@ class Feed:
         self._away = False
         self._seen: dict[str, Listed] = {}
         self._active: set[str] = set()
+        self._trees: dict[str, set[str]] = {}
         self._look_again = 0.0
         self._looked = 0.0
 
@@ -151,9 +158,9 @@ class Feed:
             self._task.cancel()
             await asyncio.wait([self._task], timeout=0.5)
 
-    def subscribe(self, ids: Iterable[str], active: bool) -> Subscriber:
-        """Begin to follow workflows, and the active ones where these are wanted."""
-        subscriber = Subscriber(frozenset(ids), active, self._is_fresh)
+    def subscribe(self, ids: Iterable[str], active: bool, trees: Iterable[str] = ()) -> Subscriber:
+        """Begin to follow workflows, the active ones where these are wanted, and ``trees`` by what is at their top."""
+        subscriber = Subscriber(frozenset(ids), active, self._is_fresh, frozenset(trees))
         if self._stopped:
             subscriber.close()
         self._subscribers.add(subscriber)
@@ -201,7 +208,7 @@ class Feed:
 
     async def _follow(self, conn: psycopg.AsyncConnection[Any]) -> None:
         """Read while there are clients, and listen meanwhile."""
-        self._seen, self._active, self._look_again = {}, set(), 0.0
+        self._seen, self._active, self._trees, self._look_again = {}, set(), {}, 0.0
         shape = await asyncio.to_thread(self._database.shape)
         listener = Listener(self._database, self._wake.set, self._count_query)
         listening = asyncio.create_task(listener.run())
@@ -272,9 +279,13 @@ class Feed:
             self._look_again = time.monotonic() + _REST * (time.monotonic() - began)
         # Those that have just ended stay for this tick: their end is worth telling.
         active = self._active | before
-        wanted = active.union(*(subscriber.ids for subscriber in subscribers))
+        chosen_ids = active.union(*(subscriber.ids for subscriber in subscribers))
+        before_trees, self._trees = self._trees, await self._read_trees(conn, shape, subscribers)
+        # What was in a tree a moment ago stays for this tick: that it is gone is worth telling.
+        trees = {top: self._trees.get(top, set()) | before_trees.get(top, set()) for top in self._trees}
+        wanted = chosen_ids.union(*trees.values())
         self._count_query()
-        rows = {str(row.id): row for row in await follow_workflows(conn, shape, wanted)}
+        rows = {str(row.id): row for row in await follow_workflows(conn, shape, wanted, chosen_ids)}
         news: list[tuple[_About, bytes]] = [
             (workflow_id, event("workflow", row))
             for workflow_id, row in rows.items()
@@ -291,12 +302,26 @@ class Feed:
             chosen = [row for workflow_id, row in rows.items() if workflow_id in ids]
             return event("snapshot", chosen), len(chosen)
 
+        def chosen_by(subscriber: Subscriber) -> set[str] | frozenset[str]:
+            return subscriber.ids.union(*(trees[top] for top in subscriber.trees if top in trees))
+
         of_active = cache(lambda: snapshot(self._active))
         for subscriber in subscribers:
             if not subscriber.wants_snapshot:
-                followed = subscriber.ids | active if subscriber.active else subscriber.ids
+                followed = chosen_by(subscriber) | active if subscriber.active else chosen_by(subscriber)
                 subscriber.offer(one for one in news if one[0] in followed)
             elif subscriber.active and not subscriber.ids:
                 subscriber.offer_snapshot(*of_active())
             else:
-                subscriber.offer_snapshot(*snapshot(subscriber.ids | (self._active if subscriber.active else set())))
+                chosen = chosen_by(subscriber) | (self._active if subscriber.active else set())
+                subscriber.offer_snapshot(*snapshot(chosen))
+
+    async def _read_trees(
+        self, conn: psycopg.AsyncConnection[Any], shape: Shape, subscribers: list[Subscriber]
+    ) -> dict[str, set[str]]:
+        """Find what belongs to the trees that are followed."""
+        tops = {top for subscriber in subscribers for top in subscriber.trees}
+        if not tops:
+            return {}
+        self._count_query()
+        return {top: set[str]() for top in tops} | await members(conn, shape, tops)

@@ -63,7 +63,8 @@ def encode(value: Any) -> bytes:
         if is_dataclass(part):
             found = {field.name: getattr(part, field.name) for field in fields(part)}
             # Keys are text, whatever their type is.
-            return found | {"workflow_id": str(found["workflow_id"])} if "workflow_id" in found else found
+            keys = {name: str(found[name]) for name in ("workflow_id", "parent_id") if found.get(name) is not None}
+            return found | keys
         if isinstance(part, datetime):
             return part.isoformat()
         if isinstance(part, UUID):

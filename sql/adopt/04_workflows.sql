@@ -16,7 +16,8 @@ returns table (
     created_at timestamptz,
     updated_at timestamptz,
     completed_at timestamptz,
-    published numeric
+    published numeric,
+    parent_id {id_type}
 )
 language sql
 stable
@@ -35,7 +36,8 @@ as $agent_progress$
         {created_at},
         {updated_at},
         {completed_at},
-        {published}
+        {published},
+        {parent_id}
     from {listed}
 $agent_progress$;
 

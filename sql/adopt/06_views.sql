@@ -23,23 +23,20 @@ select
     {schema}.progress_percentage(n.completed + n.failed + n.cancelled, t.total) as settled_percentage,
     'agent-based'::text as progress_calculation_method,
     w.trace_id,
-    coalesce(w.created_at, c.created_at) as created_at,
+    {shown_created_at} as created_at,
     coalesce(w.updated_at, c.progress_updated_at) as updated_at,
     w.completed_at,
-    coalesce(c.progress_updated_at, w.updated_at, w.created_at) as last_updated_at
+    coalesce(c.progress_updated_at, w.updated_at, w.created_at) as last_updated_at,
+    w.parent_id
 from {schema}.read_workflows() as w
 left join {schema}.workflow_counter as c on {c_is_w}
-cross join lateral (
-    select case
-        when c.key_1 is null and (select coalesce(bool_and(g.live), true) from {schema}.counting as g) then 0
-    end as none
-) as e
+cross join (select case when coalesce(bool_and(g.live), true) then 0 end as none from {schema}.counting as g) as e
 cross join lateral (
     select
-        coalesce(c.agents_created, e.none) as created,
-        coalesce(c.agents_completed, e.none) as completed,
-        coalesce(c.agents_failed, e.none) as failed,
-        coalesce(c.agents_cancelled, e.none) as cancelled
+        case when c.key_1 is null then e.none else c.agents_created end as created,
+        case when c.key_1 is null then e.none else c.agents_completed end as completed,
+        case when c.key_1 is null then e.none else c.agents_failed end as failed,
+        case when c.key_1 is null then e.none else c.agents_cancelled end as cancelled
 ) as n
 cross join lateral (
     select coalesce(

@@ -17,7 +17,7 @@ begin
         select {k_keys}
         from {schema}.compare_progress() as k
         join {schema}.workflow_progress_drift as d on d.workflow_id = k.workflow_id
-        where repair_progress.workflow is null or {k_is_argument}
+        where repair_progress.workflow is null or ({k_is_argument} and d.workflow_id = repair_progress.workflow)
         order by {k_keys}
     loop
         insert into {schema}.workflow_counter ({keys}) values ({this_keys}) on conflict ({keys}) do nothing;

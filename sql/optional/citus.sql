@@ -251,6 +251,30 @@ $$;
 
 comment on function public.guard_parent() is 'Checks nothing on Citus: the parent may lie on another node.';
 
+-- Nor can a recursion reach across nodes: there, a tree is the workflow alone.
+create or replace view public.workflow_tree_progress
+with (security_invoker = true)
+as
+select
+    p.workflow_id,
+    1 as workflows,
+    1 as depth,
+    p.progress,
+    p.progress_percentage,
+    p.agents_completed,
+    p.agents_total,
+    p.agents_created,
+    p.agents_failed,
+    p.agents_cancelled,
+    p.agents_open,
+    p.agents_planned,
+    p.settled_percentage,
+    p.last_updated_at
+from public.workflow_progress as p;
+
+comment on view public.workflow_tree_progress is
+    'On Citus the progress of each workflow alone: what is below it may lie on other nodes.';
+
 -- So that agent-progress check knows that these are meant to be so.
 set local search_path = pg_catalog, pg_temp;
 update public.installed_object as i
@@ -263,5 +287,9 @@ from (
     select 'trigger', t.tgname::text, pg_get_triggerdef(t.oid)
     from pg_trigger as t
     where t.tgrelid = 'public.agent_task'::regclass and t.tgname = 'agent_task_progress_truncate'
+    union all
+    select 'view', v.relname::text, concat(pg_get_viewdef(v.oid), v.reloptions)
+    from pg_class as v
+    where v.oid = 'public.workflow_tree_progress'::regclass
 ) as o
 where i.kind = o.kind and i.name = o.name;

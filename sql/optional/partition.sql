@@ -278,8 +278,8 @@ begin
         loop
             execute format(
                 'create or replace trigger agent_task_progress_%s after %1$s on %s %s for each statement'
-                ' execute function public.maintain_progress()',
-                event, part, seen
+                ' execute function %s',
+                event, part, seen, 'public.maintain_progress()'::regprocedure
             );
             execute format(
                 'comment on trigger agent_task_progress_%s on %s is %L',

@@ -92,8 +92,9 @@ AIRFLOW = System(
     create table dag_run (id serial primary key, dag_id varchar(250) not null, run_id varchar(250) not null,
         run_type varchar(50), queued_at timestamptz, start_date timestamptz, end_date timestamptz, state varchar(50),
         unique (dag_id, run_id));
-    create table task_instance (id uuid primary key default gen_random_uuid(), task_id varchar(250), dag_id varchar(250),
-        run_id varchar(250), map_index integer not null default -1, start_date timestamptz, end_date timestamptz,
+    create table task_instance (id uuid primary key default gen_random_uuid(), task_id varchar(250),
+        dag_id varchar(250), run_id varchar(250), map_index integer not null default -1,
+        start_date timestamptz, end_date timestamptz,
         state varchar(20), try_number integer not null default 0, max_tries integer default -1,
         unique (dag_id, task_id, run_id, map_index),
         foreign key (dag_id, run_id) references dag_run (dag_id, run_id) on delete cascade);
@@ -281,7 +282,8 @@ CELERY = System(
         Step(
             "tasks start: known by a keyword argument, by request.meta; one without; one whose results are pickled",
             """
-            insert into django_celery_results_taskresult (task_id, task_name, task_kwargs, status, content_type, meta) values
+            insert into django_celery_results_taskresult (task_id, task_name, task_kwargs, status, content_type, meta)
+            values
                 ('a', 'shop.mail', '"{''workflow_id'': ''order-7'', ''to'': 3}"', 'STARTED', 'application/json', '{}'),
                 ('b', 'shop.mail', '"{''to'': 4, ''workflow_id'': ''order-7''}"', 'STARTED', 'application/json', null),
                 ('c', 'shop.bill', null, 'STARTED', 'application/json', '{"workflow_id": 7, "children": []}'),
@@ -438,11 +440,13 @@ PG_BOSS = System(
             "jobs are sent, some to a queue that is new",
             """
             insert into pgboss.job (name, data)
-            select 'mail', jsonb_build_object('workflow_id', 'w', 'workflow_name', 'Letters') from generate_series(1, 3);
+            select 'mail', jsonb_build_object('workflow_id', 'w', 'workflow_name', 'Letters')
+            from generate_series(1, 3);
             create table pgboss.j2 (like pgboss.job including defaults including constraints);
             alter table pgboss.j2 add primary key (name, id);
             alter table pgboss.job attach partition pgboss.j2 for values in ('bill');
-            insert into pgboss.job (name, data) values ('bill', '{"workflow_id": "w"}'), ('bill', '{"workflow_id": "w"}'),
+            insert into pgboss.job (name, data) values ('bill', '{"workflow_id": "w"}'),
+                ('bill', '{"workflow_id": "w"}'),
                 ('bill', null)
             """,
             {"w": (0, 0, 5, 0, 0)},
@@ -516,7 +520,8 @@ GOODJOB = System(
             update good_jobs set performed_at = now(), finished_at = now(), executions_count = 1 where queue_name = '1';
             update good_jobs set executions_count = 1, error = 'no' where queue_name = '2';
             insert into good_jobs (id, job_class, batch_id, queue_name) values ('{RUN}9', 'MailJob', '{RUN}1', '5');
-            update good_jobs set finished_at = now(), error = 'no', retried_good_job_id = '{RUN}9' where queue_name = '3'
+            update good_jobs set finished_at = now(), error = 'no', retried_good_job_id = '{RUN}9'
+            where queue_name = '3'
             """,
             {f"{RUN}1": (25, 1, 4, 0, 0)},
         ),
@@ -553,7 +558,8 @@ SOLID_QUEUE = System(
     create table solid_queue_jobs (id bigserial primary key, queue_name varchar, class_name varchar not null,
         arguments text, priority integer not null default 0, active_job_id varchar, finished_at timestamp,
         created_at timestamp not null default now(), updated_at timestamp not null default now());
-    create table solid_queue_failed_executions (job_id bigint unique references solid_queue_jobs (id) on delete cascade);
+    create table solid_queue_failed_executions (
+        job_id bigint unique references solid_queue_jobs (id) on delete cascade);
     """,
     (
         Step(
@@ -732,7 +738,8 @@ PGFLOW = System(
             "steps are done, one is skipped; the other run fails at its first",
             f"""
             update pgflow.step_states set status = 'started' where step_slug = 'fetch';
-            update pgflow.step_states set status = 'completed' where step_slug in ('fetch', 'parse') and run_id = '{RUN}1';
+            update pgflow.step_states set status = 'completed'
+            where step_slug in ('fetch', 'parse') and run_id = '{RUN}1';
             update pgflow.step_states set status = 'skipped' where step_slug = 'notify' and run_id = '{RUN}1';
             update pgflow.step_states set status = 'failed' where step_slug = 'fetch' and run_id = '{RUN}2';
             update pgflow.runs set status = 'failed', failed_at = now() where run_id = '{RUN}2'
@@ -788,7 +795,8 @@ HATCHET = System(
             "tasks end; one retries, one that waits is evicted; a task of the next day has a partition that is new",
             f"""
             create table v1_tasks_olap_20260116 (like v1_tasks_olap including indexes);
-            alter table v1_tasks_olap attach partition v1_tasks_olap_20260116 for values from ('2026-01-16') to ('2026-01-17');
+            alter table v1_tasks_olap attach partition v1_tasks_olap_20260116
+            for values from ('2026-01-16') to ('2026-01-17');
             insert into v1_tasks_olap (id, inserted_at, workflow_run_id, display_name)
             values (5, '2026-01-16', '{RUN}1', 'step-5');
             update v1_tasks_olap set readable_status = 'COMPLETED' where id = 1;

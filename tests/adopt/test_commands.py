@@ -349,3 +349,20 @@ def test_default_privileges_open_nothing(make: Make, new_role: Callable[..., Rol
     app.run(f"grant select on agent_progress.workflow_counter, agent_progress.counting to {anybody.name}")
     app.adopt()
     assert len(conn.execute("select from agent_progress.workflow_counter").fetchall()) == 5
+
+
+@pytest.mark.parametrize(
+    ("shape", "index"),
+    [(AIRFLOW, "task_instance_dag_id_run_id_idx"), (JSON_JOBS, "jobs_expr_idx"), (PRISMA, "AgentTask_workflowId_idx")],
+    ids=lambda value: getattr(value, "title", ""),
+)
+def test_tasks_of_a_workflow_are_read_by_the_index_of_the_application(make: Make, shape: Shape, index: str) -> None:
+    app = make(shape)
+    app.run("set enable_seqscan = off")
+    key = next(iter(app.stored()))
+    for view in ("agent_task", "workflow_progress_drift"):
+        plan = app.run(
+            f"explain select * from agent_progress.{view} where workflow_id = '{key.replace('%', '%%')}'", x=1
+        )
+        found = [line for (line,) in plan if index in line]
+        assert found or (view == "workflow_progress_drift" and shape is AIRFLOW), view

@@ -10,6 +10,10 @@ from typing import Any
 import psycopg
 import pytest
 
+from pyapp.adopt.backfill import Backfill
+from pyapp.adopt.inspect import inspect
+from pyapp.adopt.install import install
+from pyapp.adopt.request import Request
 from pyapp.db import interrupted
 
 from .application import App, succeed
@@ -20,6 +24,7 @@ from .shapes import (
     GROUPS,
     JSON_JOBS,
     ONE_TABLE,
+    PARTITIONED,
     SHAPES,
     SHARDED,
     TIMES,
@@ -130,6 +135,29 @@ def test_a_workflow_and_its_tasks_come_in_two_sessions(
     app.assert_exact()
 
 
+def test_a_task_comes_while_its_finished_workflow_is_deleted(make: Make, session: Session) -> None:
+    app = make(PARTITIONED, "--keep-finished")
+    one, other = session(), session()
+    app.workflow(40, "completed")
+    app.remove(40)
+    App(one, PARTITIONED).tasks(40, "pending")
+    with waiting(app, other, lambda: App(other, PARTITIONED).drop(40)) as failed:
+        one.commit()
+    assert failed == []
+    app.assert_exact()
+
+
+def test_a_workflow_comes_while_its_tasks_are_counted(make: Make, session: Session) -> None:
+    app = make(UNIQUE_NULLABLE)
+    one, other = session(), session()
+    app.tasks(40, "completed")
+    App(one, UNIQUE_NULLABLE).tasks(40, "pending")
+    with waiting(app, other, lambda: App(other, UNIQUE_NULLABLE).workflow(40)) as failed:
+        one.commit()
+    assert failed == []
+    app.assert_exact()
+
+
 def test_upserts_of_a_published_workflow_never_wait_for_each_other_in_a_circle(make: Make, session: Session) -> None:
     app = make(BY_TRIGGER)
     one, other = session(), session()
@@ -145,17 +173,9 @@ def test_what_others_change_while_it_is_counted_is_counted_once(make: Make, sess
     """A writer that holds its tasks before, while and after the back-fill passes them."""
     app = make(JSON_JOBS, adopt=False)
     one, other = session(), session()
-    from pyapp.adopt.backfill import Backfill
-    from pyapp.adopt.inspect import inspect
-    from pyapp.adopt.install import install
-    from pyapp.adopt.request import Request
-
-    asked = Request(tasks="jobs", key_sql=("meta->>'workflow_id'",), status="state", words={"failed": ("discarded",)})
-    adoption = inspect(app.conn, asked).adoption
-    install(app.conn, adoption)
+    fill = installed(app)
     before = App(one, JSON_JOBS)
     before.move(1, "completed", 2)  # seen by nobody yet
-    fill = Backfill(app.conn, adoption)
     fill._stage()
     after = App(other, JSON_JOBS)
     after.move(4, "completed", 100)
@@ -169,6 +189,39 @@ def test_what_others_change_while_it_is_counted_is_counted_once(make: Make, sess
     thread.join(60)
     assert not thread.is_alive()
     app.assert_exact()
+
+
+def test_the_end_of_the_back_fill_waits_for_those_who_did_not_see_it(make: Make, session: Session) -> None:
+    app = make(JSON_JOBS, adopt=False)
+    one, other = session(), session()
+    fill = installed(app)
+    App(one, JSON_JOBS).tasks(60, "completed")
+    with waiting(app, other, lambda: App(other, JSON_JOBS).tasks(60, "pending")) as failed:
+        thread = threading.Thread(target=fill.run, args=(lambda _: None, lambda _: None))
+        thread.start()
+        thread.join(1.5)  # time enough for an end that does not wait
+        one.rollback()
+    thread.join(60)
+    assert failed == []
+    app.assert_exact()
+
+
+def test_tasks_that_are_truncated_during_the_back_fill_are_not_counted(make: Make) -> None:
+    app = make(JSON_JOBS, adopt=False)
+    fill = installed(app)
+    fill._stage()
+    app.run("truncate jobs")
+    app.tasks(2, "pending")
+    fill.run(lambda _: None, lambda _: None)
+    app.assert_exact()
+
+
+def installed(app: App) -> Backfill:
+    """Install an adoption, and count nothing yet."""
+    asked = Request(tasks="jobs", key_sql=("meta->>'workflow_id'",), status="state", words={"failed": ("discarded",)})
+    adoption = inspect(app.conn, asked).adoption
+    install(app.conn, adoption)
+    return Backfill(app.conn, adoption)
 
 
 class Hammer:

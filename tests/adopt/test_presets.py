@@ -8,7 +8,7 @@ import pytest
 from pyapp.adopt.request import list_presets, read_preset
 
 from .application import cli, refuse, succeed
-from .systems import AIRFLOW, OBAN, PROCRASTINATE, SYSTEMS, Numbers, System
+from .systems import AIRFLOW, DBOS, HATCHET, OBAN, PREFECT, PROCRASTINATE, RUN, SYSTEMS, Numbers, System
 
 systems = pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.preset)
 SAYS = "workflow_id::text, progress, agents_completed, agents_total, agents_failed, agents_cancelled"
@@ -114,6 +114,11 @@ def test_tasks_that_name_no_workflow_are_told(conn: psycopg.Connection) -> None:
     assert "note: none of the tasks names a workflow by (args ->> 'workflow_id')" in ran.err
 
 
+def test_a_foreign_key_is_told_though_the_key_was_given(conn: psycopg.Connection) -> None:
+    conn.execute(AIRFLOW.ddl.encode())
+    assert "references it, on delete cascade" in succeed(conn.info.dsn, "adopt", "--preset", "airflow").out
+
+
 def test_another_name_is_refused_with_those_that_there_are(dsn: str) -> None:
     assert "'procrastinate'" in refuse(dsn, "adopt", "--preset", "procrastinating")
 
@@ -131,3 +136,55 @@ def test_a_preset_says_what_its_workflows_and_tasks_are(system: System) -> None:
     values = tomllib.loads((PRESETS / f"{system.preset}.toml").read_text("utf-8"))
     assert {"title", "about", "workflow_noun", "task_noun"} <= values.keys()
     assert read_preset(system.preset).tasks == values["tasks"]
+
+
+def test_each_pass_of_a_prefect_flow_can_be_a_workflow_or_the_first_alone(conn: psycopg.Connection) -> None:
+    conn.execute(PREFECT.ddl.encode())
+    conn.execute("alter table task_run add flow_run_run_count integer not null default 0")
+    first = ["--preset", "prefect", "--where", "flow_run_run_count <= 1", "--schema", "first"]
+    each = ["--tasks", "task_run", "--key", "flow_run_id,flow_run_run_count", "--status", "state_type"]
+    succeed(conn.info.dsn, "adopt", "--preset", "prefect")
+    succeed(conn.info.dsn, "adopt", *first)
+    succeed(conn.info.dsn, "adopt", *each, "--failed", "failed,crashed", "--schema", "passes")
+    conn.execute(f"insert into flow_run (id, name, state_type) values ('{RUN}1', 'wise-otter', 'RUNNING')".encode())
+    for number, state in ((1, "COMPLETED"), (1, "FAILED"), (2, "COMPLETED"), (2, "COMPLETED")):
+        conn.execute(
+            "insert into task_run (name, state_type, flow_run_id, flow_run_run_count) values ('a', %s, %s, %s)",
+            [state, f"{RUN}1", number],
+        )
+    assert says(conn) == {f"{RUN}1": (75, 3, 4, 1, 0)}
+    numbers = "select workflow_id::text, agents_completed, agents_total from {}.workflow_progress order by 1"
+    assert conn.execute(numbers.format("first").encode()).fetchall() == [(f"{RUN}1", 1, 2)]
+    assert conn.execute(numbers.format("passes").encode()).fetchall() == [(f"{RUN}1/1", 1, 2), (f"{RUN}1/2", 2, 2)]
+
+
+def test_the_steps_of_dbos_make_progress_where_their_number_is_known(conn: psycopg.Connection) -> None:
+    conn.execute(DBOS.ddl.encode())
+    conn.execute("alter table dbos.workflow_status add attributes jsonb")
+    conn.execute(
+        "create table dbos.operation_outputs (workflow_uuid text, function_id integer, function_name text, error text,"
+        " primary key (workflow_uuid, function_id))"
+    )
+    ways = ["--completed-when", "error is null", "--failed-when", "error is not null"]
+    tables = ["--workflows", "dbos.workflow_status", "--tasks", "dbos.operation_outputs", "--key", "workflow_uuid"]
+    planned = ["--workflow-key", "workflow_uuid", "--column", "agents_planned=(attributes ->> 'steps')::integer"]
+    succeed(conn.info.dsn, "adopt", *tables, *ways, *planned)
+    conn.execute(
+        "insert into dbos.workflow_status (workflow_uuid, status, attributes)"
+        """ values ('w', 'PENDING', '{"steps": 4}')"""
+    )
+    conn.execute("insert into dbos.operation_outputs values ('w', 1, 'fetch', null), ('w', 2, 'store', 'no')")
+    assert says(conn) == {"w": (25, 1, 4, 1, 0)}
+
+
+def test_partitions_that_hatchet_drops_leave_the_numbers_until_they_are_repaired(conn: psycopg.Connection) -> None:
+    conn.execute(HATCHET.ddl.encode())
+    adopt(conn, HATCHET)
+    live(conn, HATCHET, prunes=False)
+    succeed(conn.info.dsn, "adopt")
+    conn.execute("drop table v1_tasks_olap_20260115")
+    stored = "select progress, agents_completed, agents_total from agent_progress.workflow_progress"
+    assert conn.execute(stored).fetchall() == [(80, 4, 5)]
+    assert cli(conn.info.dsn, "check", "--schema", "agent_progress").code == 1
+    succeed(conn.info.dsn, "repair", "--schema", "agent_progress")
+    assert says(conn) == {f"{RUN}1": (100, 1, 1, 0, 0)}

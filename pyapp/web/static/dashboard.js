@@ -12,7 +12,7 @@ const follows = main.dataset.follow;
 
 const FINAL = ["completed", "failed", "cancelled"];
 const SPOKEN = ["failed", "cancelled"];
-const LISTED = ["status", "name", "type", "priority", "agents_failed"]; // what a change of may move a row
+const LISTED = ["status", "name", "type", "priority", "agents_failed", "tree_failed", "tree_workflows"]; // what a change of may move a row
 const MOST = 200; // rows of a list that are compared
 const LATE = 5; // s that a standby may be behind
 const CALM = 5000; // ms between two looks where nothing is heard, for forecasts and running times
@@ -47,6 +47,16 @@ function partsOf(workflow, atWork) {
     counts.open = open - counts.running;
     counts.planned = Math.max(0, (workflow.agents_total ?? 0) - settled - open);
     return counts;
+}
+
+// A workflow with the numbers of all below it, where there is something.
+function wholeOf(workflow) {
+    if ((workflow.tree_workflows ?? 1) === 1) return workflow;
+    const whole = { ...workflow, progress: workflow.tree_progress, progress_percentage: workflow.tree_progress };
+    for (const what of ["completed", "total", "created", "failed", "cancelled"])
+        whole[`agents_${what}`] = workflow[`tree_${what}`];
+    whole.agents_open = whole.agents_created - FINAL.reduce((sum, name) => sum + whole[`agents_${name}`], 0);
+    return whole;
 }
 
 function drawBar(bar, counts) {
@@ -90,12 +100,14 @@ const FIELDS = {
             ? "agents not counted"
             : `${number(w.agents_completed)} of ${number(w.agents_total)} agents complete`,
     created: (w) => number(w.agents_created),
+    below: ({ tree_workflows: many }) => (many > 1 ? `${number(many - 1)} sub-workflow${many > 2 ? "s" : ""}` : ""),
 };
 
-function paint(place, workflow) {
+function paint(place, heard) {
+    const inTable = place !== main;
+    const workflow = inTable ? wholeOf(heard) : heard;
     const counts = partsOf(workflow, Number(place.dataset.running ?? 0));
     const look = stateOf(workflow);
-    const inTable = place !== main;
     for (const field of place.querySelectorAll("[data-f]")) {
         const name = field.dataset.f;
         if (field.title && name in FIELDS) attribute(field, "title", FIELDS[name](workflow));
@@ -114,10 +126,10 @@ function paint(place, workflow) {
             `${FIELDS.progress(workflow)} %: ${FIELDS.agents(workflow)}${said.join("")}, workflow ${workflow.status}`,
         );
     }
-    for (const part of place.querySelectorAll("[data-state]")) attribute(part, "data-state", look);
+    for (const part of place.querySelectorAll("[data-state]:not(#tree *)")) attribute(part, "data-state", look);
     for (const part of place.querySelectorAll("[data-part]"))
         part.classList.toggle("zero", !counts[part.dataset.part]);
-    const chip = place.querySelector(".status");
+    const chip = place.querySelector(".status:not(#tree *)");
     write(chip.querySelector(".word"), workflow.status);
     if (chip.dataset.status !== workflow.status) {
         chip.dataset.status = workflow.status;
@@ -147,9 +159,10 @@ function morph(from, to) {
         return;
     }
     if (from.isEqualNode(to)) return;
-    for (const { name, value } of to.attributes) attribute(from, name, value);
-    for (const { name } of [...from.attributes])
-        if (!to.hasAttribute(name) && !(name === "open" && from.nodeName === "DETAILS")) from.removeAttribute(name);
+    // What is folded open stays so, and what was folded by hand.
+    const kept = (name) => name === "open" && from.nodeName === "DETAILS";
+    for (const { name, value } of to.attributes) if (!kept(name)) attribute(from, name, value);
+    for (const { name } of [...from.attributes]) if (!to.hasAttribute(name) && !kept(name)) from.removeAttribute(name);
 
     const isList = [...to.children, ...from.children].some(keyOf);
     const nodes = (of) => (isList ? [...of.children] : [...of.childNodes]);
@@ -345,7 +358,8 @@ const TAKE = {
         hear(workflow);
     },
     deleted(id) {
-        known.delete(id);
+        const isKnown = known.delete(id);
+        if ("tree" in main.dataset && isKnown) page.ask();
         for (const row of document.querySelectorAll(`tr[data-workflow="${CSS.escape(id)}"]`)) row.dataset.gone = "";
         if (main.dataset.list) list.ask();
         if (follows !== "active" || !("refresh" in main.dataset)) return;
@@ -451,6 +465,7 @@ let say = () => {};
 
 const wants = () => ({
     active: follows === "active",
+    trees: "tree" in main.dataset ? [main.dataset.workflow] : [],
     ids: [...new Set([...document.querySelectorAll("[data-workflow]")].map((place) => place.dataset.workflow))],
     look: main.dataset.workflow,
 });

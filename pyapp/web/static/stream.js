@@ -8,15 +8,17 @@ const MOST = 500; // ids in one address
 const FINAL = ["completed", "failed", "cancelled"];
 const base = new URL("../../", import.meta.url);
 
+const isActiveRoot = (workflow) => workflow.parent_id === null && !FINAL.includes(workflow.status);
+
 export class Hub {
-    tabs = new Map(); // port to what its tab wants: {active, ids, hidden, look}, and when it said so
+    tabs = new Map(); // port to what its tab wants: {active, ids, trees, hidden, look}, and when it said so
     known = new Map(); // the workflows that the connection has told of
     source = null;
     standby = null;
     heard = 0; // when it last told something true
     tried = 0;
     speaks = false; // whether there was a snapshot since it opened
-    follows = { active: false, ids: new Set() };
+    follows = { active: false, ids: new Set(), trees: new Set() };
 
     constructor() {
         setInterval(() => this.watch(), 1000);
@@ -27,7 +29,7 @@ export class Hub {
         port.onmessage = ({ data }) => {
             const said = JSON.stringify(data);
             const isNews = this.tabs.get(port)?.said !== said;
-            if (data) this.tabs.set(port, { ...data, ids: new Set(data.ids), said, at: Date.now() });
+            if (data) this.tabs.set(port, { ...data, ids: new Set(data.ids), trees: new Set(data.trees), said, at: Date.now() });
             else this.tabs.delete(port); // it leaves
             if (isNews && this.settle() && this.speaks && data) this.snapshot(port);
         };
@@ -35,20 +37,22 @@ export class Hub {
 
     // Follow what the visible tabs want; tell whether the connection that there is will do.
     settle() {
-        const wanted = { active: false, ids: new Set() };
+        const wanted = { active: false, ids: new Set(), trees: new Set() };
         let visible = false;
         for (const tab of this.tabs.values()) {
             if (tab.hidden) continue;
             visible = true;
             wanted.active ||= tab.active;
             for (const id of tab.ids) if (wanted.ids.size < MOST) wanted.ids.add(id);
+            for (const id of tab.trees) wanted.trees.add(id);
         }
         if (!visible) {
             this.close();
             return false;
         }
-        const { active, ids } = this.follows;
-        if (this.source && (active || !wanted.active) && [...wanted.ids].every((id) => ids.has(id))) return true;
+        const { active, ids, trees } = this.follows;
+        const has = [...wanted.ids].every((id) => ids.has(id)) && [...wanted.trees].every((id) => trees.has(id));
+        if (this.source && (active || !wanted.active) && has) return true;
         this.follows = wanted;
         this.open();
         return false;
@@ -57,8 +61,9 @@ export class Hub {
     open() {
         this.close();
         this.tried = Date.now();
-        const { active, ids } = this.follows;
+        const { active, ids, trees } = this.follows;
         const query = new URLSearchParams([...ids].map((id) => ["id", id]));
+        for (const id of trees) query.append("tree", id);
         if (active) query.set("active", "true");
         const source = (this.source = new EventSource(new URL(`api/v1/stream?${query}`, base)));
         const on = (name, take) =>
@@ -74,9 +79,9 @@ export class Hub {
             word();
             const before = this.known.get(workflow.workflow_id);
             this.known.set(workflow.workflow_id, workflow);
-            const isActive = [workflow, before].some((one) => one && !FINAL.includes(one.status));
+            const isActive = [workflow, before].some((one) => one && isActiveRoot(one));
             this.tell({ type: "workflow", data: workflow }, (tab) =>
-                tab.ids.has(workflow.workflow_id) || (tab.active && isActive));
+                tab.ids.has(workflow.workflow_id) || (tab.active && isActive) || this.isBelow(workflow, tab.trees));
         });
         on("deleted", (data) => {
             word();
@@ -88,6 +93,16 @@ export class Hub {
         on("open", () => this.tell({ type: "standby", data: (this.standby = null) })); // or else it says so next
         on("away", () => this.lose());
         on("error", () => this.lose());
+    }
+
+    // Whether one of these stands above a workflow.
+    isBelow(workflow, tops) {
+        let above = tops.size ? workflow : null;
+        for (let level = 0; above && level < 64; level++) {
+            if (tops.has(above.workflow_id)) return true;
+            above = this.known.get(above.parent_id);
+        }
+        return false;
     }
 
     lose() {
@@ -110,7 +125,7 @@ export class Hub {
         const { hidden, active, ids } = this.tabs.get(port);
         if (hidden) return;
         const data = [...this.known.values()].filter((workflow) =>
-            ids.has(workflow.workflow_id) || (active && !FINAL.includes(workflow.status)));
+            ids.has(workflow.workflow_id) || (active && isActiveRoot(workflow)));
         port.postMessage({ type: "snapshot", data, heard: this.heard });
         port.postMessage({ type: "standby", data: this.standby, heard: this.heard });
     }

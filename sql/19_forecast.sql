@@ -1,5 +1,6 @@
--- When a workflow will be done, by how fast its agents were lately; and whether it has come to a halt. Both read the last
--- completions and the tasks that are being done, by index, however many tasks there are.
+-- When a workflow will be done, at the rate of its last completions, and whether it has come to a halt. Both are read by
+-- index from the last completions and the assigned and running tasks, however many others there are. The burn-up reads
+-- all tasks.
 
 create or replace view public.workflow_forecast
 with (security_invoker = true)
@@ -46,12 +47,14 @@ cross join lateral (
         greatest(
             w.progress_updated_at,
             (select max(e.occurred_at) from public.workflow_event as e where e.workflow_id = w.id),
+            -- Who waits for sub-agents that are at work has not come to a halt.
+            (select p.last_updated_at from public.workflow_tree_progress as p where p.workflow_id = w.id),
             max(t.assigned_at),
             max(t.started_at)
         ) as last_activity_at
     from (
-        -- Not all that are at work: where there are so many, some are settled all the time. In the order of the index,
-        -- lest the whole table be read for them.
+        -- At most 1000 of either status: where more are at work, tasks are settled all the time, which shows anyway. In
+        -- the order of the index, so that the rest of the table is not read.
         (
             select
                 a.assigned_at,
@@ -82,7 +85,8 @@ comment on column public.workflow_forecast.estimated_completion_at is
     'When the last of agents_total will be settled at that rate; null where the rate is unknown or nothing remains.';
 comment on column public.workflow_forecast.basis_completions is 'Completions that the rate is taken from, at most 100.';
 comment on column public.workflow_forecast.basis_seconds is 'Seconds since the first of these completions.';
-comment on column public.workflow_forecast.last_activity_at is 'When a task was last created, assigned, started or settled, or the workflow changed status or stage.';
+comment on column public.workflow_forecast.last_activity_at is
+    'When a task was last created, assigned, started or settled, or the workflow changed status or stage; or tasks were counted below it.';
 comment on column public.workflow_forecast.stalled is
     'Whether the workflow runs and nothing of that happened for 10 minutes, or for the interval in the parameter agent_progress.stalled_after.';
 

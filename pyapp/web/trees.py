@@ -1,0 +1,183 @@
+"""Trees of workflows: what the API answers, what a stream follows, and what a page shows of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from psycopg import AsyncConnection, Connection, sql
+from psycopg.rows import class_row
+
+from pyapp import get_forecasts, get_tree, tree_progress
+from pyapp.models import Key, TreeNode, TreeProgress
+from pyapp.queries import _array as as_array
+from pyapp.web.shape import Shape
+
+FOLLOWED = 5000
+"""So many workflows of the trees that are followed are followed."""
+_READ = 5000  # workflows of a tree, for a page
+_SHOWN = 150  # workflows on a page: more take it long, and nobody reads them
+_SIBLINGS = 25  # of those below one workflow
+_OPEN = 30  # workflows of a tree that is shown unfolded
+_ENDED = ("completed", "failed", "cancelled")
+
+
+@dataclass(frozen=True, slots=True)
+class Ancestor:
+    """A workflow above another one."""
+
+    workflow_id: Key
+    name: str | None
+
+
+@dataclass(slots=True)
+class Branch:
+    """A workflow on a page, with the numbers of all below it, and those below it that are shown."""
+
+    node: TreeNode
+    stalled: bool = False
+    troubled: bool = False
+    """Whether it or something below it has failed, or has come to a halt."""
+    workflows: int = 1
+    agents_completed: int = 0
+    agents_total: int = 0
+    agents_created: int = 0
+    agents_failed: int = 0
+    agents_cancelled: int = 0
+    below: list[Branch] = field(default_factory=list)
+    hidden: int = 0
+    """How many right below it are not shown."""
+    opened: bool = False
+    percentage: int = 0
+
+    @property
+    def active(self) -> bool:
+        """Whether the workflow has not ended."""
+        return self.node.status not in _ENDED
+
+    @property
+    def state(self) -> str:
+        """How its bar looks."""
+        if self.node.status == "completed" and self.percentage == 100:
+            return "done"
+        return "active" if self.active else "ended"
+
+    @property
+    def rank(self) -> tuple[bool, bool, bool]:
+        """Its place among its siblings: those first that need attention, then those above such ones, those at work."""
+        return not self.in_trouble, not self.troubled, not self.active
+
+    @property
+    def in_trouble(self) -> bool:
+        """Whether the workflow itself has failed, has failed agents, or has come to a halt."""
+        return self.stalled or self.node.status == "failed" or bool(self.node.agents_failed and self.active)
+
+
+def has_trees(shape: Shape) -> bool:
+    """Tell whether the schema knows what started what."""
+    return shape.has("workflow_tree_progress")
+
+
+def read_tree(conn: Connection[Any], shape: Shape, workflow_id: str, limit: int) -> tuple[TreeProgress, list[TreeNode]]:
+    """Read how far a tree is, and its workflows, depth first. Raises WorkflowNotFound."""
+    return tree_progress(conn, workflow_id, schema=shape.schema), get_tree(
+        conn, workflow_id, limit=limit, schema=shape.schema
+    )
+
+
+def read_path(conn: Connection[Any], shape: Shape, workflow_id: str) -> list[Ancestor]:
+    """Read what is above a workflow, the root first."""
+    with conn.cursor(row_factory=class_row(Ancestor)) as reader:
+        return reader.execute(_path_query(shape), [workflow_id]).fetchall()
+
+
+@cache
+def _path_query(shape: Shape) -> sql.Composed:
+    return sql.SQL(
+        "with recursive path as (select p.workflow_id, p.parent_id, p.name, 1 as level from {relation} as p"
+        " where p.workflow_id = %s union all select a.workflow_id, a.parent_id, a.name, n.level + 1 from path as n"
+        " cross join lateral (select p.workflow_id, p.parent_id, p.name from {relation} as p"
+        " where p.workflow_id = n.parent_id offset 0) as a where n.level < 64)"
+        " select n.workflow_id::text as workflow_id, n.name from path as n where n.level > 1 order by n.level desc"
+    ).format(relation=shape.name("workflow_progress"))
+
+
+async def members(conn: AsyncConnection[Any], shape: Shape, roots: Iterable[str]) -> dict[str, set[str]]:
+    """Find the workflows of trees by the key of their top, itself among them; those near the tops first."""
+    found: dict[str, set[str]] = {}
+    for top, workflow in await (await conn.execute(_members_query(shape), [as_array(roots), FOLLOWED])).fetchall():
+        found.setdefault(top, set()).add(workflow)
+    return found
+
+
+@cache
+def _members_query(shape: Shape) -> sql.Composed:
+    return sql.SQL(
+        "with recursive tree as (select p.workflow_id as top, p.workflow_id, 1 as level from {relation} as p"
+        " where p.workflow_id = any (%s) union all select n.top, c.workflow_id, n.level + 1 from tree as n"
+        " cross join lateral (select p.workflow_id from {relation} as p where p.parent_id = n.workflow_id offset 0)"
+        " as c where n.level < 64) select n.top::text, n.workflow_id::text from tree as n limit %s"
+    ).format(relation=shape.name("workflow_progress"))
+
+
+def read_branches(conn: Connection[Any], shape: Shape, workflow_id: str) -> tuple[TreeProgress, Branch]:
+    """Read a tree for a page: summed at each workflow, what needs attention first, and cut to what can be read."""
+    progress, nodes = read_tree(conn, shape, workflow_id, _READ)
+    stalled = _find_stalled(conn, shape, nodes)
+    branches = {node.workflow_id: Branch(node, stalled=node.workflow_id in stalled) for node in nodes}
+    for node in reversed(nodes):  # depth first: what is below a workflow comes after it
+        branch = branches[node.workflow_id]
+        branch.agents_completed += node.agents_completed or 0
+        branch.agents_total += node.agents_total or 0
+        branch.agents_created += node.agents_created or 0
+        branch.agents_failed += node.agents_failed or 0
+        branch.agents_cancelled += node.agents_cancelled or 0
+        branch.troubled |= branch.in_trouble
+        branch.below.sort(key=lambda one: one.rank)
+        if node.level > 1 and node.parent_id is not None and (above := branches.get(node.parent_id)):
+            above.below.insert(0, branch)
+            above.troubled |= branch.troubled
+            above.workflows += branch.workflows
+            for what in ("completed", "total", "created", "failed", "cancelled"):
+                name = f"agents_{what}"
+                setattr(above, name, getattr(above, name) + getattr(branch, name))
+    top = branches[nodes[0].workflow_id]
+    shown = _cut(top)
+    formula = sql.SQL(
+        "select {}(n.completed, n.total) from unnest(%s::bigint[], %s::bigint[]) with ordinality"
+        " as n (completed, total, place) order by n.place"
+    ).format(shape.name("progress_percentage"))
+    numbers = [[branch.agents_completed for branch in shown], [branch.agents_total for branch in shown]]
+    for branch, (percentage,) in zip(shown, conn.execute(formula, numbers).fetchall(), strict=True):
+        branch.percentage = percentage
+    return progress, top
+
+
+def _cut(top: Branch) -> list[Branch]:
+    """Keep what a page can show, level by level, and unfold what needs attention, or all of a small tree."""
+    left, level, shown = _SHOWN, [top], list[Branch]()
+    small = top.workflows <= _OPEN
+    top.opened = True
+    opened = len(top.below)
+    while level:
+        shown += level
+        for branch in level:
+            kept = branch.below[: min(_SIBLINGS, left)]
+            branch.hidden = len(branch.below) - len(kept)
+            branch.below = kept
+            left -= len(kept)
+        level = [one for branch in level for one in branch.below]
+        for branch in level:
+            if small or (branch.troubled and opened < _OPEN):
+                branch.opened = True
+                opened += len(branch.below)
+    return shown
+
+
+def _find_stalled(conn: Connection[Any], shape: Shape, nodes: list[TreeNode]) -> set[Key]:
+    """Find those that have come to a halt; only those whose numbers rest can have, and few are looked at."""
+    running = sorted((node for node in nodes if node.status == "running"), key=lambda node: node.last_updated_at)
+    found = get_forecasts(conn, [node.workflow_id for node in running[:100]], schema=shape.schema)
+    return {key for key, forecast in found.items() if forecast.stalled}

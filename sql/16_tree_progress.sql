@@ -1,0 +1,103 @@
+-- Progress of a workflow with all that is below it. Nothing is stored for a tree: its root would be as busy as all its
+-- agents together. The stored counters of its workflows are summed when it is read, which never reads a task.
+
+create or replace view public.workflow_tree_progress
+with (security_invoker = true)
+as
+select
+    w.id as workflow_id,
+    t.workflows,
+    t.depth,
+    public.progress_percentage(t.agents_completed, t.agents_total) as progress,
+    public.progress_percentage(t.agents_completed, t.agents_total) as progress_percentage,
+    t.agents_completed,
+    t.agents_total,
+    t.agents_created,
+    t.agents_failed,
+    t.agents_cancelled,
+    t.agents_created - t.agents_completed - t.agents_failed - t.agents_cancelled as agents_open,
+    t.agents_planned,
+    public.progress_percentage(
+        t.agents_completed + t.agents_failed + t.agents_cancelled,
+        t.agents_total
+    ) as settled_percentage,
+    t.last_updated_at
+from public.workflow as w
+cross join lateral (
+    -- The recursion carries the counters: joined afterwards, each workflow would be looked up twice.
+    with recursive tree as (
+        select
+            w.id,
+            1 as level,
+            w.agents_completed,
+            w.agents_total,
+            w.agents_created,
+            w.agents_failed,
+            w.agents_cancelled,
+            w.agents_planned,
+            w.progress_updated_at
+        union all
+        select
+            c.id,
+            n.level + 1,
+            c.agents_completed,
+            c.agents_total,
+            c.agents_created,
+            c.agents_failed,
+            c.agents_cancelled,
+            c.agents_planned,
+            c.progress_updated_at
+        from tree as n
+        -- With offset 0 the children are found by index, one workflow after the other. As a join, the planner would
+        -- read the whole table for each level wherever statistics are missing.
+        cross join lateral (
+            select
+                c.id,
+                c.agents_completed,
+                c.agents_total,
+                c.agents_created,
+                c.agents_failed,
+                c.agents_cancelled,
+                c.agents_planned,
+                c.progress_updated_at
+            from public.workflow as c
+            where c.parent_id = n.id
+            offset 0
+        ) as c
+        -- The deepest tree; also ends the recursion in a cycle that was written past the triggers.
+        where n.level < 64
+    )
+    select
+        count(*)::integer as workflows,
+        max(n.level) as depth,
+        sum(n.agents_completed)::integer as agents_completed,
+        sum(n.agents_total)::integer as agents_total,
+        sum(n.agents_created)::integer as agents_created,
+        sum(n.agents_failed)::integer as agents_failed,
+        sum(n.agents_cancelled)::integer as agents_cancelled,
+        sum(n.agents_planned)::integer as agents_planned,
+        max(n.progress_updated_at) as last_updated_at
+    from tree as n
+) as t;
+
+comment on view public.workflow_tree_progress is
+    'Progress of each workflow and all below it, summed from what is stored of each; to be read for few workflows at a time.';
+comment on column public.workflow_tree_progress.workflow_id is 'The workflow at the top: all numbers are of it and all below it.';
+comment on column public.workflow_tree_progress.workflows is 'Number of workflows, this one included; 1 if nothing is below it.';
+comment on column public.workflow_tree_progress.depth is 'Number of levels, 1 to 64; 1 if nothing is below it.';
+comment on column public.workflow_tree_progress.progress is
+    'Share of completed in all tasks of the tree, 0 to 100 percent; 100 only when all are completed, 0 only when none is.';
+comment on column public.workflow_tree_progress.progress_percentage is 'The same as progress.';
+comment on column public.workflow_tree_progress.agents_completed is 'Tasks of the tree with status completed.';
+comment on column public.workflow_tree_progress.agents_total is
+    'Tasks that progress is measured against: the sum of agents_total of each workflow.';
+comment on column public.workflow_tree_progress.agents_created is 'All tasks of the tree, whatever their status.';
+comment on column public.workflow_tree_progress.agents_failed is 'Tasks of the tree with status failed.';
+comment on column public.workflow_tree_progress.agents_cancelled is 'Tasks of the tree with status cancelled.';
+comment on column public.workflow_tree_progress.agents_open is 'Tasks of the tree that are pending, assigned or running.';
+comment on column public.workflow_tree_progress.agents_planned is
+    'Sum of the planned numbers of tasks of the workflows that have one; null if none has.';
+comment on column public.workflow_tree_progress.settled_percentage is
+    'Share of completed, failed and cancelled tasks in agents_total in percent, 0 to 100, rounded as progress is.';
+comment on column public.workflow_tree_progress.last_updated_at is
+    'When progress, the total or a counter of one of the workflows last moved.';

@@ -1,0 +1,274 @@
+"""Progress of a workflow with all that is below it: summed from what is stored, in every snapshot."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+import pyapp
+from pyapp import queries
+from pyapp.watch import watch_changes
+
+from .helpers import as_replica, new_tasks, new_workflow
+
+Session = Callable[[], psycopg.Connection]
+NUMBERS = (
+    "progress, progress_percentage, agents_completed, agents_total, agents_created, agents_failed, agents_cancelled,"
+    " agents_open, agents_planned, settled_percentage"
+)
+# Counted from the tasks, walking up from each workflow: shares nothing with the view but the formula.
+ORACLE = """
+    with recursive above as (
+        select id, id as ancestor, 1 as level from workflow
+        union all
+        select a.id, w.parent_id, a.level + 1 from above as a join workflow as w on w.id = a.ancestor
+        where w.parent_id is not null
+    ), counted as (
+        select
+            w.id,
+            (select count(*) from agent_task as t where t.workflow_id = w.id) as created,
+            (select count(*) from agent_task as t where t.workflow_id = w.id and t.status = 'completed') as completed,
+            (select count(*) from agent_task as t where t.workflow_id = w.id and t.status = 'failed') as failed,
+            (select count(*) from agent_task as t where t.workflow_id = w.id and t.status = 'cancelled') as cancelled,
+            w.status,
+            w.agents_planned
+        from workflow as w
+    ), measured as (
+        select c.*, progress_total(c.status, c.created, c.agents_planned) as total from counted as c
+    )
+    select
+        a.ancestor,
+        count(*),
+        max(a.level),
+        progress_percentage(sum(c.completed)::bigint, sum(c.total)::bigint),
+        sum(c.completed),
+        sum(c.total),
+        sum(c.created),
+        sum(c.failed),
+        sum(c.cancelled)
+    from above as a
+    join measured as c on c.id = a.id
+    group by a.ancestor
+"""
+STORED = (
+    "select workflow_id, workflows, depth, progress, agents_completed, agents_total, agents_created, agents_failed,"
+    " agents_cancelled from workflow_tree_progress"
+)
+
+
+def grow(conn: psycopg.Connection, workflows: int, seed: int = 1) -> list[Any]:
+    """Insert workflows below others at random, with tasks of every status."""
+    rng = random.Random(seed)
+    made: list[Any] = []
+    with conn.transaction():
+        for _ in range(workflows):
+            status = rng.choice(["running", "completed", "failed"])
+            parent = rng.choice([None, *made])
+            made.append(new_workflow(conn, parent_id=parent, status=status, agents_planned=rng.choice([None, 0, 5])))
+            new_tasks(conn, made[-1], *rng.choices(["pending", "completed", "failed", "cancelled"], k=rng.randrange(5)))
+    return made
+
+
+def numbers(conn: psycopg.Connection, workflow: Any) -> tuple[int, int, int, int, int]:
+    """Read the number of workflows, depth, progress, completed and total of a tree."""
+    return conn.execute(
+        "select workflows, depth, progress, agents_completed, agents_total from workflow_tree_progress"
+        " where workflow_id = %s",
+        [workflow],
+    ).fetchone()
+
+
+def buffers(conn: psycopg.Connection, query: str, *values: Any) -> int:
+    """Count the pages that a query reads."""
+    [explained] = conn.execute(f"explain (analyze, buffers, format json) {query}", values).fetchone()
+    return int(explained[0]["Plan"]["Shared Hit Blocks"] + explained[0]["Plan"]["Shared Read Blocks"])
+
+
+def test_a_workflow_alone_is_a_tree_of_one_with_its_own_numbers(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn, agents_planned=10)
+    new_tasks(conn, workflow, *["completed"] * 4, "failed", "cancelled", "running")
+    alone = conn.execute(f"select {NUMBERS}, last_updated_at from workflow_progress").fetchone()
+    tree = conn.execute(f"select {NUMBERS}, last_updated_at from workflow_tree_progress").fetchone()
+    assert tree == alone
+    assert numbers(conn, workflow)[:2] == (1, 1)
+
+
+def test_a_tree_has_the_numbers_of_all_below_its_top(conn: psycopg.Connection) -> None:
+    root = new_workflow(conn, agents_planned=4)
+    child, other = new_workflow(conn, parent_id=root), new_workflow(conn, parent_id=root)
+    leaf = new_workflow(conn, parent_id=child, agents_planned=2)
+    new_tasks(conn, root, "completed")
+    new_tasks(conn, child, "completed", "failed")
+    new_tasks(conn, leaf, "completed", "cancelled", "running")
+    assert numbers(conn, root) == (4, 3, 33, 3, 9)
+    assert numbers(conn, child) == (2, 2, 40, 2, 5)
+    assert numbers(conn, other) == (1, 1, 0, 0, 0)
+    row = conn.execute(f"select {NUMBERS} from workflow_tree_progress where workflow_id = %s", [root]).fetchone()
+    assert row == (33, 33, 3, 9, 6, 1, 1, 1, 6, 56)
+
+
+def test_a_tree_is_at_100_only_when_every_agent_in_it_is_completed(conn: psycopg.Connection) -> None:
+    root = new_workflow(conn)
+    leaf = new_workflow(conn, parent_id=new_workflow(conn, parent_id=root))
+    new_tasks(conn, root, *["completed"] * 999)
+    [last] = new_tasks(conn, leaf, "running")
+    assert numbers(conn, root)[2] == 99
+    conn.execute("update agent_task set status = 'completed' where id = %s", [last])
+    assert numbers(conn, root)[2] == 100
+
+
+def test_trees_at_random_equal_what_is_counted_from_their_tasks(conn: psycopg.Connection) -> None:
+    made = grow(conn, 80)
+    assert conn.execute(f"({STORED}) except all ({ORACLE})").fetchall() == []
+    assert conn.execute(f"({ORACLE}) except all ({STORED})").fetchall() == []
+    assert len(made) == conn.execute("select count(*) from workflow_tree_progress").fetchone()[0]
+
+
+def test_a_tree_that_is_deleted_archived_or_moved_leaves_the_others_exact(conn: psycopg.Connection) -> None:
+    root, other = new_workflow(conn), new_workflow(conn)
+    child = new_workflow(conn, parent_id=root, status="completed", completed_at="2020-01-01")
+    leaf = new_workflow(conn, parent_id=child)
+    for workflow in (root, child, leaf):
+        new_tasks(conn, workflow, "completed", "running")
+    conn.execute("select archive_workflows('1 day')")
+    assert conn.execute("select count(*) from agent_task where workflow_id = %s", [child]).fetchone() == (0,)
+    assert numbers(conn, root) == (3, 3, 50, 3, 6)
+    conn.execute("update workflow set parent_id = %s where id = %s", [other, leaf])
+    assert [numbers(conn, one)[:2] for one in (root, other)] == [(2, 2), (2, 2)]
+    conn.execute("delete from workflow where id = %s", [root])
+    assert conn.execute("select workflow_id from workflow_tree_progress where depth = 1").fetchall() == [(leaf,)]
+    assert conn.execute("select count(*) from workflow").fetchone() == (2,)
+
+
+def test_rows_that_are_restored_before_their_parents_make_the_same_tree(conn: psycopg.Connection) -> None:
+    made = grow(conn, 30)
+    trees = conn.execute(f"{STORED} order by 1").fetchall()
+    conn.execute("create table kept as select * from workflow order by created_at desc")
+    conn.execute("create table kept_task as select * from agent_task")
+    conn.execute("delete from workflow")
+    with conn.transaction():
+        conn.execute("insert into workflow select * from kept")
+        conn.execute("insert into agent_task select * from kept_task")
+    assert conn.execute(f"{STORED} order by 1").fetchall() == trees
+    assert len(trees) == len(made)
+
+
+def test_a_snapshot_sees_one_moment_of_the_whole_tree(conn: psycopg.Connection, session: Session) -> None:
+    root = new_workflow(conn)
+    leaf = new_workflow(conn, parent_id=new_workflow(conn, parent_id=root))
+    tasks = new_tasks(conn, root, "running") + new_tasks(conn, leaf, "running")
+    reader, writer = session(), session()
+    reader.execute("set transaction isolation level repeatable read")
+    assert numbers(reader, root) == (3, 3, 0, 0, 2)
+    writer.execute("update agent_task set status = 'completed' where id = any (%s)", [tasks])
+    assert numbers(conn, root) == (3, 3, 0, 0, 2)
+    writer.commit()
+    assert numbers(reader, root) == (3, 3, 0, 0, 2)
+    assert numbers(conn, root) == (3, 3, 100, 2, 2)
+
+
+@pytest.mark.parametrize("analyzed", [False, True])
+def test_reading_a_tree_costs_its_own_workflows_whether_or_not_there_are_statistics(
+    conn: psycopg.Connection, analyzed: bool
+) -> None:
+    conn.execute("alter table workflow set (autovacuum_enabled = off)")
+    conn.execute("insert into workflow (name, type) select 'root', 'app' from generate_series(1, 300)")
+    conn.execute(
+        "insert into workflow (name, type, parent_id) select 'child', 'app', id from workflow, generate_series(1, 19)"
+    )
+    if analyzed:
+        conn.execute("analyze")
+    [(root,)] = conn.execute("select id from workflow where parent_id is null limit 1").fetchall()
+    assert buffers(conn, "select * from workflow_tree_progress where workflow_id = %s", root) < 20 * 6
+    page = (
+        "select t.* from ("
+        "select id from workflow where parent_id is null order by created_at desc, id desc limit 50) as p"
+        " join workflow_tree_progress as t on t.workflow_id = p.id"
+    )
+    assert buffers(conn, page) < 50 * 20 * 6
+
+
+def test_reading_a_tree_reads_no_task(conn: psycopg.Connection) -> None:
+    [plan] = conn.execute("explain (format json) select * from workflow_tree_progress").fetchone()
+    assert "agent_task" not in str(plan)
+
+
+def test_a_cycle_that_was_written_past_the_triggers_ends_the_reading(conn: psycopg.Connection) -> None:
+    one, other = new_workflow(conn), new_workflow(conn)
+    as_replica(conn, "update workflow set parent_id = case id when %s then %s else %s end::uuid", [one, other, one])
+    assert numbers(conn, one)[:2] == (64, 64)
+
+
+def test_a_workflow_that_waits_for_others_below_it_is_not_stalled(conn: psycopg.Connection) -> None:
+    root = new_workflow(conn, status="running")
+    leaf = new_workflow(conn, parent_id=new_workflow(conn, parent_id=root, status="running"), status="running")
+    new_tasks(conn, root, "running")
+    as_replica(conn, "update workflow set progress_updated_at = now() - interval '1 hour'")
+    as_replica(conn, "update workflow_event set occurred_at = now() - interval '1 hour'")
+    as_replica(conn, "update agent_task set started_at = now() - interval '1 hour', assigned_at = null")
+    stalled = "select count(*) from workflow_forecast where stalled"
+    assert conn.execute(stalled).fetchone() == (3,)
+    new_tasks(conn, leaf, "running")
+    assert conn.execute(stalled).fetchone() == (0,)
+
+
+# --- In Python ------------------------------------------------------------------------------------------------
+
+
+def test_get_tree_lists_a_workflow_and_all_below_it_depth_first(conn: psycopg.Connection) -> None:
+    root = new_workflow(conn, name="root")
+    first, second = (new_workflow(conn, name=name, parent_id=root) for name in ("first", "second"))
+    new_workflow(conn, name="deep", parent_id=first)
+    new_tasks(conn, first, "completed", "running")
+    nodes = pyapp.get_tree(conn, root)
+    assert [(node.name, node.level, node.progress) for node in nodes] == [
+        ("root", 1, 0),
+        ("first", 2, 50),
+        ("deep", 3, 0),
+        ("second", 2, 0),
+    ]
+    assert [node.parent_id for node in nodes] == [None, root, first, root]
+    assert [node.name for node in pyapp.get_tree(conn, root, limit=2)] == ["root", "first"]
+    assert [(node.name, node.level) for node in pyapp.get_tree(conn, second)] == [("second", 1)]
+
+
+@pytest.mark.parametrize("analyzed", [False, True])
+def test_get_tree_finds_children_by_index(conn: psycopg.Connection, analyzed: bool) -> None:
+    conn.execute("alter table workflow set (autovacuum_enabled = off)")
+    conn.execute("insert into workflow (name, type) select 'root', 'app' from generate_series(1, 300)")
+    conn.execute(
+        "insert into workflow (name, type, parent_id) select 'child', 'app', id from workflow, generate_series(1, 19)"
+    )
+    if analyzed:
+        conn.execute("analyze")
+    [(root,)] = conn.execute("select id from workflow where parent_id is null limit 1").fetchall()
+    sent = next(queries.get_tree(root))
+    assert buffers(conn, sent.text, *sent.values) < 20 * 8
+
+
+def test_what_is_not_there_has_no_tree(conn: psycopg.Connection) -> None:
+    for helper in (pyapp.get_tree, pyapp.tree_progress):
+        with pytest.raises(pyapp.WorkflowNotFound):
+            helper(conn, uuid4())
+
+
+def test_watch_follows_roots_and_with_below_whole_trees(conn: psycopg.Connection, dsn: str) -> None:
+    root = new_workflow(conn, name="root", status="running")
+    child = new_workflow(conn, name="child", status="running", parent_id=root)
+
+    def named(**options: Any) -> set[str]:
+        return {workflow.name for workflow in next(watch_changes(dsn, interval=0.01, **options))}
+
+    assert named(workflow_ids=None) == {"root"}
+    assert named(workflow_ids=None, below=True) == {"root", "child"}
+    assert named(workflow_ids=[root]) == {"root"}
+    assert named(workflow_ids=[root], below=True) == {"root", "child"}
+    changes = pyapp.watch(dsn, [root], 0.01, below=True)
+    assert {next(changes).name, next(changes).name} == {"root", "child"}
+    conn.execute("update workflow set status = 'completed', completed_at = now() where id = %s", [root])
+    assert next(changes).status == "completed"
+    conn.execute("delete from workflow where id = %s", [child])
+    assert list(changes) == []
