@@ -140,22 +140,6 @@ def described(of: type[Any], name: str | None = None, without: Iterable[str] = (
     return made
 
 
-<<<<<<< HEAD
-=======
-def loosened(part: Any) -> Any:
-    """Describe the same for an adoption: its keys and priorities are any text, and what it lacks is null."""
-    if isinstance(part, list):
-        return [loosened(one) for one in part]
-    if not isinstance(part, dict):
-        return part
-    strict = (("format", "uuid"), ("pattern", PARENT), ("enum", list(get_args(Priority))))
-    found = {name: loosened(value) for name, value in part.items() if (name, value) not in strict}
-    if isinstance(properties := found.get("properties"), dict) and "workflow_id" in properties:
-        found["properties"] = {name: {"anyOf": [value, {"type": "null"}]} for name, value in properties.items()}
-    return found
-
-
->>>>>>> main
 def _sent(hint: Any) -> Any:
     if hint in KEYS:
         return str

@@ -16,16 +16,10 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from pyapp import progress_metrics
-<<<<<<< HEAD
-from pyapp.models import BurnupPoint, Forecast, Moment, ProgressMetrics, Stage, Task
-from pyapp.web import reads
-from pyapp.web.address import base_of
-from pyapp.web.answers import Event, Listed, Overview, Problem, SignedLink, described
-=======
 from pyapp.models import BurnupPoint, Forecast, Moment, ProgressMetrics, Stage, Task, TreeNode, TreeProgress
 from pyapp.web import reads, trees
-from pyapp.web.answers import Event, Listed, Overview, Problem, described
->>>>>>> main
+from pyapp.web.address import base_of
+from pyapp.web.answers import Event, Listed, Overview, Problem, SignedLink, described
 from pyapp.web.paging import Sort, Wanted, list_page
 from pyapp.web.parameters import (
     Active,
@@ -35,11 +29,8 @@ from pyapp.web.parameters import (
     Limit,
     Offset,
     OnePriority,
-<<<<<<< HEAD
-    Stalled,
-=======
     Parent,
->>>>>>> main
+    Stalled,
     Statuses,
     Text,
     Trees,
@@ -98,21 +89,14 @@ def list_workflows(
     type: Annotated[Text | None, Query()] = None,
     priority: OnePriority = None,
     name: Annotated[Text | None, Query(description="Beginning of the name.")] = None,
-<<<<<<< HEAD
-    stalled: Stalled = False,
-=======
     parent: Parent = None,
->>>>>>> main
+    stalled: Stalled = False,
     sort: Annotated[Sort, Query(description="With - in front: descending.")] = "-created",
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Response:
     """List workflows, newest first; the Link header leads to the next page."""
-<<<<<<< HEAD
-    wanted = Wanted(status or (), type, priority, name, stalled, sort, limit, cursor)
-=======
-    wanted = Wanted(status or (), type, priority, name, parent, sort, limit, cursor)
->>>>>>> main
+    wanted = Wanted(status or (), type, priority, name, parent, stalled, sort, limit, cursor)
     page, following = run(request, lambda conn, shape: list_page(conn, shape, wanted))
     if following is None:
         return respond(request, page)

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 from pyapp.models import Priority
+from pyapp.web.answers import PARENT
 
-_STRICT = [("format", "uuid"), ("enum", list(get_args(Priority)))]
+_STRICT = [("format", "uuid"), ("pattern", PARENT), ("enum", list(get_args(Priority)))]
 _ID = {"type": "object", "properties": {"workflow_id": {"type": "string"}}, "required": ["workflow_id"]}
 _AT = {"type": "object", "properties": {"at": {"type": "string", "format": "date-time"}}, "required": ["at"]}
 _WORKFLOW = {"$ref": "#/components/schemas/Workflow"}

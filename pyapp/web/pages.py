@@ -18,16 +18,11 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from pyapp.models import WorkflowStatus
-<<<<<<< HEAD
-from pyapp.watch import ACTIVE
-from pyapp.web import charts, reads, text
+from pyapp.web import charts, reads, text, trees
 from pyapp.web.address import base_of
 from pyapp.web.answers import Listed
 from pyapp.web.database import AWAY
 from pyapp.web.description import complete, operations
-=======
-from pyapp.web import charts, reads, text, trees
->>>>>>> main
 from pyapp.web.paging import Sort, Wanted, list_page
 from pyapp.web.parameters import Cursor, Key, Stalled, Text, after_position, run
 from pyapp.web.security import COOKIE, framed_by, local_path, same, session_of
@@ -114,43 +109,27 @@ def workflows(
     type: _Given = None,
     priority: _Given = None,
     name: _Given = None,
-<<<<<<< HEAD
-    stalled: Stalled = False,
-    sort: Annotated[Sort, BeforeValidator(lambda value: value or "-created"), Query()] = "-created",
-    cursor: Cursor = None,
-) -> Response:
-    """Show the list, filtered, sorted and paged."""
-    chosen = {
-        "status": status,
-        "type": type,
-        "priority": priority,
-        "name": name,
-        "stalled": "true" if stalled else None,
-    }
-    given = {key: value for key, value in chosen.items() if value}
-    wanted = Wanted([status] if status else (), type, priority, name, stalled, sort, _PAGE, cursor or None)
-    found = _read(request, lambda conn, shape: {"page": list_page(conn, shape, wanted)})
-=======
     parent: _Given = None,
+    stalled: Stalled = False,
     sort: Annotated[Sort, BeforeValidator(lambda value: value or "-created"), Query()] = "-created",
     cursor: Cursor = None,
 ) -> Response:
     """Show the list, filtered, sorted and paged: the workflows that no other started, unless ``parent`` says more."""
     chosen = {"status": status, "type": type, "priority": priority, "name": name, "parent": parent}
+    chosen |= {"stalled": "true" if stalled else None}
     given = {key: value for key, value in chosen.items() if value}
     within = None if parent == "all" else parent or "none"
-    wanted = Wanted([status] if status else (), type, priority, name, within, sort, _PAGE, cursor or None)
+    wanted = Wanted([status] if status else (), type, priority, name, within, stalled, sort, _PAGE, cursor or None)
 
     def read(conn: Connection[Any], shape: Shape) -> dict[str, Any]:
         above = None if within in (None, "none") else reads.find_workflow(conn, shape, shape.key(within))
         return {"page": list_page(conn, shape, wanted), "above": above}
 
     found = _read(request, read)
->>>>>>> main
     page, following = found.pop("page")
 
-    def to(path: str = "/workflows", **more: Any) -> str:
-        return f"{path}?{urlencode({**given, **more})}"
+    def to(**more: Any) -> str:
+        return f"/workflows?{urlencode({**given, **more})}"
 
     at = {"sort": sort, **({"cursor": cursor} if cursor else {})}
 

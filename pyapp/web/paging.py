@@ -45,11 +45,8 @@ class Wanted:
     type: str | None = None
     priority: str | None = None
     name: str | None = None
-<<<<<<< HEAD
-    stalled: bool = False
-=======
     parent: str | None = None
->>>>>>> main
+    stalled: bool = False
     sort: Sort = "-created"
     limit: int = 50
     cursor: str | None = None

@@ -34,16 +34,12 @@ Cursor = Annotated[str | None, Query(max_length=8000, description="From the Link
 Statuses = Annotated[list[WorkflowStatus] | None, Query(description="Any of these statuses.")]
 # Those of an adoption may be other words.
 OnePriority = Annotated[Text | None, Query(json_schema_extra={"enum": list(get_args(Priority))})]
-<<<<<<< HEAD
-# Its address left it escaped.
-=======
 _ParentKey = Annotated[str, Field(max_length=500, json_schema_extra={"pattern": PARENT}), AfterValidator(_without_nul)]
 Parent = Annotated[
     _ParentKey | None, Query(description="The id of what started them; none: those that no workflow started.")
 ]
 WithTree = Annotated[bool, Query(description="All that is below it as well.")]
-# whole_addresses left it escaped.
->>>>>>> main
+# Its address left it escaped.
 Key = Annotated[
     str, Path(json_schema_extra={"format": "uuid"}), AfterValidator(lambda part: _without_nul(unquote(part)))
 ]

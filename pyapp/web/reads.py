@@ -104,7 +104,6 @@ def find_workflow(conn: Connection[Any], shape: Shape, workflow_id: str) -> List
         return reader.execute(_by_keys(shape), {"keys": keys, "summed": keys}).fetchone()
 
 
-<<<<<<< HEAD
 def require_workflow(conn: Connection[Any], shape: Shape, workflow_id: str) -> Listed:
     """Read a workflow by its key. Raises WorkflowNotFound."""
     if (found := find_workflow(conn, shape, workflow_id)) is None:
@@ -112,15 +111,11 @@ def require_workflow(conn: Connection[Any], shape: Shape, workflow_id: str) -> L
     return found
 
 
-async def follow_workflows(conn: AsyncConnection[Any], shape: Shape, workflow_ids: Iterable[str]) -> list[Listed]:
-    """Read workflows by their keys. Returns those that exist, newest first."""
-=======
 async def follow_workflows(
     conn: AsyncConnection[Any], shape: Shape, workflow_ids: Iterable[str], summed: Iterable[str]
 ) -> list[Listed]:
     """Read workflows by their keys, with the trees of those ``summed``. Returns those that exist, newest first."""
     values = {"keys": as_array(workflow_ids), "summed": as_array(summed)}
->>>>>>> main
     async with conn.cursor(row_factory=class_row(Listed)) as reader:
         return await (await reader.execute(_by_keys(shape), values)).fetchall()
 
@@ -141,24 +136,13 @@ def active_query(shape: Shape) -> sql.Composed:
 def read_attention(
     conn: Connection[Any], shape: Shape, limit: int = 20
 ) -> tuple[list[Listed], list[Listed], dict[str, Forecast]]:
-<<<<<<< HEAD
-    """Read what the overview shows: active workflows, those first that need attention, recent failures, forecasts."""
-    first = sql.SQL("{} desc, p.agents_failed > 0 desc, {}").format(_RESTS, NEWEST)
-    of_active = apart(shape, [sql.SQL("p.status in ({})").format(sql.SQL(", ").join(map(sql.Literal, ACTIVE)))], first)
-=======
     """Read what the overview shows: active workflows, those first that need attention, recent failures, forecasts.
 
     The active ones are those that no other started; what failed may be anywhere in a tree.
     """
-    # Which of them are stalled takes their tasks to tell; only those whose progress rests can be.
-    first = sql.SQL(
-        "p.status = 'running' and p.last_updated_at < now() - coalesce("
-        "nullif(current_setting('agent_progress.stalled_after', true), ''), '10 minutes')::interval desc,"
-        " p.agents_failed > 0 desc, {}"
-    ).format(NEWEST)
+    first = sql.SQL("{} desc, p.agents_failed > 0 desc, {}").format(_RESTS, NEWEST)
     statuses = sql.SQL(", ").join(map(sql.Literal, ACTIVE))
     of_active = apart(shape, [sql.SQL("p.status in ({}) and p.parent_id is null").format(statuses)], first)
->>>>>>> main
     of_failed = apart(shape, [sql.SQL("p.status = 'failed'")], NEWEST)
     with conn.cursor(row_factory=class_row(Listed)) as reader:
         failed = reader.execute(listed(shape, of_failed, NEWEST), {"limit": 5}).fetchall()
@@ -170,10 +154,7 @@ def read_attention(
         return bool((forecast := forecasts.get(str(workflow.workflow_id))) and forecast.stalled)
 
     # The order is kept within those that need the same attention.
-<<<<<<< HEAD
-    return sorted(active, key=lambda one: (not is_stalled(one), not one.agents_failed)), failed, forecasts
-=======
-    return sorted(active, key=lambda one: (not stalled(one), not one.whole.agents_failed)), failed, forecasts
+    return sorted(active, key=lambda one: (not is_stalled(one), not one.whole.agents_failed)), failed, forecasts
 
 
 def count_active_roots(conn: Connection[Any], shape: Shape) -> int:
@@ -183,7 +164,6 @@ def count_active_roots(conn: Connection[Any], shape: Shape) -> int:
     )
     row = conn.execute(query, []).fetchone()
     return row[0] if row else 0
->>>>>>> main
 
 
 def read_part(
