@@ -148,7 +148,7 @@ def mark(dsn: str | None = None, *, schema: str | None = None) -> list[str]:
     schema = find_schema(schema)
     with _alone(dsn, schema, lambda _: None) as conn, _migrations(schema) as migrations:
         _refuse_newer(conn, schema, migrations)
-        tables = [f"table {name}" for name in _COLUMNS if not _exists(conn, schema, name)]
+        tables = [f"table {name}" for name in _COLUMNS | _MORE_COLUMNS if not _exists(conn, schema, name)]
         missing = [line.removesuffix(" is missing") for line in renew.differences(conn, schema) if "missing" in line]
         if tables or missing:
             raise MigrationError(f"nothing recorded: the schema is not whole, it lacks {_some(tables + missing)}")
