@@ -706,6 +706,15 @@ def test_embedded_means_a_private_server_whatever_the_environment_says(
     assert not (private / "postmaster.pid").exists()
 
 
+def test_uninstalling_from_a_private_server_says_where_that_remains(
+    private: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["rollback", "--all", "--embedded"]) == 0
+    said = capsys.readouterr().err
+    assert str(private) in said
+    assert "the private server remains" in said
+
+
 def test_an_embedded_server_that_cannot_start_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
