@@ -277,29 +277,24 @@ def test_pgboss(place: Callable[[], Place], version: str, schema: int | None) ->
     assert "Letters 2" in succeed(adopted.dsn, "list", "--schema", "agent_progress").out
 
 
-def test_celery_and_django_q(place: Callable[[], Place]) -> None:
-    packages = ("celery", "django", "django-celery-results", "django-q2", "psycopg[binary]", "croniter")
+def test_celery(place: Callable[[], Place]) -> None:
+    packages = ("celery", "django", "django-celery-results", "psycopg[binary]")
     interpreter = python("celery", *packages)
     adopted = place()
 
     def drive(what: str, *more: str) -> Ran:
-        return run(interpreter, DRIVERS / "django_driver.py", adopted.host, adopted.name, what, *more)
+        return run(interpreter, DRIVERS / "celery_driver.py", adopted.host, adopted.name, what, *more)
 
-    def says(schema: str) -> Says:
-        with psycopg.connect(adopted.dsn) as conn:
-            return {row[0]: row[1:] for row in conn.execute(f"select {SAYS} from {schema}.workflow_progress".encode())}
-
-    drive("migrate", "django_celery_results=0013", "django_q=0017")
-    succeed(adopted.dsn, "adopt", "--preset", "celery", "--schema", "celery")
-    succeed(adopted.dsn, "adopt", "--preset", "django-q", "--schema", "django_q")
-    drive("migrate", "django_celery_results=", "django_q=")
-    for schema, what in (("celery", "celery"), ("django_q", "q")):
-        counts = drive(what).counts
-        assert_counts(says(schema), counts)
-        drive(f"prune-{what}")
-        kept = {key: (done, total - failed, 0, gone) for key, (done, total, failed, gone) in counts.items()}
-        assert_counts(says(schema), kept if schema == "celery" else counts)
-        assert cli(adopted.dsn, "check", "--schema", schema).code == 0
+    drive("migrate", "django_celery_results=")
+    adopted.adopt("celery")
+    drive("migrate", "django_celery_results=0013")
+    drive("migrate", "django_celery_results=")
+    counts = drive("celery").counts
+    assert_counts(adopted.says(), counts)
+    drive("prune-celery")
+    kept = {key: (done, total - failed, 0, gone) for key, (done, total, failed, gone) in counts.items()}
+    assert_counts(adopted.says(), kept)
+    adopted.check()
 
 
 def test_airflow(place: Callable[[], Place]) -> None:

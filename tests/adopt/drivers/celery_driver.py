@@ -1,4 +1,4 @@
-"""Celery with django-celery-results, and Django Q, really run: both keep their results in tables of Django's."""
+"""Celery with django-celery-results, really run: tasks succeed, fail, are tried again, and expire."""
 
 import json
 import sys
@@ -13,22 +13,10 @@ settings.configure(
     DATABASES={
         "default": {"ENGINE": "django.db.backends.postgresql", "HOST": host, "NAME": database, "USER": "postgres"}
     },
-    INSTALLED_APPS=["django.contrib.contenttypes", "django_celery_results", "django_q"],
+    INSTALLED_APPS=["django.contrib.contenttypes", "django_celery_results"],
     USE_TZ=True,
     SECRET_KEY="driver",
     DEFAULT_AUTO_FIELD="django.db.models.AutoField",
-    Q_CLUSTER={
-        **{
-            "name": "driver",
-            "orm": "default",
-            "workers": 2,
-            "poll": 0.2,
-            "timeout": 60,
-            "retry": 120,
-            "max_attempts": 1,
-        },
-        **{"save_limit": 5 if what == "prune-q" else 1000, "ack_failures": True, "guard_cycle": 1},
-    },
 )
 django.setup()
 
@@ -62,24 +50,6 @@ def run_celery() -> dict[str, Any]:
     return counts
 
 
-def run_q(groups: dict[str, int]) -> dict[str, Any]:
-    from django_q.cluster import Cluster
-    from django_q.models import OrmQ, Task
-    from django_q.tasks import async_task
-
-    for group, many in groups.items():
-        for n in range(many):
-            async_task("math.sqrt", -1 if n % 10 == 3 else n, group=group)
-    cluster = Cluster()
-    cluster.start()
-    end = time.monotonic() + 60
-    ran = Task.objects.filter(group__in=list(groups))
-    while time.monotonic() < end and ran.count() < sum(groups.values()) and OrmQ.objects.exists():
-        time.sleep(0.2)
-    cluster.stop()
-    return {group: (many - many // 10, many, many // 10, 0) for group, many in groups.items()}
-
-
 if __name__ == "__main__":
     if what == "migrate":
         for application, version in (part.split("=") for part in sys.argv[4:]):
@@ -89,7 +59,3 @@ if __name__ == "__main__":
     elif what == "prune-celery":
         time.sleep(0.1)
         app.backend.cleanup()
-    elif what == "q":
-        print(json.dumps({"counts": run_q({"g-0": 10, "g-1": 20})}), flush=True)
-    elif what == "prune-q":
-        run_q({"later": 27})
