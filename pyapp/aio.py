@@ -47,7 +47,7 @@ wait_for_position = asynchronous(standby.wait_for_position)
 
 
 async def avoid_preparing(conn: AsyncConnection[Any], prepare: bool | None = None) -> None:
-    """Let psycopg prepare nothing where it may not, which a pooler would mix up between its clients."""
+    """Keep psycopg from preparing statements where it may not, as ``pyapp.db.avoid_preparing`` does."""
     may = may_prepare(prepare)
     if may is False or (may is None and await run_async(conn, is_pooled())):
         conn.prepare_threshold = None
@@ -62,9 +62,9 @@ async def connect(dsn: str | None = None, *, prepare: bool | None = None, **opti
 
 
 async def retry(transaction: Callable[[], Awaitable[T]], *, tries: int = 10) -> T:
-    """Do a transaction, and again where it was interrupted, as ``pyapp.retry`` does.
+    """Do a transaction, and retry it where it was interrupted, as ``pyapp.retry`` does.
 
-    ``transaction`` is a coroutine function, or a function that returns something else to be awaited.
+    ``transaction`` is a coroutine function, or another function whose result can be awaited.
     """
     for attempt in range(tries - 1):
         try:
@@ -163,10 +163,10 @@ class TaskReporter:
     async def report(
         self, workflow_id: Key, task_id: Key, status: TaskStatus, result: Any = None, reopen: bool = False
     ) -> asyncio.Future[Task]:
-        """Hand over a report as ``report_task`` takes it; wait only where too many are under way.
+        """Hand over a report as ``report_task`` takes it; wait only while ``capacity`` reports wait.
 
         Returns a future: its result is the task as committed, its exception why the report was refused. Cancelling it
-        does not call the report back. ``result`` is copied. Raises UnknownStatus, ValueError for what is no id, and
+        does not withdraw the report. ``result`` is copied. Raises UnknownStatus, ValueError for what is no id, and
         RuntimeError outside of the block and after the reporter gave up (the cause says why).
         """
         prepared = prepare(workflow_id, task_id, status, result, reopen)
@@ -179,7 +179,7 @@ class TaskReporter:
         self._batches.waiting.append(Waiting(*prepared, done))
         self._work.set()
         told = asyncio.shield(done)
-        # Whoever flushes or closes is told as well: asyncio need not complain of a future that nobody awaits.
+        # ``flush`` and ``close`` raise the error as well, so asyncio need not warn where nobody awaits this future.
         told.add_done_callback(lambda future: future.cancelled() or future.exception())
         return told
 
@@ -208,7 +208,7 @@ class TaskReporter:
         try:
             while batch := await self._next_batch():
                 await drive_async(self._batches.deliver(batch), self._act)
-        except BaseException as error:  # whatever it is, nobody must wait for ever
+        except BaseException as error:  # of any kind, so that nobody waits for ever
             self._batches.give_up(error)
             self._room.set()
             if isinstance(error, asyncio.CancelledError):

@@ -1,4 +1,4 @@
-"""Where the database is, how to connect to it, and doing a transaction again."""
+"""Finding the database, connecting to it, and retrying a transaction."""
 
 import os
 import random
@@ -16,8 +16,8 @@ from pyapp.drive import is_pooled, run
 T = TypeVar("T")
 
 _LIBPQ_TARGET = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE")
-# A server that takes connections and says nothing, and a network that swallows packets, are noticed. In seconds, the
-# last in milliseconds; what the DSN says of these goes first.
+# So that a server that accepts connections and does not answer is noticed, and a network that drops packets. In
+# seconds, the last in milliseconds. The DSN overrides them.
 _NETWORK = {
     "connect_timeout": 10,
     "keepalives_idle": 30,
@@ -44,8 +44,8 @@ def find_dsn(dsn: str | None = None) -> str | None:
 def find_read_dsn(read_dsn: str | None = None, dsn: str | None = None) -> str | None:
     """Find the connection string of a server to read from, beside the one that find_dsn finds.
 
-    Returns the argument, else ``AGENT_PROGRESS_READ_DSN``, which stands beside ``DATABASE_URL`` and means nothing where
-    a ``dsn`` was given; else None: one server for all.
+    Returns the argument, else ``AGENT_PROGRESS_READ_DSN``, which belongs to ``DATABASE_URL`` and is ignored where a
+    ``dsn`` was given; else None: read from the same server.
     """
     return read_dsn or (os.environ.get("AGENT_PROGRESS_READ_DSN") if not dsn else None) or None
 
@@ -56,12 +56,12 @@ def find_schema(schema: str | None = None) -> str:
 
 
 def named(*names: str) -> sql.SQL:
-    """Write a name for a statement that has values, where a percent sign is no placeholder."""
+    """Quote a name for a statement with values, in which psycopg would take a percent sign for a placeholder."""
     return sql.SQL(sql.Identifier(*names).as_string().replace("%", "%%"))
 
 
 def connection_parameters(dsn: str | None = None) -> dict[str, Any]:
-    """Say how to connect: what the DSN says, and where it says nothing, what suits here.
+    """Return the parameters to connect with: those of the DSN, and defaults for what it leaves out.
 
     Raises ``psycopg.ProgrammingError`` where the DSN cannot be read.
     """
@@ -81,7 +81,7 @@ def may_prepare(prepare: bool | None = None) -> bool | None:
 
 
 def avoid_preparing(conn: Connection[Any], prepare: bool | None = None) -> None:
-    """Let psycopg prepare nothing where it may not, which a pooler would mix up between its clients."""
+    """Keep psycopg from preparing statements where it may not: a pooler would mix them up between its clients."""
     may = may_prepare(prepare)
     if may is False or (may is None and run(conn, is_pooled())):
         conn.prepare_threshold = None
@@ -92,8 +92,8 @@ def connect(dsn: str | None = None, *, prepare: bool | None = None, **options: A
 
     The server is the one that ``dsn`` names, else ``DATABASE_URL``, else libpq's environment and defaults. ``options``
     go to psycopg's ``connect``, for example ``autocommit=True``. ``prepare`` says whether psycopg may prepare
-    statements, which many poolers cannot do: by default ``AGENT_PROGRESS_PREPARE`` (on or off), else it does where no
-    pooler is in between. Returns an open connection; the caller commits and closes it. Raises
+    statements, which fails behind many poolers: by default ``AGENT_PROGRESS_PREPARE`` (on or off), else it does unless
+    there is a pooler. Returns an open connection; the caller commits and closes it. Raises
     ``psycopg.OperationalError`` if the server cannot be reached, also where it does not answer within 10 seconds
     (``connect_timeout`` in the DSN, or ``PGCONNECT_TIMEOUT``, says otherwise).
     """
@@ -104,10 +104,10 @@ def connect(dsn: str | None = None, *, prepare: bool | None = None, **options: A
 
 
 def interrupted(error: BaseException) -> bool:
-    """Tell whether PostgreSQL interrupted a transaction in favour of another: a client answers by doing it again.
+    """Tell whether PostgreSQL interrupted a transaction in favour of another, so that the client should retry.
 
-    That is SQLSTATE 40P01 and 40001, on a standby also what is in the way of replaying, and XX000 where a row was
-    locked by several and updated twice at once.
+    That is SQLSTATE 40P01 and 40001 (on a standby also where a query is in the way of replay), and one XX000: where
+    several sessions had locked a row, and two updated it at once.
     """
     if isinstance(error, psycopg.errors.InternalError_):
         return "new multixact has more than one updating member" in str(error)
@@ -115,17 +115,16 @@ def interrupted(error: BaseException) -> bool:
 
 
 def pause_after(attempt: int) -> float:
-    """Say how long to wait before doing a transaction again, in seconds: a random while, longer each time."""
+    """Return how long to wait before a retry, in seconds: random, and longer with each attempt."""
     return random.uniform(0, min(_LONGEST, 0.005 * 2 ** min(attempt, 20)))  # noqa: S311 (no secret)
 
 
 def retry(transaction: Callable[[], T], *, tries: int = 10) -> T:
-    """Do a transaction, and again where PostgreSQL interrupted it in favour of another (40P01, 40001, a rare XX000).
+    """Do a transaction, and retry it where PostgreSQL interrupted it in favour of another (40P01, 40001, a rare XX000).
 
     ``transaction`` has to begin and end it: a helper on a connection with autocommit, or a function that does its work
-    in ``with conn.transaction():`` or on a connection of its own. On a standby, what reads is interrupted as well, in
-    favour of what is replayed. Returns what ``transaction`` returns. Raises what it raises; the last time also these
-    errors.
+    in ``with conn.transaction():`` or on a connection of its own. On a standby, replay interrupts queries as well.
+    Returns what ``transaction`` returns. Raises what it raises; at the last of ``tries`` also these errors.
     """
     for attempt in range(tries - 1):
         try:

@@ -1,4 +1,7 @@
-"""Carrying out queries: all that knows how psycopg's two kinds of connection are used."""
+"""Carrying out the generators of ``pyapp.queries`` on a connection of psycopg, sync or async.
+
+``sync`` and ``asynchronous`` make a helper of such a generator.
+"""
 
 import asyncio
 import inspect
@@ -31,33 +34,33 @@ class Statement:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """A while to wait, in seconds."""
+    """A step that waits."""
 
     seconds: float
 
 
 @dataclass(slots=True)
 class Transaction:
-    """Statements to send in one pipeline, and to commit; their rows are in ``results`` before the commit is sent."""
+    """Statements to send in one pipeline, and to commit; ``results`` has their rows before the commit is sent."""
 
     statements: Sequence[Statement]
     results: list[list[Any]] = field(default_factory=list)
 
 
 class Ask(Enum):
-    """What else is asked of a connection."""
+    """What else a query may yield: questions to the connection, and a rollback."""
 
-    PROCESS = "the number of the server's process, as it was told when connecting"
+    PROCESS = "the PID of the server's process, as the server told it when connecting"
     IN_TRANSACTION = "whether a transaction is open"
-    ROLLBACK = "to roll back, which does nothing where none is"
+    ROLLBACK = "to roll back, which does nothing where no transaction is open"
 
 
 Query: TypeAlias = Generator[Statement | Pause | Transaction | Ask, Any, T]
-"""What a helper does, without doing it: it yields what to send, is sent the rows or thrown the error, and returns."""
+"""A helper without its I/O: it yields each step, is sent the rows or thrown the error, and returns the result."""
 
 
 def is_pooled() -> Query[bool]:
-    """Tell whether a pooler is in between: it does not tell the number of the process that answers."""
+    """Tell whether there is a pooler: the PID it gives when connecting is not that of the process that answers."""
     is_open = yield Ask.IN_TRANSACTION
     [(process,)] = yield Statement("select pg_backend_pid()")
     if not is_open:
@@ -112,7 +115,7 @@ async def run_async(conn: AsyncConnection[Any], query: Query[T]) -> T:
 
 
 def act(conn: Connection[Any], step: Statement | Pause | Transaction | Ask) -> Any:
-    """Carry out one step; returns the rows of a statement, else whether a transaction is open."""
+    """Carry out one step. Returns rows of a statement, the PID for ``PROCESS``, else whether a transaction is open."""
     match step:
         case Statement():
             with cursor(conn, step) as one:
@@ -150,13 +153,13 @@ async def act_async(conn: AsyncConnection[Any], step: Statement | Pause | Transa
 
 
 def gone(conn: Connection[Any] | AsyncConnection[Any], error: BaseException) -> bool:
-    """Tell whether a connection is of no more use after an error: lost, or about to be, or stuck in a pipeline."""
+    """Tell whether a connection is useless after an error: lost, or about to be, or stuck in a pipeline."""
     ending = psycopg.errors.AdminShutdown | psycopg.errors.CrashShutdown
     return conn.closed or conn.info.pipeline_status != PipelineStatus.OFF or isinstance(error, ending)
 
 
 def cursor(conn: Connection[Any], statement: Statement) -> Cursor[Any]:
-    """Make a cursor for a statement: of psycopg's plain kind, whatever cursors and rows the connection makes."""
+    """Make a cursor for a statement: psycopg's plain one, whatever cursor and row factories the connection has."""
     made = Cursor(conn, row_factory=args_row(statement.row) if statement.row else tuple_row)
     _fit(made)
     return made
@@ -170,9 +173,9 @@ def cursor_async(conn: AsyncConnection[Any], statement: Statement) -> AsyncCurso
 
 
 def _fit(made: Cursor[Any] | AsyncCursor[Any]) -> None:
-    """Read JSON also where the connection leaves it as text, as Django's does; and times, whatever the DateStyle."""
+    """Make the cursor parse JSON where the connection does not, as Django's, and times whatever the DateStyle."""
     if not (made.connection.info.parameter_status("DateStyle") or "ISO").startswith("ISO"):
-        # psycopg reads times as text in ISO style alone. Setting that would reach other sessions behind a pooler.
+        # psycopg parses times in text format only in ISO style. To set that would affect a pooler's other sessions.
         made.format = Format.BINARY
         made.adapters.register_loader(0, TextBinaryLoader)  # of enums
     adapters = made.connection.adapters
@@ -183,7 +186,7 @@ def _fit(made: Cursor[Any] | AsyncCursor[Any]) -> None:
 
 
 def sync(query: Callable[P, Query[T]]) -> Callable[Concatenate[Connection[Any], P], T]:
-    """Make a helper of a query: the same function with a connection as its first argument."""
+    """Make a helper of a query: a function that takes a connection before the other arguments."""
 
     def helper(conn: Connection[Any], /, *args: P.args, **kwargs: P.kwargs) -> T:
         return run(conn, query(*args, **kwargs))
@@ -195,7 +198,7 @@ def sync(query: Callable[P, Query[T]]) -> Callable[Concatenate[Connection[Any], 
 def asynchronous(
     query: Callable[P, Query[T]],
 ) -> Callable[Concatenate[AsyncConnection[Any], P], Coroutine[Any, Any, T]]:
-    """Make a helper of a query: the same function as a coroutine, with a connection as its first argument."""
+    """Make a helper of a query: a coroutine function that takes a connection before the other arguments."""
 
     async def helper(conn: AsyncConnection[Any], /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await run_async(conn, query(*args, **kwargs))
@@ -205,7 +208,7 @@ def asynchronous(
 
 
 def _describe(helper: Any, query: Callable[..., Any], module: str, connection: Any) -> None:
-    """Let a helper look like its query to pydoc and editors, but for the connection and what it returns."""
+    """Give a helper the documentation and signature of its query, for pydoc and editors, with the connection added."""
     wraps(query)(helper)
     signature = inspect.signature(query)
     conn = inspect.Parameter("conn", inspect.Parameter.POSITIONAL_ONLY, annotation=connection)
@@ -219,7 +222,7 @@ def _describe(helper: Any, query: Callable[..., Any], module: str, connection: A
 
 
 def _wrong(conn: Any, query: Query[Any], module: str, wanted: type) -> TypeError:
-    """Say what to pass instead of what is no connection of the right kind."""
+    """Make the error for a connection of the wrong kind, which says what to pass instead."""
     name = getattr(query, "__name__", "this")
     query.close()
     if isinstance(conn, AsyncConnection):

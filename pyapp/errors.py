@@ -11,7 +11,7 @@ from pyapp.models import TASK_STATUSES, Key
 
 
 class AgentProgressError(Exception):
-    """Base of all errors of this package; those of psycopg that mean something else pass through as they are."""
+    """Base of the errors of this package but EmbeddedError; errors of psycopg that mean nothing here pass through."""
 
     sqlstate: str | None = None
     """What PostgreSQL calls it; None where the database did not raise it."""
@@ -69,7 +69,7 @@ class TransitionNotAllowed(AgentProgressError):
 
 
 class ParentNotAllowed(AgentProgressError):
-    """A workflow cannot have this parent: it would be its own ancestor, or its tree deeper than 64."""
+    """A workflow cannot have this parent: it would be its own ancestor, or its tree deeper than 64 levels."""
 
     sqlstate = "WP004"
 
@@ -99,7 +99,7 @@ class StandbyBehind(AgentProgressError):
 
 
 def translate(error: psycopg.Error, workflow_id: Any) -> AgentProgressError | None:
-    """Say what an error of the database means, by its SQLSTATE; None for what passes through as it is."""
+    """Return the error of this package for one of the database, by its SQLSTATE; None for one that passes through."""
     match error.sqlstate:
         case "P0002":
             return WorkflowNotFound(workflow_id)

@@ -1,4 +1,4 @@
-"""The helpers: functions that take a psycopg connection, never commit and never cache."""
+"""The helpers: functions that take a psycopg connection, never commit and never cache; written in ``pyapp.queries``."""
 
 from pyapp import queries, standby
 from pyapp.drive import sync

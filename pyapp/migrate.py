@@ -1,4 +1,4 @@
-"""Applying and taking back the migrations: the only module that knows yoyo, whose tables lie in the schema as well."""
+"""Applying and rolling back the migrations: the only module that imports yoyo, which has its tables in the schema."""
 
 import os
 import tempfile
@@ -26,20 +26,20 @@ _OLDEST = 15  # major version of PostgreSQL
 _PATIENCE = 60.0
 """How long to wait for another run, or for the locks of tables that others use, in seconds."""
 _ANSWER = 10.0  # seconds to wait for a pooler
-# Far less than deadlock_timeout (1 s): where a writer and we wait for each other, we are the one to step back. And
-# short, since everybody else queues up behind us meanwhile.
+# Far less than deadlock_timeout (1 s), so that in a deadlock with a writer the migration gives way. And short, since
+# all other sessions queue behind a lock that is waited for.
 _LOCK_TIMEOUT = "100ms"
 _HELD = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
-_ADVISORY_LOCK = int.from_bytes(b"agnt")  # and the hash of the schema: two installations do not wait for each other
+_ADVISORY_LOCK = int.from_bytes(b"agnt")  # with the hash of the schema's name, so that each schema has its own lock
 _YOYO_TABLES = ("_yoyo_log", "_yoyo_migration", "_yoyo_version", "yoyo_lock")
-_MARK = "_agent_progress_"
+_MARK = "_agent_progress_"  # in the names of these migrations: others may be in the same table
 _COLUMNS = {
     "workflow": {"agents_completed", "agents_planned", "progress_frozen_at"},
     "agent_task": {"workflow_id", "external_id", "agent_type"},
     "workflow_stage": {"workflow_id", "position", "agent_id"},
     "workflow_event": {"workflow_id", "event_type", "occurred_at"},
 }
-_MORE_COLUMNS = {  # of tables that are not there yet after a crash between the first two migrations
+_MORE_COLUMNS = {  # of tables that may be missing after a crash between the first two migrations
     "workflow_transition": {"from_status", "to_status"},
     "stage_definition": {"workflow_type", "position", "weight", "agents"},
     "installed_object": {"kind", "name", "shipped_md5", "installed_md5"},
@@ -57,7 +57,7 @@ def migrate(dsn: str | None = None, *, schema: str | None = None, on_step: OnSte
     schema = find_schema(schema)
     told = set[str]()
 
-    def say(line: str) -> None:  # each thing once
+    def say(line: str) -> None:  # each line once
         if line not in told:
             told.add(line)
             on_step(line)
@@ -93,9 +93,9 @@ def rollback(
     drop_data: bool = False,
     on_step: OnStep = lambda _: None,
 ) -> list[str]:
-    """Take back the last migration, or all of them; the last one to go leaves nothing behind.
+    """Roll back the last migration, or all of them; once the first one is rolled back, nothing is left.
 
-    Returns the names of the migrations taken back, in that order. Raises MigrationError, with nothing changed, if rows
+    Returns the names of the migrations rolled back, in that order. Raises MigrationError, with nothing changed, if rows
     would be lost and ``drop_data`` is not set.
     """
     schema = find_schema(schema)
@@ -148,7 +148,7 @@ def mark(dsn: str | None = None, *, schema: str | None = None) -> list[str]:
     schema = find_schema(schema)
     with _alone(dsn, schema, lambda _: None) as conn, _migrations(schema) as migrations:
         _refuse_newer(conn, schema, migrations)
-        tables = [f"table {name}" for name in _COLUMNS if not _exists(conn, schema, name)]
+        tables = [f"table {name}" for name in _COLUMNS | _MORE_COLUMNS if not _exists(conn, schema, name)]
         missing = [line.removesuffix(" is missing") for line in renew.differences(conn, schema) if "missing" in line]
         if tables or missing:
             raise MigrationError(f"nothing recorded: the schema is not whole, it lacks {_some(tables + missing)}")
@@ -169,9 +169,9 @@ def require_version(server_version: int) -> None:
 
 
 def _backend(conn: Connection[Any], schema: str, drop_data: bool) -> Any:
-    """Make yoyo's backend on a connection of ours, with its tables in a schema that is named, not found by search_path.
+    """Make yoyo's backend on a given connection, with its tables named with their schema.
 
-    Behind a pooler a search_path that is set, and a startup parameter, would reach other people's sessions.
+    A search_path, set or given as a startup parameter, would reach other sessions behind a pooler.
     """
     # Here, so that a program that only reads progress does not load it.
     from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
@@ -187,7 +187,7 @@ def _backend(conn: Connection[Any], schema: str, drop_data: bool) -> Any:
             return named(*((schema, name) if name in _YOYO_TABLES else (name,))).as_string()
 
         def execute(self, statement: str, params: Any = None) -> Any:
-            return super().execute(statement, params or {})  # always with values, for which names are written
+            return super().execute(statement, params or {})  # always with values, since quoted names have %% for %
 
         def list_tables(self, **_: Any) -> list[str]:
             return [name for name in _YOYO_TABLES if _exists(conn, schema, name)]
@@ -214,7 +214,7 @@ def _yoyo(conn: Connection[Any], schema: str, *, drop_data: bool = False) -> Ite
     backend = _backend(conn, schema, drop_data)
     backend.create_lock_table()
     lock = named(schema, backend.lock_table)
-    # A negative number of a process is that of a run of this kind. Such a row outlived a crash: see _alone.
+    # yoyo writes its PID, this module the negative. Such a row is left over from a crash: _alone lets one run in.
     conn.execute(sql.SQL("delete from {} where pid < %s").format(lock), [0])
     give_up = time.monotonic() + _PATIENCE
     query = sql.SQL("insert into {} (locked, ctime, pid) values (1, now(), %s) on conflict do nothing").format(lock)
@@ -226,10 +226,10 @@ def _yoyo(conn: Connection[Any], schema: str, *, drop_data: bool = False) -> Ite
                 " if that process is gone, run yoyo break-lock"
             )
         time.sleep(0.1)
-    backend._is_locked = True  # yoyo's own way would break in after a time
+    backend._is_locked = True  # yoyo itself would take the lock from its holder after a time
     try:
         with warnings.catch_warnings():
-            # What yoyo has to say where the connection is lost; the error says it better.
+            # yoyo warns of this where the connection is lost; the error that follows says it better.
             warnings.filterwarnings("ignore", "Nested transaction requested")
             yield backend
     finally:
@@ -249,7 +249,7 @@ def _alone(dsn: str | None, schema: str, on_step: OnStep) -> Iterator[Connection
             )
         give_up = time.monotonic() + _PATIENCE
         waiting = False
-        # Polled: a session that waits inside the function holds a snapshot, and a pooler's connection.
+        # Polled, since a session that waits for the lock would hold a snapshot, and a pooler's connection.
         while not _lock(guard, schema):
             if not waiting or time.monotonic() > give_up:
                 told = f"another run, {_holder(guard, schema)}, migrates schema {schema}"
@@ -265,7 +265,7 @@ def _alone(dsn: str | None, schema: str, on_step: OnStep) -> Iterator[Connection
 
 def _lock(guard: Connection[Any], schema: str) -> bool:
     """Begin the transaction that holds the lock, or none where another run has it."""
-    # Not at a higher level, whose snapshot a CREATE INDEX CONCURRENTLY would wait for.
+    # A higher isolation level would keep a snapshot, for which a CREATE INDEX CONCURRENTLY waits.
     guard.execute("begin isolation level read committed")
     guard.execute("set local idle_in_transaction_session_timeout = 0")
     if guard.info.server_version >= 170_000:
@@ -277,7 +277,7 @@ def _lock(guard: Connection[Any], schema: str) -> bool:
 
 
 def _require_answer(conn: Connection[Any]) -> None:
-    """Raise MigrationError where a pooler has no second server connection for us, beside that of the lock."""
+    """Raise MigrationError where a pooler has no second server connection, beside the one that holds the lock."""
     with DefaultSelector() as selector:
         selector.register(conn.pgconn.socket, EVENT_READ)
         conn.pgconn.send_query(b"select")
@@ -305,7 +305,7 @@ def _holder(guard: Connection[Any], schema: str) -> str:
 
 @contextmanager
 def _migrations(schema: str) -> Iterator[Any]:
-    """Read the migrations, as they are for a schema."""
+    """Read the migrations, as written for a schema."""
     import yoyo
 
     source = resource("migrations")
@@ -324,7 +324,7 @@ def _renews(migration: Any) -> bool:
 
 
 def _patiently(step: Callable[[], object], name: str, on_step: OnStep) -> None:
-    """Do one step, again and again while others hold the locks that it needs."""
+    """Do one step, and retry it while others hold the locks that it needs."""
     give_up = time.monotonic() + _PATIENCE
     waiting = False
     while True:
@@ -352,13 +352,13 @@ def _in_transaction(conn: Connection[Any], on_step: OnStep, act: Callable[[], ob
 
 
 def _set_limits(conn: Connection[Any]) -> None:
-    """Wait for locks a moment only; a role's limit for its statements is not meant for this."""
+    """Wait for locks only a moment; lift the statement_timeout that the role may have."""
     conn.execute(f"set local lock_timeout = '{_LOCK_TIMEOUT}'".encode())
     conn.execute("set local statement_timeout = 0")
 
 
 def _require_create(conn: Connection[Any], schema: str) -> None:
-    """See that the schema is there, or make it, and that this role may create tables in it."""
+    """Create the schema if it is not there. Raises MigrationError if this role may not create tables in it."""
     if not _rows(conn, schema, "select where to_regnamespace({name}) is not null"):
         if schema == "public":
             raise MigrationError("nothing changed: the database has no schema public: create it first, or name another")
@@ -381,7 +381,7 @@ def _drop_yoyo_tables(conn: Connection[Any], schema: str) -> None:
 
 
 def _drop_empty_yoyo_tables(conn: Connection[Any], schema: str) -> None:
-    """Let yoyo begin anew where its tables are there without a row, as after a schema-only restore: it would fail."""
+    """Drop yoyo's tables where they are empty, as after a schema-only restore, on which yoyo would fail."""
     if _exists(conn, schema, "_yoyo_version") and not _rows(
         conn, schema, "select from {schema}._yoyo_version union all select from {schema}._yoyo_migration"
     ):
@@ -401,7 +401,10 @@ def _refuse_newer(conn: Connection[Any], schema: str, migrations: Any) -> None:
 
 
 def _refuse_foreign_tables(conn: Connection[Any], schema: str) -> None:
-    """Let pass a schema that has none of these names, or all of it (made with psql, or not recorded in a crash)."""
+    """Refuse a schema that has some of these tables and types, or others of these names.
+
+    One that has all of them passes: it was installed with psql, or a crash kept it from being recorded.
+    """
     tables = {
         name: set(columns)
         for name, columns in _rows(
@@ -422,7 +425,7 @@ def _refuse_foreign_tables(conn: Connection[Any], schema: str) -> None:
     if not foreign and 0 < first < len(_COLUMNS) + len(_TYPES):
         foreign = [f"table {name}" for name in tables] + [f"type {name}" for name in types]
     elif not foreign and first == 0:
-        # Whose name and arguments are ours would be replaced.
+        # A function or view with the name and arguments of a shipped one would be replaced.
         foreign = [f"table {name}" for name in tables] + renew.installed_names(conn, schema)
     if foreign:
         raise MigrationError(
@@ -432,7 +435,7 @@ def _refuse_foreign_tables(conn: Connection[Any], schema: str) -> None:
 
 
 def _refuse_to_lose_rows(conn: Connection[Any], migrations: list[Any]) -> None:
-    """Ask the guards of all the rollbacks, a statement at the beginning of their files, before any is carried out."""
+    """Run the statement at the beginning of each rollback that refuses to lose rows, before any rollback is run."""
     for migration in migrations:
         file = Path(migration.path).with_suffix(".rollback.sql")
         script = file.read_text("utf-8") if file.exists() else ""

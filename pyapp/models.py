@@ -1,4 +1,4 @@
-"""What the helpers take and return: rows of the views as frozen dataclasses."""
+"""What the helpers take and return: rows of views and tables, as frozen dataclasses."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from uuid import UUID
 
 WorkflowStatus: TypeAlias = Literal["initiated", "running", "paused", "completed", "failed", "cancelled"]
-"""Status of a workflow, in the order of its life; that of an adopted one is translated."""
+"""Status of a workflow; that of an adopted one is translated into these."""
 TaskStatus: TypeAlias = Literal["pending", "assigned", "running", "completed", "failed", "cancelled"]
 StageStatus: TypeAlias = Literal["pending", "running", "completed", "failed", "skipped"]
 Priority: TypeAlias = Literal["low", "medium", "high", "critical"]
@@ -17,7 +17,7 @@ Key: TypeAlias = UUID | str | int
 WORKFLOW_STATUSES: tuple[WorkflowStatus, ...] = get_args(WorkflowStatus)
 TASK_STATUSES: tuple[TaskStatus, ...] = get_args(TaskStatus)
 SETTLED = frozenset({"completed", "failed", "cancelled"})
-"""Final statuses, of a task as of a workflow."""
+"""Statuses of a task that is settled, and of a workflow that has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,7 @@ class Drift:
 
 @dataclass(frozen=True, slots=True)
 class WorkflowState:
-    """Where a workflow stands: what compare and swap works on. ``version`` moves with status and stage only."""
+    """Status, stage and version of a workflow, for compare and swap: ``version`` moves with status and stage only."""
 
     workflow_id: Key
     status: WorkflowStatus
@@ -189,7 +189,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class StageProgress:
-    """Progress of a workflow by its stages: one row of the view ``workflow_stage_progress``."""
+    """Progress of a workflow by its stages: from the view ``workflow_stage_progress``."""
 
     workflow_id: Key
     current_stage: str
@@ -216,7 +216,7 @@ class Forecast:
 class Moment:
     """Something that happened to a workflow: one row of the view ``workflow_timeline``.
 
-    ``at``, ``kind``, ``place`` and ``name`` together are the order, without ties.
+    Ordered by ``at``, ``kind``, ``place`` and ``name``, no two are equal.
     """
 
     workflow_id: Key
@@ -252,7 +252,7 @@ class ProgressMetrics:
 
 @dataclass(frozen=True, slots=True)
 class Archived:
-    """A workflow that was archived, and how many tasks were deleted with that."""
+    """A workflow that was archived, and how many tasks were deleted."""
 
     workflow_id: Key
     tasks: int

@@ -1,8 +1,8 @@
 """The queries behind the helpers, each written once: generators that yield statements and are sent their rows.
 
 ``pyapp.helpers`` makes functions of them, and ``pyapp.aio`` coroutines. Without ``schema``, they work in the schema
-that ``AGENT_PROGRESS_SCHEMA`` names, else in ``public``. Ids are sent as text of no type: adopted tables have keys of
-any.
+that ``AGENT_PROGRESS_SCHEMA`` names, else in ``public``. What also works on adopted tables, whose keys may be of any
+type, sends ids as text without a type.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -47,7 +47,8 @@ R = TypeVar("R")
 
 _REPORTED = [field.name for field in fields(TaskReport)]
 
-# What the view has under other names than the table, or computes: here for a workflow that has no tasks yet.
+# How to select a column of a model from a row of the table ``workflow``, where the view has it under another name or
+# computes it: for a workflow that has no tasks yet.
 _OF_WORKFLOW = {
     "workflow_id": "id",
     "progress_percentage": "progress",
@@ -97,7 +98,7 @@ def list_workflows(
     """List workflows, newest first.
 
     ``status`` takes one status or several. ``parent_id`` lists those that this workflow started, ``roots`` those that
-    none did. ``after`` takes the last workflow of the page before, or its creation time
+    no other started. ``after`` takes the last workflow of the page before, or its creation time
     and id: the next page costs as much as the first. Returns at most ``limit`` workflows.
     """
     conditions = ["true"]
@@ -241,7 +242,7 @@ def find_drift(workflow_ids: Iterable[Key] | None = None, *, schema: str | None 
     if workflow_ids is None:
         return (yield from _fetch(Drift, query + " order by workflow_id", [], schema))
     found: list[Drift] = []
-    # One by one: only the count of a single workflow is taken by index.
+    # One by one: PostgreSQL uses the index on tasks only where one workflow is asked for.
     for workflow_id in workflow_ids:
         found += yield from _fetch(Drift, query + " where workflow_id = %s", [str(workflow_id)], schema)
     return found
@@ -290,7 +291,7 @@ def create_workflow(
     Returns the workflow. Raises ParentNotAllowed, ``psycopg.errors.ForeignKeyViolation`` for a parent that is not
     there, and ``psycopg.errors.CheckViolation`` for a negative plan.
     """
-    # Here and below each argument has its type: nobody's function of the same name fits better.
+    # Here and below each argument is cast, so that no other function of the same name is a better match.
     query = (
         "select {of_workflow} from {schema}.create_workflow(%s::text, %s::text, %s::text, %s::{schema}.workflow_status,"
         " %s::text, %s::{schema}.priority_level, %s::integer, %s::text, %s::jsonb, %s::text, %s::uuid)"
@@ -341,7 +342,8 @@ def report_tasks(
     A report is a TaskReport, a mapping with the same names, or a tuple (task id, status, result, reopen) whose last two
     may be missing. The outcome is as if they were reported one by one: the last report of a task wins, but a settled
     task (completed, failed, cancelled) goes back to an open status only with ``reopen``; without it, a late report of
-    that kind is passed over. A report without a result leaves the one that the task has. Timestamps are filled in.
+    that kind is passed over. A report without a result leaves the one that the task has, except that opening a task
+    again clears it. Timestamps are filled in.
 
     Returns the tasks as they stand now, in the order of their first report. Raises UnknownStatus, and ValueError for
     what is no id, before anything is sent; WorkflowNotFound; and TaskNotFound if the workflow lacks one of the tasks:
@@ -379,7 +381,8 @@ def advance(
     """Move a workflow to the next stage of its plan; after the last one it is completed.
 
     From a stage that is not in the plan it goes to the first that was not begun yet. Returns and raises as transition
-    does; also ``psycopg.errors.ObjectNotInPrerequisiteState`` if the workflow has no plan, or no such stage.
+    does; also ``psycopg.errors.ObjectNotInPrerequisiteState`` if there is no plan, or the current stage is not in it
+    and none is left to begin.
     """
     query = "select {of_workflow} from {schema}.advance_workflow(%s::uuid, %s::integer)"
     return (yield from _fetch(WorkflowState, query, [str(workflow_id), expected_version], schema, workflow_id))[0]
@@ -407,8 +410,8 @@ def archive(
 ) -> Query[list[Archived]]:
     """Archive one batch of workflows that ended longer ago than ``older_than``: freeze them and delete their tasks.
 
-    Workflows that others have locked are passed over. Returns those that were archived, at most ``batch``: to be
-    called until it returns none, with a commit after each call.
+    Workflows that others have locked are passed over. Returns those that were archived, at most ``batch``: call it
+    until it returns none, with a commit after each call.
     """
     query = (
         "select {columns} from {schema}.archive_workflows(%s::interval, %s::{schema}.workflow_status[], %s::integer)"
@@ -417,7 +420,7 @@ def archive(
 
 
 def known(status: Any) -> str:
-    """Pass on a status of a task. Raises UnknownStatus for what is none, so that nothing is sent."""
+    """Return the status if tasks have it. Raises UnknownStatus otherwise, before anything is sent."""
     if status not in TASK_STATUSES:
         raise UnknownStatus(status)
     return str(status)
@@ -434,8 +437,8 @@ def report_statement(
 def _statement(row: Any, query: str, values: Sequence[Any], schema: str | None) -> Statement:
     """Write a statement for rows of a model, in a schema.
 
-    Its columns are called as in the model in the views, {columns}, and partly otherwise in a row of ``workflow``,
-    {of_workflow}.
+    In the query, {columns} stands for the columns of a view, named as in the model, and {of_workflow} for the same from
+    a row of the table ``workflow``.
     """
     return Statement(_text(row, query, find_schema(schema)), values, row)
 
@@ -451,7 +454,7 @@ def _text(row: Any, query: str, schema: str) -> str:
 
 
 def _send(statement: Statement, workflow_id: Key | None) -> Query[Any]:
-    """Send a statement that is about a workflow; its errors are."""
+    """Send a statement; its errors become those of this package, with the id of the workflow that it is about."""
     try:
         return (yield statement)
     except psycopg.Error as error:
@@ -468,7 +471,7 @@ def _fetch(
 
 
 def _fetch_of(workflow_id: Key, row: type[R], query: str, values: Sequence[Any], schema: str | None) -> Query[list[R]]:
-    """Send a statement for what a workflow has; where it has nothing, it may not be there."""
+    """Send a statement for rows of a workflow. Raises WorkflowNotFound where there are none, nor the workflow."""
     rows = yield from _fetch(row, query, values, schema, workflow_id)
     if not rows:
         yield from get_workflow(workflow_id, schema=schema)
@@ -476,7 +479,7 @@ def _fetch_of(workflow_id: Key, row: type[R], query: str, values: Sequence[Any],
 
 
 def _array(items: Iterable[object]) -> str:
-    """Write an array as text, which PostgreSQL takes for one of the type that it is compared with."""
+    """Write an array as text without a type, which PostgreSQL infers from what it is compared with."""
     quoted = (str(item).replace("\\", "\\\\").replace('"', '\\"') for item in items)
     return "{" + ",".join(f'"{item}"' for item in quoted) + "}"
 

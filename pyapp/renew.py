@@ -1,7 +1,8 @@
-"""The repeatable objects: functions, views and triggers are made anew from sql/ where their text differs.
+"""The repeatable objects: functions, views and triggers, which are made anew from sql/ where they differ from it.
 
-The table ``installed_object`` holds what was made: the hash of the statements that are shipped, and the hash of what
-PostgreSQL made of them, so that ``differences`` names what somebody changed since, and what a newer version changes.
+The table ``installed_object`` records what was made: for each object the hash of the shipped statements, and the hash
+of the definition that PostgreSQL prints for it. So ``differences`` can name what somebody changed since, and what a
+newer version ships differently.
 """
 
 import re
@@ -21,7 +22,7 @@ from pyapp.db import named
 
 OnStep = Callable[[str], None]
 Apply = Callable[[Callable[[], None], str], None]
-"""Does a transaction under a name, as often as it takes."""
+"""Runs a function in a transaction, and again while others hold its locks; the name is for messages."""
 Key: TypeAlias = tuple[str, str]
 
 _HEAD = re.compile(r"^create or replace (function|view|trigger) (?:public\.)?(\w+)", re.MULTILINE)
@@ -91,18 +92,18 @@ _OWN_RIGHTS: LiteralString = """
 
 @dataclass(frozen=True)
 class Item:
-    """A repeatable object, or the comments of a file on its tables: its statements, as they are for a schema."""
+    """A repeatable object, or the comments of a file on its tables, with its statements as written for a schema."""
 
     kind: str
     name: str
     table: str
     statements: tuple[str, ...]
     arguments: str = ""
-    """Of a function: their types, as written in the files."""
+    """Of a function: the types of its arguments, as written in the files."""
 
     @property
     def key(self) -> Key:
-        """What tells it from others: all names are unique among their kind."""
+        """Kind and name, which together are unique."""
         return self.kind, self.name
 
     @property
@@ -127,13 +128,13 @@ def for_schema(text: str, schema: str) -> str:
     if schema == "public":
         return text
     name = sql.Identifier(schema).as_string() + "."
-    # A literal such as 'public.workflow' ends at a quote in the name.
+    # In a literal such as 'public.workflow' a quote in the name has to be doubled.
     return text.replace("'public.", "'" + name.replace("'", "''")).replace("public.", name)
 
 
 def shipped_items(schema: str) -> list[Item]:
     """Read the repeatable objects from sql/, in their order; comments and revokes belong to the object before them."""
-    import sqlparse  # of yoyo's; here, so that a program that only reads progress does not load it
+    import sqlparse  # comes with yoyo; here, so that a program that only reads progress does not load it
 
     items: list[Item] = []
     for file in sorted(resource("sql").glob("[0-9]*.sql")):
@@ -168,7 +169,7 @@ def renew(conn: Connection[Any], schema: str, apply: Apply, on_step: OnStep) -> 
     """Make functions, views and triggers anew where their text differs from the shipped one.
 
     Functions and views in one transaction, each trigger in one of its own, so that nobody who writes waits long.
-    ``conn`` is in autocommit mode. Counts what the tables hold where a counting trigger was missing.
+    ``conn`` is in autocommit mode. Recounts where a counting trigger was missing.
     """
     stale = outdated(conn, schema)
     before = _installed(conn, schema, stale)
@@ -181,7 +182,7 @@ def renew(conn: Connection[Any], schema: str, apply: Apply, on_step: OnStep) -> 
     if rest:
         apply(renew_rest, "functions and views")
     triggers = [item for item in stale if item.kind == "trigger"]
-    # Of what was missing, there is no record until all is counted: after a crash the next run counts.
+    # Counting triggers that were missing are recorded only once all is counted: after a crash the next run counts.
     known = before.keys() & _recorded(conn, schema).keys()
     counting = [item for item in triggers if item.name.startswith(_COUNTING) and item.key not in known]
     for trigger in triggers:
@@ -200,14 +201,14 @@ def renew(conn: Connection[Any], schema: str, apply: Apply, on_step: OnStep) -> 
 
 
 def renew_at_once(conn: Connection[Any], schema: str = "public") -> None:
-    """Do the same within the transaction of a plain ``yoyo apply``, which holds its locks until all is done."""
+    """Do as ``renew``, in one transaction, for a plain ``yoyo apply``; it holds its locks until all is done."""
     with revoked(conn, schema, lambda _: None):
         _make(conn, schema, outdated(conn, schema))
     count_all(conn, schema)
 
 
 def count_all(conn: Connection[Any], schema: str) -> None:
-    """Count what came while triggers were missing."""
+    """Repair all workflows, for what was written while triggers were missing."""
     query = sql.SQL("select {}.repair_progress(d.workflow_id) from {}.workflow_progress_drift as d")
     conn.execute(query.format(sql.Identifier(schema), sql.Identifier(schema)))
 
@@ -236,12 +237,12 @@ def differences(conn: Connection[Any], schema: str = "public") -> list[str]:
 
 
 def installed_names(conn: Connection[Any], schema: str) -> list[str]:
-    """Name the functions and views that are there under the names of ours."""
+    """Name the functions and views in a schema that have the name of a shipped one."""
     return [" ".join(key) for key in _installed(conn, schema, shipped_items(schema))]
 
 
 def record(conn: Connection[Any], schema: str, items: Sequence[Item] | None = None) -> None:
-    """Record objects as they are, all by default: for a schema that was installed with psql."""
+    """Record objects as they are now; by default all of them, for a schema that was installed with psql."""
     items = shipped_items(schema) if items is None else items
     installed = _installed(conn, schema, items)
     query = sql.SQL(
@@ -259,14 +260,14 @@ def drop(conn: Connection[Any], schema: str = "public") -> None:
     for item in reversed(items):
         if found := installed.get(item.key):
             what = f"trigger {item.name} on {found.name}" if item.kind == "trigger" else f"{item.kind} {found.name}"
-            # With cascade: of an optional script on top of it, such as the triggers of partitions.
+            # With cascade, since optional scripts make objects that depend on it, such as the triggers of partitions.
             conn.execute(f"drop {what} cascade".encode())
     conn.execute(sql.SQL("truncate {}.installed_object").format(sql.Identifier(schema)))
 
 
 @contextmanager
 def revoked(conn: Connection[Any], schema: str, on_step: OnStep) -> Iterator[None]:
-    """Take back from everybody but the owner what default privileges grant on objects that the block creates."""
+    """Revoke from everybody but the owner what default privileges grant on objects that the block creates."""
     cursor = conn.cursor(row_factory=tuple_row)
     known = cursor.execute(
         "select oid::bigint from pg_class where relnamespace = to_regnamespace(%(schema)s)"
@@ -279,7 +280,7 @@ def revoked(conn: Connection[Any], schema: str, on_step: OnStep) -> Iterator[Non
         "schema": sql.Identifier(schema).as_string(),
         "known": [row[0] for row in known],
         "functions": [item.name for item in items if item.kind == "function"],
-        # Others may create objects of their own meanwhile.
+        # By name, since others may create objects of their own meanwhile.
         "relations": [item.name for item in items if item.kind == "view"] + tables(),
     }
     statements = cursor.execute(_OWN_RIGHTS, values).fetchall()
@@ -290,20 +291,20 @@ def revoked(conn: Connection[Any], schema: str, on_step: OnStep) -> Iterator[Non
 
 
 def _uncounted(conn: Connection[Any], schema: str, items: Sequence[Item]) -> list[tuple[str, str]]:
-    """List the partitions of the tasks, and the counting triggers that they lack: each needs its own."""
+    """List the partitions of the task table that lack a counting trigger, with its name: each needs its own."""
     names = [item.name for item in items if item.kind == "trigger" and item.name.startswith(_COUNTING)]
     values = {"schema": sql.Identifier(schema).as_string(), "names": names}
     return conn.cursor(row_factory=tuple_row).execute(_UNCOUNTED, values).fetchall()
 
 
 def _count_partitions(conn: Connection[Any], schema: str) -> None:
-    """Give each partition its counting triggers, as the end of the script that partitions does."""
+    """Give each partition its counting triggers, by the last statement of sql/optional/partition.sql."""
     script = (resource("sql") / "optional" / "partition.sql").read_text("utf-8")
     conn.execute(for_schema(script[script.rindex("\ndo $$") :], schema).encode())
 
 
 class _Found(NamedTuple):
-    """An installed object: its qualified name (of a trigger, that of its table), the hash of its definition."""
+    """An installed object: its qualified name (of a trigger, that of its table), hash, and tgenabled of a trigger."""
 
     name: str
     hash: str
@@ -316,7 +317,7 @@ def _make(conn: Connection[Any], schema: str, items: Sequence[Item], *, recorded
         for statement in item.statements:
             conn.execute(statement.encode())
         if item.kind == "trigger" and (found := before.get(item.key)) and found.enabled != "O":
-            # Replacing a trigger enables it; that somebody disabled it, or fires it always, is an intention.
+            # Replacing a trigger enables it: restore the state that somebody chose.
             state = {"D": "disable", "A": "enable always", "R": "enable replica"}[found.enabled]
             conn.execute(f"alter table {found.name} {state} trigger {item.name}".encode())
     if recorded:
@@ -327,7 +328,7 @@ def _make(conn: Connection[Any], schema: str, items: Sequence[Item], *, recorded
 
 
 def _state(conn: Connection[Any], item: Item, installed: Mapping[Key, _Found]) -> tuple[str, str | None, int]:
-    """What is recorded of an object."""
+    """Return what ``installed_object`` records of an object: two hashes and the version of the server."""
     found = installed.get(item.key)
     return item.shipped, found.hash if found else None, conn.info.server_version // 10000
 

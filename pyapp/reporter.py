@@ -1,4 +1,8 @@
-"""Reporting in batches over one connection: what comes while a commit is under way goes into the next one."""
+"""Reporting in batches over one connection: reports that arrive during a commit form the next batch.
+
+``Batches`` holds the reports and yields the steps that commit them, without I/O. ``Sender`` carries them out in a
+thread, ``pyapp.aio.TaskReporter`` in an asyncio task.
+"""
 
 import asyncio
 import atexit
@@ -27,11 +31,12 @@ from pyapp.queries import known, report_statement
 T = TypeVar("T")
 F = TypeVar("F", bound=Future[Task] | asyncio.Future[Task])
 
-_MOST_TOLD = 100  # errors that are kept to be raised; the rest is only counted
-_MOST_TRIES = 100  # of a transaction that others interrupt
-_MOST_LOSSES = 100  # of the connection in one transaction: what the server ends each time will not succeed
+_MOST_TOLD = 100  # errors that are kept, to be raised; the others are only counted
+_MOST_TRIES = 100  # of a batch whose transaction others interrupt
+_MOST_LOSSES = 100  # of the connection while one batch is sent; after so many it gives up
 _PAUSE = 0.2  # seconds between attempts to connect
-# The statistics of a server begin anew when it recovers from a crash, and only then, unless somebody resets them.
+# The number of a transaction tells what became of it only on the same server, without a crash since. The time at which
+# its statistics were reset shows that: recovery from a crash resets them, and else only a person.
 _NUMBER = Statement("select pg_current_xact_id()::text, stats_reset from pg_stat_bgwriter")
 _FATE = (
     "select case when stats_reset is not distinct from %s::timestamptz then pg_xact_status(%s::xid8) end"
@@ -41,7 +46,7 @@ _FATE = (
 
 @dataclass(frozen=True, slots=True)
 class Waiting(Generic[F]):
-    """A report on its way."""
+    """A report that is not committed yet, and the future that tells what became of it."""
 
     workflow_id: UUID
     report: TaskReport
@@ -50,14 +55,14 @@ class Waiting(Generic[F]):
 
 
 class Connect:
-    """A step of a delivery: connect again."""
+    """A step that ``deliver`` yields: connect again."""
 
 
 Steps: TypeAlias = Generator[Connect | Pause | Statement | Transaction, Any, T]
 
 
 class Batches(Generic[F]):
-    """Which reports wait, what is sent next, and what became of it: all of a reporter but threads and connection."""
+    """The reports that wait and those being sent: all of a reporter but its thread or task, and its connection."""
 
     def __init__(self, *, size: int, linger: float, capacity: int, patience: float, schema: str | None) -> None:
         """Begin without reports; TaskReporter says what the limits mean."""
@@ -69,7 +74,7 @@ class Batches(Generic[F]):
         self.sending: Sequence[Waiting[F]] = ()
         self.hurried = self.closed = False
         self.lost = False
-        """Whether the connection is lost: to be kept up to date by whoever carries out the steps of ``deliver``."""
+        """Whether the connection is lost: set by whoever carries out the steps of ``deliver``."""
         self.broken: BaseException | None = None
         self.lock = threading.Lock()
         self._failed = 0
@@ -77,7 +82,7 @@ class Batches(Generic[F]):
 
     @property
     def full(self) -> bool:
-        """Whether a further report has to wait; raises RuntimeError where none is taken any more."""
+        """Whether another report has to wait for room; raises RuntimeError where none is accepted any more."""
         if self.broken is not None:
             raise RuntimeError("this TaskReporter has given up") from self.broken
         if self.closed:
@@ -91,15 +96,15 @@ class Batches(Generic[F]):
 
     @property
     def linger(self) -> float:
-        """How long the reports that wait may go on waiting for others, in seconds."""
+        """How long to wait for more reports before the next batch is taken, in seconds."""
         if not self.waiting or len(self.waiting) >= self._size or self.hurried or self.closed:
             return 0
         return max(0, self.waiting[0].since + self._linger - time.monotonic())
 
     def take(self) -> Sequence[Waiting[F]]:
-        """Take the next batch, which may be sent again: a task that it opens again has no other report in it.
+        """Take the next batch: where a report opens a task again, the batch has no other report of that task.
 
-        Opened and settled twice, it would have been tried once too often.
+        A batch may be sent twice. If it opened a task and settled it, the second time would count another retry.
         """
         batch: list[Waiting[F]] = []
         opens: dict[Key | None, bool] = {}
@@ -114,7 +119,7 @@ class Batches(Generic[F]):
         return batch
 
     def deliver(self, batch: Sequence[Waiting[F]]) -> Steps[None]:
-        """Commit a batch; where it is refused, its halves, until the reports that are wrong stand alone."""
+        """Commit a batch; where it is refused, halve it until the reports that are wrong are alone."""
         try:
             tasks = yield from self._commit(batch)
         except Exception as error:
@@ -140,7 +145,7 @@ class Batches(Generic[F]):
         self.fail(batch, refused)
 
     def give_up(self, error: BaseException) -> None:
-        """Take no more reports and fail those that are under way."""
+        """Accept no more reports, and fail those that are under way."""
         with self.lock:
             self.broken = error
             left = self.under_way
@@ -148,7 +153,7 @@ class Batches(Generic[F]):
         self.fail(left, error)
 
     def fail(self, batch: Sequence[Waiting[F]], error: BaseException) -> None:
-        """Tell those who wait, and whoever flushes or closes."""
+        """Fail the futures of reports, and keep the error for ``flush`` and ``close``."""
         with self.lock:
             self._failed += len(batch)
             if batch and len(self._errors) < _MOST_TOLD:
@@ -166,7 +171,7 @@ class Batches(Generic[F]):
             raise BaseExceptionGroup(f"{failed} report{'s' if failed > 1 else ''} failed", errors)
 
     def _commit(self, batch: Sequence[Waiting[F]]) -> Steps[dict[tuple[UUID, Key | None], Task]]:
-        """Commit a batch, once: again where the server interrupted it, ended the session or restarted."""
+        """Commit a batch once: retry where the server interrupted it, ended the session or restarted."""
         attempt: Transaction | None = None
         give_up: float | None = None
         tries = losses = 0
@@ -192,7 +197,7 @@ class Batches(Generic[F]):
                     losses += 1
                     if losses > _MOST_LOSSES:
                         raise
-                    pause = 0 if losses == 1 else _PAUSE  # one session that was ended is no outage
+                    pause = 0 if losses == 1 else _PAUSE  # the server may have ended this session only
                 else:
                     give_up = give_up or time.monotonic() + self._patience
                     if time.monotonic() > give_up:
@@ -212,10 +217,10 @@ class Batches(Generic[F]):
         return [_NUMBER, *reports]
 
     def _committed(self, attempt: Transaction) -> Steps[bool]:
-        """Find out whether a transaction was committed whose connection was lost: its session may outlive that.
+        """Find out whether a transaction was committed whose connection was lost; it may still be in progress.
 
         A server that crashed and recovered, or another that took its place, cannot tell: it may have given the number
-        to another transaction since. There the transaction is done again.
+        to another transaction since. Then the answer is False, and the batch is sent again.
         """
         if not attempt.results:
             return False  # it was lost before the commit was sent
@@ -232,14 +237,14 @@ def prepare(workflow_id: Key, task_id: Key, status: TaskStatus, result: Any, reo
 
 
 def note(failed: BaseExceptionGroup[BaseException], error: BaseException | None) -> None:
-    """Make failed reports a note of the error that ended the block of a reporter, or raise them where there is none."""
+    """Add failed reports as a note to the error that ended the block of a reporter, or raise them if none did."""
     if error is None:
         raise failed
     error.add_note(f"{failed}: {failed.exceptions[0]}")
 
 
 class Sender:
-    """A thread that sends batches over a connection of its own."""
+    """A thread that sends batches over its own connection, for TaskReporter and the processor of ``pyapp.otel``."""
 
     def __init__(self, batches: Batches[Future[Task]], dsn: str | None, prepare: bool | None = None) -> None:
         """Begin without a connection; the thread is still to be started."""
@@ -255,7 +260,7 @@ class Sender:
         try:
             while batch := self._next_batch():
                 drive(self._batches.deliver(batch), self._act)
-        except BaseException as error:  # whatever it is, nobody must wait for ever
+        except BaseException as error:  # of any kind, so that nobody waits for ever
             self._batches.give_up(error)
             with self._room:
                 self._room.notify_all()
@@ -295,8 +300,8 @@ class TaskReporter(Sender):
 
     A report is sent at once when nothing is under way; what comes in meanwhile is the next batch. Reports are kept in
     order and committed once each, also where the server interrupted a batch, ended the session or restarted. A report
-    that the database refuses fails alone. What is not committed yet is lost with the process: wait for the future of a
-    report, or ``flush``, before telling anybody that it is.
+    that the database refuses fails alone. What is not committed yet is lost with the process: before you rely on a
+    report, wait for its future, or ``flush``.
 
     Use it in a ``with`` block, or call ``close``; interpreter exit closes it as well. ``pyapp.aio`` has one of the same
     name for asyncio.
@@ -316,8 +321,8 @@ class TaskReporter(Sender):
         """Connect, as ``connect`` does, and start the thread that sends.
 
         ``size`` is the most reports in a batch. ``linger`` is how long a report may wait for others before it is sent,
-        in seconds. ``capacity`` is how many reports may wait: then ``report`` waits for room. ``patience`` is how long
-        to go on connecting to a database that is away, in seconds: then all that waits fails.
+        in seconds. ``capacity`` is how many reports may wait; ``report`` waits while there is no room. ``patience`` is
+        how long to go on connecting to a database that is away, in seconds; after that all reports that wait fail.
         Raises ``psycopg.OperationalError`` where the database cannot be reached at first.
         """
         batches: Batches[Future[Task]] = Batches(
@@ -342,7 +347,7 @@ class TaskReporter(Sender):
     def report(
         self, workflow_id: Key, task_id: Key, status: TaskStatus, result: Any = None, reopen: bool = False
     ) -> Future[Task]:
-        """Hand over a report as ``report_task`` takes it; wait only where too many are under way.
+        """Hand over a report as ``report_task`` takes it; wait only while ``capacity`` reports wait.
 
         Returns a future: its result is the task as committed, its exception why the report was refused. It cannot be
         cancelled. ``result`` is copied. Raises UnknownStatus, ValueError for what is no id, and RuntimeError after
@@ -353,7 +358,7 @@ class TaskReporter(Sender):
         waiting = Waiting(*prepare(workflow_id, task_id, status, result, reopen), done)
         done.set_running_or_notify_cancel()
         with self._work:
-            # A callback of a future runs in the thread that makes room.
+            # A callback of a future runs in the sending thread, which would wait for itself.
             while self._batches.full and threading.current_thread() is not self._thread:
                 self._room.wait()
             self._batches.waiting.append(waiting)

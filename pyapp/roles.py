@@ -1,4 +1,4 @@
-"""Rights: what an agent, a reader and an operator need in the database; sql/optional/grant_*.sql says it."""
+"""Granting agents, readers and operators the rights that sql/optional/grant_*.sql lists, and revoking them."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -14,15 +14,15 @@ from pyapp.errors import RoleNotFound
 from pyapp.renew import resource
 
 KINDS = {"agent": ("agent",), "reader": ("reader",), "operator": ("reader", "operator")}
-"""The kinds of role, and the files that say their rights."""
+"""The kinds of role, and for each the files ``grant_….sql`` with its rights."""
 _ROLE = ':"role"'
-_NOTHING_DONE = ("01006", "01007")  # privileges that were not revoked, or not granted: warnings of PostgreSQL's
+_NOTHING_DONE = ("01006", "01007")  # warnings of PostgreSQL: no privileges could be revoked, or granted
 
 
 def grants(kind: str, role: str, *, revoke: bool = False, schema: str | None = None) -> list[sql.Composed]:
     """List the statements that give a role the rights of an agent, a reader or an operator, or take them back.
 
-    Raises RoleNotFound for a name that PostgreSQL takes for no role, though it is quoted.
+    Raises RoleNotFound for names that are reserved in PostgreSQL, even quoted.
     """
     if role in ("", "public", "none"):
         raise RoleNotFound(role)
@@ -51,7 +51,7 @@ def grant(
 ) -> list[str]:
     """Give roles the rights of agents, readers or operators, or take them back: all of it or nothing.
 
-    Safe to repeat. With ``revoke``, rights that a role has twice over, as agent and as reader, are taken as well.
+    Safe to repeat. With ``revoke``, a right that a role has both as agent and as reader is revoked as well.
     Returns the statements that were run. Raises RoleNotFound, and ``psycopg.errors.InsufficientPrivilege`` for a role
     that may not give all of these rights.
     """
@@ -66,7 +66,8 @@ def grant(
     name = find_schema(schema)
     query = "select n from unnest(%s::text[]) as n where n not in (select rolname::text from pg_catalog.pg_roles)"
     with Cursor(conn, row_factory=tuple_row) as cursor:
-        # In the caller's transaction, so that what follows is only a part of it and not committed by itself.
+        # Without autocommit this begins the caller's transaction, so that the block below is a savepoint in it and does
+        # not commit.
         if unknown := cursor.execute(query, [names]).fetchone():
             raise RoleNotFound(unknown[0])
         with conn.transaction(), _aloud(cursor) as refused:
@@ -75,7 +76,7 @@ def grant(
                 if refused and not statement.as_string(conn).startswith(("grant usage", "revoke usage")):
                     raise psycopg.errors.InsufficientPrivilege(f"{refused[0]}: only its owner can do that")
                 refused.clear()
-            # The schema may be another's than its tables, and open to all.
+            # The schema may have another owner than its tables, and be open to all anyway.
             query = "select n from unnest(%s::text[]) as n where not has_schema_privilege(n, %s, 'usage')"
             if not revoke and (shut := cursor.execute(query, [names, name]).fetchone()):
                 raise psycopg.errors.InsufficientPrivilege(
@@ -86,7 +87,7 @@ def grant(
 
 @contextmanager
 def _aloud(cursor: Cursor[Any]) -> Iterator[list[str]]:
-    """Collect what PostgreSQL only warns of: privileges that were not granted, or not revoked."""
+    """Collect the warnings of PostgreSQL that it granted or revoked nothing, which are no errors there."""
     refused: list[str] = []
 
     def hear(notice: psycopg.errors.Diagnostic) -> None:
@@ -104,7 +105,7 @@ def _aloud(cursor: Cursor[Any]) -> Iterator[list[str]]:
 
 
 def loopholes(conn: Connection[Any], roles: Iterable[str], *, schema: str | None = None) -> list[str]:
-    """Say what else lets these roles do more than they were granted."""
+    """List what lets these roles do more than they were granted: owning the tables, or creating objects."""
     query = """
         select
             r.name,

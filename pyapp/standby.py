@@ -1,12 +1,13 @@
-"""Reading from a standby what one has just written to its primary: queries, as in ``pyapp.queries``."""
+"""Reading from a standby what was just written to its primary: generators, as in ``pyapp.queries``."""
 
 import time
 
 from pyapp.drive import Ask, Pause, Query, Statement
 from pyapp.errors import StandbyBehind
 
-# A commit that did not wait for the disk may lie beyond what is written so far, but not beyond what is inserted. Where
-# the next record would begin a page, that is told behind the page's header, where nobody gets before there is one.
+# A commit that did not wait for the disk may be after the position written so far, but not after the one inserted. At
+# the beginning of a page PostgreSQL gives the insert position behind the header of the page (24 or 40 bytes), which
+# replay does not reach before a record follows: then the beginning of the page is meant.
 POSITION = """
     select
         pg_current_xact_id_if_assigned() is null,
@@ -18,19 +19,19 @@ POSITION = """
     from (select case when not pg_is_in_recovery() then pg_current_wal_insert_lsn() end as inserted) as i,
         lateral (select mod(inserted - '0/0', current_setting('wal_block_size')::numeric) as in_page) as p
 """
-"""Whether nothing of this transaction is left to commit, and the position in the log at which all is that was."""
+"""Whether the transaction has written nothing yet, and the position in the log up to which all commits are."""
 REPLAYED = "select not pg_is_in_recovery() or pg_last_wal_replay_lsn() >= %s::pg_lsn"
-"""Whether a server shows all that was committed at a position."""
+"""Whether a server shows all that was committed up to a position."""
 _SEES_ONE_MOMENT = "select current_setting('transaction_isolation') in ('repeatable read', 'serializable')"
 _SHORTEST, _LONGEST = 0.001, 0.05  # seconds between two looks
 
 
 def wal_position() -> Query[str]:
-    """Tell the position in the server's log at which all is that was committed by now.
+    """Return the position in the server's log (WAL) that follows all commits until now.
 
-    To be called after the commit. Returns text such as ``0/16B3748``, for wait_for_position and for the
-    ``after_position`` of the HTTP API. On a standby it is what that has replayed, so that another one can be read next
-    without going back in time. Raises ValueError where the transaction of the connection has written and is not
+    Call it after the commit. Returns text such as ``0/16B3748``, for wait_for_position and for the ``after_position``
+    of the HTTP API. On a standby it is the position that was replayed: wait for it on another standby, so that this
+    does not show an earlier state. Raises ValueError where the transaction of the connection has written and is not
     committed yet.
     """
     [(committed, position)] = yield Statement(POSITION)
@@ -40,11 +41,11 @@ def wal_position() -> Query[str]:
 
 
 def wait_for_position(position: str, timeout: float = 5.0) -> Query[None]:
-    """Wait until a standby shows all that was committed when wal_position told this position.
+    """Wait until a standby shows all that was committed when wal_position returned this position.
 
-    The next statement on the connection sees it. Returns at once on a primary, and so on a standby that was promoted:
-    what was lost with the old primary is lost. ``timeout`` is in seconds. Raises StandbyBehind when it is over, and
-    ValueError within a transaction whose statements all see what its first one saw.
+    The next statement on the connection sees it. Returns at once on a primary, and so on a standby that was promoted,
+    even where the old primary lost the commit. ``timeout`` is in seconds. Raises StandbyBehind when it is over, and
+    ValueError in a REPEATABLE READ or SERIALIZABLE transaction, which keeps its snapshot.
     """
     is_open = yield Ask.IN_TRANSACTION
     if is_open and (yield Statement(_SEES_ONE_MOMENT)) == [(True,)]:
@@ -54,7 +55,7 @@ def wait_for_position(position: str, timeout: float = 5.0) -> Query[None]:
     while True:
         replayed = yield Statement(REPLAYED, [position])
         if not is_open:
-            yield Ask.ROLLBACK  # of the transaction that asking began: the next one sees what is replayed
+            yield Ask.ROLLBACK  # the transaction that the question began, so that the next one has a new snapshot
         if replayed == [(True,)]:
             return
         left = give_up - time.monotonic()

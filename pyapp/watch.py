@@ -17,9 +17,9 @@ from pyapp.queries import get_tree, get_workflows, list_workflows
 
 ACTIVE = ("initiated", "running", "paused")
 """Statuses of a workflow that has not ended."""
-GATHER = 0.05  # seconds to gather notifications in, so that a busy database does not set the pace
+GATHER = 0.05  # seconds to gather notifications before reading, so that a busy database is not read all the time
 RECONNECT = 0.5  # seconds between attempts to connect
-_MOST = 50
+_MOST = 50  # workflows followed, where none are named
 _NOTIFIES = """
     select not pg_is_in_recovery() and exists (
         select from pg_catalog.pg_trigger
@@ -32,7 +32,7 @@ _NOTIFIES = """
 
 
 def channel(schema: str | None = None) -> str:
-    """Name the channel on which ``agent-progress notify on`` tells of changes in a schema."""
+    """Name the channel on which a schema notifies of changes, after ``agent-progress notify on``."""
     name = find_schema(schema).encode()
     if name == b"public":
         return "agent_progress"
@@ -41,7 +41,7 @@ def channel(schema: str | None = None) -> str:
 
 
 def notifies(schema: str | None = None) -> Query[bool]:
-    """Tell whether the database notifies of changes; on a standby, or behind a pooler, nobody can listen."""
+    """Tell whether the database notifies of changes and can be listened to: not on a standby, nor behind a pooler."""
     [(found,)] = yield Statement(_NOTIFIES, [find_schema(schema)])
     return bool(found) and not (yield from is_pooled())
 
@@ -57,10 +57,10 @@ def is_active(workflow: Workflow) -> bool:
 
 
 class Follower:
-    """What was seen of the workflows that are followed, and what to look at next; without connection or clock."""
+    """What was last read of the workflows that are followed, and what to read next; does no I/O itself."""
 
     def __init__(self, workflow_ids: Sequence[Key] | None, schema: str | None, below: bool = False) -> None:
-        """Follow these workflows, or the newest active ones that no other started; ``below``: what they started too."""
+        """Follow these workflows, or the newest active ones that none started; ``below``: also what they started."""
         self._ids, self._schema, self._below = workflow_ids, schema, below
         self._seen: dict[Key, Workflow] = {}
 
@@ -76,7 +76,7 @@ class Follower:
             return (yield from self._look_at(self._ids))
         active = yield from list_workflows(status=ACTIVE, roots=not self._below, limit=_MOST, schema=self._schema)
         ids = {workflow.workflow_id for workflow in active}
-        # Those that were active a moment ago: their end is worth telling.
+        # Also those that ended since the last look, so that their end is yielded.
         ended = [old.workflow_id for old in self._seen.values() if is_active(old) and old.workflow_id not in ids]
         return active + ((yield from get_workflows(ended, schema=self._schema)) if ended else [])
 
@@ -91,7 +91,7 @@ class Follower:
         return list(found.values())
 
     def changes(self, now: list[Workflow]) -> list[Workflow]:
-        """Take note of what was read; returns what of it is new."""
+        """Remember what was read; returns the workflows that are new or changed."""
         changed = [workflow for workflow in now if self._seen.get(workflow.workflow_id) != workflow]
         self._seen = {workflow.workflow_id: workflow for workflow in now}
         return changed
@@ -114,7 +114,7 @@ def watch(
     """Follow workflows: yield each as it is now, and again whenever something of it changes.
 
     Polls by primary key every ``interval`` seconds, which works behind poolers and on read replicas; where
-    ``agent-progress notify`` is on, it looks at once when it is told. Connects again when the connection is lost. Ends
+    ``agent-progress notify`` is on, it reads at once when notified. Connects again when the connection is lost. Ends
     when each of the workflows given is completed, failed, cancelled or deleted; without ``workflow_ids`` it follows the
     50 newest active ones that no other workflow started, and does not end. With ``below`` it follows all that is below
     the workflows given as well, or the newest active ones wherever in a tree they are. Raises WorkflowNotFound, and
@@ -137,8 +137,8 @@ def watch_changes(
 ) -> Generator[list[Workflow], None, None]:
     """Follow workflows as watch does, but yield what each poll found changed, which may be nothing.
 
-    ``on_poll`` is called before that with the connection and all workflows that are followed, to read more of them.
-    ``on_loss`` is told why the database cannot be read, and None when it can be again.
+    Before each yield ``on_poll`` is called with the connection and all workflows that are followed, to read more about
+    them. ``on_loss`` is called with the error when the database cannot be read, and with None when it can be again.
     """
     follower = Follower(workflow_ids, schema, below)
     away = False

@@ -107,7 +107,7 @@ create table public.agent_task (
     constraint agent_task_workflow_id_fkey foreign key (workflow_id) references public.workflow (id) on delete cascade
 );
 
--- completed_at stands last for the forecast (16), which reads the last completions only. A second index for it would
+-- completed_at stands last for the forecast (19), which reads the last completions only. A second index for it would
 -- cost each completion as much as the counting.
 create index agent_task_workflow_id_status_completed_at_idx on public.agent_task (workflow_id, status, completed_at);
 create unique index agent_task_workflow_id_external_id_idx on public.agent_task (workflow_id, external_id)

@@ -24,7 +24,7 @@ language sql
 immutable
 parallel safe
 return case
-    -- A completed workflow gets no more tasks. Until then the plan counts, if it is more; greatest() ignores a null.
+    -- A completed workflow expects no more tasks. Until then the plan counts, if it is more; greatest() ignores a null.
     when status = 'completed' then created
     when created is not null then greatest(created, planned)
 end;

@@ -1,6 +1,6 @@
--- When a workflow will be done, at the rate of its last completions, and whether it has come to a halt. Both are read by
--- index from the last completions and the assigned and running tasks, however many others there are. The burn-up reads
--- all tasks.
+-- When a workflow will be done, at the rate of its last completions, and whether it has come to a halt. Both are read
+-- by index from the last completions and the assigned and running tasks, however many others there are. The burn-up
+-- reads all tasks.
 
 create or replace view public.workflow_forecast
 with (security_invoker = true)

@@ -1,4 +1,4 @@
-"""What sessions do to workflows and tasks: every kind of statement that counts, guards, mends, moves or removes.
+"""What sessions do to workflows and tasks: every kind of statement that counts, guards, repairs, moves or removes.
 
 Names in braces are rows: workflow {w} with its tasks {t}, {u}, {z} (running) and {d} (completed), workflow {v} with its
 tasks {x}, {y} (running) and {e} (completed), workflow {empty} without tasks. {new} and {newer} are ids not yet in use.
@@ -251,7 +251,7 @@ TRANSACTIONS = [
     Transaction(
         "insert where the id changes", ("insert into agent_task (workflow_id, agent_type) values ({empty}, 'a')",)
     ),
-    # Mending
+    # Repairing
     Transaction("repair one", ("select * from repair_progress({w})",)),
     Transaction(
         "repair wrong numbers",

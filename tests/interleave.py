@@ -34,7 +34,7 @@ PATIENCE = 60.0
 
 NUMBERS = ["progress", "agents_completed", "agents_total", "agents_created", "agents_failed", "agents_cancelled"]
 COLUMNS = ", ".join(["workflow_id", *NUMBERS])
-MENDED = ", ".join("stored_" + name.removeprefix("agents_") for name in NUMBERS)
+REPAIRED = ", ".join("stored_" + name.removeprefix("agents_") for name in NUMBERS)
 # Stored without being counted, and counted without being stored.
 EQUAL = f"""
     with stored as (
@@ -50,11 +50,11 @@ EQUAL = f"""
     union all
     select 'counted' as what, c.* from (table counted except all table stored) as c
 """
-# And what repair_progress() mends: in the same statement, so with one snapshot, which shows it as it was before.
+# And what repair_progress() repairs: in the same statement, so with one snapshot, which shows it as it was before.
 COMPARE = f"""
     {EQUAL}
     union all
-    select 'mended' as what, workflow_id, {MENDED}
+    select 'repaired' as what, workflow_id, {REPAIRED}
     from repair_progress()
     union all
     {tree_difference()}
@@ -86,7 +86,7 @@ class Transaction:
     raises: frozenset[str] = frozenset()  # other errors that it may end with
     removes: bool = False  # whether it takes away a workflow that others may insert into (23503)
     prepare: str = ""  # what the data need on top
-    drifted: bool = False  # whether the data begin with wrong numbers, which this transaction mends
+    drifted: bool = False  # whether the data begin with wrong numbers, which this transaction repairs
     isolation: str | None = None  # its own level, whatever the others have
 
     def bind(self, rows: Mapping[str, str]) -> "Transaction":
@@ -275,7 +275,7 @@ class Harness:
         return [t for t, session in zip(transactions, self.sessions, strict=False) if session.pid in pids]
 
     def _alone(self, transaction: Transaction, isolation: str) -> Iterator[str]:
-        """Do again, with nobody beside it, what was broken off."""
+        """Do again, with nobody beside it, a transaction that was interrupted."""
         session = self.sessions[0]
         session.begin(transaction, isolation)
         while session.ready:

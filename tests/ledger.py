@@ -161,7 +161,7 @@ class Ledger:
 
 
 def assert_exact(conn: psycopg.Connection) -> None:
-    """Assert that stored is counted, by the views, by the drift view, and by repair, which finds nothing to mend."""
+    """Assert that stored is counted, by the views, by the drift view, and by repair, which finds nothing to repair."""
     assert difference(conn) == []
     assert conn.execute("select * from public.workflow_progress_drift").fetchall() == []
     if conn.execute("select pg_is_in_recovery()").fetchone() == (False,):

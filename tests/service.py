@@ -50,8 +50,7 @@ class Service:
         with self.client() as client:
             response = client.get(f"/api/v1{path}", params=parameters or None)
         assert response.status_code == expected, response.text[:500]
-        assert response.headers["content-type"] == "application/json"
-        return response.json()
+        return content(response)
 
     def page(self, path: str, expected: int = 200) -> str:
         """Ask for a page as a browser does; return its HTML."""
@@ -68,6 +67,16 @@ class Service:
         """Send a signal and wait for the end; return the exit status."""
         self.process.send_signal(number)
         return self.process.wait(PATIENCE)
+
+
+def content(response: httpx.Response) -> Any:
+    """Return the JSON of an answer; of a problem, that what it says stands in it twice and that is what is returned."""
+    found = response.json()
+    if response.headers["content-type"] == "application/json":
+        return found
+    assert response.headers["content-type"] == "application/problem+json"
+    assert (found["status"], found["detail"], found["type"]) == (response.status_code, found["error"], "about:blank")
+    return {"error": found["error"]}
 
 
 def command(*arguments: str) -> list[str]:
@@ -154,6 +163,7 @@ class Stream:
     def __init__(self, client: httpx.Client, path: str) -> None:
         self.events: queue.Queue[Event | None] = queue.Queue()
         self.latest: dict[str, Any] = {}
+        self.hears_pings = False  # they come wherever the machine is slow
         self._request = client.stream("GET", path)
         self.response = self._request.__enter__()
         self._thread = threading.Thread(target=self._read, daemon=True)
@@ -174,6 +184,8 @@ class Stream:
     def next(self) -> Event | None:
         """Wait for the next event; None is the end. Keeps the latest state of each workflow."""
         event = self.events.get(timeout=PATIENCE)
+        while event is not None and event.name in ("ping", "comment") and not self.hears_pings:
+            event = self.events.get(timeout=PATIENCE)
         if event is not None:
             if event.name == "snapshot":
                 self.latest = {workflow["id"]: workflow for workflow in event.data}

@@ -243,7 +243,7 @@ def test_what_runs_inside_of_them_is_closed_and_pinned_too(conn: psycopg.Connect
 
 
 def notify(conn: psycopg.Connection) -> None:
-    """Turn notifications on, which fire a trigger function of ours while tasks are counted."""
+    """Turn notifications on, which fire an internal trigger function while tasks are counted."""
     conn.execute((resource("sql") / "optional" / "notify_on.sql").read_bytes())
 
 
@@ -326,7 +326,7 @@ def test_counting_leaves_no_cursor_of_the_owner_behind(workflow: UUID, agent: ps
         assert agent.execute("select name from pg_cursors where name <> ''").fetchall() == []
 
 
-# --- Objects of its own in the way of ours ------------------------------------------------------------------
+# --- Objects of its own in the way of the shipped ones ------------------------------------------------------
 
 # Whatever of this runs says so. Types are in the temporary schema, relations in it or a schema of the agent's, and
 # operators and functions in a schema of its own or, where it may create there, in public, beside ours.

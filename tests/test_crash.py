@@ -92,13 +92,13 @@ def test_a_repair_that_was_killed_has_changed_nothing_and_the_next_one_is_exact(
     server: CrashableServer, drifted: list[Any], blow: Callable[[CrashableServer], None]
 ) -> None:
     with closing(server.connect("repair", autocommit=False)) as holder, closing(server.connect()) as watcher:
-        # In the middle: half is mended, and not committed.
+        # In the middle: half is repaired, and not committed.
         holder.execute("select from workflow where id = %s for update", [drifted[len(drifted) // 2]])
-        mender = server.connect("repair", application_name="load")
-        mending = in_background(mender.execute, "select from repair_progress()")
-        wait_until_blocked_by(watcher, mender.info.backend_pid, holder.info.backend_pid)
+        repairer = server.connect("repair", application_name="load")
+        repairing = in_background(repairer.execute, "select from repair_progress()")
+        wait_until_blocked_by(watcher, repairer.info.backend_pid, holder.info.backend_pid)
         blow(server)
-        assert isinstance(mending.exception(60), psycopg.OperationalError)
+        assert isinstance(repairing.exception(60), psycopg.OperationalError)
     server.start()
     with server.connect("repair") as conn:
         assert [wrong.workflow_id for wrong in find_drift(conn)] == drifted

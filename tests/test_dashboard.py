@@ -1,13 +1,18 @@
 """The dashboard in a real browser, served by a real process."""
 
 import os
+import re
 import shutil
 import signal
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 
+from pyapp import web
 from pyapp.web import charts
 from tests.helpers import new_tasks, new_workflow, set_status
 from tests.service import Conn, Service, command, serving, shared, wait_for
@@ -475,6 +480,127 @@ def test_a_filtered_list_says_what_has_come_and_what_no_longer_matches(
     page.wait_for_selector("tr >> text=fourth")
     assert page.locator(".name").all_text_contents() == ["fourth", "one"]
     page.locator("#news").wait_for(state="hidden")
+
+
+def test_the_example_of_a_bar_in_another_page_runs(service_dsn: str, conn: Conn, browser: Any) -> None:
+    text = Path(web.__file__).with_name("README.md").read_text()
+    example = next(block for block in re.findall(r"^```html\n(.*?)^```", text, re.M | re.S))
+    assert example.count("\n") <= 16
+    workflow, tasks = shop(conn)
+    shown: list[str] = []
+
+    class Board(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(f"<!doctype html>{shown[0] if self.path == '/' else ''}".encode())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    board = ThreadingHTTPServer(("127.0.0.1", 0), Board)
+    threading.Thread(target=board.serve_forever, daemon=True).start()
+    there = f"http://localhost:{board.server_port}"
+    options = ("--interval", "0.1", "--cors-origin", there, "--embed-origin", there)
+    with serving(service_dsn, *options, AGENT_PROGRESS_TOKEN="open") as address:
+        with address.client(headers={"Authorization": "Bearer open"}) as client:
+            key = client.get(f"/api/v1/workflows/{workflow}/link").json()["key"]
+        body = example.replace("http://host:8080/", address.url).replace("/ID/", f"/{workflow}/").replace("KEY", key)
+        frame = f"<iframe src='{address.url}workflows/{workflow}/embed?key={key}'></iframe>"
+        badge = f"<img src='{address.url}workflows/{workflow}/badge.svg?key={key}'>"
+        page = browser.new_page()
+        page.set_default_timeout(60_000)
+        shown.append(body + frame + badge)
+        page.goto(f"{there}/")
+        page.wait_for_selector("#said >> text=shop: 0 %, running")
+        set_status(conn, tasks[0], "completed")
+        page.wait_for_selector("#said >> text=shop: 20 %, running")
+        page.frame_locator("iframe").locator("#said >> text=20 %, running").wait_for()
+        assert page.evaluate("document.querySelector('img').naturalHeight") == 20
+        page.close()
+    board.shutdown()
+    board.server_close()
+
+
+def test_times_are_in_the_zone_of_the_browser_or_in_utc(service: Service, conn: Conn, visit: Visit) -> None:
+    workflow = new_workflow(conn, name="shop", created_at="2026-01-01 23:30Z")
+    conn.execute("insert into workflow_event (workflow_id, event_type, payload) values (%s, 'noted', '{}')", [workflow])
+    conn.execute("update workflow_event set occurred_at = '2026-01-02 03:04:05Z'")
+    page = live(visit(service, f"/workflows/{workflow}", timezone_id="Asia/Tokyo"))
+    for zone, created, occurred in (
+        ("GMT+9", "2026-01-02 08:30:00 GMT+9", "2026-01-02 12:04"),
+        ("UTC", "2026-01-01 23:30:00 UTC", "2026-01-02 03:04"),
+    ):
+        assert page.locator("#zone b").text_content() == zone
+        assert page.locator("#about time").first.text_content() == created
+        assert page.locator("#events time").first.text_content() == occurred
+        page.locator("#zone").click()
+    page.locator("#zone").click()
+    page.reload()
+    assert page.locator("#about time").first.text_content() == "2026-01-01 23:30:00 UTC"
+    plain = visit(service, f"/workflows/{workflow}", js=False)
+    assert plain.locator("#about time").first.text_content() == "2026-01-01 23:30:00 UTC"
+    assert plain.locator("#events time").first.text_content() == "2026-01-02 03:04"
+
+
+def test_a_stage_that_runs_is_as_full_as_its_agents_are_done(service: Service, conn: Conn, visit: Visit) -> None:
+    workflow, tasks = shop(conn)
+    conn.execute("update agent_task set stage = 'build' where workflow_id = %s", [workflow])
+    set_status(conn, tasks[0], "completed")
+    conn.execute(
+        "insert into workflow_stage (workflow_id, name, position, status, started_at)"
+        " values (%s, 'build', 0, 'running', now() - interval '1 hour')",
+        [workflow],
+    )
+    page = visit(service, f"/workflows/{workflow}", js=False)
+    widths = page.eval_on_selector_all(
+        ".timeline li:first-child .run", "runs => runs.map((run) => run.getAttribute('width'))"
+    )
+    assert widths == ["100.0%", "20.0%"]
+
+
+def test_an_archived_workflow_says_so(service: Service, conn: Conn, visit: Visit) -> None:
+    workflow = new_workflow(conn, name="old")
+    new_tasks(conn, workflow, "completed", "failed")
+    conn.execute("update workflow set status = 'failed' where id = %s", [workflow])
+    conn.execute("select archive_workflows('0 s')")
+    page = visit(service, f"/workflows/{workflow}", js=False)
+    assert "the numbers are kept as they were, the tasks are not" in page.locator(".archived").text_content()
+    assert "2 tasks were archived" in page.locator("#tasks").text_content()
+    assert page.get_by_text("No tasks yet").count() == 0
+
+
+def test_traces_are_links_where_it_is_said_where_they_are(service_dsn: str, conn: Conn, visit: Visit) -> None:
+    workflow = new_workflow(conn, trace_id="4bf9/2f")
+    with serving(service_dsn, "--trace-url", "https://traces.example/{trace_id}?from=here") as address:
+        page = visit(address, f"/workflows/{workflow}", js=False)
+        link = page.locator("#about a", has_text="4bf9/2f")
+        assert link.get_attribute("href") == "https://traces.example/4bf9%2F2f?from=here"
+        page.close()
+
+
+def test_print_is_light_and_tooltips_have_what_is_cut_off(service: Service, conn: Conn, visit: Visit) -> None:
+    new_workflow(conn, name="w" * 300, type="t" * 300)
+    page = live(visit(service, "/workflows", color_scheme="dark"))
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.querySelector('.panel')).backgroundColor") == "rgb(255, 255, 255)"
+    for letter in "wt":
+        assert page.locator(f"tr bdi[title={letter * 300}]").count() == 1
+    page.emulate_media(media="screen", forced_colors="active")
+    assert page.evaluate("getComputedStyle(document.querySelector('.seg-completed')).fill") != "rgb(0, 0, 0)"
+
+
+def test_axe_finds_nothing_to_complain_about(service: Service, conn: Conn, visit: Visit) -> None:
+    axe = pytest.importorskip("axe_playwright_python", reason="axe is not installed: pip install -e .[browser]")
+    script = Path(axe.__file__).with_name("axe.min.js").read_text()
+    workflow, tasks = shop(conn)
+    set_status(conn, tasks[0], "failed")
+    for path in ("/", "/workflows", f"/workflows/{workflow}", "/docs", "/nothing", "/login"):
+        page = visit(service, path, bypass_csp=True)
+        page.evaluate(script)
+        found = page.evaluate("axe.run({ runOnly: ['wcag2a', 'wcag2aa', 'wcag21aa', 'wcag22aa', 'best-practice'] })")
+        said = [(rule["id"], node["target"]) for rule in found["violations"] for node in rule["nodes"]]
+        assert said == [], path
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -1,4 +1,4 @@
-"""Odd arguments to the helpers: an error of psycopg or of ours, never a fault, and the connection stays usable."""
+"""Odd arguments to the helpers: an error of psycopg or of pyapp, never a fault, and the connection stays usable."""
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress

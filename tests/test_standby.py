@@ -167,7 +167,7 @@ def test_reading_watching_and_checking_work_on_a_standby(
     assert main(["check", "--dsn", dsn]) == 0
     assert main(["show", str(workflow), "--dsn", dsn]) == 0
     capsys.readouterr()
-    # With nothing to mend, repair writes nothing.
+    # With nothing to repair, repair writes nothing.
     assert main(["repair", "--dsn", dsn]) == 0
     assert capsys.readouterr().out == "nothing to repair\n"
     assert main(["migrate", "--dsn", dsn]) == 2

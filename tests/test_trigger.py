@@ -405,7 +405,7 @@ def test_counting_leaves_version_and_updated_at_alone(conn: psycopg.Connection) 
     assert conn.execute("select version, updated_at, status, completed_at from workflow").fetchone() == before
 
 
-def test_tasks_inserted_before_their_workflow_by_one_statement_are_the_known_limit_that_repair_mends(
+def test_tasks_inserted_before_their_workflow_by_one_statement_are_the_known_limit_that_repair_corrects(
     conn: psycopg.Connection,
 ) -> None:
     conn.execute(

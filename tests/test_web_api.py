@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, seed, settings
 
 from pyapp.web.answers import Listed
 from tests.helpers import new_tasks, new_workflow, set_status
-from tests.service import Conn, Service, serving, shared
+from tests.service import Conn, Service, content, serving, shared
 
-PARTS = ["tree", "tasks", "events", "timeline", "stages", "burnup", "forecast", "metrics", "stream"]
+PARTS = ["tree", "tasks", "events", "timeline", "stages", "burnup", "forecast", "metrics", "link", "stream"]
 SORTS = ["created", "-created", "name", "-name", "status", "-status"]
 STATUSES = ["initiated", "running", "paused", "completed", "failed", "cancelled"]
 CHECKS = [
@@ -51,8 +51,7 @@ def client(service: Service) -> Iterator[httpx.Client]:
 def get(client: httpx.Client, path: str, expected: int = 200, /, **parameters: Any) -> Any:
     response = client.get(f"/api/v1{path}", params=parameters)
     assert response.status_code == expected, response.text[:500]
-    assert response.headers["content-type"] == "application/json"
-    return response.json()
+    return content(response)
 
 
 def names(client: httpx.Client, **parameters: Any) -> list[str]:
@@ -125,7 +124,7 @@ def test_what_is_not_there_or_not_allowed_is_json_as_well(client: httpx.Client) 
     assert get(client, "/nothing", 404) == {"error": "Not Found"}
     for method in ("POST", "PUT", "PATCH", "DELETE"):
         response = client.request(method, "/api/v1/workflows", json={"name": "x"})
-        assert (response.status_code, response.json()) == (405, {"error": "Method Not Allowed"})
+        assert (response.status_code, content(response)) == (405, {"error": "Method Not Allowed"})
 
 
 # --- Filters and orders -----------------------------------------------------------------------------------------
@@ -254,7 +253,7 @@ def test_what_a_client_has_already_is_304_until_a_task_completes(client: httpx.C
     for path in (f"/workflows/{workflow}", "/workflows", "/stats/overview", f"/workflows/{workflow}/tasks"):
         set_status(conn, task, "running")
         first = client.get(f"/api/v1{path}").headers["etag"]
-        for known in (first, f'"x", W/{first}', "*"):
+        for known in (first, f'"x", {first}', first.removeprefix("W/"), "*"):
             again = client.get(f"/api/v1{path}", headers={"If-None-Match": known})
             assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", first)
         set_status(conn, task, "completed")
@@ -403,6 +402,61 @@ def test_the_metrics_of_a_workflow_say_whether_it_is_stale(client: httpx.Client,
     conn.execute("select repair_progress()")
 
 
+# --- HTTP -------------------------------------------------------------------------------------------------------
+
+
+def test_head_answers_as_get_does_without_a_body(client: httpx.Client, conn: Conn) -> None:
+    workflow = new_workflow(conn)
+    for path in ("/", "/api/v1/workflows", f"/api/v1/workflows/{uuid4()}", "/static/favicon.svg", "/healthz"):
+        got, head = client.get(path), client.head(path)
+        assert (head.status_code, head.content) == (got.status_code, b""), path
+        for name in ("content-type", "etag"):
+            assert head.headers.get(name) == got.headers.get(name), path
+    for path in ("/api/v1/stream", f"/api/v1/workflows/{workflow}/stream"):
+        assert client.head(path).headers["content-type"].startswith("text/event-stream")
+
+
+def test_long_answers_are_compressed_and_streams_are_not(client: httpx.Client, conn: Conn) -> None:
+    for _ in range(5):
+        new_workflow(conn)
+    assert client.get("/api/v1/workflows").headers["content-encoding"] == "gzip"
+    assert "content-encoding" not in client.get("/api/v1/workflows", headers={"Accept-Encoding": "identity"}).headers
+    with client.stream("GET", "/api/v1/stream") as stream:
+        assert "content-encoding" not in stream.headers
+
+
+@pytest.mark.parametrize("strips", [True, False])
+@pytest.mark.parametrize("is_told", [True, False])
+def test_below_a_prefix_every_address_has_it(service_dsn: str, conn: Conn, strips: bool, is_told: bool) -> None:
+    options = () if is_told else ("--base-path", "/a/progress/")
+    workflow, _ = new_workflow(conn, trace_id="/x"), new_workflow(conn)
+    with serving(service_dsn, *options, AGENT_PROGRESS_TOKEN="open") as running:
+        headers = {"Accept": "text/html", **({"X-Forwarded-Prefix": "/a/progress"} if is_told else {})}
+        where = "" if strips else "/a/progress"
+        with running.client(headers=headers) as client:
+            to_login = client.get(f"{where}/workflows")
+            assert to_login.headers["location"] == "/a/progress/login?next=%2Fworkflows"
+            entered = client.post(f"{where}/login", data={"token": "open", "next": "/workflows"})
+            assert entered.headers["location"] == "/a/progress/workflows"
+            assert "path=/a/progress" in entered.headers["set-cookie"].lower()
+            headers = {"Authorization": "Bearer open"}
+            for path in ("/", "/workflows", f"/workflows/{workflow}", "/docs", "/nothing", "/login"):
+                page = client.get(where + path, headers=headers)
+                addresses = re.findall(r'(?:href|src|action)="([^"#]+)', page.text)
+                assert addresses
+                assert all(address.startswith("/a/progress/") for address in addresses), (path, addresses)
+            linked = client.get(f"{where}/api/v1/workflows?limit=1", headers=headers).headers["link"]
+            assert linked.startswith("</a/progress/api/v1/workflows?limit=1&cursor=")
+            described = client.get(f"{where}/openapi.json", headers=headers).json()
+            assert described["servers"] == [{"url": "/a/progress"}]
+
+
+def test_a_prefix_that_is_no_path_is_not_believed(client: httpx.Client) -> None:
+    for prefix in ("//evil.example", "https://evil.example", '/"><script>', "progress", "/a b"):
+        page = client.get("/workflows", headers={"X-Forwarded-Prefix": prefix})
+        assert 'href="/workflows"' in page.text
+
+
 # --- The description --------------------------------------------------------------------------------------------
 
 
@@ -421,6 +475,30 @@ def test_the_description_is_complete(client: httpx.Client, conn: Conn) -> None:
     assert set(properties) == set(get(client, f"/workflows/{new_workflow(conn)}"))
     assert properties["status"]["enum"] == STATUSES
     assert "HTTPValidationError" not in json.dumps(described)
+    assert "security" not in described
+    operations = [operation["get"] for operation in described["paths"].values()]
+    assert {"list_workflows", "get_workflow", "stream_workflow", "readyz"} < {one["operationId"] for one in operations}
+    assert all("application/json" not in one["responses"].get("503", {}).get("content", {}) for one in operations)
+    events = described["paths"]["/api/v1/stream"]["get"]["responses"]["200"]["content"]["text/event-stream"]
+    names = [kind["properties"]["event"]["const"] for kind in events["itemSchema"]["oneOf"]]
+    assert names == ["snapshot", "workflow", "deleted", "ping", "away", "standby"]
+
+
+def test_with_a_token_the_description_says_so(service_dsn: str) -> None:
+    bearer = {"Authorization": "Bearer open"}
+    with serving(service_dsn, AGENT_PROGRESS_TOKEN="open") as guarded, guarded.client(headers=bearer) as client:
+        described = client.get("/openapi.json").json()
+        assert "Bearer TOKEN" in client.get("/docs").text
+    assert described["security"] == [{"bearer": []}]
+    assert described["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
+    assert described["paths"]["/readyz"]["get"]["security"] == []
+
+
+def test_the_page_of_the_api_shows_every_operation(client: httpx.Client) -> None:
+    page = client.get("/docs").text
+    assert "<script>" not in page
+    for path in client.get("/openapi.json").json()["paths"]:
+        assert f"GET {path}</code>" in page
 
 
 def test_no_request_that_can_be_thought_of_breaks_it(service: Service, conn: Conn) -> None:
@@ -438,7 +516,7 @@ def test_no_request_that_can_be_thought_of_breaks_it(service: Service, conn: Con
     schema = schemathesis.openapi.from_url(f"{service.url}openapi.json")
     # Streams do not end; they have tests of their own.
     operations = [found.ok() for found in schema.exclude(path_regex="stream$").get_all_operations()]
-    assert len(operations) == 14
+    assert len(operations) == 15
     bounded = settings(max_examples=6, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     for operation in operations:
         for mode in schemathesis.GenerationMode:

@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.helpers import new_tasks, new_workflow, set_status
-from tests.service import Conn, Service, following, serving, shared, wait_for
+from tests.service import Conn, Service, content, following, serving, shared, wait_for
 
 service_dsn, service, conn = shared()
 
@@ -46,6 +46,20 @@ def test_the_metrics_hold_what_the_database_does(client: httpx.Client, conn: Con
     assert found["agent_progress_database_up",] == 1
     assert found["agent_progress_drifting_workflows",] == 0
     assert found["process_resident_memory_bytes",] > 10_000_000
+
+
+def test_workflows_that_have_come_to_a_halt_show_as_a_gauge_and_are_listed(service_dsn: str, conn: Conn) -> None:
+    quiet, _ = (new_workflow(conn, name=name, status="running") for name in ("quiet", "busy"))
+    conn.execute("alter table workflow disable trigger user")
+    conn.execute("update workflow set progress_updated_at = now() - interval '1 hour' where id = %s", [quiet])
+    conn.execute("alter table workflow enable trigger user")
+    with serving(service_dsn) as fresh, fresh.client() as client:
+        assert metrics(client)["agent_progress_stalled_workflows",] == 1
+        assert [workflow["name"] for workflow in fresh.get("/workflows?stalled=true")] == ["quiet"]
+        assert len(fresh.get("/workflows?stalled=false")) == 2
+        page = fresh.page("/workflows?stalled=true")
+        assert "quiet" in page
+        assert "busy" not in page
 
 
 def test_drift_shows_as_a_gauge(service_dsn: str, conn: Conn) -> None:
@@ -133,7 +147,7 @@ def test_a_database_that_is_not_there_is_503_and_metrics_go_on(client: httpx.Cli
             [name, conn.info.backend_pid],
         )
         response = client.get("/readyz")
-        assert (response.status_code, response.json()) == (503, {"error": "Database unavailable"})
+        assert (response.status_code, content(response)) == (503, {"error": "Database unavailable"})
         assert int(response.headers["retry-after"]) > 0
         assert metrics(client)["agent_progress_database_up",] == 0
         admin.execute(f"alter database {name} with allow_connections true")

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
+from xml.etree import ElementTree
 
 import httpx
 import psycopg
@@ -19,8 +20,8 @@ from psycopg.conninfo import make_conninfo
 from pyapp import grant
 from pyapp.web import security
 from pyapp.web.database import Database
-from tests.helpers import new_workflow
-from tests.service import PATIENCE, Conn, Service, command, environment, following, serving, shared, wait_for
+from tests.helpers import new_tasks, new_workflow
+from tests.service import PATIENCE, Conn, Service, command, content, environment, following, serving, shared, wait_for
 
 TOKEN = "correct-horse-battery"
 HTML = {"Accept": "text/html,application/xhtml+xml"}
@@ -104,19 +105,31 @@ def test_a_database_that_will_not_do_is_refused_in_one_line(service_dsn: str, em
 
 # --- The token --------------------------------------------------------------------------------------------------
 
-OPENED_BY_TOKEN = ["/", "/workflows", "/api/v1/workflows", "/metrics", "/readyz", "/openapi.json"]
+OPENED_BY_TOKEN = ["/", "/workflows", "/api/v1/workflows", "/metrics", "/openapi.json", "/docs"]
 CLOSED = [*OPENED_BY_TOKEN, "/api/v1/stream", "/favicon.ico"]
 
 
-def test_without_the_token_all_but_the_probe_and_the_login_is_closed(guarded: Service) -> None:
+def test_without_the_token_all_but_the_probes_and_the_login_is_closed(guarded: Service) -> None:
     with guarded.client() as client:
         assert client.get("/healthz").status_code == client.get("/login").status_code == 200
+        assert client.get("/readyz").json() == {"status": "ready"}
         for path in [*CLOSED, "/healthz/../metrics", "/login/../metrics", "//metrics", "/%6detrics", "/healthzz"]:
             response = client.get(path)
             assert response.status_code == 401, path
             assert response.headers["www-authenticate"] == "Bearer"
-            assert set(response.json()) == {"error"}
+            assert content(response).keys() == {"error"}
         assert client.get("/static/../metrics").status_code in (401, 404)
+
+
+def test_the_probes_tell_a_stranger_no_detail(guarded: Service, conn: Conn) -> None:
+    conn.execute("alter view workflow_progress rename to elsewhere")
+    with guarded.client() as client:
+        stranger, known = (
+            client.get("/readyz", headers=headers) for headers in ({}, {"Authorization": f"Bearer {TOKEN}"})
+        )
+    conn.execute("alter view elsewhere rename to workflow_progress")
+    assert (stranger.status_code, content(stranger)) == (503, {"error": "Not ready"})
+    assert (known.status_code, "agent-progress migrate" in known.json()["error"]) == (503, True)
 
 
 def test_the_token_opens_as_bearer_and_nothing_else_does(guarded: Service) -> None:
@@ -176,6 +189,49 @@ def test_a_long_body_is_refused(guarded: Service, service: Service) -> None:
             assert client.post("/login", content=b"x" * 20_000).status_code == 413
 
 
+def test_a_signed_link_opens_one_workflow_for_a_while(guarded: Service, conn: Conn) -> None:
+    mine, other = new_workflow(conn, name="mine"), new_workflow(conn)
+    bearer = {"Authorization": f"Bearer {TOKEN}"}
+    with guarded.client() as client:
+        signed = client.get(f"/api/v1/workflows/{mine}/link", params={"seconds": 600}, headers=bearer).json()
+        key = signed["key"]
+        opened = [f"/api/v1/workflows/{mine}", f"/workflows/{mine}/badge.svg", f"/workflows/{mine}/embed"]
+        for path in opened:
+            assert client.get(path, params={"key": key}).status_code == 200, path
+        with client.stream("GET", f"/api/v1/workflows/{mine}/stream", params={"key": key}) as stream:
+            assert stream.status_code == 200
+        for path in (
+            *(path.replace(str(mine), str(other)) for path in opened),
+            *(f"/api/v1/workflows/{mine}/{part}" for part in ("link", "tasks")),
+            f"/workflows/{mine}",
+            "/api/v1/workflows",
+        ):
+            assert client.get(path, params={"key": key}).status_code == 401, path
+        until, _, proof = key.partition(".")
+        late = security.key_of(TOKEN, str(mine), 1)
+        for wrong in ("", late, proof, f"{int(until) + 1}.{proof}", f"{until}.{proof[:-1]}", f"²{key}", f"{key}x"):
+            assert client.get(opened[0], params={"key": wrong}).status_code == 401, wrong
+        assert client.get(f"/api/v1/workflows/{mine}/link", params={"key": key}).status_code == 401
+
+
+def test_a_badge_and_a_bar_may_be_shown_elsewhere(service_dsn: str, conn: Conn) -> None:
+    workflow = new_workflow(conn, name='<b>&"shop')
+    new_tasks(conn, workflow, "completed", "pending")
+    with serving(service_dsn, "--embed-origin", "https://board.example") as service, service.client() as client:
+        badge = client.get(f"/workflows/{workflow}/badge.svg")
+        bar = client.get(f"/workflows/{workflow}/embed")
+        assert client.get("/workflows/00000000-0000-0000-0000-000000000000/badge.svg").status_code == 404
+    assert badge.headers["content-type"].startswith("image/svg+xml")
+    assert badge.headers["cross-origin-resource-policy"] == "cross-origin"
+    assert "&lt;b&gt;&amp;&#34;shop: 50 %" in badge.text
+    assert ElementTree.fromstring(badge.text).get("height") == "20"
+    policy = bar.headers["content-security-policy"].split("; ")
+    assert {"default-src 'none'", "frame-ancestors 'self' https://board.example"} <= set(policy)
+    assert "x-frame-options" not in bar.headers
+    for origin in ("board.example", "https://board.example; script-src *", "*"):
+        assert "an origin that may embed" in refused("--dsn", service_dsn, "--port", "0", "--embed-origin", origin)
+
+
 # --- Browsers ---------------------------------------------------------------------------------------------------
 
 
@@ -185,7 +241,7 @@ def test_it_answers_to_its_own_names_only(service: Service) -> None:
             assert client.get("/healthz", headers={"Host": host}).status_code == 200, host
         for host in ("evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example", ""):
             response = client.get("/api/v1/workflows", headers={"Host": host})
-            assert (response.status_code, set(response.json())) == (421, {"error"}), host
+            assert (response.status_code, content(response).keys()) == (421, {"error"}), host
 
 
 def test_every_answer_carries_the_headers(service: Service, guarded: Service) -> None:
@@ -197,6 +253,8 @@ def test_every_answer_carries_the_headers(service: Service, guarded: Service) ->
             "/healthz",
             "/metrics",
             "/openapi.json",
+            "/docs",
+            "/icons/running-40.svg",
             "/static/favicon.svg",
             "/favicon.ico",
             "/api/v1/workflows",
@@ -289,7 +347,7 @@ def test_a_query_that_takes_too_long_is_503(service_dsn: str, conn: Conn) -> Non
         other.execute("lock table workflow")
         for path in ("/api/v1/workflows", "/api/v1/stats/overview", "/workflows", "/readyz"):
             response = client.get(path)
-            assert (response.status_code, response.json()) == (503, {"error": "The database took too long"}), path
+            assert (response.status_code, content(response)) == (503, {"error": "The database took too long"}), path
             assert int(response.headers["retry-after"]) > 0
         assert client.get("/api/v1/stream").status_code == 503
         other.rollback()

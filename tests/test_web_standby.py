@@ -21,7 +21,7 @@ from pyapp.web.database import LagMeter
 
 from .crash import CrashableServer
 from .helpers import in_background, new_tasks, new_workflow, set_status, wait_for
-from .service import Service, following, serving
+from .service import Service, content, following, serving
 from .test_dashboard import PHONE, browser, live, visit  # noqa: F401 (fixtures)
 from .test_readers import conn, pair, paused, primary, reader, running, standby, standby_setting, waiting_for_locks  # noqa: F401 (fixtures)
 from .test_web_metrics import metrics
@@ -91,7 +91,7 @@ def test_a_request_with_a_position_is_answered_when_the_standby_has_replayed_it(
         asked = [in_background(lambda path=path: client.get(path, params=position)) for path in paths]
         answers = [answer.result(30) for answer in asked]
         assert {(answer.status_code, answer.headers["retry-after"]) for answer in answers} == {(503, "1")}
-        assert answers[0].json() == {"error": "The standby has not got to after_position yet"}
+        assert content(answers[0]) == {"error": "The standby has not got to after_position yet"}
         answer = in_background(lambda: client.get(f"/api/v1/workflows/{new}", params=position))
         go_on()
         assert answer.result(30).status_code == 200

@@ -20,7 +20,7 @@ import pytest
 from pyapp import migrate
 from pyapp.cli import main
 from tests.helpers import new_tasks, new_workflow, set_status
-from tests.service import PATIENCE, Conn, Service, Stream, following, serving, shared, wait_for
+from tests.service import PATIENCE, Conn, Service, Stream, content, following, serving, shared, wait_for
 
 CLIENTS = 500 if os.environ.get("TEST_MANY_CLIENTS") else 200
 INTERVAL = 0.2
@@ -157,6 +157,7 @@ def test_a_ping_says_that_nothing_has_changed_and_none_comes_while_the_database_
         serving(None, run=[sys.executable, "-c", run, service_dsn]) as service,
         following(service, "/api/v1/stream") as stream,
     ):
+        stream.hears_pings = True
         stream.next()
         assert stream.next().name == "ping"
         with conn.transaction():
@@ -244,7 +245,7 @@ def test_streams_outlive_a_crash_of_the_database(own_server: Callable[..., Any])
         assert one.next() == all_active.next() == ("away", {})
         for where in ("/api/v1/workflows", "/readyz", "/api/v1/stream", path(workflow)):
             response = client.get(where)
-            assert (response.status_code, response.json()) == (503, {"error": "Database unavailable"}), where
+            assert (response.status_code, content(response)) == (503, {"error": "Database unavailable"}), where
             assert int(response.headers["retry-after"]) > 0
         assert client.get("/healthz").status_code == 200
 
@@ -260,7 +261,8 @@ def test_streams_outlive_a_crash_of_the_database(own_server: Callable[..., Any])
             set_status(conn, second, "completed")
             for stream in (one, all_active):
                 stream.until(progress_is(100))
-    assert service.said().count("the database is away") == service.said().count("the database is back") == 1
+    said = service.said()
+    assert said.count("stream: the database is away") == said.count("stream: the database is back") == 1
 
 
 def test_streams_outlive_the_end_of_their_session(service: Service, conn: Conn) -> None:

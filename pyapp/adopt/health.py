@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from heapq import nlargest
 from typing import Any
 
 import psycopg
@@ -63,19 +64,25 @@ def preview(conn: Connection[Any], adoption: Adoption) -> Preview:
     with conn.transaction(force_rollback=True):
         conn.execute("set local client_min_messages = warning")
         conn.execute(render(conn, adoption).objects.encode())
-        rows = conn.cursor(row_factory=tuple_row).execute(query.encode()).fetchall()
-    changes = [Change(*row[:3]) for row in rows if not row[3]]
-    moved = [change for change in changes if change.stored != change.counted]
-    raised = sum(change.stored is None or change.stored < change.counted for change in moved)
-    return Preview(
-        workflows=len(rows),
-        unchanged=len(changes) - len(moved),
-        raised=raised,
-        lowered=len(moved) - raised,
-        zeroed=sum(bool(change.stored) and change.counted == 0 for change in moved),
-        frozen=len(rows) - len(changes),
-        examples=sorted(moved, key=lambda change: -abs((change.stored or 0) - change.counted))[:_EXAMPLES],
-    )
+        with conn.cursor("preview", row_factory=tuple_row) as cursor:  # read bit by bit, however many there are
+            return _compare(cursor.execute(query.encode()))
+
+
+def _compare(rows: Iterable[tuple[str, int | None, int, bool]]) -> Preview:
+    counts = dict.fromkeys(("workflows", "unchanged", "raised", "lowered", "zeroed", "frozen"), 0)
+
+    def moved() -> Iterator[Change]:
+        for workflow, stored, counted, frozen in rows:
+            counts["workflows"] += 1
+            if frozen or stored == counted:
+                counts["frozen" if frozen else "unchanged"] += 1
+                continue
+            counts["raised" if stored is None or stored < counted else "lowered"] += 1
+            counts["zeroed"] += bool(stored) and counted == 0
+            yield Change(workflow, stored, counted)
+
+    examples = nlargest(_EXAMPLES, moved(), key=lambda change: abs((change.stored or 0) - change.counted))
+    return Preview(**counts, examples=examples)
 
 
 def examine(conn: Connection[Any], adoption: Adoption) -> tuple[list[str], list[str]]:

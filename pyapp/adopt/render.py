@@ -344,7 +344,9 @@ class Renderer:
             if of.workflows
             else f"{schema}.compare_progress() as k left join {schema}.read_workflows() as w",
             # As it is where there is one, so that the application's index on it serves lists.
-            "shown_created_at": "w.created_at" if "created_at" in of.columns else "coalesce(w.created_at, c.created_at)",
+            "shown_created_at": "w.created_at"
+            if "created_at" in of.columns
+            else "coalesce(w.created_at, c.created_at)",
             "calculated_id": "w.workflow_id" if of.workflows else "k.workflow_id",
             "stored_progress": f"coalesce(k.frozen_progress, {schema}.progress_percentage(k.stored_completed,"
             f" {schema}.progress_total(w.status::{schema}.workflow_status, k.stored_created, w.planned)))",

@@ -92,8 +92,8 @@ def repair(target: Target, ids: tuple[str, ...], as_json: bool) -> None:
     with connection(target, autocommit=True) as conn:
         for wrong in compare(conn, ids, target.schema)[1]:
             try:
-                mend = partial(helpers.repair, conn, wrong.workflow_id, schema=target.schema)
-                repaired += retry(mend, tries=100)
+                repair_it = partial(helpers.repair, conn, wrong.workflow_id, schema=target.schema)
+                repaired += retry(repair_it, tries=100)
             except WorkflowNotFound:
                 continue  # deleted meanwhile
     if as_json:

@@ -28,7 +28,25 @@ _MODULES = ("fastapi", "jinja2", "prometheus_client", "psycopg_pool", "uvicorn")
     metavar="ORIGIN",
     help="Let pages of this origin read the API. May be repeated.",
 )
-def serve(target: Target, host: str, port: int, interval: float, origins: tuple[str, ...]) -> None:
+@click.option("--base-path", default="", metavar="PATH", help="What a proxy puts before all addresses: /progress.")
+@click.option("--trace-url", metavar="URL", help="Where traces are shown: 'https://traces.example/{trace_id}'.")
+@click.option(
+    "--embed-origin",
+    "embed_origins",
+    multiple=True,
+    metavar="ORIGIN",
+    help="Let pages of this origin frame the bar of a workflow. May be repeated.",
+)
+def serve(
+    target: Target,
+    host: str,
+    port: int,
+    interval: float,
+    origins: tuple[str, ...],
+    base_path: str,
+    trace_url: str | None,
+    embed_origins: tuple[str, ...],
+) -> None:
     """Serve the dashboard and the HTTP API, read-only.
 
     Without a database it uses the embedded server. It listens on this machine only; anywhere else it wants a token in
@@ -52,5 +70,8 @@ def serve(target: Target, host: str, port: int, interval: float, origins: tuple[
             interval=interval,
             cors_origins=origins,
             read_dsn=read_dsn,
+            base_path=base_path.rstrip("/"),
+            trace_url=trace_url,
+            embed_origins=embed_origins,
         )
         run(settings, port, say)

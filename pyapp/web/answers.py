@@ -13,7 +13,7 @@ from uuid import UUID
 from psycopg import sql
 from pydantic import BaseModel, create_model
 
-from pyapp.models import Key, Priority, Workflow
+from pyapp.models import Key, Workflow
 
 KEYS = (Key, UUID)
 PARENT = "^(none|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})$"
@@ -94,6 +94,13 @@ class Overview(BaseModel):
     agents: dict[str, int]
 
 
+class SignedLink(BaseModel):
+    """A key for ``?key=`` of one workflow, its stream, its badge and its bar; null where no token is needed."""
+
+    key: str | None
+    expires_at: datetime
+
+
 class Ready(BaseModel):
     """The database answers and has the schema; where it is a standby, how far it is behind."""
 
@@ -102,8 +109,12 @@ class Ready(BaseModel):
 
 
 class Problem(BaseModel):
-    """An error."""
+    """An error, as RFC 9457 has it; ``error`` says the same as ``detail``."""
 
+    type: str
+    title: str
+    status: int
+    detail: str
     error: str
 
 
@@ -127,19 +138,6 @@ def described(of: type[Any], name: str | None = None, without: Iterable[str] = (
     listed: Any = {field.name: (_sent(hints[field.name]), ...) for field in fields(of) if field.name not in without}
     made: type[BaseModel] = create_model(name or of.__name__, __doc__=of.__doc__, **listed)
     return made
-
-
-def loosened(part: Any) -> Any:
-    """Describe the same for an adoption: its keys and priorities are any text, and what it lacks is null."""
-    if isinstance(part, list):
-        return [loosened(one) for one in part]
-    if not isinstance(part, dict):
-        return part
-    strict = (("format", "uuid"), ("pattern", PARENT), ("enum", list(get_args(Priority))))
-    found = {name: loosened(value) for name, value in part.items() if (name, value) not in strict}
-    if isinstance(properties := found.get("properties"), dict) and "workflow_id" in properties:
-        found["properties"] = {name: {"anyOf": [value, {"type": "null"}]} for name, value in properties.items()}
-    return found
 
 
 def _sent(hint: Any) -> Any:

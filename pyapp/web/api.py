@@ -1,6 +1,8 @@
 """The HTTP API: read-only JSON, thin over the views."""
 
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any
 from urllib.parse import urlencode
@@ -16,7 +18,8 @@ from starlette.types import Receive, Scope, Send
 from pyapp import progress_metrics
 from pyapp.models import BurnupPoint, Forecast, Moment, ProgressMetrics, Stage, Task, TreeNode, TreeProgress
 from pyapp.web import reads, trees
-from pyapp.web.answers import Event, Listed, Overview, Problem, described
+from pyapp.web.address import base_of
+from pyapp.web.answers import Event, Listed, Overview, Problem, SignedLink, described
 from pyapp.web.paging import Sort, Wanted, list_page
 from pyapp.web.parameters import (
     Active,
@@ -27,6 +30,7 @@ from pyapp.web.parameters import (
     Offset,
     OnePriority,
     Parent,
+    Stalled,
     Statuses,
     Text,
     Trees,
@@ -34,6 +38,7 @@ from pyapp.web.parameters import (
     after_position,
     run,
 )
+from pyapp.web.security import key_of
 from pyapp.web.shape import Shape
 from pyapp.web.stream import Feed, Subscriber
 from pyapp.web.wire import respond
@@ -85,17 +90,18 @@ def list_workflows(
     priority: OnePriority = None,
     name: Annotated[Text | None, Query(description="Beginning of the name.")] = None,
     parent: Parent = None,
+    stalled: Stalled = False,
     sort: Annotated[Sort, Query(description="With - in front: descending.")] = "-created",
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Response:
     """List workflows, newest first; the Link header leads to the next page."""
-    wanted = Wanted(status or (), type, priority, name, parent, sort, limit, cursor)
+    wanted = Wanted(status or (), type, priority, name, parent, stalled, sort, limit, cursor)
     page, following = run(request, lambda conn, shape: list_page(conn, shape, wanted))
     if following is None:
         return respond(request, page)
     parameters = [(key, value) for key, value in request.query_params.multi_items() if key != "cursor"]
-    target = f"{request.url.path}?{urlencode([*parameters, ('cursor', following)])}"
+    target = f"{base_of(request)}{request.url.path}?{urlencode([*parameters, ('cursor', following)])}"
     return respond(request, page, {"Link": f'<{target}>; rel="next"'})
 
 
@@ -162,6 +168,22 @@ def get_forecast(request: Request, workflow_id: Key) -> Response:
 def get_metrics(request: Request, workflow_id: Key) -> Response:
     """Measure the progress of a workflow, and count its tasks to see whether it is stale."""
     return _one(request, workflow_id, lambda conn, shape, key: progress_metrics(conn, key, schema=shape.schema))
+
+
+@router.get(f"{_ONE}/link", **_of(SignedLink))
+def sign_link(
+    request: Request,
+    workflow_id: Key,
+    seconds: Annotated[int, Query(ge=1, le=366 * 86400, description="How long it opens.")] = 3600,
+) -> Response:
+    """Sign a link: a key that opens this workflow, its stream, its badge and its bar, and nothing else, for a while."""
+    token, until = request.app.state.settings.token, int(time.time()) + seconds
+
+    def sign(conn: Connection[Any], shape: Shape, key: str) -> dict[str, Any]:
+        found = str(reads.require_workflow(conn, shape, key).id)
+        return {"key": token and key_of(token, found, until), "expires_at": datetime.fromtimestamp(until, UTC)}
+
+    return _one(request, workflow_id, sign)
 
 
 @router.get("/stats/overview", **_of(Overview, 304, tag="stats"))

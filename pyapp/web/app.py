@@ -15,17 +15,18 @@ from psycopg import errors
 from psycopg_pool import PoolTimeout, TooManyRequests
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from pyapp import StandbyBehind, WorkflowNotFound
 from pyapp.web import api, pages
-from pyapp.web.answers import Problem, Ready, Standby, loosened
+from pyapp.web.address import addressed
+from pyapp.web.answers import Problem, Ready, Standby
 from pyapp.web.database import AWAY, Database
 from pyapp.web.observe import DatabaseCollector, Metrics, observed
 from pyapp.web.paging import BadCursor
-from pyapp.web.parameters import whole_addresses
 from pyapp.web.security import known_hosts, require_token, security_headers
 from pyapp.web.shape import LACKING, NotAValue, Shape, lacking, readable
 from pyapp.web.stream import Feed
@@ -38,7 +39,9 @@ class Settings:
     """How the service is run.
 
     ``interval`` is the time between two looks, in seconds. ``read_dsn`` is that of a standby to read from, while
-    ``dsn`` tells of changes; None to do both in one place.
+    ``dsn`` tells of changes; None to do both in one place. ``base_path`` stands before all addresses, behind a proxy.
+    ``trace_url`` leads to a trace, with ``{trace_id}`` where its id belongs; ``embed_origins`` may
+    frame the bar of a workflow.
     """
 
     dsn: str = field(repr=False)
@@ -47,6 +50,9 @@ class Settings:
     token: str | None = field(default=None, repr=False)
     interval: float = 0.5
     cors_origins: tuple[str, ...] = ()
+    base_path: str = ""
+    trace_url: str | None = None
+    embed_origins: tuple[str, ...] = ()
     read_dsn: str | None = field(default=None, repr=False)
 
 
@@ -71,8 +77,9 @@ def create_app(settings: Settings) -> FastAPI:
         version=version("agent-progress"),
         description="Exact, live progress of agent workflows, read-only.",
         lifespan=lifespan,
-        # The viewers load scripts from elsewhere; the description itself has a route of its own below.
+        # FastAPI's viewers load scripts from elsewhere: there is a page of the service's own.
         openapi_url=None,
+        generate_unique_id_function=lambda route: route.name,
     )
     app.state.settings, app.state.database, app.state.feed = settings, database, feed
     app.include_router(api.router)
@@ -83,7 +90,7 @@ def create_app(settings: Settings) -> FastAPI:
     _add_errors(app, settings.schema)
 
     # The last one added comes first.
-    app.add_middleware(whole_addresses)
+    app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=4)
     if settings.token is not None:
         app.add_middleware(require_token, token=settings.token)
     else:
@@ -93,10 +100,11 @@ def create_app(settings: Settings) -> FastAPI:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(settings.cors_origins),
-            allow_methods=["GET"],
+            allow_methods=["GET", "HEAD"],
             allow_headers=["Authorization"],
             expose_headers=["ETag", "Link"],
         )
+    app.add_middleware(addressed, base=settings.base_path)
     app.add_middleware(observed, metrics=metrics)
     app.add_middleware(security_headers, cross_origin=bool(settings.cors_origins))
     return app
@@ -109,14 +117,23 @@ def _add_probes(app: FastAPI, database: Database, metrics: Metrics) -> None:
         return {"status": "ok"}
 
     @app.get("/readyz", tags=["probes"], response_model_exclude_unset=True, responses={503: {"model": Problem}})
-    def readyz() -> Ready:
-        """Say whether the database answers and has the schema, and how far behind it is where it is a standby."""
+    def readyz(request: Request) -> Ready:
+        """Say whether the database answers and has the schema.
+
+        Whoever may read is told what is missing, and how far behind the database is where it is a standby.
+        """
 
         def read(conn: psycopg.Connection[Any], shape: Shape) -> Standby | None:
             readable(conn, shape.schema)
             return database.meter.measure(conn)
 
-        standby = database.run(read)
+        may_know = request.scope.get("admitted", True)
+        try:
+            standby = database.run(read) if may_know else database.run(read) and None
+        except AWAY:
+            if may_know:
+                raise
+            raise HTTPException(503, "Not ready", {"Retry-After": "2"}) from None
         return Ready(status="ready") if standby is None else Ready(status="ready", standby=standby)
 
     @app.get("/metrics", tags=["probes"], response_class=Response)
@@ -125,12 +142,8 @@ def _add_probes(app: FastAPI, database: Database, metrics: Metrics) -> None:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/openapi.json", include_in_schema=False)
-    def description() -> Response:
-        try:
-            is_adoption = not database.shape().has("workflow")
-        except AWAY:
-            is_adoption = False
-        return JSONResponse(loosened(app.openapi()) if is_adoption else app.openapi())
+    def description(request: Request) -> Response:
+        return JSONResponse(pages.described(request))
 
 
 def _add_errors(app: FastAPI, schema: str) -> None:

@@ -1,6 +1,6 @@
 """What the templates draw: stacked bars, the burn-up chart, stages over time."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -90,7 +90,6 @@ def burnup(points: list[BurnupPoint], workflow: Workflow, now: datetime) -> dict
         "plan": y(total) if total > last.agents_total else None,
         "counts": list(range(top, -1, -step)),
         "times": [began + (ended - began) * part / 4 for part in range(5)],
-        "days": began.astimezone(UTC).date() != ended.astimezone(UTC).date(),
         "rows": _spread(points, 12),
         "last": last,
     }

@@ -12,14 +12,17 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from psycopg import Connection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pyapp.web.database import AWAY, Database
-from pyapp.web.reads import count_drift, read_overview
+from pyapp.web.reads import count_drift, count_stalled, read_overview
+from pyapp.web.shape import Shape
 from pyapp.web.wire import error
 
 log = logging.getLogger("agent_progress.access")
 _DRIFT_EVERY = 60.0  # seconds; it counts every task, so it rests 100 times as long as it takes
+_STALLED_EVERY = 15.0
 
 
 class Metrics:
@@ -50,9 +53,8 @@ class DatabaseCollector(Collector):
         """Make a collector that reads this database."""
         self._database = database
         self._clients = clients
-        self._lock = threading.Lock()
-        self._drift: float = float("nan")
-        self._next_drift = float("-inf")
+        self._drifting = _Rarely(database, count_drift)
+        self._stalled = _Rarely(database, count_stalled)
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics of now."""
@@ -88,20 +90,36 @@ class DatabaseCollector(Collector):
         yield gauge(
             "drifting_workflows",
             "Workflows whose stored progress is wrong, counted once a minute or less; NaN where that took too long.",
-            self._drifting(),
+            self._drifting.count(),
+        )
+        yield gauge(
+            "stalled_workflows",
+            "Workflows that run and rest, counted four times a minute or less; NaN where that took too long.",
+            self._stalled.count(_STALLED_EVERY),
         )
 
-    def _drifting(self) -> float:
+
+class _Rarely:
+    """Counts what takes long to count, and remembers it."""
+
+    def __init__(self, database: Database, count: Callable[[Connection[Any], Shape], float]) -> None:
+        self._database, self._count = database, count
+        self._lock = threading.Lock()
+        self._found = float("nan")
+        self._next = float("-inf")
+
+    def count(self, every: float = _DRIFT_EVERY) -> float:
+        """Return what was counted within so many seconds, or within 100 times of what it took."""
         with self._lock:
             began = time.monotonic()
-            if began >= self._next_drift:
+            if began >= self._next:
                 try:
-                    self._drift = self._database.run(count_drift)
+                    self._found = self._database.run(self._count)
                 except AWAY:
-                    self._drift = float("nan")
+                    self._found = float("nan")
                 now = time.monotonic()
-                self._next_drift = now + max(_DRIFT_EVERY, 100 * (now - began))
-            return self._drift
+                self._next = now + max(every, 100 * (now - began))
+            return self._found
 
 
 def observed(app: ASGIApp, metrics: Metrics) -> ASGIApp:

@@ -1,8 +1,11 @@
 """The dashboard: three pages rendered here, which show the same numbers from the same views as the API."""
 
 import hashlib
+import re
 from collections.abc import Callable
+from copy import deepcopy
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qs, urlencode
@@ -12,13 +15,17 @@ from fastapi.templating import Jinja2Templates
 from psycopg import Connection
 from pydantic import BeforeValidator
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from pyapp.models import WorkflowStatus
 from pyapp.web import charts, reads, text, trees
+from pyapp.web.address import base_of
+from pyapp.web.answers import Listed
+from pyapp.web.database import AWAY
+from pyapp.web.description import complete, operations
 from pyapp.web.paging import Sort, Wanted, list_page
-from pyapp.web.parameters import Cursor, Key, Text, after_position, run
-from pyapp.web.security import COOKIE, local_path, same, session_of
+from pyapp.web.parameters import Cursor, Key, Stalled, Text, after_position, run
+from pyapp.web.security import COOKIE, framed_by, local_path, same, session_of
 from pyapp.web.shape import Shape
 from pyapp.web.wire import error
 
@@ -29,7 +36,16 @@ _ACTIVE = 20
 _TASKS = 200
 _EVENTS = 50
 _LONGEST_BODY = 10_000  # bytes; nothing else reads any
+_ADDRESS = re.compile(r'(?<= )(href|action|src)="/')
 _TILES = ("running", "initiated", "paused", "completed", "failed", "cancelled")
+_HUES = {
+    "running": "#3b74e0",
+    "paused": "#7c55c7",
+    "completed": "#1d8a5b",
+    "failed": "#d63a2f",
+    "cancelled": "#a8741a",
+    "other": "#7b818b",
+}
 # A form sends a field that is left empty as well.
 _GIVEN = BeforeValidator(lambda value: value or None)
 _Given = Annotated[Text | None, _GIVEN, Query()]
@@ -50,6 +66,7 @@ def _called(workflow: Any) -> str:
 
 
 _templates = Jinja2Templates(directory=_HERE / "templates")
+_templates.env.autoescape = True  # icons and badges too
 _templates.env.trim_blocks = _templates.env.lstrip_blocks = True
 _templates.env.globals |= {
     "asset": _asset,
@@ -59,6 +76,7 @@ _templates.env.globals |= {
     "stage_spans": charts.stage_spans,
     "state": charts.state,
     "called": _called,
+    "hues": _HUES,
 }
 _templates.env.filters |= text.FILTERS
 
@@ -92,14 +110,16 @@ def workflows(
     priority: _Given = None,
     name: _Given = None,
     parent: _Given = None,
+    stalled: Stalled = False,
     sort: Annotated[Sort, BeforeValidator(lambda value: value or "-created"), Query()] = "-created",
     cursor: Cursor = None,
 ) -> Response:
     """Show the list, filtered, sorted and paged: the workflows that no other started, unless ``parent`` says more."""
     chosen = {"status": status, "type": type, "priority": priority, "name": name, "parent": parent}
+    chosen |= {"stalled": "true" if stalled else None}
     given = {key: value for key, value in chosen.items() if value}
     within = None if parent == "all" else parent or "none"
-    wanted = Wanted([status] if status else (), type, priority, name, within, sort, _PAGE, cursor or None)
+    wanted = Wanted([status] if status else (), type, priority, name, within, stalled, sort, _PAGE, cursor or None)
 
     def read(conn: Connection[Any], shape: Shape) -> dict[str, Any]:
         above = None if within in (None, "none") else reads.find_workflow(conn, shape, shape.key(within))
@@ -108,8 +128,8 @@ def workflows(
     found = _read(request, read)
     page, following = found.pop("page")
 
-    def to(path: str = "/workflows", **more: Any) -> str:
-        return f"{path}?{urlencode({**given, **more})}"
+    def to(**more: Any) -> str:
+        return f"/workflows?{urlencode({**given, **more})}"
 
     at = {"sort": sort, **({"cursor": cursor} if cursor else {})}
 
@@ -135,9 +155,7 @@ def workflow(request: Request, workflow_id: Key) -> Response:
 
     def read(conn: Connection[Any], shape: Shape) -> dict[str, Any]:
         key = shape.key(workflow_id)
-        found = reads.find_workflow(conn, shape, key)
-        if found is None:
-            raise HTTPException(404, "Workflow not found")
+        found = reads.require_workflow(conn, shape, key)
         tasks, running = reads.read_page_of_tasks(conn, shape, key, _TASKS)
         summed, tree, path = None, None, []
         if trees.has_trees(shape):
@@ -155,9 +173,31 @@ def workflow(request: Request, workflow_id: Key) -> Response:
             "events": reads.read_part(conn, shape, key, reads.EVENTS, _EVENTS),
             "points": reads.read_burnup(conn, shape, key),
             "forecast": reads.read_forecast(conn, shape, key),
+            "archived_at": reads.read_archived_at(conn, shape, found),
+            "trace_url": request.app.state.settings.trace_url,
         }
 
     return _render(request, "workflow.html", _read(request, read))
+
+
+def _one(request: Request, workflow_id: str) -> Listed:
+    return run(request, lambda conn, shape: reads.require_workflow(conn, shape, shape.key(workflow_id)))
+
+
+@router.get("/workflows/{workflow_id}/badge.svg")
+def badge(request: Request, workflow_id: Key) -> Response:
+    """Draw a workflow as a badge, for pages elsewhere."""
+    headers = {"Cache-Control": "no-cache", "Cross-Origin-Resource-Policy": "cross-origin"}
+    context = {"w": _one(request, workflow_id)}
+    return _templates.TemplateResponse(request, "badge.svg", context, headers=headers, media_type="image/svg+xml")
+
+
+@router.get("/workflows/{workflow_id}/embed")
+def embed(request: Request, workflow_id: Key) -> Response:
+    """Show a workflow as a bar, to be framed by pages of the origins that may."""
+    response = _render(request, "embed.html", {"w": _one(request, workflow_id)})
+    response.headers["Content-Security-Policy"] = framed_by(request.app.state.settings.embed_origins)
+    return response
 
 
 @router.get("/icons/{status}-{percentage}.svg")
@@ -169,9 +209,29 @@ def icon(request: Request, status: WorkflowStatus | Literal["silent"], percentag
 
 
 @router.get("/favicon.ico")
-def favicon() -> Response:
+def favicon(request: Request) -> Response:
     """Lead browsers that ask for it to the icon."""
-    return RedirectResponse("/static/favicon.svg", 301)
+    return RedirectResponse(f"{base_of(request)}/static/favicon.svg", 301)
+
+
+@router.get("/docs")
+def docs(request: Request) -> Response:
+    """Show what the API takes and answers; FastAPI's own page has a script that the security policy forbids."""
+    whole = described(request)
+    tags = groupby(operations(whole), lambda found: found[2]["tags"][0])
+    context = {"api": whole, "tags": [(tag, list(found)) for tag, found in tags], "host": request.url.netloc}
+    return _render(request, "docs.html", context)
+
+
+def described(request: Request) -> dict[str, Any]:
+    """Describe the API."""
+    state = request.app.state
+    try:
+        adopted = not state.database.shape().has("workflow")
+    except AWAY:
+        adopted = False
+    whole = deepcopy(request.app.openapi())
+    return complete(whole, base=base_of(request), guarded=state.settings.token is not None, adopted=adopted)
 
 
 @router.get("/login")
@@ -192,19 +252,23 @@ async def log_in(request: Request) -> Response:
     given, target = form.get("token", [""])[0], local_path(form.get("next", ["/"])[0])
     token = request.app.state.settings.token
     if token is None:
-        return RedirectResponse(target, 303)
+        return RedirectResponse(base_of(request) + target, 303)
     if not same(given, token):
         return _render(request, "login.html", {"next": target, "wrong": True}, 403)
-    response = RedirectResponse(target, 303)
+    response = RedirectResponse(base_of(request) + target, 303)
     secure = request.url.scheme == "https"
-    response.set_cookie(COOKIE, session_of(token), httponly=True, samesite="strict", secure=secure, max_age=30 * 86400)
+    path = base_of(request) or "/"
+    response.set_cookie(
+        COOKIE, session_of(token), httponly=True, samesite="strict", secure=secure, max_age=30 * 86400, path=path
+    )
     return response
 
 
 def failure(request: Request, status: int, message: str, headers: dict[str, str]) -> Response:
     """Answer with an error: a page where a browser asks for one, else JSON."""
-    path = request.url.path
-    if path.startswith(("/api/", "/metrics", "/readyz")) or "text/html" not in request.headers.get("accept", ""):
+    if request.url.path.startswith(("/api/", "/metrics", "/readyz")) or "text/html" not in request.headers.get(
+        "accept", ""
+    ):
         return error(message, status, headers)
     response = _render(request, "error.html", {"status": status, "message": message}, status)
     response.headers.update(headers)
@@ -226,5 +290,8 @@ def _read(request: Request, query: Callable[[Connection[Any], Shape], dict[str, 
 def _render(request: Request, template: str, context: dict[str, Any], status: int = 200) -> Response:
     schema = request.app.state.settings.schema
     context = {"now": datetime.now(UTC), "schema": None if schema == "public" else schema, **context}
-    headers = {"Cache-Control": "no-store"}
-    return _templates.TemplateResponse(request, template, context, status_code=status, headers=headers)
+    html = _templates.get_template(template).render(request=request, **context)
+    if base := base_of(request):
+        # Every quote in a text is escaped: this is found in markup only.
+        html = _ADDRESS.sub(rf'\1="{base}/', html)
+    return HTMLResponse(html, status, {"Cache-Control": "no-store"})

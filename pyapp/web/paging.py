@@ -12,7 +12,7 @@ from psycopg import Connection, DataError, sql
 from psycopg.rows import class_row
 
 from pyapp.web.answers import Listed
-from pyapp.web.reads import apart, listed
+from pyapp.web.reads import apart, listed, stalled
 from pyapp.web.shape import NotAValue, Shape
 
 Sort = Literal["created", "-created", "name", "-name", "status", "-status"]
@@ -46,6 +46,7 @@ class Wanted:
     priority: str | None = None
     name: str | None = None
     parent: str | None = None
+    stalled: bool = False
     sort: Sort = "-created"
     limit: int = 50
     cursor: str | None = None
@@ -81,6 +82,8 @@ def page_query(shape: Shape, wanted: Wanted) -> tuple[sql.Composed, dict[str, An
         filters.append(sql.SQL("p.type = %(type)s"))
     if wanted.priority:
         filters.append(sql.SQL("p.priority = %(priority)s"))
+    if wanted.stalled:
+        filters.append(stalled(shape))
     if wanted.name:
         values["name"] = wanted.name.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_") + "%"
         filters.append(sql.SQL("{} like %(name)s").format(_NAME))

@@ -1,6 +1,5 @@
 """What requests may ask for."""
 
-import re
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar, get_args
 from urllib.parse import unquote
@@ -10,7 +9,6 @@ from fastapi import Path, Query
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 from starlette.requests import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pyapp.models import Priority, WorkflowStatus
 from pyapp.web.answers import PARENT
@@ -29,6 +27,7 @@ def _without_nul(text: str) -> str:
 Text = Annotated[
     str, Field(max_length=500, json_schema_extra={"pattern": r"^[^\u0000]*$"}), AfterValidator(_without_nul)
 ]
+Stalled = Annotated[bool, Query(description="Only those that run and have come to a halt.")]
 Limit = Annotated[int, Query(ge=1, le=1000, description="At most so many.")]
 Offset = Annotated[int, Query(ge=0, le=10_000_000, description="Leave out so many at the beginning.")]
 Cursor = Annotated[str | None, Query(max_length=8000, description="From the Link header of a page.")]
@@ -40,7 +39,7 @@ Parent = Annotated[
     _ParentKey | None, Query(description="The id of what started them; none: those that no workflow started.")
 ]
 WithTree = Annotated[bool, Query(description="All that is below it as well.")]
-# whole_addresses left it escaped.
+# Its address left it escaped.
 Key = Annotated[
     str, Path(json_schema_extra={"format": "uuid"}), AfterValidator(lambda part: _without_nul(unquote(part)))
 ]
@@ -66,16 +65,3 @@ def run(request: Request, query: Callable[[psycopg.Connection[Any], Shape], T]) 
     """Run a query of a request, on a standby not before it has replayed what the request says."""
     database: Database = request.app.state.database
     return database.run(query, after=request.query_params.get("after_position"))
-
-
-def whole_addresses(app: ASGIApp) -> ASGIApp:
-    """Keep an escaped slash in an address apart from one that separates its parts: keys may have any character."""
-
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope.get("raw_path"):
-            raw = scope["raw_path"].decode("latin-1").partition("?")[0]
-            # In the path that is passed on, %2F and %25 are still escaped.
-            scope["path"] = unquote(re.sub("%(2F|25)", r"%25\1", raw, flags=re.IGNORECASE))
-        await app(scope, receive, send)
-
-    return answer

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from typing import Any, LiteralString
 
 from psycopg import AsyncConnection, Connection, sql
 from psycopg.rows import class_row, dict_row
 
-from pyapp import get_forecasts
+from pyapp import WorkflowNotFound, get_forecasts
 from pyapp.models import WORKFLOW_STATUSES, BurnupPoint, Forecast, Moment, Stage, Task, Workflow
 from pyapp.queries import _array as as_array
 from pyapp.watch import ACTIVE
@@ -21,6 +22,11 @@ FOLLOWED = 200
 
 
 _AT_WORK = ("assigned", "running")
+# Which workflows are stalled takes their tasks to tell; only those whose progress rests can be.
+_RESTS = sql.SQL(
+    "p.status = 'running' and p.last_updated_at < now() - coalesce("
+    "nullif(current_setting('agent_progress.stalled_after', true), ''), '10 minutes')::interval"
+)
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,13 @@ def find_workflow(conn: Connection[Any], shape: Shape, workflow_id: str) -> List
         return reader.execute(_by_keys(shape), {"keys": keys, "summed": keys}).fetchone()
 
 
+def require_workflow(conn: Connection[Any], shape: Shape, workflow_id: str) -> Listed:
+    """Read a workflow by its key. Raises WorkflowNotFound."""
+    if (found := find_workflow(conn, shape, workflow_id)) is None:
+        raise WorkflowNotFound(workflow_id)
+    return found
+
+
 async def follow_workflows(
     conn: AsyncConnection[Any], shape: Shape, workflow_ids: Iterable[str], summed: Iterable[str]
 ) -> list[Listed]:
@@ -127,12 +140,7 @@ def read_attention(
 
     The active ones are those that no other started; what failed may be anywhere in a tree.
     """
-    # Which of them are stalled takes their tasks to tell; only those whose progress rests can be.
-    first = sql.SQL(
-        "p.status = 'running' and p.last_updated_at < now() - coalesce("
-        "nullif(current_setting('agent_progress.stalled_after', true), ''), '10 minutes')::interval desc,"
-        " p.agents_failed > 0 desc, {}"
-    ).format(NEWEST)
+    first = sql.SQL("{} desc, p.agents_failed > 0 desc, {}").format(_RESTS, NEWEST)
     statuses = sql.SQL(", ").join(map(sql.Literal, ACTIVE))
     of_active = apart(shape, [sql.SQL("p.status in ({}) and p.parent_id is null").format(statuses)], first)
     of_failed = apart(shape, [sql.SQL("p.status = 'failed'")], NEWEST)
@@ -142,11 +150,11 @@ def read_attention(
     found = get_forecasts(conn, [workflow.workflow_id for workflow in active], schema=shape.schema)
     forecasts = {str(key): forecast for key, forecast in found.items()}
 
-    def stalled(workflow: Listed) -> bool:
+    def is_stalled(workflow: Listed) -> bool:
         return bool((forecast := forecasts.get(str(workflow.workflow_id))) and forecast.stalled)
 
     # The order is kept within those that need the same attention.
-    return sorted(active, key=lambda one: (not stalled(one), not one.whole.agents_failed)), failed, forecasts
+    return sorted(active, key=lambda one: (not is_stalled(one), not one.whole.agents_failed)), failed, forecasts
 
 
 def count_active_roots(conn: Connection[Any], shape: Shape) -> int:
@@ -189,6 +197,18 @@ def read_burnup(conn: Connection[Any], shape: Shape, workflow_id: str) -> list[B
 def read_forecast(conn: Connection[Any], shape: Shape, workflow_id: str) -> Forecast | None:
     """Read the forecast of a workflow."""
     return next(iter(get_forecasts(conn, [workflow_id], schema=shape.schema).values()), None)
+
+
+def read_archived_at(conn: Connection[Any], shape: Shape, workflow: Listed) -> datetime | None:
+    """Tell since when a workflow is frozen, and whether that was to archive it: none of its tasks is left."""
+    if not shape.has("workflow") or not workflow.agents_created:
+        return None
+    query = sql.SQL(
+        "select w.progress_frozen_at from {} as w where w.id = %(workflow)s"
+        " and not exists (select from {} as a where a.workflow_id = w.id)"
+    ).format(shape.name("workflow"), shape.name("agent_task"))
+    row = conn.execute(query, {"workflow": workflow.id}).fetchone()
+    return row[0] if row else None
 
 
 def read_page_of_tasks(
@@ -234,6 +254,20 @@ def read_overview(conn: Connection[Any], shape: Shape) -> dict[str, dict[str, in
         "overview": {**by_status, "total_workflows": sum(counts.values())},
         "agents": {outcome: sum(row[place] or 0 for row in rows) for place, outcome in enumerate(outcomes, 2)},
     }
+
+
+def stalled(shape: Shape) -> sql.Composed:
+    """Write the condition that a workflow ``p`` has come to a halt."""
+    return sql.SQL("{} and exists (select from {} as f where f.workflow_id = p.workflow_id and f.stalled)").format(
+        _RESTS, shape.name("workflow_forecast")
+    )
+
+
+def count_stalled(conn: Connection[Any], shape: Shape) -> float:
+    """Count the workflows that have come to a halt."""
+    query = sql.SQL("select count(*) from {} as p where {}").format(shape.name("workflow_progress"), stalled(shape))
+    row = conn.execute(query, []).fetchone()
+    return float(row[0]) if row else float("nan")
 
 
 def count_drift(conn: Connection[Any], shape: Shape) -> float:

@@ -3,19 +3,28 @@
 import hashlib
 import hmac
 import re
-from urllib.parse import quote
+import time
+from collections.abc import Sequence
+from urllib.parse import parse_qs, quote, unquote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request, cookie_parser
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pyapp.web.address import base_of
 from pyapp.web.wire import error
 
 COOKIE = "agent_progress_session"
+_OPEN = ("/healthz", "/readyz", "/login")
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
+    " connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors "
+)
+# What a signed link to a workflow opens.
+_BY_KEY = re.compile(r"/api/v1/workflows/([^/]+)(?:/stream)?|/workflows/([^/]+)/(?:badge\.svg|embed)")
 _HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
-    " connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": f"{_POLICY}'none'",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
@@ -34,12 +43,22 @@ def security_headers(app: ASGIApp, *, cross_origin: bool = False) -> ASGIApp:
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(headers)
+                given = MutableHeaders(scope=message)
+                # What may be framed says itself by whom.
+                may_be_framed = "content-security-policy" in given
+                for name, value in headers.items():
+                    if not (may_be_framed and name == "X-Frame-Options"):
+                        given.setdefault(name, value)
             await send(message)
 
         await app(scope, receive, with_headers if scope["type"] == "http" else send)
 
     return answer
+
+
+def framed_by(origins: Sequence[str]) -> str:
+    """Write the policy of a page that these origins, and the service itself, may frame."""
+    return _POLICY + " ".join(["'self'", *origins])
 
 
 def known_hosts(app: ASGIApp, host: str) -> ASGIApp:
@@ -63,14 +82,24 @@ def require_token(app: ASGIApp, token: str) -> ASGIApp:
             return True
         return same(cookie_parser(headers.get("cookie", "")).get(COOKIE, ""), session_of(token))
 
+    def opened_by_key(path: str, query: str) -> bool:
+        found, (key,) = _BY_KEY.fullmatch(path), parse_qs(query).get("key", [""])[-1:]
+        until = key.partition(".")[0]
+        if not found or not (until.isascii() and until.isdigit() and time.time() < int(until[:12])):
+            return False
+        return same(key, key_of(token, unquote(found[1] or found[2]), int(until[:12])))
+
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
-        is_open = scope["type"] != "http" or path in ("/healthz", "/login") or path.startswith("/static/")
-        if is_open or admits(Headers(scope=scope)):
+        is_open = scope["type"] != "http" or path in _OPEN or path.startswith("/static/")
+        scope["admitted"] = scope["type"] == "http" and admits(Headers(scope=scope))
+        if is_open or scope["admitted"] or opened_by_key(path, scope.get("query_string", b"").decode("latin-1")):
             await app(scope, receive, send)
             return
         if "text/html" in Headers(scope=scope).get("accept", ""):
-            refusal: Response = RedirectResponse(f"/login?next={quote(_target(Request(scope)), safe='')}", 303)
+            refusal: Response = RedirectResponse(
+                f"{base_of(Request(scope))}/login?next={quote(_target(Request(scope)), safe='')}", 303
+            )
         else:
             refusal = error("A token is needed: Authorization: Bearer ...", 401, {"WWW-Authenticate": "Bearer"})
         await refusal(scope, receive, send)
@@ -86,6 +115,13 @@ def same(given: str, expected: str) -> bool:
 def session_of(token: str) -> str:
     """Derive the value of the cookie, so that the token itself is not kept in browsers."""
     return hmac.new(token.encode("utf-8", "surrogatepass"), b"agent-progress session", hashlib.sha256).hexdigest()
+
+
+def key_of(token: str, workflow_id: str, until: int) -> str:
+    """Derive the key of a link that opens one workflow, until a time in seconds since 1970."""
+    said = f"agent-progress link {until} {workflow_id}".encode("utf-8", "surrogatepass")
+    signed = hmac.new(token.encode("utf-8", "surrogatepass"), said, hashlib.sha256)
+    return f"{until}.{signed.hexdigest()}"
 
 
 def local_path(target: str) -> str:

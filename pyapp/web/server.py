@@ -16,6 +16,7 @@ import psycopg
 import uvicorn
 
 from pyapp.errors import AgentProgressError
+from pyapp.web.address import PREFIX
 from pyapp.web.app import Settings, create_app
 from pyapp.web.database import arguments, reason
 from pyapp.web.shape import LACKING, lacking, readable
@@ -105,6 +106,12 @@ def _prepare(settings: Settings, port: int) -> tuple[_Server, socket.socket, str
     token = os.environ.get("AGENT_PROGRESS_TOKEN", "").strip() or None
     if token is not None and not (token.isascii() and token.isprintable()):
         raise CannotServe("AGENT_PROGRESS_TOKEN has characters that a header cannot carry: take printable ASCII")
+    if settings.base_path and not PREFIX.fullmatch(settings.base_path):
+        raise CannotServe(f"not a path to be found below, such as /progress: {settings.base_path}")
+    if settings.trace_url and not re.fullmatch(r"https?://.*\{trace_id\}.*", settings.trace_url):
+        raise CannotServe("the address of a trace begins with https:// and has {trace_id} in it")
+    if not all(re.fullmatch(r"https?://[^\s;,'\"/]+", origin) for origin in settings.embed_origins):
+        raise CannotServe("an origin that may embed is like https://board.example")
     host = settings.host
     listening = _listen(host, port, anywhere=token is not None)
     config = uvicorn.Config(

@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
+from markupsafe import Markup, escape
+
 from pyapp.web.answers import Standby
 from pyapp.web.wire import RawJson
 
@@ -39,9 +41,10 @@ def minute(value: datetime) -> str:
     return f"{value.astimezone(UTC):%Y-%m-%d %H:%M}"
 
 
-def clock(value: datetime, day: bool = False) -> str:
-    """Write a time of day in UTC, with the day on demand."""
-    return f"{value.astimezone(UTC):%m-%d %H:%M}" if day else f"{value.astimezone(UTC):%H:%M:%S}"
+def clock(value: datetime, now: datetime) -> str:
+    """Write a time in UTC: of the day where it is today, else with its date."""
+    at = value.astimezone(UTC)
+    return f"{at:%H:%M:%S}" if at.date() == now.astimezone(UTC).date() else f"{at:%Y-%m-%d %H:%M}"
 
 
 def duration(seconds: float) -> str:
@@ -82,6 +85,11 @@ def payload(value: Any) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
 
 
+def ticked(said: str) -> Markup:
+    """Write what stands between backticks as code."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(said))))  # noqa: S704
+
+
 def segment(key: Any) -> str:
     """Write a key as a part of an address, or as the name of an element."""
     return quote(str(key), safe="")
@@ -89,5 +97,19 @@ def segment(key: Any) -> str:
 
 FILTERS = {
     function.__name__: function
-    for function in (shown, number, iso, moment, minute, clock, duration, standby, between, parsed, payload, segment)
+    for function in (
+        shown,
+        number,
+        iso,
+        moment,
+        minute,
+        clock,
+        duration,
+        standby,
+        between,
+        parsed,
+        payload,
+        segment,
+        ticked,
+    )
 }

@@ -6,6 +6,7 @@ import secrets
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from http import HTTPStatus
 from typing import Any
 from uuid import UUID
 
@@ -87,15 +88,16 @@ def event(name: str, value: Any) -> bytes:
 def respond(request: Request, value: Any, headers: dict[str, str] | None = None) -> Response:
     """Answer with JSON and an entity tag, or 304 where the client has that already."""
     body = encode(value)
-    tag = f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
+    tag = f'W/"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
     headers = {"ETag": tag, "Cache-Control": "private, no-cache"} | (headers or {})
     known = [part.strip().removeprefix("W/") for part in request.headers.get("if-none-match", "").split(",")]
-    if tag in known or "*" in known:
+    if tag.removeprefix("W/") in known or "*" in known:
         return Response(status_code=304, headers=headers)
     return Response(body, media_type="application/json", headers=headers)
 
 
 def error(message: str, status: int, headers: dict[str, str] | None = None) -> Response:
-    """Answer with an error as JSON."""
+    """Answer with an error as JSON: problem details (RFC 9457), and ``error`` beside them."""
     headers = {"Cache-Control": "no-store"} | (headers or {})
-    return Response(encode({"error": message}), status, headers, "application/json")
+    told = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": message}
+    return Response(encode({**told, "error": message}), status, headers, "application/problem+json")

@@ -41,4 +41,4 @@ as $agent_progress$
     from {listed}
 $agent_progress$;
 
-comment on function {schema}.read_workflows() is 'The workflows of the application, with the columns of ours; null where it has none.';
+comment on function {schema}.read_workflows() is 'The workflows of the application, with the columns of workflow; null where it has none.';

@@ -51,7 +51,7 @@ as $agent_progress$
     where {outcome} is not null
 $agent_progress$;
 
-comment on function {schema}.read_tasks() is 'The tasks that count, with the columns of ours; null where the application has none.';
+comment on function {schema}.read_tasks() is 'The tasks that count, with the columns of agent_task; null where the application has none.';
 
 create or replace function {schema}.compare_progress()
 returns table (

@@ -1,4 +1,4 @@
--- The views of an adoption have the columns of ours, so that whatever reads ours reads these.
+-- The views of an adoption have the columns of those in sql/, so that whatever reads those can read these.
 
 create or replace view {schema}.workflow_progress
 with (security_invoker = true)
@@ -155,7 +155,7 @@ select
 from {schema}.read_tasks() as t
 {join_counter};
 
-comment on view {schema}.agent_task is 'The tasks of the application, with the columns of ours.';
+comment on view {schema}.agent_task is 'The tasks of the application, with the columns of the table agent_task.';
 
 create or replace view {schema}.workflow_forecast
 with (security_invoker = true)

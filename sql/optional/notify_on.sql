@@ -2,7 +2,7 @@
 -- (equal notifications of a transaction are one). In a schema other than public the channel is agent_progress_SCHEMA.
 -- Not part of the schema, since a transaction that notifies takes a lock of the whole database when it commits: about
 -- 10,700 -> 4,500 transactions a second where each of them counts. Counting (04) fires it with the owner's rights:
--- hence pg_temp last in its search_path, where types of the writer hide none of ours.
+-- hence pg_temp last in its search_path, where a writer's types cannot hide the real ones.
 
 create or replace function public.notify_progress()
 returns trigger

@@ -110,6 +110,7 @@ function paint(place, heard) {
     const look = stateOf(workflow);
     for (const field of place.querySelectorAll("[data-f]")) {
         const name = field.dataset.f;
+        if (field.title && name in FIELDS) attribute(field, "title", FIELDS[name](workflow));
         if (name === "failed" && inTable && !field.closest(".tip"))
             write(field, workflow.agents_failed ? `${number(workflow.agents_failed)} failed` : "");
         else if (name in FIELDS) write(field, FIELDS[name](workflow));
@@ -308,6 +309,7 @@ let snapshots = 0;
 function show() {
     const now = state();
     if (document.hidden && lamp.dataset.live === "off") return;
+    if (now === "silent" && lamp.dataset.live !== now) (main.dataset.list ? list : page).ask(); // or the login has ended
     lamp.dataset.live = now;
     write(lamp, words());
     root.toggleAttribute("data-stale", now === "silent");
@@ -369,11 +371,43 @@ const TAKE = {
 
 // ---- Times ----
 
+// In the zone of the browser, or in UTC for who prefers that; with the date wherever it is not today.
+let inUtc = localStorage.getItem("zone") === "UTC";
+
+function zoned(at, utc) {
+    const part = (name) => String(at[`get${utc ? "UTC" : ""}${name}`]());
+    const two = (name, more = 0) => String(Number(part(name)) + more).padStart(2, "0");
+    const day = `${part("FullYear")}-${two("Month", 1)}-${two("Date")}`;
+    return { day, minute: `${two("Hours")}:${two("Minutes")}`, second: two("Seconds") };
+}
+
+function zoneName(utc) {
+    if (utc) return "UTC";
+    const parts = new Intl.DateTimeFormat("en-GB", { timeZoneName: "short" }).formatToParts();
+    return parts.find(({ type }) => type === "timeZoneName").value;
+}
+
 function localise() {
+    const today = zoned(new Date(Date.now() + ahead), inUtc).day;
+    const full = (at, utc) => {
+        const { day, minute, second } = zoned(at, utc);
+        return `${day} ${minute}:${second} ${zoneName(utc)}`;
+    };
     for (const time of document.querySelectorAll("time[datetime]")) {
         const at = new Date(time.dateTime);
-        if (!Number.isNaN(at.valueOf())) attribute(time, "title", `${at.toLocaleString()} (local time)`);
+        if (Number.isNaN(at.valueOf())) continue;
+        attribute(time, "title", `${full(at, inUtc)}, ${full(at, !inUtc)}`);
+        const { day, minute, second } = zoned(at, inUtc);
+        const clock = day === today ? `${minute}:${second}` : `${day} ${minute}`;
+        const written = { minute: `${day} ${minute}`, moment: full(at, inUtc), clock }[time.dataset.as];
+        if (written) write(time, written);
     }
+    for (const name of document.querySelectorAll("[data-zone]")) write(name, zoneName(inUtc));
+    const button = document.getElementById("zone");
+    if (!button) return;
+    button.hidden = false;
+    write(button.firstElementChild, zoneName(inUtc));
+    button.title = `Show times in ${inUtc ? "the zone of this browser" : "UTC"}`;
 }
 
 function tick() {
@@ -394,6 +428,11 @@ document.addEventListener("click", async (event) => {
     if (target.closest?.("#news a")) {
         event.preventDefault();
         page.ask();
+    }
+    if (target.closest?.("#zone")) {
+        inUtc = !inUtc;
+        localStorage.setItem("zone", inUtc ? "UTC" : "local");
+        localise();
     }
     const button = target.closest?.("[data-copy]");
     if (!button) return;

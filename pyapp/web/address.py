@@ -1,0 +1,64 @@
+"""Requests as they are meant: without the prefix that a proxy puts in front, escaped slashes whole, HEAD as GET."""
+
+import asyncio
+import re
+from urllib.parse import unquote
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)+")
+"""What the service may be found below."""
+
+
+def base_of(request: Request) -> str:
+    """Return what stands before every address of the service, as the client sees it."""
+    found: str = request.scope.get("base", "")
+    return found
+
+
+def addressed(app: ASGIApp, base: str = "") -> ASGIApp:
+    """Read the address of a request: below ``base``, else below what the header X-Forwarded-Prefix says.
+
+    It makes no difference whether the proxy takes the prefix off.
+    """
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        given = dict(scope["headers"]).get(b"x-forwarded-prefix", b"").decode("latin-1").rstrip("/")
+        scope["base"] = prefix = base or (given if PREFIX.fullmatch(given) else "")
+        raw = (scope.get("raw_path") or scope["path"].encode()).decode("latin-1").partition("?")[0]
+        if prefix and (raw == prefix or raw.startswith(f"{prefix}/")):
+            raw = raw[len(prefix) :] or "/"
+        scope["raw_path"] = raw.encode("latin-1")
+        # An escaped slash is no separator: keys may have any character. In the path, %2F and %25 are still escaped.
+        scope["path"] = unquote(re.sub("%(2F|25)", r"%25\1", raw, flags=re.IGNORECASE))
+        if scope["method"] != "HEAD":
+            await app(scope, receive, send)
+            return
+        scope["method"] = "GET"
+        try:
+            await app(scope, *_without_body(send))
+        finally:
+            scope["method"] = "HEAD"  # as it is counted
+
+    return answer
+
+
+def _without_body(send: Send) -> tuple[Receive, Send]:
+    """Send the head alone, after which the client counts as gone: a stream would never end."""
+    begun = asyncio.Event()
+
+    async def left() -> Message:
+        await begun.wait()
+        return {"type": "http.disconnect"}
+
+    async def head(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await send(message)
+            await send({"type": "http.response.body", "body": b""})
+            begun.set()
+
+    return left, head

@@ -1,0 +1,76 @@
+"""What /openapi.json says beside what FastAPI finds out: problems, events, who may read, what an adoption changes."""
+
+from collections.abc import Iterator
+from typing import Any, get_args
+
+from pyapp.models import Priority
+from pyapp.web.answers import PARENT
+
+_STRICT = [("format", "uuid"), ("pattern", PARENT), ("enum", list(get_args(Priority)))]
+_ID = {"type": "object", "properties": {"workflow_id": {"type": "string"}}, "required": ["workflow_id"]}
+_AT = {"type": "object", "properties": {"at": {"type": "string", "format": "date-time"}}, "required": ["at"]}
+_WORKFLOW = {"$ref": "#/components/schemas/Workflow"}
+_STANDBY = {
+    "type": ["object", "null"],
+    "properties": {"lag_seconds": {"type": ["number", "null"]}, "following": {"type": "boolean"}},
+}
+_EVENTS: dict[str, dict[str, Any]] = {
+    "snapshot": {"type": "array", "items": _WORKFLOW},
+    "workflow": _WORKFLOW,
+    "deleted": _ID,
+    "ping": _AT,
+    "away": {"type": "object"},
+    "standby": _STANDBY,
+}
+# As OpenAPI 3.2 has it; older readers leave it out.
+_STREAM = {
+    "oneOf": [
+        {
+            "properties": {
+                "event": {"const": name},
+                "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": schema},
+            },
+            "required": ["event", "data"],
+        }
+        for name, schema in _EVENTS.items()
+    ]
+}
+
+
+def complete(described: dict[str, Any], *, base: str, guarded: bool, adopted: bool) -> dict[str, Any]:
+    """Complete the description of the API: where it is, whether it wants a token, whether its tables were adopted."""
+    for _, _, operation in operations(described):
+        for answer in operation["responses"].values():
+            content = answer.get("content", {})
+            if content.get("application/json", {}).get("schema") == {"$ref": "#/components/schemas/Problem"}:
+                content["application/problem+json"] = content.pop("application/json")
+            if "text/event-stream" in content:
+                content["text/event-stream"] = {"schema": {"type": "string"}, "itemSchema": _STREAM}
+    described["servers"] = [{"url": base or "/"}]
+    if guarded:
+        described["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+        described["security"] = [{"bearer": []}]
+        for path, _, operation in operations(described):
+            if path in ("/healthz", "/readyz"):
+                operation["security"] = []
+    found: dict[str, Any] = _loosened(described) if adopted else described
+    return found
+
+
+def operations(described: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Go through all operations: path, method, what is said of it."""
+    for path, methods in described["paths"].items():
+        for method, operation in methods.items():
+            yield path, method, operation
+
+
+def _loosened(part: Any) -> Any:
+    """Describe the same for an adoption: its keys and priorities are any text, and what it lacks is null."""
+    if isinstance(part, list):
+        return [_loosened(one) for one in part]
+    if not isinstance(part, dict):
+        return part
+    found = {name: _loosened(value) for name, value in part.items() if (name, value) not in _STRICT}
+    if isinstance(properties := found.get("properties"), dict) and "workflow_id" in properties:
+        found["properties"] = {name: {"anyOf": [value, {"type": "null"}]} for name, value in properties.items()}
+    return found
