@@ -79,7 +79,7 @@ begin
     end if;
 
     -- Locked in the order of their ids, so that two batches never deadlock on tasks. Here and below tasks have to be
-    -- found by primary key, whatever the statistics say: no index serves `is not distinct from`, and `= any` leaves no
+    -- found by primary key, whatever the statistics say: no index serves IS NOT DISTINCT FROM, and `= any` leaves no
     -- join but a nested loop.
     perform
     from public.agent_task as a

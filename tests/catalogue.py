@@ -336,9 +336,14 @@ THREES = [
 ]
 # Keys that cascade on update, so that the id of a workflow with tasks can change; and who meets that.
 CASCADE = "".join(
-    f"alter table {table} drop constraint {table}_workflow_id_fkey,"
-    " add foreign key (workflow_id) references workflow on delete cascade on update cascade;"
-    for table in ("agent_task", "workflow_stage", "workflow_event")
+    f"alter table {table} drop constraint {table}_{column}_fkey,"
+    f" add foreign key ({column}) references workflow on delete cascade on update cascade;"
+    for table, column in (
+        ("agent_task", "workflow_id"),
+        ("workflow_stage", "workflow_id"),
+        ("workflow_event", "workflow_id"),
+        ("workflow", "parent_id"),
+    )
 )
 CHANGE_AN_ID = Transaction(
     "change the id of a workflow with tasks",

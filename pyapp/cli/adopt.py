@@ -72,7 +72,10 @@ def _outcome_options(prefix: str, what: str, outcomes: Iterable[str]) -> Callabl
 
 @command()
 @click.option(
-    "--preset", type=click.Choice(list_presets()), help="Tables of a known system: no other option is needed."
+    "--preset",
+    type=click.Choice(list_presets()),
+    metavar="NAME",
+    help=f"Tables of a known system: no other option is needed. One of {', '.join(list_presets())}.",
 )
 @click.option("--tasks", metavar="TABLE", help="The table of tasks.")
 @click.option("--workflows", metavar="TABLE", help="The table of their workflows, if there is one.")
