@@ -55,7 +55,7 @@ def find_schema(schema: str | None = None) -> str:
     return schema or os.environ.get("AGENT_PROGRESS_SCHEMA") or "public"
 
 
-def named(*names: str) -> sql.SQL:
+def quoted_name(*names: str) -> sql.SQL:
     """Quote a name for a statement with values, in which psycopg would take a percent sign for a placeholder."""
     return sql.SQL(sql.Identifier(*names).as_string().replace("%", "%%"))
 

@@ -27,7 +27,6 @@ from pyapp.models import (
     Drift,
     Forecast,
     Key,
-    Moment,
     NewTask,
     Priority,
     ProgressMetrics,
@@ -36,6 +35,7 @@ from pyapp.models import (
     Task,
     TaskReport,
     TaskStatus,
+    TimelineEntry,
     TreeNode,
     TreeProgress,
     Workflow,
@@ -212,11 +212,11 @@ def get_forecasts(workflow_ids: Iterable[Key], *, schema: str | None = None) -> 
 
 
 def list_timeline(
-    workflow_id: Key, *, limit: int | None = 1000, after: Moment | None = None, schema: str | None = None
-) -> Query[list[Moment]]:
+    workflow_id: Key, *, limit: int | None = 1000, after: TimelineEntry | None = None, schema: str | None = None
+) -> Query[list[TimelineEntry]]:
     """List what happened to a workflow, in time order: its events, stages and tasks.
 
-    ``after`` takes the last moment of the page before. Returns the first ``limit`` moments of the rest, None for all.
+    ``after`` takes the last entry of the page before. Returns the first ``limit`` entries of the rest, None for all.
     Raises WorkflowNotFound.
     """
     query = "select {columns} from {schema}.workflow_timeline where workflow_id = %s"
@@ -225,7 +225,7 @@ def list_timeline(
         query += " and (at, kind, place, name) > (%s, %s, %s, %s)"
         values += [after.at, after.kind, after.place, after.name]
     query += " order by at, kind, place, name limit %s"
-    return (yield from _fetch_of(workflow_id, Moment, query, [*values, limit], schema))
+    return (yield from _fetch_of(workflow_id, TimelineEntry, query, [*values, limit], schema))
 
 
 def list_burnup(workflow_id: Key, *, schema: str | None = None) -> Query[list[BurnupPoint]]:
@@ -328,7 +328,7 @@ def report_task(
 ) -> Query[Task]:
     """Report the status of one task, as report_tasks does. Returns the task as it stands now."""
     query = "select {columns} from {schema}.report_task(%s::uuid, %s::uuid, %s::{schema}.task_status, %s::jsonb, %s)"
-    values = [str(workflow_id), _task_id(task_id), known(status), _json(result), reopen]
+    values = [str(workflow_id), _task_id(task_id), check_status(status), _json(result), reopen]
     return (yield from _fetch(Task, query, values, schema, workflow_id))[0]
 
 
@@ -420,7 +420,7 @@ def archive(
     return (yield from _fetch(Archived, query, [older_than, _array(statuses), batch], schema))
 
 
-def known(status: Any) -> str:
+def check_status(status: Any) -> str:
     """Return the status if tasks have it. Raises UnknownStatus otherwise, before anything is sent."""
     if status not in TASK_STATUSES:
         raise UnknownStatus(status)
@@ -502,7 +502,7 @@ def _report(given: TaskReport | Mapping[str, Any] | tuple[Any, ...]) -> dict[str
     else:  # not by asdict(), which copies the result part by part
         told = given if isinstance(given, TaskReport) else TaskReport(*given)
         sent = {name: value for name in _REPORTED if (value := getattr(told, name)) is not None}
-    known(sent.get("status"))
+    check_status(sent.get("status"))
     if "task_id" in sent:
         sent["task_id"] = _task_id(sent["task_id"])
     return sent

@@ -26,7 +26,7 @@ from pyapp.db import connect, interrupted, pause_after
 from pyapp.drive import Pause, Statement, Transaction, act, drive, gone
 from pyapp.errors import translate
 from pyapp.models import Key, Task, TaskReport, TaskStatus
-from pyapp.queries import known, report_statement
+from pyapp.queries import check_status, report_statement
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Future[Task] | asyncio.Future[Task])
@@ -232,7 +232,7 @@ class Batches(Generic[F]):
 
 def prepare(workflow_id: Key, task_id: Key, status: TaskStatus, result: Any, reopen: bool) -> tuple[UUID, TaskReport]:
     """Check a report and copy its result. Raises UnknownStatus, and ValueError for what is no id."""
-    known(status)
+    check_status(status)
     return UUID(str(workflow_id)), TaskReport(UUID(str(task_id)), status, deepcopy(result), reopen)
 
 

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from pyapp import (
-    Moment,
+    TimelineEntry,
     WorkflowNotFound,
     add_tasks,
     advance,
@@ -135,7 +135,7 @@ def test_pages_of_the_timeline_lose_and_repeat_nothing_where_times_are_equal(con
     add_tasks(conn, workflow, [{"agent_type": f"a{n % 3}", "created_at": long_ago} for n in range(100)])
     conn.execute("update agent_task set status = 'failed', started_at = created_at, completed_at = created_at")
     conn.execute("update workflow_stage set started_at = %s, completed_at = %s", [long_ago, long_ago])
-    seen: list[Moment] = []
+    seen: list[TimelineEntry] = []
     while page := list_timeline(conn, workflow, limit=7, after=seen[-1] if seen else None):
         seen += page
     everything = list_timeline(conn, workflow)

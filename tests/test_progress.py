@@ -14,10 +14,10 @@ from pyapp import (
     BurnupPoint,
     Drift,
     Forecast,
-    Moment,
     ProgressMetrics,
     Stage,
     Task,
+    TimelineEntry,
     TreeProgress,
     Workflow,
     WorkflowNotFound,
@@ -56,7 +56,7 @@ def names(workflows: list[Workflow]) -> list[str]:
         (Drift, "workflow_progress_drift"),
         (Stage, "workflow_stage_agents"),
         (Forecast, "workflow_forecast"),
-        (Moment, "workflow_timeline"),
+        (TimelineEntry, "workflow_timeline"),
         (BurnupPoint, "workflow_burnup"),
         (Archived, "archive_workflows('0')"),
         (Task, "agent_task"),
@@ -271,7 +271,7 @@ def test_pages_of_the_timeline_lose_and_repeat_nothing_where_times_are_equal(con
     add_tasks(conn, workflow, [{"agent_type": f"a{n % 3}", "created_at": long_ago} for n in range(100)])
     conn.execute("update agent_task set status = 'failed', started_at = created_at, completed_at = created_at")
     conn.execute("update workflow_stage set started_at = %s, completed_at = %s", [long_ago, long_ago])
-    seen: list[Moment] = []
+    seen: list[TimelineEntry] = []
     while page := list_timeline(conn, workflow, limit=7, after=seen[-1] if seen else None):
         seen += page
     everything = list_timeline(conn, workflow)

@@ -16,7 +16,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from pyapp import progress_metrics
-from pyapp.models import BurnupPoint, Forecast, Moment, ProgressMetrics, Stage, Task, TreeNode, TreeProgress
+from pyapp.models import BurnupPoint, Forecast, ProgressMetrics, Stage, Task, TimelineEntry, TreeNode, TreeProgress
 from pyapp.web import reads, trees
 from pyapp.web.address import base_of
 from pyapp.web.answers import Event, Listed, Overview, Problem, SignedLink, described
@@ -140,7 +140,7 @@ def list_events(request: Request, workflow_id: Key, limit: Limit = 200, offset: 
     return _one(request, workflow_id, partial(reads.read_part, part=reads.EVENTS, limit=limit, offset=offset))
 
 
-@router.get(f"{_ONE}/timeline", **_of(list[described(Moment)]))  # type: ignore[misc]
+@router.get(f"{_ONE}/timeline", **_of(list[described(TimelineEntry)]))  # type: ignore[misc]
 def list_timeline(request: Request, workflow_id: Key, limit: Limit = 500, offset: Offset = 0) -> Response:
     """List what happened to a workflow, in time order: events, stages and tasks."""
     return _one(request, workflow_id, partial(reads.read_part, part=reads.TIMELINE, limit=limit, offset=offset))
