@@ -539,13 +539,14 @@ def test_a_database_that_stays_away_costs_spans_and_a_warning(
     assert "/nowhere" in warnings[0]
 
 
-def test_a_processor_that_gave_up_tries_again(conn: psycopg.Connection, dsn: str, start: SetUp) -> None:
+def test_a_processor_that_gave_up_tries_again(conn: psycopg.Connection, start: SetUp) -> None:
     tracer, processor = start(patience=0.0)
-    connect, processor._connect = processor._connect, lambda: psycopg.connect("host=/nowhere")  # type: ignore[assignment]
+    session = processor._batches.session
+    dsn, session._dsn = session._dsn, "host=/nowhere"
     with tracer.start_as_current_span(**agent("editor")):
         processor.force_flush()
         assert processor.dropped == 1
-        processor._connect = connect
+        session._dsn = dsn
     processor.force_flush()
     assert shown(conn) == {"editor": ("completed", 100, 1, 1)}
 

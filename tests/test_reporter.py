@@ -31,9 +31,10 @@ from pyapp import (
     migrate,
     report_task,
 )
-from pyapp.drive import Transaction, act
+from pyapp.batches import Batches, Waiting
+from pyapp.both import commit, complete
+from pyapp.db import Session as Sends
 from pyapp.models import TASK_STATUSES
-from pyapp.reporter import Batches, Waiting
 
 from .helpers import counters, in_background, new_tasks, new_workflow, progress, wait_until_blocked_by
 from .service import wait_for
@@ -293,13 +294,15 @@ def test_a_batch_that_is_sent_again_changes_no_more_than_times(conn: psycopg.Con
     def check(before: list[str], reports: list[tuple[int, Any, Any, bool]]) -> None:
         workflow = new_workflow(conn)
         tasks = new_tasks(conn, workflow, *before)
-        batches: Batches[Future[Task]] = Batches(size=500, linger=0, capacity=1, patience=0, schema=None)
+        batches: Batches[Future[Task]] = Batches(
+            Sends(psycopg.Connection, None, None), size=500, linger=0, capacity=1, patience=0, schema=None
+        )
         batches.waiting.extend(Waiting(workflow, TaskReport(tasks[n], *rest), Future()) for n, *rest in reports)
         while batch := batches.take():
             statements = batches._statements(batch)
-            act(conn, Transaction(statements))
+            complete(commit(conn, statements, []))
             once = [essence(task) for task in list_tasks(conn, workflow)]
-            act(conn, Transaction(statements))
+            complete(commit(conn, statements, []))
             assert [essence(task) for task in list_tasks(conn, workflow)] == once
 
     check()
