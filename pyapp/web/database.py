@@ -12,7 +12,8 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import ConnectionPool, PoolTimeout, TooManyRequests
 
-from pyapp import aio, retry, wait_for_position
+from pyapp import retry, wait_for_position
+from pyapp.both import complete
 from pyapp.db import avoid_preparing
 from pyapp.web.answers import Standby
 from pyapp.web.shape import Shape, find_shape
@@ -100,7 +101,7 @@ class Database:
             timeout=_WAIT,
             max_waiting=_MOST_WAITING,
             reconnect_timeout=0,  # the next request tries again: the pool would leave ever longer pauses
-            configure=avoid_preparing,
+            configure=lambda conn: complete(avoid_preparing(conn)),
             check=ConnectionPool.check_connection,
             open=False,
         )
@@ -156,7 +157,7 @@ class Database:
     async def connect(self, *, to_primary: bool = False) -> psycopg.AsyncConnection[Any]:
         """Open a connection beside the pool: to read, or to where notifications come from."""
         conn = await psycopg.AsyncConnection.connect(**(self._primary if to_primary else self._arguments))
-        await aio.avoid_preparing(conn)
+        await avoid_preparing(conn)
         return conn
 
     def _probe(self) -> None:

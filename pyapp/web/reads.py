@@ -11,7 +11,7 @@ from psycopg.rows import class_row, dict_row
 
 from pyapp import WorkflowNotFound, get_forecasts
 from pyapp.models import WORKFLOW_STATUSES, BurnupPoint, Forecast, Stage, Task, TimelineEntry, Workflow
-from pyapp.queries import _array as as_array
+from pyapp.statements import array as as_array
 from pyapp.watch import ACTIVE
 from pyapp.web.answers import Event, Listed, columns
 from pyapp.web.shape import Shape
