@@ -63,8 +63,10 @@ def after_position(after_position: Position = None) -> None:
     """Take a parameter of all requests that read, for run."""
 
 
-def known_parameters(request: Request) -> None:
+async def known_parameters(request: Request) -> None:
     """Refuse a parameter that the route does not take; each may have the key of a signed link."""
+    if not request.query_params:
+        return
     known = {"key", *_taken_by(request.scope["route"].dependant)}
     for name in request.query_params:
         if name not in known:
