@@ -1,6 +1,6 @@
 """What requests may ask for."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, TypeVar, get_args
 from urllib.parse import unquote
 
@@ -59,6 +59,12 @@ Position = Annotated[
 
 def after_position(after_position: Position = None) -> None:
     """Take a parameter of all requests that read, for run."""
+
+
+async def ask(request: Request, query: Callable[[psycopg.AsyncConnection[Any], Shape], Awaitable[T]]) -> T:
+    """Run a query of a request as ``run`` does, in the event loop."""
+    database: Database = request.app.state.database
+    return await database.ask(query, after=request.query_params.get("after_position"))
 
 
 def run(request: Request, query: Callable[[psycopg.Connection[Any], Shape], T]) -> T:
