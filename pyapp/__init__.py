@@ -63,7 +63,6 @@ from pyapp.models import (
     Drift,
     Forecast,
     Key,
-    Moment,
     NewTask,
     Priority,
     ProgressMetrics,
@@ -73,6 +72,7 @@ from pyapp.models import (
     Task,
     TaskReport,
     TaskStatus,
+    TimelineEntry,
     TreeNode,
     TreeProgress,
     Workflow,
@@ -95,9 +95,9 @@ if any(Path(__file__).parents[1].glob("py[aA]pp-[0-9]*.dist-info")):
 
 # fmt: off
 __all__ = [
-    "AgentProgressError", "Archived", "BurnupPoint", "Drift", "Forecast", "Key", "MigrationError", "Moment",
-    "NewTask", "ParentNotAllowed", "Priority", "ProgressMetrics", "RoleNotFound", "Stage", "StageProgress",
-    "StageStatus", "StandbyBehind", "Task", "TaskNotFound", "TaskReport", "TaskReporter", "TaskStatus",
+    "AgentProgressError", "Archived", "BurnupPoint", "Drift", "Forecast", "Key", "MigrationError", "NewTask",
+    "ParentNotAllowed", "Priority", "ProgressMetrics", "RoleNotFound", "Stage", "StageProgress", "StageStatus",
+    "StandbyBehind", "Task", "TaskNotFound", "TaskReport", "TaskReporter", "TaskStatus", "TimelineEntry",
     "TransitionNotAllowed", "TreeNode", "TreeProgress", "UnknownStatus", "VersionConflict", "Workflow",
     "WorkflowNotFound", "WorkflowState", "WorkflowStatus", "add_tasks", "advance", "aio", "archive", "connect",
     "create_workflow", "find_drift", "get_forecasts", "get_state", "get_tree", "get_workflow", "get_workflows",

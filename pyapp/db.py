@@ -2,16 +2,16 @@
 
 import os
 import random
-import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg import Connection, sql
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.rows import TupleRow
 
-from pyapp.drive import is_pooled, run
+from pyapp.both import Conn, Statement, complete, fetch, outcome, pause
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ def find_schema(schema: str | None = None) -> str:
     return schema or os.environ.get("AGENT_PROGRESS_SCHEMA") or "public"
 
 
-def named(*names: str) -> sql.SQL:
+def quoted_name(*names: str) -> sql.SQL:
     """Quote a name for a statement with values, in which psycopg would take a percent sign for a placeholder."""
     return sql.SQL(sql.Identifier(*names).as_string().replace("%", "%%"))
 
@@ -73,20 +73,6 @@ def connection_parameters(dsn: str | None = None) -> dict[str, Any]:
     return {**network, "application_name": "agent-progress", **given, "client_encoding": "utf8"}
 
 
-def may_prepare(prepare: bool | None = None) -> bool | None:
-    """Tell whether to prepare statements: the argument, else ``AGENT_PROGRESS_PREPARE``; None: unless pooled."""
-    if prepare is not None:
-        return prepare
-    return {"on": True, "off": False}.get(os.environ.get("AGENT_PROGRESS_PREPARE", "").lower())
-
-
-def avoid_preparing(conn: Connection[Any], prepare: bool | None = None) -> None:
-    """Keep psycopg from preparing statements where it may not: a pooler would mix them up between its clients."""
-    may = may_prepare(prepare)
-    if may is False or (may is None and run(conn, is_pooled())):
-        conn.prepare_threshold = None
-
-
 def connect(dsn: str | None = None, *, prepare: bool | None = None, **options: Any) -> Connection[TupleRow]:
     """Connect to the database.
 
@@ -97,10 +83,71 @@ def connect(dsn: str | None = None, *, prepare: bool | None = None, **options: A
     ``psycopg.OperationalError`` if the server cannot be reached, also where it does not answer within 10 seconds
     (``connect_timeout`` in the DSN, or ``PGCONNECT_TIMEOUT``, says otherwise).
     """
-    conn = psycopg.connect(**(connection_parameters(dsn) | options))
-    if "prepare_threshold" not in options:
-        avoid_preparing(conn, prepare)
+    conn: Connection[TupleRow] = complete(open_connection(Connection, dsn, prepare, options))
     return conn
+
+
+async def open_connection(kind: type[Conn], dsn: str | None, prepare: bool | None, options: dict[str, Any]) -> Any:
+    """Open a connection of a kind as ``connect`` does."""
+    conn = await outcome(kind.connect(**(connection_parameters(dsn) | options)))
+    if "prepare_threshold" not in options:
+        await avoid_preparing(conn, prepare)
+    return conn
+
+
+async def avoid_preparing(conn: Conn, prepare: bool | None = None) -> None:
+    """Keep psycopg from preparing statements where it may not: a pooler would mix them up between its clients."""
+    if prepare is None:
+        prepare = {"on": True, "off": False}.get(os.environ.get("AGENT_PROGRESS_PREPARE", "").lower())
+    if prepare is False or (prepare is None and await is_pooled(conn)):
+        conn.prepare_threshold = None
+
+
+def in_transaction(conn: Conn) -> bool:
+    """Tell whether a transaction is open."""
+    return conn.info.transaction_status != TransactionStatus.IDLE
+
+
+async def is_pooled(conn: Conn) -> bool:
+    """Tell whether there is a pooler: the PID it gives when connecting is not that of the process that answers."""
+    was_open = in_transaction(conn)
+    [(process,)] = await fetch(conn, Statement("select pg_backend_pid()"))
+    if not was_open:
+        await outcome(conn.rollback())  # which does nothing where the connection commits by itself
+    return bool(process != conn.info.backend_pid)
+
+
+class Session:
+    """A connection that commits by itself, and is made anew when it was lost; there is none at first."""
+
+    def __init__(self, kind: type[Conn], dsn: str | None, prepare: bool | None) -> None:
+        """Say where to connect, and in which of the two ways."""
+        self.kind, self._dsn, self._prepare = kind, dsn, prepare
+        self.conn: Any = None
+
+    @property
+    def lost(self) -> bool:
+        """Whether there is no connection."""
+        return self.conn is None or bool(self.conn.closed)
+
+    async def connect(self) -> None:
+        """Connect, or connect anew."""
+        self.conn = await open_connection(self.kind, self._dsn, self._prepare, {"autocommit": True})
+
+    async def pause(self, seconds: float) -> None:
+        """Wait."""
+        await pause(self.kind, seconds)
+
+    async def close(self) -> None:
+        """Close the connection if there is one."""
+        if self.conn is not None:
+            await outcome(self.conn.close())
+
+    async def close_if_useless(self, error: Exception) -> None:
+        """Close the connection if it is of no use after an error: about to be lost, or stuck in a pipeline."""
+        ending = psycopg.errors.AdminShutdown | psycopg.errors.CrashShutdown
+        if not self.lost and (isinstance(error, ending) or self.conn.info.pipeline_status != PipelineStatus.OFF):
+            await self.close()
 
 
 def interrupted(error: BaseException) -> bool:
@@ -126,11 +173,17 @@ def retry(transaction: Callable[[], T], *, tries: int = 10) -> T:
     in ``with conn.transaction():`` or on a connection of its own. On a standby, replay interrupts queries as well.
     Returns what ``transaction`` returns. Raises what it raises; at the last of ``tries`` also these errors.
     """
+    result: T = complete(try_again(transaction, tries, Connection))
+    return result
+
+
+async def try_again(transaction: Callable[[], Any], tries: int, kind: type[Conn]) -> Any:
+    """Do a transaction as ``retry`` does; it is a function or a coroutine function."""
     for attempt in range(tries - 1):
         try:
-            return transaction()
+            return await outcome(transaction())
         except psycopg.Error as error:
             if not interrupted(error):
                 raise
-        time.sleep(pause_after(attempt))
-    return transaction()
+        await pause(kind, pause_after(attempt))
+    return await outcome(transaction())

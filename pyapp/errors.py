@@ -1,5 +1,6 @@
 """What can go wrong: one base class, attributes to decide by, and the SQLSTATE where the database raised it."""
 
+import copyreg
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +21,7 @@ class AgentProgressError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle message and attributes, whatever the constructor takes."""
-        return _rebuild, (type(self), self.args, self.__dict__)
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class WorkflowNotFound(AgentProgressError, LookupError):
@@ -98,19 +99,20 @@ class StandbyBehind(AgentProgressError):
         self.position = position
 
 
+_REFUSED = {"WP001": VersionConflict, "WP002": TransitionNotAllowed, "WP004": ParentNotAllowed}
+
+
 def translate(error: psycopg.Error, workflow_id: Any) -> AgentProgressError | None:
     """Return the error of this package for one of the database, by its SQLSTATE; None for one that passes through."""
-    match error.sqlstate:
-        case "P0002":
-            return WorkflowNotFound(workflow_id)
-        case "WP003":
-            missing = json.loads(error.diag.message_detail or "[]")
-            return TaskNotFound(workflow_id, [_task_id(given) for given in missing])
-        case "WP001" | "WP002" | "WP004":
-            refusals = {"WP001": VersionConflict, "WP002": TransitionNotAllowed, "WP004": ParentNotAllowed}
-            refused = refusals[error.sqlstate](error.diag.message_primary)
-            refused.workflow_id = workflow_id
-            return refused
+    if error.sqlstate == "P0002":
+        return WorkflowNotFound(workflow_id)
+    if error.sqlstate == "WP003":
+        missing = json.loads(error.diag.message_detail or "[]")
+        return TaskNotFound(workflow_id, [_task_id(given) for given in missing])
+    if error.sqlstate in _REFUSED:
+        refused = _REFUSED[error.sqlstate](error.diag.message_primary)
+        refused.workflow_id = workflow_id
+        return refused
     return None
 
 
@@ -119,9 +121,3 @@ def _task_id(given: str) -> Key:
         return UUID(given)
     except ValueError:  # an external id
         return given
-
-
-def _rebuild(kind: type[AgentProgressError], args: tuple[Any, ...], attributes: dict[str, Any]) -> AgentProgressError:
-    error = kind.__new__(kind, *args)
-    error.__dict__.update(attributes)
-    return error

@@ -16,7 +16,7 @@ from psycopg import Connection, sql
 from psycopg.rows import tuple_row
 
 from pyapp import renew
-from pyapp.db import connect, find_schema, named
+from pyapp.db import connect, find_schema, quoted_name
 from pyapp.errors import MigrationError
 from pyapp.renew import OnStep, for_schema, resource
 
@@ -184,7 +184,7 @@ def _backend(conn: Connection[Any], schema: str, drop_data: bool) -> Any:
             return nullcontext(self)
 
         def quote_identifier(self, name: str) -> str:
-            return named(*((schema, name) if name in _YOYO_TABLES else (name,))).as_string()
+            return quoted_name(*((schema, name) if name in _YOYO_TABLES else (name,))).as_string()
 
         def execute(self, statement: str, params: Any = None) -> Any:
             return super().execute(statement, params or {})  # always with values, since quoted names have %% for %
@@ -213,7 +213,7 @@ def _yoyo(conn: Connection[Any], schema: str, *, drop_data: bool = False) -> Ite
     _drop_empty_yoyo_tables(conn, schema)
     backend = _backend(conn, schema, drop_data)
     backend.create_lock_table()
-    lock = named(schema, backend.lock_table)
+    lock = quoted_name(schema, backend.lock_table)
     # yoyo writes its PID, this module the negative. Such a row is left over from a crash: _alone lets one run in.
     conn.execute(sql.SQL("delete from {} where pid < %s").format(lock), [0])
     give_up = time.monotonic() + _PATIENCE
@@ -452,7 +452,7 @@ def _refuse_to_lose_rows(conn: Connection[Any], migrations: list[Any]) -> None:
 def _rows(conn: Connection[Any], schema: str, query: LiteralString, *values: Any) -> list[Any]:
     """Read rows; in the query, {schema} stands for the schema, and {name} for its name as text."""
     literal = sql.SQL(sql.Literal(sql.Identifier(schema).as_string()).as_string().replace("%", "%%"))
-    composed = sql.SQL(query).format(schema=named(schema), name=literal)
+    composed = sql.SQL(query).format(schema=quoted_name(schema), name=literal)
     return conn.cursor(row_factory=tuple_row).execute(composed, values).fetchall()
 
 

@@ -213,7 +213,7 @@ class Forecast:
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class TimelineEntry:
     """Something that happened to a workflow: one row of the view ``workflow_timeline``.
 
     Ordered by ``at``, ``kind``, ``place`` and ``name``, no two are equal.

@@ -14,13 +14,14 @@ from uuid import NAMESPACE_OID, UUID, uuid5
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, Context, attach, set_value
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.trace import Span, StatusCode
-from psycopg import sql
+from psycopg import Connection, sql
 from psycopg.types.json import Jsonb
 
-from pyapp.db import connection_parameters, find_schema
-from pyapp.drive import Statement
+from pyapp.batches import Batches, Waiting
+from pyapp.both import Statement
+from pyapp.db import Session, connection_parameters, find_schema
 from pyapp.models import Task, TaskReport
-from pyapp.reporter import Batches, Sender, Steps, Waiting
+from pyapp.reporter import Sender
 
 MODEL_CALLS = ("chat", "generate_content", "text_completion", "embeddings")
 _log = logging.getLogger(__name__)
@@ -93,8 +94,8 @@ class _Spans(Batches[Future[Task]]):
                 statements.append(Statement(text, [Jsonb(rows)]))
         return statements
 
-    def _commit(self, batch: Sequence[Waiting[Future[Task]]]) -> Steps[Any]:
-        yield from super()._commit(batch)
+    async def _commit(self, batch: Sequence[Waiting[Future[Task]]]) -> Any:
+        await super()._commit(batch)
         for span in (span for each in batch for span in each.report.result[0].to_be_made()):
             # Below another process it is written again with what follows: its parent may come later.
             span.made = span.row["above"] is None or span.row["run"] is not None
@@ -129,7 +130,9 @@ class ProgressProcessor(Sender, SpanProcessor):
         self.dropped, self._told, self._quiet_until, self._capacity, self._patience = 0, 0, 0.0, capacity, patience
 
         def begin() -> None:
-            Sender.__init__(self, _Spans(size=500, linger=0, capacity=capacity, patience=patience, schema=schema), dsn)
+            session = Session(Connection, dsn, None)
+            spans = _Spans(session, size=500, linger=0, capacity=capacity, patience=patience, schema=schema)
+            Sender.__init__(self, spans)
 
         begin()
         os.register_at_fork(after_in_child=begin)  # what waits is the parent's
@@ -155,7 +158,7 @@ class ProgressProcessor(Sender, SpanProcessor):
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Wait until all spans so far are written or dropped; returns whether they were in time."""
         with self._work:
-            under_way = [each.done for each in self._batches.under_way]
+            under_way = self._batches.under_way
         return not wait(under_way, timeout_millis / 1000).not_done
 
     def shutdown(self) -> None:

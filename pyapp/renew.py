@@ -18,7 +18,7 @@ import psycopg
 from psycopg import Connection, sql
 from psycopg.rows import tuple_row
 
-from pyapp.db import named
+from pyapp.db import quoted_name
 
 OnStep = Callable[[str], None]
 Apply = Callable[[Callable[[], None], str], None]
@@ -249,7 +249,7 @@ def record(conn: Connection[Any], schema: str, items: Sequence[Item] | None = No
         "insert into {}.installed_object (kind, name, shipped_md5, installed_md5, server_major)"
         " values (%s, %s, %s, %s, %s) on conflict (kind, name) do update set shipped_md5 = excluded.shipped_md5,"
         " installed_md5 = excluded.installed_md5, server_major = excluded.server_major"
-    ).format(named(schema))
+    ).format(quoted_name(schema))
     conn.cursor().executemany(query, [(*item.key, *_state(conn, item, installed)) for item in items])
 
 
@@ -323,7 +323,7 @@ def _make(conn: Connection[Any], schema: str, items: Sequence[Item], *, recorded
     if recorded:
         record(conn, schema, items)
     else:
-        query = sql.SQL("delete from {}.installed_object where (kind, name) = (%s, %s)").format(named(schema))
+        query = sql.SQL("delete from {}.installed_object where (kind, name) = (%s, %s)").format(quoted_name(schema))
         conn.cursor().executemany(query, [item.key for item in items])
 
 

@@ -1,8 +1,9 @@
-"""Reading from a standby what was just written to its primary: generators, as in ``pyapp.queries``."""
+"""Reading from a standby what was just written to its primary."""
 
 import time
 
-from pyapp.drive import Ask, Pause, Query, Statement
+from pyapp.both import Conn, Statement, fetch, outcome, pause
+from pyapp.db import in_transaction
 from pyapp.errors import StandbyBehind
 
 # A commit that did not wait for the disk may be after the position written so far, but not after the one inserted. At
@@ -26,7 +27,7 @@ _SEES_ONE_MOMENT = "select current_setting('transaction_isolation') in ('repeata
 _SHORTEST, _LONGEST = 0.001, 0.05  # seconds between two looks
 
 
-def wal_position() -> Query[str]:
+async def wal_position(conn: Conn) -> str:
     """Return the position in the server's log (WAL) that follows all commits until now.
 
     Call it after the commit. Returns text such as ``0/16B3748``, for wait_for_position and for the ``after_position``
@@ -34,32 +35,32 @@ def wal_position() -> Query[str]:
     does not show an earlier state. Raises ValueError where the transaction of the connection has written and is not
     committed yet.
     """
-    [(committed, position)] = yield Statement(POSITION)
+    [(committed, position)] = await fetch(conn, Statement(POSITION))
     if not committed:
         raise ValueError("the transaction is still open: commit it, then ask for the position")
     return str(position)
 
 
-def wait_for_position(position: str, timeout: float = 5.0) -> Query[None]:
+async def wait_for_position(conn: Conn, position: str, timeout: float = 5.0) -> None:
     """Wait until a standby shows all that was committed when wal_position returned this position.
 
     The next statement on the connection sees it. Returns at once on a primary, and so on a standby that was promoted,
     even where the old primary lost the commit. ``timeout`` is in seconds. Raises StandbyBehind when it is over, and
     ValueError in a REPEATABLE READ or SERIALIZABLE transaction, which keeps its snapshot.
     """
-    is_open = yield Ask.IN_TRANSACTION
-    if is_open and (yield Statement(_SEES_ONE_MOMENT)) == [(True,)]:
+    was_open = in_transaction(conn)
+    if was_open and await fetch(conn, Statement(_SEES_ONE_MOMENT)) == [(True,)]:
         raise ValueError("this transaction will not see it: wait before it begins")
     give_up = time.monotonic() + timeout
-    pause = _SHORTEST
+    seconds = _SHORTEST
     while True:
-        replayed = yield Statement(REPLAYED, [position])
-        if not is_open:
-            yield Ask.ROLLBACK  # the transaction that the question began, so that the next one has a new snapshot
+        replayed = await fetch(conn, Statement(REPLAYED, [position]))
+        if not was_open:
+            await outcome(conn.rollback())  # what the question began, so that the next transaction has a new snapshot
         if replayed == [(True,)]:
             return
         left = give_up - time.monotonic()
         if left <= 0:
             raise StandbyBehind(position)
-        yield Pause(min(pause, left))
-        pause = min(2 * pause, _LONGEST)
+        await pause(type(conn), min(seconds, left))
+        seconds = min(2 * seconds, _LONGEST)

@@ -1,24 +1,23 @@
 """Following progress live."""
 
-import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from hashlib import md5
-from typing import Any
+from typing import Any, TypeAlias
 
 import psycopg
 from psycopg import Connection, sql
 
-from pyapp.db import connect, find_schema, retry
-from pyapp.drive import Query, Statement, is_pooled, run
+from pyapp.both import Conn, Statement, complete, fetch, hear, outcome
+from pyapp.db import Session, find_schema, is_pooled, try_again
 from pyapp.errors import WorkflowNotFound
 from pyapp.models import SETTLED, Key, Workflow
-from pyapp.queries import get_tree, get_workflows, list_workflows
+from pyapp.reading import get_tree, get_workflow, get_workflows, list_workflows
 
 ACTIVE = ("initiated", "running", "paused")
 """Statuses of a workflow that has not ended."""
-GATHER = 0.05  # seconds to gather notifications before reading, so that a busy database is not read all the time
-RECONNECT = 0.5  # seconds between attempts to connect
+_GATHER = 0.05  # seconds to gather notifications before reading, so that a busy database is not read all the time
+_RECONNECT = 0.5  # seconds between attempts to connect
 _MOST = 50  # workflows followed, where none are named
 _NOTIFIES = """
     select not pg_is_in_recovery() and exists (
@@ -31,6 +30,10 @@ _NOTIFIES = """
 """
 
 
+OnPoll: TypeAlias = Callable[[Connection[Any], list[Workflow]], None]
+OnLoss: TypeAlias = Callable[[psycopg.Error | None], None]
+
+
 def channel(schema: str | None = None) -> str:
     """Name the channel on which a schema notifies of changes, after ``agent-progress notify on``."""
     name = find_schema(schema).encode()
@@ -40,66 +43,102 @@ def channel(schema: str | None = None) -> str:
     return "agent_progress_" + (name.decode() if len(name) <= 48 else md5(name, usedforsecurity=False).hexdigest())
 
 
-def notifies(schema: str | None = None) -> Query[bool]:
-    """Tell whether the database notifies of changes and can be listened to: not on a standby, nor behind a pooler."""
-    [(found,)] = yield Statement(_NOTIFIES, [find_schema(schema)])
-    return bool(found) and not (yield from is_pooled())
+async def listen(conn: Conn, schema: str | None = None) -> bool:
+    """Listen to the changes in a schema; returns whether that can be done: not on a standby, nor behind a pooler."""
+    [(notifies,)] = await fetch(conn, Statement(_NOTIFIES, [find_schema(schema)]))
+    if not notifies or await is_pooled(conn):
+        return False
+    await outcome(conn.execute(sql.SQL("listen {}").format(sql.Identifier(channel(schema)))))
+    return True
 
 
-def listen(schema: str | None) -> sql.Composed:
-    """Write the statement that listens to the changes in a schema."""
-    return sql.SQL("listen {}").format(sql.Identifier(channel(schema)))
-
-
-def is_active(workflow: Workflow) -> bool:
-    """Tell whether a workflow has not ended."""
+def _is_active(workflow: Workflow) -> bool:
     return workflow.status not in SETTLED
 
 
 class Follower:
-    """What was last read of the workflows that are followed, and what to read next; does no I/O itself."""
+    """Follows workflows over a connection of either kind: ``poll`` and ``wait`` in turn, until they have ``ended``."""
 
-    def __init__(self, workflow_ids: Sequence[Key] | None, schema: str | None, below: bool = False) -> None:
+    def __init__(
+        self,
+        session: Session,
+        workflow_ids: Sequence[Key] | None,
+        interval: float,
+        below: bool,
+        schema: str | None,
+        on_poll: OnPoll = lambda _conn, _workflows: None,
+        on_loss: OnLoss = lambda _error: None,
+    ) -> None:
         """Follow these workflows, or the newest active ones that none started; ``below``: also what they started."""
-        self._ids, self._schema, self._below = workflow_ids, schema, below
+        self._session, self._ids, self._interval = session, workflow_ids, interval
+        self._below, self._schema, self._on_poll, self._on_loss = below, schema, on_poll, on_loss
         self._seen: dict[Key, Workflow] = {}
+        self._listens = self._away = False
+        self.ended = False
+        """Whether there is nothing left to follow."""
 
-    def require_all(self) -> Query[None]:
-        """Raise WorkflowNotFound where one of the workflows is not there."""
+    async def begin(self) -> None:
+        """Connect. Raises WorkflowNotFound where one of the workflows is not there."""
+        await self._connect()
         for workflow_id in self._ids or ():
-            if not (yield from get_workflows([workflow_id], schema=self._schema)):
-                raise WorkflowNotFound(workflow_id)
+            await get_workflow(self._session.conn, workflow_id, schema=self._schema)
 
-    def look(self) -> Query[list[Workflow]]:
-        """Read the workflows as they are now."""
-        if self._ids is not None:
-            return (yield from self._look_at(self._ids))
-        active = yield from list_workflows(status=ACTIVE, roots=not self._below, limit=_MOST, schema=self._schema)
-        ids = {workflow.workflow_id for workflow in active}
-        # Also those that ended since the last look, so that their end is yielded.
-        ended = [old.workflow_id for old in self._seen.values() if is_active(old) and old.workflow_id not in ids]
-        return active + ((yield from get_workflows(ended, schema=self._schema)) if ended else [])
+    async def _connect(self) -> None:
+        await self._session.connect()
+        self._listens = await listen(self._session.conn, self._schema)
 
-    def _look_at(self, workflow_ids: Sequence[Key]) -> Query[list[Workflow]]:
-        if not self._below:
-            return (yield from get_workflows(workflow_ids, schema=self._schema))
-        found: dict[Key, Workflow] = {}
-        for workflow_id in workflow_ids:
-            with suppress(WorkflowNotFound):  # deleted meanwhile
-                nodes = yield from get_tree(workflow_id, schema=self._schema)
-                found |= {node.workflow_id: node for node in nodes}
-        return list(found.values())
-
-    def changes(self, now: list[Workflow]) -> list[Workflow]:
-        """Remember what was read; returns the workflows that are new or changed."""
+    async def poll(self) -> list[Workflow]:
+        """Return the workflows that are new or have changed since the last time: none while the database is away."""
+        try:
+            if self._session.lost:
+                await self._connect()
+            # On a standby, replaying may interrupt what reads.
+            now: list[Workflow] = await try_again(self._look, 10, self._session.kind)
+        except psycopg.OperationalError as error:
+            # The server restarts, or a failover is under way: what changed meanwhile is seen after it.
+            await self._session.close()
+            if not self._away:
+                self._on_loss(error)
+            self._away = True
+            return []
+        if self._away:
+            self._on_loss(None)
+            self._away = False
         changed = [workflow for workflow in now if self._seen.get(workflow.workflow_id) != workflow]
         self._seen = {workflow.workflow_id: workflow for workflow in now}
+        self.ended = self._ids is not None and not any(map(_is_active, now))
         return changed
 
-    @property
-    def ended(self) -> bool:
-        """Whether there is nothing left to follow."""
-        return self._ids is not None and not any(map(is_active, self._seen.values()))
+    async def wait(self) -> None:
+        """Wait until it is time for the next look."""
+        if self._away:
+            await self._session.pause(_RECONNECT)
+        elif not self._listens:
+            await self._session.pause(self._interval)
+        else:
+            with suppress(psycopg.OperationalError):  # the next poll finds out
+                if await hear(self._session.conn, self._interval):
+                    await self._session.pause(min(self._interval, _GATHER))
+
+    async def _look(self) -> list[Workflow]:
+        conn, schema = self._session.conn, self._schema
+        if self._ids is None:
+            workflows = await list_workflows(conn, status=ACTIVE, roots=not self._below, limit=_MOST, schema=schema)
+            ids = {workflow.workflow_id for workflow in workflows}
+            # Also those that ended since the last look, so that their end is yielded.
+            ended = [old.workflow_id for old in self._seen.values() if _is_active(old) and old.workflow_id not in ids]
+            workflows += await get_workflows(conn, ended, schema=schema) if ended else []
+        elif self._below:
+            found: dict[Key, Workflow] = {}
+            for workflow_id in self._ids:
+                with suppress(WorkflowNotFound):  # deleted meanwhile
+                    nodes = await get_tree(conn, workflow_id, schema=schema)
+                    found |= {node.workflow_id: node for node in nodes}
+            workflows = list(found.values())
+        else:
+            workflows = await get_workflows(conn, self._ids, schema=schema)
+        self._on_poll(conn, workflows)
+        return workflows
 
 
 def watch(
@@ -128,8 +167,8 @@ def watch_changes(
     dsn: str | None,
     workflow_ids: Sequence[Key] | None,
     interval: float,
-    on_poll: Callable[[Connection[Any], list[Workflow]], None] = lambda _conn, _workflows: None,
-    on_loss: Callable[[psycopg.Error | None], None] = lambda _: None,
+    on_poll: OnPoll = lambda _conn, _workflows: None,
+    on_loss: OnLoss = lambda _error: None,
     *,
     below: bool = False,
     schema: str | None = None,
@@ -140,53 +179,14 @@ def watch_changes(
     Before each yield ``on_poll`` is called with the connection and all workflows that are followed, to read more about
     them. ``on_loss`` is called with the error when the database cannot be read, and with None when it can be again.
     """
-    follower = Follower(workflow_ids, schema, below)
-    away = False
-
-    def look(conn: Connection[Any]) -> list[Workflow]:
-        workflows = run(conn, follower.look())
-        on_poll(conn, workflows)
-        return workflows
-
-    conn = connect(dsn, prepare=prepare, autocommit=True)
+    session = Session(Connection, dsn, prepare)
+    follower = Follower(session, workflow_ids, interval, below, schema, on_poll, on_loss)
     try:
-        listens = _listen(conn, schema)
-        run(conn, follower.require_all())
+        complete(follower.begin())
         while True:
-            try:
-                if conn.closed:
-                    conn = connect(dsn, prepare=prepare, autocommit=True)
-                    listens = _listen(conn, schema)
-                # On a standby, replaying may interrupt what reads.
-                now = retry(lambda: look(conn))  # noqa: B023 (called at once)
-            except psycopg.OperationalError as error:
-                # The server restarts, or a failover is under way: what changed meanwhile is seen after it.
-                conn.close()
-                if not away:
-                    on_loss(error)
-                away = True
-                yield []
-                time.sleep(RECONNECT)
-                continue
-            if away:
-                on_loss(None)
-                away = False
-            yield follower.changes(now)
+            yield complete(follower.poll())
             if follower.ended:
                 return
-            if listens:
-                with suppress(psycopg.OperationalError):  # the next poll finds out
-                    any(True for _ in conn.notifies(timeout=interval, stop_after=1))
-                    time.sleep(min(interval, GATHER))
-            else:
-                time.sleep(interval)
+            complete(follower.wait())
     finally:
-        conn.close()
-
-
-def _listen(conn: Connection[Any], schema: str | None) -> bool:
-    """Listen where notifications are on; return whether they are."""
-    listens = run(conn, notifies(schema))
-    if listens:
-        conn.execute(listen(schema))
-    return listens
+        complete(session.close())

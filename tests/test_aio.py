@@ -14,7 +14,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import class_row, dict_row, kwargs_row, namedtuple_row, scalar_row, tuple_row
 
 import pyapp
-from pyapp import TaskReport, WorkflowNotFound, migrate, queries, standby
+from pyapp import TaskReport, WorkflowNotFound, migrate, reading, standby, writing
 
 from .databases import template
 from .helpers import as_replica
@@ -31,9 +31,9 @@ ROWS = {
 }
 HELPERS = {
     name
-    for module in (queries, standby)
+    for module in (reading, writing, standby)
     for name, query in vars(module).items()
-    if inspect.isgeneratorfunction(query) and query.__module__ == module.__name__ and not name.startswith("_")
+    if inspect.iscoroutinefunction(query) and query.__module__ == module.__name__ and not name.startswith("_")
 }
 
 
@@ -46,7 +46,7 @@ class Caller:
 
     def __call__(self, name: str, *values: Any, **options: Any) -> Any:
         self.called.add(name)
-        if self.schema and name in vars(queries):
+        if self.schema and name not in vars(standby):
             options["schema"] = self.schema
         return self.call(name, *values, **options)
 

@@ -9,7 +9,8 @@ import psycopg
 import pytest
 
 import pyapp
-from pyapp import queries
+from pyapp.reading import TREE
+from pyapp.statements import statement
 from pyapp.watch import watch_changes
 
 from .helpers import as_replica, new_tasks, new_workflow
@@ -247,7 +248,7 @@ def test_get_tree_lists_a_workflow_and_all_below_it_depth_first(conn: psycopg.Co
 def test_get_tree_finds_children_by_index(conn: psycopg.Connection, analyzed: bool) -> None:
     grow_wide(conn, analyzed)
     [(root,)] = conn.execute("select id from workflow where parent_id is null limit 1").fetchall()
-    sent = next(queries.get_tree(root))
+    sent = statement(None, pyapp.TreeNode, TREE, str(root), None)
     assert buffers(conn, sent.text, *sent.values) < 20 * 8
 
 

@@ -13,7 +13,7 @@ from pyapp import helpers
 from pyapp.cli.common import Target, as_json, command, connection, print_json, say
 from pyapp.cli.text import plural
 from pyapp.cli.waiting import at_work
-from pyapp.db import find_schema, named, retry
+from pyapp.db import find_schema, quoted_name, retry
 from pyapp.models import WorkflowStatus
 
 _ENDED: tuple[WorkflowStatus, ...] = ("completed", "failed", "cancelled")
@@ -87,7 +87,7 @@ def archive(
 
 
 def _count(conn: Connection[Any], schema: str | None, older_than: str, statuses: Sequence[str]) -> tuple[int, int]:
-    names = {name: named(find_schema(schema), name) for name in ("workflow", "agent_task")}
+    names = {name: quoted_name(find_schema(schema), name) for name in ("workflow", "agent_task")}
     row = conn.execute(sql.SQL(_COUNT).format(**names), [list(statuses), older_than]).fetchone()
     return (row[0], int(row[1])) if row else (0, 0)
 

@@ -7,6 +7,7 @@ import click
 from psycopg import Connection
 
 from pyapp import helpers
+from pyapp.both import Statement, complete, fetch
 from pyapp.cli.common import (
     Target,
     as_json,
@@ -21,8 +22,7 @@ from pyapp.cli.common import (
 )
 from pyapp.cli.tables import Cell, Column, bar, coloured, indented, print_fields, print_table
 from pyapp.cli.text import BAR_WIDTH, agents, moment, outlook, stage_line, whole
-from pyapp.db import find_schema, named
-from pyapp.drive import Statement, act
+from pyapp.db import find_schema, quoted_name
 from pyapp.models import WORKFLOW_STATUSES, Key, Priority, Task, TreeNode, TreeProgress, Workflow
 
 _STATUSES, _PRIORITIES = WORKFLOW_STATUSES, get_args(Priority)
@@ -156,8 +156,9 @@ def _read(
     there = relations(conn, schema)
     if "workflow" in there:
         parts["version"] = helpers.get_state(conn, key, schema=schema).version
-        query = f"select progress_frozen_at from {named(find_schema(schema), 'workflow').as_string()} where id = %s"  # noqa: S608
-        parts["progress_frozen_at"] = next(iter(act(conn, Statement(query, [key]))), (None,))[0]
+        table = quoted_name(find_schema(schema), "workflow").as_string()
+        query = f"select progress_frozen_at from {table} where id = %s"  # noqa: S608 (a quoted name)
+        parts["progress_frozen_at"] = next(iter(complete(fetch(conn, Statement(query, [key])))), (None,))[0]
     if "workflow_stage_agents" in there:
         parts["stages"] = helpers.list_stages(conn, key, schema=schema)
     if "workflow_stage_progress" in there:

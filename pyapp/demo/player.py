@@ -13,7 +13,7 @@ import psycopg
 from psycopg import sql
 
 import pyapp
-from pyapp.db import find_schema, named
+from pyapp.db import find_schema, quoted_name
 from pyapp.demo.trace import Trace, TraceTask
 
 PATIENCE = 60.0  # seconds to go on connecting to a database that is away
@@ -141,7 +141,7 @@ def _begin(conn: psycopg.Connection[Any], trace: Trace, parent: pyapp.Key | None
         "insert into {}.workflow_stage (workflow_id, name, position)"
         " select %s, s.name, s.place - 1 from unnest(%s::text[]) with ordinality as s (name, place)"
         " on conflict do nothing"
-    ).format(named(find_schema(schema)))
+    ).format(quoted_name(find_schema(schema)))
     with conn.transaction():
         workflow = pyapp.create_workflow(
             conn,

@@ -15,7 +15,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from pyapp import WorkflowNotFound, progress_metrics
-from pyapp.models import BurnupPoint, Forecast, Moment, ProgressMetrics, Stage, Task, TreeNode, TreeProgress
+from pyapp.models import BurnupPoint, Forecast, ProgressMetrics, Stage, Task, TimelineEntry, TreeNode, TreeProgress
 from pyapp.web import reads, trees
 from pyapp.web.address import base_of
 from pyapp.web.answers import Event, Listed, Overview, Problem, SignedLink, described
@@ -159,7 +159,7 @@ async def list_events(request: Request, workflow_id: Key, limit: Limit = 200, of
     return await _many(request, workflow_id, reads.EVENTS, limit, offset)
 
 
-@router.get(f"{_ONE}/timeline", **_of(list[described(Moment)]))  # type: ignore[misc]
+@router.get(f"{_ONE}/timeline", **_of(list[described(TimelineEntry)]))  # type: ignore[misc]
 async def list_timeline(request: Request, workflow_id: Key, limit: Limit = 500, offset: Offset = 0) -> Response:
     """List what happened to a workflow, in time order: events, stages and tasks."""
     return await _many(request, workflow_id, reads.TIMELINE, limit, offset)

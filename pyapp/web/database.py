@@ -14,6 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout, TooManyRequests
 
 from pyapp import aio, retry, wait_for_position
+from pyapp.both import complete
 from pyapp.db import avoid_preparing
 from pyapp.web.answers import Standby
 from pyapp.web.shape import Shape, find_shape
@@ -103,10 +104,12 @@ class Database:
             "reconnect_timeout": 0,  # the next request tries again: the pool would leave ever longer pauses
             "open": False,
         }
-        self._pool = ConnectionPool(configure=avoid_preparing, check=ConnectionPool.check_connection, **limits)
+        self._pool = ConnectionPool(
+            configure=lambda conn: complete(avoid_preparing(conn)), check=ConnectionPool.check_connection, **limits
+        )
         # Unchecked, which would cost each answer a way to the server and back.
         limits["kwargs"] = self._sending = self._arguments | {"context": adapters(sent=True)}
-        self._quick = AsyncConnectionPool(configure=aio.avoid_preparing, **limits)
+        self._quick = AsyncConnectionPool(configure=avoid_preparing, **limits)
         self._away = False
         self._told = ""
         self._probing = threading.Lock()
@@ -206,7 +209,7 @@ class Database:
     async def connect(self, *, to_primary: bool = False) -> psycopg.AsyncConnection[Any]:
         """Open a connection beside the pool: to read, or to where notifications come from."""
         conn = await psycopg.AsyncConnection.connect(**(self._primary if to_primary else self._sending))
-        await aio.avoid_preparing(conn)
+        await avoid_preparing(conn)
         return conn
 
     def _probe(self) -> None:

@@ -8,8 +8,7 @@ from typing import Any
 import psycopg
 
 from pyapp import aio
-from pyapp.drive import run_async
-from pyapp.watch import listen, notifies
+from pyapp.watch import listen
 from pyapp.web.database import Database
 
 RESYNC = 10.0
@@ -46,9 +45,7 @@ class Listener:
     async def _hear(self, conn: psycopg.AsyncConnection[Any]) -> None:
         while True:
             self._count_query()
-            listens = await run_async(conn, notifies(self._database.schema))
-            if listens:
-                await conn.execute(listen(self._database.schema))
+            listens = await listen(conn, self._database.schema)
             if listens != self.listens:
                 self.listens = listens
                 self._wake()  # what changed before is not told

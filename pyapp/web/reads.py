@@ -10,8 +10,8 @@ from psycopg import AsyncConnection, Connection, sql
 from psycopg.rows import class_row, dict_row
 
 from pyapp import WorkflowNotFound, get_forecasts
-from pyapp.models import WORKFLOW_STATUSES, BurnupPoint, Forecast, Moment, Stage, Task, Workflow
-from pyapp.queries import _array as as_array
+from pyapp.models import WORKFLOW_STATUSES, BurnupPoint, Forecast, Stage, Task, TimelineEntry, Workflow
+from pyapp.statements import array as as_array
 from pyapp.watch import ACTIVE
 from pyapp.web.answers import Event, Listed, columns
 from pyapp.web.shape import Shape
@@ -43,7 +43,7 @@ class Part:
 # What agents were given may be large, and is nobody else's business.
 TASKS = Part("agent_task", Task, "p.ordinal, p.created_at, p.id", without=("payload",))
 EVENTS = Part("workflow_event", Event, "p.id desc")
-TIMELINE = Part("workflow_timeline", Moment, "p.at, p.kind, p.place, p.name")
+TIMELINE = Part("workflow_timeline", TimelineEntry, "p.at, p.kind, p.place, p.name")
 STAGES = Part("workflow_stage_agents", Stage, "p.position, p.name")
 FORECAST = Part("workflow_forecast", Forecast, "p.workflow_id")
 # Thinned out to what a chart can show; the first and the last point are always in it.

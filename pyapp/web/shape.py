@@ -7,7 +7,7 @@ from uuid import UUID
 
 from psycopg import AsyncConnection, Connection, errors, sql
 
-from pyapp.db import named
+from pyapp.db import quoted_name
 
 _BITS = {"smallint": 15, "integer": 31, "bigint": 63}
 _RELATIONS = [
@@ -59,7 +59,7 @@ class Shape:
 
     def name(self, relation: str) -> sql.SQL:
         """Write the name of a relation of this schema, for a query with parameters."""
-        return named(self.schema, relation)
+        return quoted_name(self.schema, relation)
 
     def has(self, relation: str) -> bool:
         """Tell whether the schema has a relation."""

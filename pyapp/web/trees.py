@@ -12,7 +12,7 @@ from psycopg.rows import class_row
 
 from pyapp import get_forecasts, get_tree, tree_progress
 from pyapp.models import Key, TreeNode, TreeProgress
-from pyapp.queries import _array as as_array
+from pyapp.statements import array as as_array
 from pyapp.web.shape import Shape
 
 FOLLOWED = 5000
