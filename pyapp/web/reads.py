@@ -31,17 +31,14 @@ _RESTS = sql.SQL(
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of a relation that belong to a workflow, in an order, and columns of them that are not sent."""
+    """Rows of a relation that belong to a workflow, in an order."""
 
     relation: str
     of: type[Any]
     order: LiteralString
-    without: tuple[str, ...] = ()
     query: LiteralString = "select {columns} from {relation} as p"
 
 
-# What agents were given may be large, and is nobody else's business.
-TASKS = Part("agent_task", Task, "p.ordinal, p.created_at, p.id", without=("payload",))
 EVENTS = Part("workflow_event", Event, "p.id desc")
 TIMELINE = Part("workflow_timeline", TimelineEntry, "p.at, p.kind, p.place, p.name")
 STAGES = Part("workflow_stage_agents", Stage, "p.position, p.name")
@@ -218,7 +215,7 @@ def count_active_roots(conn: Connection[Any], shape: Shape) -> int:
 def _part(shape: Shape, part: Part, *, sent: bool) -> sql.Composed:
     query = sql.SQL(part.query + " where p.workflow_id = %(key)s order by {order} limit %(limit)s offset %(offset)s")
     return query.format(
-        columns=columns(part.of, part.without, sent=sent),  # type: ignore[arg-type]  # that classes hash
+        columns=columns(part.of, sent=sent),  # type: ignore[arg-type]  # that classes hash
         relation=shape.name(part.relation),
         order=sql.SQL(part.order),
     )
@@ -235,7 +232,7 @@ def read_part(
     """Read a part of a workflow in its order; nothing where the schema does not have it."""
     if not shape.has(part.relation):
         return []
-    with conn.cursor(row_factory=dict_row if part.without else class_row(part.of)) as reader:
+    with conn.cursor(row_factory=class_row(part.of)) as reader:
         values = {"key": workflow_id, "limit": limit, "offset": offset}
         return reader.execute(_part(shape, part, sent=False), values).fetchall()
 
@@ -274,7 +271,7 @@ def read_page_of_tasks(
         for place, (statuses, most) in enumerate(groups)
     )
     query = sql.SQL("select {} from ({}) as p order by p.place, p.ordinal, p.created_at, p.id limit %(limit)s").format(
-        columns(Task, TASKS.without, result="left(p.result::text, 1000)"), rows
+        columns(Task, ("payload",), result="left(p.result::text, 1000)"), rows
     )
     count = sql.SQL("select count(*) from {} where workflow_id = %(workflow)s and status in ({})").format(
         shape.name("agent_task"), sql.SQL(", ").join(map(sql.Literal, _AT_WORK))
