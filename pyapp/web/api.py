@@ -5,7 +5,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any
-from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, HTTPException, Query
 from psycopg import Connection
@@ -16,10 +15,10 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from pyapp import progress_metrics
-from pyapp.models import BurnupPoint, Forecast, ProgressMetrics, Stage, Task, TimelineEntry, TreeNode, TreeProgress
-from pyapp.web import reads, trees
-from pyapp.web.address import base_of
+from pyapp.models import BurnupPoint, Forecast, ProgressMetrics, Stage, TimelineEntry, TreeNode, TreeProgress
+from pyapp.web import reads, tasks, trees
 from pyapp.web.answers import Event, Listed, Overview, Problem, SignedLink, described
+from pyapp.web.links import page_links
 from pyapp.web.paging import Sort, Wanted, list_page
 from pyapp.web.parameters import (
     Active,
@@ -32,18 +31,22 @@ from pyapp.web.parameters import (
     Parent,
     Stalled,
     Statuses,
+    TaskStatuses,
     Text,
     Trees,
     WithTree,
     after_position,
+    known_parameters,
     run,
 )
 from pyapp.web.security import key_of
 from pyapp.web.shape import Shape
 from pyapp.web.stream import Feed, Subscriber
+from pyapp.web.tasks import ReportedTask
 from pyapp.web.wire import respond
 
 _ONE = "/workflows/{workflow_id}"
+_CONTAINS = "Contained in the agent type, an id or the error, without regard to case."
 _WORKFLOW: Any = described(Listed, "Workflow")
 _TREE: Any = create_model(
     "Tree",
@@ -60,7 +63,9 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
     503: {"model": Problem, "description": "The database does not answer, or a standby is behind; see Retry-After"},
 }
 router = APIRouter(
-    prefix="/api/v1", dependencies=[Depends(after_position)], responses={code: _ANSWERS[code] for code in (422, 503)}
+    prefix="/api/v1",
+    dependencies=[Depends(known_parameters), Depends(after_position)],
+    responses={code: _ANSWERS[code] for code in (422, 503)},
 )
 
 
@@ -69,7 +74,12 @@ def _of(what: Any, *codes: int, tag: str = "workflows") -> dict[str, Any]:
     return {"tags": [tag], "response_model": what, "responses": {code: _ANSWERS[code] for code in codes or (304, 404)}}
 
 
-def _one(request: Request, workflow_id: str, read: Callable[[Connection[Any], Shape, str], Any]) -> Response:
+def _one(
+    request: Request,
+    workflow_id: str,
+    read: Callable[[Connection[Any], Shape, str], Any],
+    headers: dict[str, str] | None = None,
+) -> Response:
     """Answer with what is read of a workflow; 404 where nothing is, since there is no such workflow."""
 
     def find(conn: Connection[Any], shape: Shape) -> Any:
@@ -79,7 +89,7 @@ def _one(request: Request, workflow_id: str, read: Callable[[Connection[Any], Sh
             raise HTTPException(404, "Workflow not found")
         return found
 
-    return respond(request, run(request, find))
+    return respond(request, run(request, find), headers)
 
 
 @router.get("/workflows", **_of(list[_WORKFLOW], 304, 400))
@@ -98,11 +108,7 @@ def list_workflows(
     """List workflows, newest first; the Link header leads to the next page."""
     wanted = Wanted(status or (), type, priority, name, parent, stalled, sort, limit, cursor)
     page, following = run(request, lambda conn, shape: list_page(conn, shape, wanted))
-    if following is None:
-        return respond(request, page)
-    parameters = [(key, value) for key, value in request.query_params.multi_items() if key != "cursor"]
-    target = f"{base_of(request)}{request.url.path}?{urlencode([*parameters, ('cursor', following)])}"
-    return respond(request, page, {"Link": f'<{target}>; rel="next"'})
+    return respond(request, page, page_links(request, next=following))
 
 
 @router.get(_ONE, **_of(_WORKFLOW))
@@ -128,10 +134,40 @@ def get_whole_tree(
     return _one(request, workflow_id, read)
 
 
-@router.get(f"{_ONE}/tasks", **_of(list[described(Task, without=reads.TASKS.without)]))  # type: ignore[misc]
-def list_tasks(request: Request, workflow_id: Key, limit: Limit = 200, offset: Offset = 0) -> Response:
-    """List the tasks of a workflow in the order in which they were created."""
-    return _one(request, workflow_id, partial(reads.read_part, part=reads.TASKS, limit=limit, offset=offset))
+@router.get(f"{_ONE}/tasks", **_of(list[described(ReportedTask, "Task", tasks.WITHOUT)], 304, 400, 404))  # type: ignore[misc]
+def list_tasks(
+    request: Request,
+    workflow_id: Key,
+    status: TaskStatuses = None,
+    agent_type: Annotated[Text | None, Query()] = None,
+    stage: Annotated[Text | None, Query()] = None,
+    text: Annotated[Text | None, Query(description=_CONTAINS)] = None,
+    limit: Limit = 200,
+    cursor: Cursor = None,
+) -> Response:
+    """List the tasks of a workflow in the order in which they were created; the Link header leads on, and back."""
+    wanted = tasks.Wanted(status or (), agent_type, stage, text, limit, cursor)
+    links: dict[str, str] = {}
+
+    def read(conn: Connection[Any], shape: Shape, key: str) -> list[dict[str, Any]]:
+        page = tasks.list_page(conn, shape, key, wanted)
+        links.update(page_links(request, next=page.next, prev=page.previous))
+        return page.tasks
+
+    return _one(request, workflow_id, read, links)
+
+
+@router.get(f"{_ONE}/tasks/{{task_id}}", **_of(described(ReportedTask, "OneTask")))
+def get_task(request: Request, workflow_id: Key, task_id: Key) -> Response:
+    """Get one task, with what it was given and all that is known of an error."""
+
+    def read(conn: Connection[Any], shape: Shape, key: str) -> Any:
+        found = tasks.read_task(conn, shape, key, task_id)
+        if found is None and reads.find_workflow(conn, shape, key) is not None:
+            raise HTTPException(404, "Task not found")
+        return found
+
+    return _one(request, workflow_id, read)
 
 
 @router.get(f"{_ONE}/events", **_of(list[described(Event)]))  # type: ignore[misc]

@@ -31,16 +31,13 @@ _RESTS = sql.SQL(
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of a relation that belong to a workflow, in an order, and columns of them that are not sent."""
+    """Rows of a relation that belong to a workflow, in an order."""
 
     relation: str
     of: type[Any]
     order: LiteralString
-    without: tuple[str, ...] = ()
 
 
-# What agents were given may be large, and is nobody else's business.
-TASKS = Part("agent_task", Task, "p.ordinal, p.created_at, p.id", without=("payload",))
 EVENTS = Part("workflow_event", Event, "p.id desc")
 TIMELINE = Part("workflow_timeline", TimelineEntry, "p.at, p.kind, p.place, p.name")
 STAGES = Part("workflow_stage_agents", Stage, "p.position, p.name")
@@ -173,11 +170,11 @@ def read_part(
     if not shape.has(part.relation):
         return []
     query = sql.SQL("select {} from {} as p where p.workflow_id = %s order by {} limit %s offset %s").format(
-        columns(part.of, part.without),  # type: ignore[arg-type]  # mypy does not know that classes hash
+        columns(part.of),  # type: ignore[arg-type]  # mypy does not know that classes hash
         shape.name(part.relation),
         sql.SQL(part.order),
     )
-    with conn.cursor(row_factory=dict_row if part.without else class_row(part.of)) as reader:
+    with conn.cursor(row_factory=class_row(part.of)) as reader:
         return reader.execute(query, [workflow_id, limit, offset]).fetchall()
 
 
@@ -228,7 +225,7 @@ def read_page_of_tasks(
         for place, (statuses, most) in enumerate(groups)
     )
     query = sql.SQL("select {} from ({}) as p order by p.place, p.ordinal, p.created_at, p.id limit %(limit)s").format(
-        columns(Task, TASKS.without, result="left(p.result::text, 1000)"), rows
+        columns(Task, ("payload",), result="left(p.result::text, 1000)"), rows
     )
     count = sql.SQL("select count(*) from {} where workflow_id = %(workflow)s and status in ({})").format(
         shape.name("agent_task"), sql.SQL(", ").join(map(sql.Literal, _AT_WORK))
