@@ -67,9 +67,11 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         database.open()
+        await database.open_quick()
         feed.start()
         yield
         await feed.stop()
+        await database.close_quick()
         database.close()
 
     app = FastAPI(

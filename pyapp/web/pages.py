@@ -171,7 +171,7 @@ def workflow(request: Request, workflow_id: Key) -> Response:
             "tasks": tasks,
             "stages": reads.read_part(conn, shape, key, reads.STAGES),
             "events": reads.read_part(conn, shape, key, reads.EVENTS, _EVENTS),
-            "points": reads.read_burnup(conn, shape, key),
+            "points": reads.read_part(conn, shape, key, reads.BURNUP),
             "forecast": reads.read_forecast(conn, shape, key),
             "archived_at": reads.read_archived_at(conn, shape, found),
             "trace_url": request.app.state.settings.trace_url,

@@ -1,6 +1,6 @@
 """What requests may ask for."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, TypeVar, get_args
 from urllib.parse import unquote
 
@@ -59,16 +59,23 @@ Position = Annotated[
 ]
 
 
-def after_position(after_position: Position = None) -> None:
+async def after_position(after_position: Position = None) -> None:
     """Take a parameter of all requests that read, for run."""
 
 
-def known_parameters(request: Request) -> None:
+async def ask(request: Request, query: Callable[[psycopg.AsyncConnection[Any], Shape], Awaitable[T]]) -> T:
+    """Run a query of a request as ``run`` does, in the event loop."""
+    database: Database = request.app.state.database
+    return await database.ask(query, after=request.query_params.get("after_position"))
+
+
+async def known_parameters(request: Request) -> None:
     """Refuse a parameter that the route does not take; each may have the key of a signed link."""
-    known = {"key", *_taken_by(request.scope["route"].dependant)}
-    for name in request.query_params:
-        if name not in known:
-            raise NotAValue(f"{name}: no such parameter here")
+    if given := request.query_params:
+        known = {"key", *_taken_by(request.scope["route"].dependant)}
+        for name in given:
+            if name not in known:
+                raise NotAValue(f"{name}: no such parameter here")
 
 
 def _taken_by(dependant: Dependant) -> set[str]:
