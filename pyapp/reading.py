@@ -23,6 +23,7 @@ from pyapp.models import (
     TimelineEntry,
     TreeNode,
     TreeProgress,
+    Vocabulary,
     Workflow,
     WorkflowState,
 )
@@ -45,6 +46,15 @@ TREE = f"""
     ) search depth first by created_at, workflow_id set place
     select {{columns}} from tree order by place limit %s
 """  # noqa: S608 (columns of a model)
+
+
+async def get_vocabulary(conn: Conn, *, schema: str | None = None) -> Vocabulary:
+    """Get what workflows and tasks are called where people read of them.
+
+    Returns ``agents`` for tasks in the tables that migrate creates, and what was said when others were adopted.
+    """
+    query = "select {columns} from {schema}.vocabulary"
+    return (await fetch_rows(conn, schema, Vocabulary, query))[0]
 
 
 async def get_workflow(conn: Conn, workflow_id: Key, *, schema: str | None = None) -> Workflow:

@@ -1,6 +1,6 @@
 -- When a workflow will be done, at the rate of its last completions, and whether it has come to a halt. Both are read
--- by index from the last completions and the assigned and running tasks, however many others there are. The burn-up
--- reads all tasks.
+-- by index from the last completions and the assigned and running tasks, however many others there are. Time in which
+-- the workflow did not run is left out of the rate. The burn-up reads all tasks.
 
 create or replace view public.workflow_forecast
 with (security_invoker = true)
@@ -26,7 +26,8 @@ cross join lateral (
 cross join lateral (
     select
         count(*) as completions,
-        extract(epoch from now() - min(c.completed_at))::numeric as seconds
+        min(c.completed_at) as began_at,
+        array_agg(c.completed_at) as times
     from (
         select a.completed_at
         from public.agent_task as a
@@ -34,6 +35,31 @@ cross join lateral (
         order by a.completed_at desc
         limit 100
     ) as c
+) as c
+cross join lateral (
+    select
+        c.completions,
+        extract(epoch from now() - c.began_at - coalesce(sum(e.occurred_at - p.began_at), '0'))::numeric as seconds
+    from (
+        select
+            e.occurred_at,
+            e.payload ->> 'to' as status,
+            lag(e.occurred_at) over (order by e.id) as left_at
+        from public.workflow_event as e
+        where
+            e.workflow_id = w.id
+            and e.occurred_at > c.began_at
+            and e.occurred_at <= now()
+            and e.event_type = 'status_changed'
+            and 'running' in (e.payload ->> 'from', e.payload ->> 'to')
+    ) as e
+    -- Agents may complete what they had begun: the pause begins after the last completion in it.
+    cross join lateral (
+        select greatest(e.left_at, max(t.at)) as began_at
+        from unnest(c.times) as t (at)
+        where t.at <= e.occurred_at
+    ) as p
+    where e.status = 'running'
 ) as b
 cross join lateral (
     select case
@@ -84,7 +110,7 @@ comment on column public.workflow_forecast.completed_per_minute is
 comment on column public.workflow_forecast.estimated_completion_at is
     'When the last of agents_total will be settled at that rate; null where the rate is unknown or nothing remains.';
 comment on column public.workflow_forecast.basis_completions is 'Completions that the rate is taken from, at most 100.';
-comment on column public.workflow_forecast.basis_seconds is 'Seconds since the first of these completions.';
+comment on column public.workflow_forecast.basis_seconds is 'Seconds since the first of these completions, without those in which the workflow did not run.';
 comment on column public.workflow_forecast.last_activity_at is
     'When a task was last created, assigned, started or settled, or the workflow changed status or stage; or tasks were counted below it.';
 comment on column public.workflow_forecast.stalled is

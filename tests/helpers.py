@@ -1,6 +1,7 @@
 """One-line helpers to arrange tests with."""
 
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -104,6 +105,20 @@ def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
         assert time.monotonic() < give_up, "did not come about"
         time.sleep(0.005)
     return outcome
+
+
+def kill(server: Any) -> None:
+    """Kill a server, and wait until it is gone."""
+    os.kill(server.pid, signal.SIGKILL)
+
+    def refuses() -> bool:
+        try:
+            psycopg.connect(server.dsn).close()
+        except psycopg.OperationalError:
+            return True
+        return False
+
+    wait_for(refuses)
 
 
 def wait_until_blocked(conn: psycopg.Connection, pid: int) -> None:

@@ -23,8 +23,7 @@ from pyapp.shipped import resource
 
 from .commands import ROOT, Run, Terminal, outcome, start
 from .commands import run as run
-from .helpers import new_tasks, new_workflow, set_status
-from .test_tasks import as_replica
+from .helpers import as_replica, new_tasks, new_workflow, set_status
 
 HOSTILE = "evil\x1b[2J\x1b]0;title\x07\nsecond line\r\t\u202egnp.exe\u2066\x9b31m\x7f end"
 NO_ONE = UUID(int=0)

@@ -112,14 +112,3 @@ def test_a_tree_that_is_too_deep_is_no_place_for_a_workflow(conn: psycopg.Connec
             last, parent = parent, pyapp.create_workflow(conn, "w", "other", parent_id=parent).workflow_id
     assert refused.value.workflow_id == parent
     assert last is not None
-
-
-def test_what_means_something_else_passes_through(conn: psycopg.Connection) -> None:
-    with pytest.raises(psycopg.errors.CheckViolation):
-        pyapp.create_workflow(conn, "w", "app", agents_planned=-1)
-    with pytest.raises(psycopg.errors.ForeignKeyViolation):
-        pyapp.create_workflow(conn, "w", "app", parent_id=NOWHERE)
-    with pytest.raises(psycopg.errors.InvalidTextRepresentation):
-        pyapp.get_workflow(conn, "no id")
-    with pytest.raises(psycopg.errors.UndefinedTable):
-        pyapp.get_workflow(conn, NOWHERE, schema="nowhere")

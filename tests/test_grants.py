@@ -42,6 +42,12 @@ def test_an_agent_does_its_whole_work_by_functions(conn: psycopg.Connection, ses
     agent.execute("select report_task(%s, %s, 'running', null, true)", [workflow, two])
     reports = f"""[{{"external_id": "k", "status": "completed"}}, {{"task_id": "{three}", "status": "cancelled"}}]"""
     agent.execute("select report_tasks(%s, %s)", [workflow, reports])
+    assert agent.execute("select from agent_task where status = 'pending' for update skip locked").fetchall() == []
+    agent.execute(
+        "insert into agent_task (workflow_id, external_id, agent_type, status) values (%s, 'k', 'b', 'completed')"
+        " on conflict (workflow_id, external_id) where external_id is not null do update set status = excluded.status",
+        [workflow],
+    )
     assert counters(conn, workflow) == (3, 2, 0, 1)
     assert agent.execute("select progress, settled_percentage from workflow_progress").fetchall() == [(67, 100)]
     assert agent.execute("select parent_id, parent_task_id from workflow").fetchall() == [(None, None)]
@@ -93,9 +99,15 @@ def test_an_operator_creates_moves_repairs_and_archives_by_functions(
     operator.execute("""select report_tasks(%s, '[]')""", [workflow])
     operator.execute("select advance_workflow(%s)", [workflow])
     operator.execute("select transition_workflow(%s, 'completed')", [workflow])
+    # Written back whole, as some libraries do, the numbers stay as they are.
+    operator.execute("update workflow set progress = 9, agents_completed = 9, name = 'x' where id = %s", [workflow])
+    by = conn.execute("select distinct payload ->> 'by' from workflow_event where payload ? 'by'").fetchall()
+    assert by == [(operator.info.user,)]
     assert operator.execute("select * from repair_progress()").fetchall() == []
     assert operator.execute("select * from archive_workflows('0 days')").fetchall() == [(workflow, 1)]
     assert counters(conn, workflow) == (1, 1, 0, 0)
+    operator.execute("delete from workflow where id = %s", [root])
+    assert conn.execute("select from workflow").fetchall() == []
 
 
 def test_a_reader_reads_all_and_calls_nothing_that_writes(conn: psycopg.Connection, session_of: Grant) -> None:
@@ -104,9 +116,14 @@ def test_a_reader_reads_all_and_calls_nothing_that_writes(conn: psycopg.Connecti
     views = conn.execute("select viewname from pg_views where schemaname = 'public'").fetchall()
     for (view,) in views:
         reader.execute(f"select * from {view}")
-    for call in ("create_workflow('w', 'app')", "archive_workflows('0 days')", "repair_progress()"):
+    calls = [
+        f"select {call}" for call in ("create_workflow('w', 'app')", "archive_workflows('0')", "repair_progress()")
+    ]
+    for table in ("workflow", "agent_task", "workflow_stage", "workflow_event", "stage_definition"):
+        calls += [f"delete from {table}", f"truncate {table} cascade", f"insert into {table} default values"]
+    for call in calls:
         with pytest.raises(errors.InsufficientPrivilege):
-            reader.execute(f"select {call}")
+            reader.execute(call)
 
 
 def test_each_function_is_granted_or_left_out_on_purpose(conn: psycopg.Connection, session_of: Grant) -> None:

@@ -305,6 +305,41 @@ def test_slow_workflows_are_forecast_exactly_and_endless_ones_not_at_all(session
     conn.commit()
 
 
+@pytest.mark.parametrize(
+    ("ago", "moves", "seconds"),
+    [
+        ((50_900, 50_700, 50_600, 200), ((50_500, "paused"), (250, "running")), 50_900 - 50_250),
+        ((900, 800, 600), ((850, "paused"), (700, "running")), 900 - 100),  # agents end in the pause what they began
+        ((900, 800, 600), ((850, "failed"), (840, "paused"), (820, "running"), (500, "paused"), (400, "running")), 770),
+        ((900, 800), ((950, "paused"), (850, "running"), (700, "paused"), (600, "running")), 900 - 50 - 100),
+        ((900, 800, 600), ((500, "initialization"), (400, "validation")), 900),  # stages are no pauses
+    ],
+)
+def test_a_forecast_leaves_out_the_time_in_which_the_workflow_did_not_run(
+    session: Any, ago: tuple[int, ...], moves: tuple[tuple[int, str], ...], seconds: int
+) -> None:
+    conn = session()
+    workflow = new_workflow(conn, status="running", agents_planned=2 * len(ago))
+    completed_ago(conn, workflow, *ago)
+    before = "running"
+    for at, to in moves:
+        kind = "stage" if to in ("initialization", "validation") else "status"
+        conn.execute(
+            "insert into workflow_event (workflow_id, event_type, payload, occurred_at) values"
+            " (%s, %s, jsonb_build_object('from', %s::text, 'to', %s::text), now() - make_interval(secs => %s))",
+            [workflow, f"{kind}_changed", before, to, at],
+        )
+        before = to
+    forecast = get_forecasts(conn, [workflow])[workflow]
+    assert forecast.basis_seconds == seconds
+    if len(ago) > 2:
+        (now,) = conn.execute("select now()").fetchone()
+        left = timedelta(seconds=len(ago) * seconds / (len(ago) - 1))
+        assert forecast.estimated_completion_at is not None
+        assert abs(forecast.estimated_completion_at - (now + left)) < timedelta(milliseconds=1)
+    conn.commit()
+
+
 def idle(conn: psycopg.Connection, status: str = "running", minutes: int = 11) -> Any:
     """Insert a workflow in which nothing has happened for some minutes."""
     frozen = datetime.now(UTC)

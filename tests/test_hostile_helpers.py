@@ -28,22 +28,8 @@ NOBODY = UUID(int=0)
 # What a helper may raise for what it was given. KeyError, AttributeError, IndexError and the like are faults.
 EXPECTED = (psycopg.Error, AgentProgressError, ValueError, TypeError, OverflowError, RecursionError)
 
-TEXT = st.text(st.characters(exclude_categories=()), max_size=12) | st.sampled_from(
-    [
-        "",
-        "\0",
-        "a\0b",
-        "\udcff",
-        "\ud800",
-        "%s",
-        "%(x)s",
-        "{}",
-        "'; drop table workflow; --",
-        "\\",
-        "\u202e",
-        "x" * 9000,
-    ]
-)
+ODD_TEXTS = ["", "\0", "a\0b", "\udcff", "\ud800", "%s", "%(x)s", "{}", "'; drop table workflow; --", "\\", "x" * 9000]
+TEXT = st.text(st.characters(exclude_categories=()), max_size=12) | st.sampled_from(ODD_TEXTS)
 NUMBER = st.integers() | st.sampled_from([2**31, 2**63, 10**400, -1, 0, True])
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | NUMBER | TEXT,
@@ -52,6 +38,25 @@ JSON = st.recursive(
 ) | st.sampled_from([{1: 2}, {None: 1}, {"a": object()}, b"bytes", datetime(1, 1, 1, tzinfo=UTC), {1, 2}])
 ANYTHING = TEXT | NUMBER | JSON | st.none()
 STATUS = st.sampled_from(["pending", "running", "completed", "failed", "cancelled", "paused"]) | TEXT
+
+
+def of_these(required: str, odd: str, **others: Any) -> Any:
+    """Mappings that have some names and may have others, with anything as their values."""
+    names = dict.fromkeys(odd.split(), ANYTHING) | others
+    return st.fixed_dictionaries(dict.fromkeys(required.split(), ANYTHING), optional=names)
+
+
+WORKFLOW = of_these(
+    "name type",
+    "description current_stage agents_planned trace_id created_by",
+    status=STATUS,
+    priority=TEXT,
+    input_data=JSON,
+)
+TASK = TEXT | of_these(
+    "agent_type", "external_id stage priority max_retries timeout_ms nonsense", status=STATUS, payload=JSON
+)
+REPORT = st.tuples(st.sampled_from(["task", "nobody"]) | ANYTHING, STATUS, JSON, st.booleans())
 
 
 @pytest.fixture
@@ -77,66 +82,26 @@ def attempt(conn: psycopg.Connection, act: Callable[[], Any]) -> None:
 many = settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@given(
-    name=ANYTHING,
-    type=ANYTHING,
-    odd=st.fixed_dictionaries(
-        {},
-        optional={
-            "description": ANYTHING,
-            "status": STATUS,
-            "current_stage": ANYTHING,
-            "priority": TEXT,
-            "agents_planned": ANYTHING,
-            "trace_id": ANYTHING,
-            "input_data": JSON,
-            "created_by": ANYTHING,
-        },
-    ),
-)
+@given(odd=WORKFLOW)
 @many
-def test_a_workflow_created_of_anything(transaction: psycopg.Connection, name: Any, type: Any, odd: Any) -> None:
-    attempt(transaction, lambda: pyapp.create_workflow(transaction, name, type, **odd))
+def test_a_workflow_created_of_anything(transaction: psycopg.Connection, odd: Any) -> None:
+    attempt(transaction, lambda: pyapp.create_workflow(transaction, **odd))
 
 
-TASK = TEXT | st.fixed_dictionaries(
-    {"agent_type": ANYTHING},
-    optional={
-        "external_id": ANYTHING,
-        "stage": ANYTHING,
-        "status": STATUS,
-        "priority": ANYTHING,
-        "payload": JSON,
-        "max_retries": ANYTHING,
-        "timeout_ms": ANYTHING,
-        "nonsense": ANYTHING,
-    },
-)
-
-
-@given(tasks=st.lists(TASK, max_size=3))
+@given(tasks=st.lists(TASK, max_size=3), reports=st.lists(REPORT, max_size=4))
 @many
-def test_tasks_made_of_anything(transaction: psycopg.Connection, tasks: Any) -> None:
+def test_tasks_and_reports_made_of_anything(transaction: psycopg.Connection, tasks: Any, reports: Any) -> None:
     def add() -> None:
-        workflow = new_workflow(transaction)
-        added = pyapp.add_tasks(transaction, workflow, tasks)
-        assert len(added) == len(tasks)
+        assert len(pyapp.add_tasks(transaction, new_workflow(transaction), tasks)) == len(tasks)
 
-    attempt(transaction, add)
-
-
-@given(
-    reports=st.lists(st.tuples(st.sampled_from(["task", "nobody"]) | ANYTHING, STATUS, JSON, st.booleans()), max_size=4)
-)
-@many
-def test_reports_of_anything(transaction: psycopg.Connection, reports: Any) -> None:
     def report() -> None:
         workflow = new_workflow(transaction)
         (task,) = new_tasks(transaction, workflow, "running")
-        known = {"task": task, "nobody": NOBODY}
-        given = [(known.get(who) if who in ("task", "nobody") else who, *rest) for who, *rest in reports]
+        ids = {"task": task, "nobody": NOBODY}
+        given = [(ids[who] if isinstance(who, str) and who in ids else who, *rest) for who, *rest in reports]
         pyapp.report_tasks(transaction, workflow, given)
 
+    attempt(transaction, add)
     attempt(transaction, report)
 
 
@@ -148,22 +113,20 @@ def test_ids_statuses_stages_and_numbers_of_anything(
     conn = transaction
     workflow = new_workflow(conn)
     conn.commit()
-    calls: list[Callable[[], Any]] = [
-        lambda: pyapp.get_workflow(conn, who),
-        lambda: pyapp.get_state(conn, who),
-        lambda: pyapp.list_tasks(conn, who),
-        lambda: pyapp.find_drift(conn, [who]),
-        lambda: pyapp.get_forecasts(conn, [who]),
-        lambda: pyapp.repair(conn, who),
+    for name, *values in (
+        *((name, who) for name in ("get_workflow", "get_state", "list_tasks", "repair", "get_tree")),
+        *((name, [who]) for name in ("find_drift", "get_forecasts", "get_workflows")),
+        ("report_task", who, who, what),
+    ):
+        attempt(conn, lambda name=name, values=values: getattr(pyapp, name)(conn, *values))
+    for call in (
         lambda: pyapp.list_workflows(conn, status=what, type=stage, limit=number),
         lambda: pyapp.list_workflows(conn, after=(stage, who)),
         lambda: pyapp.list_timeline(conn, who, limit=number),
         lambda: pyapp.transition(conn, who, what, stage=stage, expected_version=number),
         lambda: pyapp.transition(conn, workflow, what, stage=stage, expected_version=number),
         lambda: pyapp.advance(conn, workflow, expected_version=number),
-        lambda: pyapp.report_task(conn, who, who, what),
-    ]
-    for call in calls:
+    ):
         attempt(conn, call)
 
 
@@ -182,21 +145,28 @@ def test_json_that_is_nested_too_deeply(transaction: psycopg.Connection) -> None
 
 # Errors that are found out after the statement, or before it: the transaction goes on.
 OWN: dict[str, tuple[Callable[[Any, UUID, UUID], Any], type[Exception]]] = {
-    "get_workflow": (lambda conn, *_: pyapp.get_workflow(conn, NOBODY), WorkflowNotFound),
-    "get_state": (lambda conn, *_: pyapp.get_state(conn, NOBODY), WorkflowNotFound),
-    "list_tasks": (lambda conn, *_: pyapp.list_tasks(conn, NOBODY), WorkflowNotFound),
-    "list_stages": (lambda conn, *_: pyapp.list_stages(conn, NOBODY), WorkflowNotFound),
-    "stage_progress": (lambda conn, *_: pyapp.stage_progress(conn, NOBODY), WorkflowNotFound),
-    "list_timeline": (lambda conn, *_: pyapp.list_timeline(conn, NOBODY), WorkflowNotFound),
-    "list_burnup": (lambda conn, *_: pyapp.list_burnup(conn, NOBODY), WorkflowNotFound),
-    "progress_metrics": (lambda conn, *_: pyapp.progress_metrics(conn, NOBODY), WorkflowNotFound),
-    "repair": (lambda conn, *_: pyapp.repair(conn, NOBODY), WorkflowNotFound),
     "no uuid": (lambda conn, workflow, _: pyapp.report_task(conn, workflow, "no id", "completed"), ValueError),
     "a number for an id": (lambda conn, workflow, _: pyapp.report_task(conn, workflow, 7, "completed"), ValueError),
     "bad status": (lambda conn, *ids: pyapp.report_task(conn, *ids, "done"), UnknownStatus),
+    "a bad status among others": (
+        lambda conn, id, task: pyapp.report_tasks(conn, id, [(task, "completed"), (task, "done")]),
+        UnknownStatus,
+    ),
+    "no status": (lambda conn, id, task: pyapp.report_tasks(conn, id, [{"task_id": task}]), UnknownStatus),
+    "no uuid among others": (
+        lambda conn, id, task: pyapp.report_tasks(conn, id, [(task, "completed"), ("no id", "completed")]),
+        ValueError,
+    ),
     "no json": (lambda conn, *ids: pyapp.report_task(conn, *ids, "completed", {"a": object()}), TypeError),
     "nul": (lambda conn, *_: pyapp.create_workflow(conn, "a\0b", "app"), psycopg.DataError),
     "surrogate": (lambda conn, *_: pyapp.create_workflow(conn, "\udcff", "app"), UnicodeEncodeError),
+}
+READS = (
+    "get_workflow get_state get_tree tree_progress list_tasks list_stages stage_progress list_timeline list_burnup"
+    " progress_metrics repair"
+)
+OWN |= {
+    name: (lambda conn, *_, name=name: getattr(pyapp, name)(conn, NOBODY), WorkflowNotFound) for name in READS.split()
 }
 # Errors that the server raises: by nature they end the transaction, or the savepoint around them.
 OF_THE_SERVER: dict[str, tuple[Callable[[Any, UUID, UUID], Any], type[Exception]]] = {
@@ -216,6 +186,14 @@ OF_THE_SERVER: dict[str, tuple[Callable[[Any, UUID, UUID], Any], type[Exception]
         psycopg.errors.CheckViolation,
     ),
     "huge": (lambda conn, *_: pyapp.create_workflow(conn, "n", "t", agents_planned=2**40), psycopg.DataError),
+    "no such parent": (
+        lambda conn, *_: pyapp.create_workflow(conn, "n", "t", parent_id=NOBODY),
+        psycopg.errors.ForeignKeyViolation,
+    ),
+    "no such schema": (
+        lambda conn, id, _: pyapp.get_workflow(conn, id, schema="nowhere"),
+        psycopg.errors.UndefinedTable,
+    ),
     "same key": (
         lambda conn, id, _: pyapp.add_tasks(conn, id, [{"agent_type": "a", "external_id": "k"}] * 2),
         psycopg.errors.UniqueViolation,

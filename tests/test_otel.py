@@ -1,16 +1,14 @@
 """ProgressProcessor on the real SDK and a real database: what becomes of spans."""
 
-# ruff: noqa: SIM117 (blocks are nested as the spans are)
-
 import asyncio
 import inspect
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -19,9 +17,9 @@ from uuid import NAMESPACE_OID, uuid5
 import psycopg
 import pytest
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace import Tracer, TracerProvider
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, Sampler, SamplingResult
-from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from psycopg.conninfo import conninfo_to_dict
 
@@ -30,39 +28,63 @@ from pyapp.otel import MODEL_CALLS, ProgressProcessor
 
 from .commands import Run
 from .commands import run as run
-from .helpers import wait_for
+from .helpers import kill, wait_for
 from .pages import block_with, page, run_python
 
-SetUp = Callable[..., tuple[Tracer, ProgressProcessor]]
 
-
-def agent(name: str, operation: str = "invoke_agent", **attributes: Any) -> dict[str, Any]:
-    """What an agent's span is started with."""
-    attributes = {"gen_ai.operation.name": operation, "gen_ai.agent.name": name, **attributes}
+def started(operation: str, name: str, **attributes: Any) -> dict[str, Any]:
+    """What a span is started with."""
+    kind = "tool" if operation == "execute_tool" else "agent"
+    attributes = {"gen_ai.operation.name": operation, f"gen_ai.{kind}.name": name, **attributes}
     return {"name": f"{operation} {name}", "attributes": attributes}
 
 
-def tool(name: str, operation: str = "execute_tool", **attributes: Any) -> dict[str, Any]:
-    """What a tool's span is started with."""
-    attributes = {"gen_ai.operation.name": operation, "gen_ai.tool.name": name, **attributes}
-    return {"name": f"{operation} {name}", "attributes": attributes}
+class Tracing:
+    """Tracing as a program sets it up: of a process of its own, as far as tracing goes."""
+
+    def __init__(self, dsn: str, sampler: Sampler | None = None, **options: Any) -> None:
+        self.provider = TracerProvider(sampler=sampler, shutdown_on_exit=False)
+        self.processor = ProgressProcessor(dsn, **options)
+        self.provider.add_span_processor(self.processor)
+        self.tracer = self.provider.get_tracer("test")
+        self.flush = self.processor.force_flush
+
+    def span(self, *of: Any, context: Context | None = None, **attributes: Any) -> AbstractContextManager[Span]:
+        """Begin a span, by its operation and name or what it is started with, and end it with the block."""
+        how = of[0] if isinstance(of[0], dict) else started(*of, **attributes) if len(of) == 2 else {"name": of[0]}
+        return self.tracer.start_as_current_span(**how, context=context)
+
+    def agent(self, name: str, **options: Any) -> AbstractContextManager[Span]:
+        return self.span("invoke_agent", name, **options)
+
+    def tool(self, name: str, **options: Any) -> AbstractContextManager[Span]:
+        return self.span("execute_tool", name, **options)
+
+    def begin(self, operation: str, name: str, above: Span | None = None) -> Span:
+        """Begin a span that nobody ends by a block."""
+        return self.tracer.start_span(**started(operation, name), context=above and set_span_in_context(above))
+
+
+SetUp = Callable[..., Tracing]
 
 
 @pytest.fixture
-def start(dsn: str) -> Iterator[SetUp]:
-    """Set up tracing as a program does: each call is a process of its own, as far as tracing goes."""
-    providers: list[TracerProvider] = []
+def set_up(dsn: str) -> Iterator[SetUp]:
+    """Set up tracing, as often as a test likes."""
+    made: list[Tracing] = []
 
-    def set_up(sampler: Sampler | None = None, **options: Any) -> tuple[Tracer, ProgressProcessor]:
-        provider = TracerProvider(sampler=sampler, shutdown_on_exit=False)
-        processor = ProgressProcessor(**{"dsn": dsn, **options})
-        provider.add_span_processor(processor)
-        providers.append(provider)
-        return provider.get_tracer("test"), processor
+    def make(sampler: Sampler | None = None, **options: Any) -> Tracing:
+        made.append(Tracing(**{"dsn": dsn, "sampler": sampler, **options}))
+        return made[-1]
 
-    yield set_up
-    for provider in providers:
-        provider.shutdown()
+    yield make
+    for one in made:
+        one.provider.shutdown()
+
+
+@pytest.fixture
+def tracing(set_up: SetUp) -> Tracing:
+    return set_up()
 
 
 def shown(conn: psycopg.Connection) -> dict[str, tuple[Any, ...]]:
@@ -96,46 +118,39 @@ def results(conn: psycopg.Connection) -> dict[str, Any]:
     return dict(conn.execute("select agent_type, result from agent_task").fetchall())
 
 
-def test_a_run_shows_while_it_is_under_way(conn: psycopg.Connection, start: SetUp) -> None:
-    tracer, processor = start()
-    with tracer.start_as_current_span(**agent("researcher")):
-        assert processor.force_flush()
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "pyapp.otel"]
+
+
+# --- What becomes of a span -------------------------------------------------------------------------------------
+
+
+def test_a_run_shows_while_it_is_under_way_and_can_be_found_in_the_trace(
+    conn: psycopg.Connection, tracing: Tracing
+) -> None:
+    with tracing.agent("researcher") as outer:
+        assert tracing.flush()
         assert shown(conn) == {"researcher": ("running", 0, 0, 1)}
-        with tracer.start_as_current_span(**tool("look_up")):
-            assert processor.force_flush()
+        with tracing.tool("look_up") as inner:
+            assert tracing.flush()
             assert shown(conn) == {"researcher": ("running", 0, 0, 2)}
-        assert processor.force_flush()
+        assert tracing.flush()
         assert shown(conn) == {"researcher": ("running", 50, 1, 2)}
-    assert processor.force_flush()
+    assert tracing.flush()
     assert shown(conn) == {"researcher": ("completed", 100, 2, 2)}
-
-
-def test_a_run_is_of_type_agent_and_its_spans_can_be_found_in_the_trace(conn: psycopg.Connection, start: SetUp) -> None:
-    tracer, processor = start()
-    with (
-        tracer.start_as_current_span(**agent("researcher")) as outer,
-        tracer.start_as_current_span(**tool("look_up")) as inner,
-    ):
-        pass
-    processor.force_flush()
-    trace, above, below = (
-        f"{outer.get_span_context().trace_id:032x}",
-        f"{outer.get_span_context().span_id:016x}",
-        f"{inner.get_span_context().span_id:016x}",
-    )
-    assert conn.execute("select type, trace_id, created_by from workflow").fetchall() == [
-        ("agent", trace, "opentelemetry")
-    ]
+    of_run, of_tool = outer.get_span_context(), inner.get_span_context()
+    trace, above, below = f"{of_run.trace_id:032x}", f"{of_run.span_id:016x}", f"{of_tool.span_id:016x}"
+    key = uuid5(NAMESPACE_OID, f"{trace}-{above}")
+    query = "select id, type, trace_id, created_by from workflow"
+    assert conn.execute(query).fetchall() == [(key, "agent", trace, "opentelemetry")]
     query = "select trace_id, span_id, parent_span_id from agent_task order by ordinal"
     assert conn.execute(query).fetchall() == [(trace, above, None), (trace, below, above)]
 
 
-def test_times_are_those_of_the_spans(conn: psycopg.Connection, start: SetUp) -> None:
-    tracer, processor = start()
+def test_times_are_those_of_the_spans(conn: psycopg.Connection, tracing: Tracing) -> None:
     began = 1_000_000_000_000_000_000  # in 2001
-    with tracer.start_as_current_span(**agent("researcher"), start_time=began, end_on_exit=False) as span:
-        span.end(began + 90 * 10**9)
-    processor.force_flush()
+    tracing.tracer.start_span(**started("invoke_agent", "old"), start_time=began).end(began + 90 * 10**9)
+    tracing.flush()
     assert conn.execute(
         "select extract(year from t.created_at), t.started_at = t.created_at, w.created_at::date = t.created_at::date,"
         " round(extract(epoch from t.completed_at - t.started_at)) from agent_task as t, workflow as w"
@@ -143,162 +158,162 @@ def test_times_are_those_of_the_spans(conn: psycopg.Connection, start: SetUp) ->
 
 
 def test_an_agent_below_another_is_a_workflow_below_its_workflow_and_task(
-    conn: psycopg.Connection, start: SetUp
+    conn: psycopg.Connection, tracing: Tracing
 ) -> None:
-    tracer, processor = start()
-    with tracer.start_as_current_span(**agent("editor")):
-        with tracer.start_as_current_span(**tool("ask_writer")), tracer.start_as_current_span(**agent("writer")):
-            with tracer.start_as_current_span(**tool("look_up")):
-                pass
-        with tracer.start_as_current_span(**agent("reader")):
+    with tracing.agent("editor"):
+        with tracing.tool("ask_writer"), tracing.agent("writer"), tracing.tool("look_up"):
             pass
-    processor.force_flush()
+        with tracing.agent("reader"):
+            pass
+    tracing.flush()
     assert tree(conn) == [("editor", None, None), ("writer", "editor", "ask_writer"), ("reader", "editor", "editor")]
-    assert tasks(conn) == [
-        ("editor", "editor", "completed"),
-        ("editor", "ask_writer", "completed"),
-        ("writer", "writer", "completed"),
-        ("writer", "look_up", "completed"),
-        ("reader", "reader", "completed"),
+    assert [row[:2] for row in tasks(conn)] == [
+        ("editor", "editor"),
+        ("editor", "ask_writer"),
+        ("writer", "writer"),
+        ("writer", "look_up"),
+        ("reader", "reader"),
     ]
 
 
-def test_agents_of_a_workflow_work_side_by_side_below_it(conn: psycopg.Connection, start: SetUp) -> None:
-    tracer, processor = start()
-
+def test_agents_of_a_workflow_work_side_by_side_below_it(conn: psycopg.Connection, tracing: Tracing) -> None:
     def work(name: str, above: Context) -> None:
-        with tracer.start_as_current_span(**agent(name), context=above):
+        with tracing.agent(name, context=above):
             for _ in range(10):
-                with tracer.start_as_current_span(**tool("look_up")):
+                with tracing.tool("look_up"):
                     pass
 
-    with tracer.start_as_current_span(**agent("both", "invoke_workflow")) as span, ThreadPoolExecutor(8) as pool:
-        above = set_span_in_context(span)
-        list(pool.map(work, [f"agent {number}" for number in range(20)], [above] * 20))
-    processor.force_flush()
+    with tracing.span("invoke_workflow", "both") as span, ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, [f"agent {number}" for number in range(20)], [set_span_in_context(span)] * 20))
+    tracing.flush()
     expected = {f"agent {number}": ("completed", 100, 11, 11) for number in range(20)}
     assert shown(conn) == {"both": ("completed", 100, 1, 1), **expected}
     assert {row[1:] for row in tree(conn) if row[0] != "both"} == {("both", "both")}
 
 
-def test_other_spans_are_passed_over_and_do_not_break_the_chain(conn: psycopg.Connection, start: SetUp) -> None:
-    tracer, processor = start()
-    with tracer.start_as_current_span("POST /chat", kind=SpanKind.SERVER):
-        with tracer.start_as_current_span(**tool("look_up")):
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({}, ["editor", "ask", "writer"]),
+        ({"tasks": ("execute_tool", "plan", *MODEL_CALLS)}, ["editor", "step 1", "gpt", "ask", "writer"]),
+    ],
+    ids=["by default", "where asked for"],
+)
+def test_other_spans_are_passed_over_and_do_not_break_the_chain(
+    conn: psycopg.Connection, set_up: SetUp, options: Any, names: list[str]
+) -> None:
+    tracing = set_up(**options)
+    with tracing.span({"name": "POST /chat", "kind": SpanKind.SERVER}):
+        with tracing.tool("look_up"):
             pass  # no agent is above it
-        with tracer.start_as_current_span(**agent("editor")), tracer.start_as_current_span("step 1"):
-            with tracer.start_as_current_span("chat gpt", attributes={"gen_ai.operation.name": "chat"}):
+        with tracing.agent("editor"), tracing.span("plan", "step 1"):
+            with tracing.span({"name": "chat gpt", "attributes": {"gen_ai.operation.name": "chat"}}):
                 pass
-            with tracer.start_as_current_span(**tool("ask")), tracer.start_as_current_span("retry"):
-                with tracer.start_as_current_span(**agent("writer")):
-                    pass
-    processor.force_flush()
+            with tracing.tool("ask"), tracing.span("retry"), tracing.agent("writer"):
+                pass
+    tracing.flush()
     assert tree(conn) == [("editor", None, None), ("writer", "editor", "ask")]
-    assert [name for _, name, _ in tasks(conn)] == ["editor", "ask", "writer"]
-
-
-def test_model_calls_are_tasks_where_asked_for(conn: psycopg.Connection, start: SetUp) -> None:
-    tracer, processor = start(tasks=("execute_tool", "plan", *MODEL_CALLS))
-    with tracer.start_as_current_span(**agent("editor")):
-        with tracer.start_as_current_span("plan", attributes={"gen_ai.operation.name": "plan"}):
-            with tracer.start_as_current_span("chat gpt", attributes={"gen_ai.operation.name": "chat"}):
-                pass
-    processor.force_flush()
-    assert [name for _, name, _ in tasks(conn)] == ["editor", "plan", "gpt"]
+    assert [name for _, name, _ in tasks(conn)] == names
 
 
 @pytest.mark.parametrize(
-    "started",
+    "how",
     [
         {"name": "invoke_agent writer"},
         {"name": "writer.run", "attributes": {"openinference.span.kind": "AGENT", "agent.name": "writer"}},
-        agent("x", "invoke_workflow", **{"gen_ai.agent.name": "", "gen_ai.workflow.name": "writer"}),
+        started("invoke_workflow", "x", **{"gen_ai.agent.name": "", "gen_ai.workflow.name": "writer"}),
     ],
     ids=["by its name", "OpenInference", "the older name of a workflow"],
 )
-def test_an_agent_is_recognized(conn: psycopg.Connection, start: SetUp, started: dict[str, Any]) -> None:
-    tracer, processor = start()
-    with tracer.start_as_current_span(**started):
+def test_an_agent_is_recognized(conn: psycopg.Connection, tracing: Tracing, how: dict[str, Any]) -> None:
+    with tracing.span(how):
         pass
-    processor.force_flush()
+    tracing.flush()
     assert shown(conn) == {"writer": ("completed", 100, 1, 1)}
 
 
-def test_a_failure_is_that_of_the_task_and_the_workflow(conn: psycopg.Connection, start: SetUp) -> None:
-    tracer, processor = start()
-    with pytest.raises(ValueError, match="no such file"), tracer.start_as_current_span(**agent("clumsy")):
-        with tracer.start_as_current_span(**tool("open")):
-            raise ValueError("no such file")
-    processor.force_flush()
-    assert shown(conn) == {"clumsy": ("failed", 0, 0, 2)}
-    failure = {"error": "ValueError", "message": "ValueError: no such file"}
-    assert results(conn) == {"clumsy": failure, "open": failure}
+# --- How it ended -----------------------------------------------------------------------------------------------
 
 
-def test_an_agent_that_copes_with_a_failed_tool_is_completed(conn: psycopg.Connection, start: SetUp) -> None:
-    tracer, processor = start()
-    with tracer.start_as_current_span(**agent("robust")):
-        with tracer.start_as_current_span(**tool("open", **{"error.type": "timeout"})) as span:
+def fails(tracing: Tracing) -> None:
+    with tracing.agent("clumsy"), tracing.tool("open"):
+        raise ValueError("no such file")
+
+
+def copes(tracing: Tracing) -> None:
+    with tracing.agent("robust"):
+        with tracing.tool("open", **{"error.type": "timeout"}) as span:
             span.set_status(Status(StatusCode.ERROR, "took too long"))
-        with tracer.start_as_current_span(**tool("open again")):
+        with tracing.tool("open again"):
             pass
-    processor.force_flush()
-    assert shown(conn) == {"robust": ("completed", 67, 2, 3)}
-    assert results(conn)["open"] == {"error": "timeout", "message": "took too long"}
 
 
-def test_a_failure_is_seen_though_its_instrumentation_does_not_tell(conn: psycopg.Connection, start: SetUp) -> None:
-    tracer, processor = start()
+def is_not_told(tracing: Tracing) -> None:
+    """Fail where the instrumentation does not say so."""
     quiet = {"record_exception": False, "set_status_on_exception": False}
-    with pytest.raises(ValueError, match="lost"), tracer.start_as_current_span(**agent("quiet"), **quiet):
+    with tracing.tracer.start_as_current_span(**started("invoke_agent", "quiet"), **quiet):
         raise ValueError("lost")
-    processor.force_flush()
-    assert shown(conn)["quiet"][0] == "failed"
-    assert results(conn) == {"quiet": {"error": "ValueError", "message": "lost"}}
 
 
-def test_an_agent_that_steps_in_for_a_failed_one_is_completed(conn: psycopg.Connection, start: SetUp) -> None:
-    tracer, processor = start()
+def steps_in(tracing: Tracing) -> None:
     try:
-        with tracer.start_as_current_span(**agent("first")):
-            raise ValueError("lost")
+        is_not_told(tracing)
     except ValueError:
-        with tracer.start_as_current_span(**agent("second")), tracer.start_as_current_span(**tool("look_up")):
+        with tracing.agent("second"), tracing.tool("look_up"):
             pass
-    processor.force_flush()
-    assert {name: row[0] for name, row in shown(conn).items()} == {"first": "failed", "second": "completed"}
 
 
-def test_a_cancelled_agent_and_its_tools_are_cancelled(conn: psycopg.Connection, start: SetUp) -> None:
-    tracer, processor = start()
+def is_left(tracing: Tracing) -> None:
+    """Read a part of a stream."""
 
+    def stream() -> Iterator[int]:
+        with tracing.agent("streaming"):
+            yield from range(10)
+
+    for _ in stream():
+        break
+
+
+def is_cancelled(tracing: Tracing) -> None:
     async def work(name: str) -> None:
-        with tracer.start_as_current_span(**agent(name)), tracer.start_as_current_span(**tool("wait")):
+        with tracing.agent(name), tracing.tool("wait"):
             await asyncio.sleep(600)
 
     async def main() -> None:
         async with asyncio.timeout(0.01):
             await asyncio.gather(work("one"), work("two"))
 
-    with pytest.raises(TimeoutError):
-        asyncio.run(main())
-    processor.force_flush()
-    assert shown(conn) == {"one": ("cancelled", 0, 0, 2), "two": ("cancelled", 0, 0, 2)}
-    assert {status for _, _, status in tasks(conn)} == {"cancelled"}
-    assert conn.execute("select agents_open from workflow_progress").fetchall() == [(0,), (0,)]
+    asyncio.run(main())
 
 
-def test_a_stream_that_is_not_read_to_its_end_is_no_failure(conn: psycopg.Connection, start: SetUp) -> None:
-    tracer, processor = start()
+FAILURE = {"error": "ValueError", "message": "ValueError: no such file"}
+LOST = {"error": "ValueError", "message": "lost"}
 
-    def stream() -> Iterator[int]:
-        with tracer.start_as_current_span(**agent("streaming")):
-            yield from range(10)
 
-    for _ in stream():
-        break
-    processor.force_flush()
-    assert shown(conn)["streaming"][0] == "completed"
+@pytest.mark.parametrize(
+    ("act", "expected", "told"),
+    [
+        (fails, {"clumsy": ("failed", 0, 0, 2)}, {"clumsy": FAILURE, "open": FAILURE}),
+        (copes, {"robust": ("completed", 67, 2, 3)}, {"open": {"error": "timeout", "message": "took too long"}}),
+        (is_not_told, {"quiet": ("failed", 0, 0, 1)}, {"quiet": LOST}),
+        (steps_in, {"quiet": ("failed", 0, 0, 1), "second": ("completed", 100, 2, 2)}, {"quiet": LOST}),
+        (is_left, {"streaming": ("completed", 100, 1, 1)}, {}),
+        (is_cancelled, {"one": ("cancelled", 0, 0, 2), "two": ("cancelled", 0, 0, 2)}, None),
+    ],
+)
+def test_a_workflow_has_the_outcome_of_its_agent_and_a_task_its_own(
+    conn: psycopg.Connection,
+    tracing: Tracing,
+    act: Callable[[Tracing], None],
+    expected: dict[str, Any],
+    told: dict[str, Any] | None,
+) -> None:
+    with suppress(ValueError, TimeoutError):
+        act(tracing)
+    tracing.flush()
+    assert shown(conn) == expected
+    assert told is None or {name: result for name, result in results(conn).items() if result} == told
+    assert conn.execute("select sum(agents_open) from workflow_progress").fetchone() == (0,)
 
 
 @pytest.mark.parametrize(
@@ -310,19 +325,18 @@ def test_a_stream_that_is_not_read_to_its_end_is_no_failure(conn: psycopg.Connec
     ],
 )
 def test_nothing_of_prompts_or_results_is_kept_unless_asked_for(
-    conn: psycopg.Connection, start: SetUp, capture: tuple[str, ...], kept: Any
+    conn: psycopg.Connection, set_up: SetUp, capture: tuple[str, ...], kept: Any
 ) -> None:
-    tracer, processor = start(capture=capture)
+    tracing = set_up(capture=capture)
     secret = {"gen_ai.input.messages": "secret", "gen_ai.output.messages": "secret", "input.value": "secret"}
-    with tracer.start_as_current_span(**agent("researcher", **{} if "input" in capture else secret)):
-        arguments = {"gen_ai.tool.call.arguments": '{"path": "x"}', "gen_ai.tool.call.result": "secret"}
-        with tracer.start_as_current_span(**tool("open", **arguments, **{"error.type": "_OTHER"})) as span:
-            span.set_status(Status(StatusCode.ERROR, "no"))
-    processor.force_flush()
+    arguments = {"gen_ai.tool.call.arguments": '{"path": "x"}', "gen_ai.tool.call.result": "secret"}
+    of_agent = {} if "input" in capture else secret
+    with tracing.agent("researcher", **of_agent), tracing.tool("open", **arguments, **{"error.type": "_OTHER"}) as span:
+        span.set_status(Status(StatusCode.ERROR, "no"))
+    tracing.flush()
     assert results(conn) == {"researcher": None, "open": kept}
-    row = conn.execute("select description, input_data from workflow").fetchone()
-    assert row == (None, None)
-    assert conn.execute("select distinct payload from agent_task").fetchall() == [({},)]
+    query = "select distinct description, input_data, payload from workflow, agent_task"
+    assert conn.execute(query).fetchall() == [(None, None, {})]
 
 
 def test_what_cannot_be_captured_is_refused_at_once(dsn: str) -> None:
@@ -332,91 +346,45 @@ def test_what_cannot_be_captured_is_refused_at_once(dsn: str) -> None:
         ProgressProcessor("no dsn")
 
 
-def test_attributes_of_any_kind_do_not_hurt_the_agent(conn: psycopg.Connection, start: SetUp) -> None:
-    tracer, processor = start()
-    with tracer.start_as_current_span("invoke_agent", attributes={"gen_ai.agent.name": ["a", "b"]}):
-        with tracer.start_as_current_span(**tool("nul \0 and half \ud800" + "x" * 10_000)) as span:
-            span.set_status(Status(StatusCode.ERROR, "\0" * 5_000))
-    processor.force_flush()
+def test_attributes_of_any_kind_do_not_hurt_the_agent(conn: psycopg.Connection, tracing: Tracing) -> None:
+    several = {"name": "invoke_agent", "attributes": {"gen_ai.agent.name": ["a", "b"]}}
+    with tracing.span(several), tracing.tool("nul \0 and half \ud800" + "x" * 10_000) as span:
+        span.set_status(Status(StatusCode.ERROR, "\0" * 5_000))
+    tracing.flush()
     (name,) = conn.execute("select agent_type from agent_task order by ordinal offset 1").fetchone()
     assert name == ("nul \ufffd and half ?" + "x" * 10_000)[:200]
-    assert (list(shown(conn)), processor.dropped) == (["('a', 'b')"], 0)
+    assert (list(shown(conn)), tracing.processor.dropped) == (["('a', 'b')"], 0)
 
 
-def test_what_ends_after_the_agent_still_ends(conn: psycopg.Connection, start: SetUp) -> None:
-    tracer, processor = start()
-    above = tracer.start_span(**agent("hasty"))
-    context = set_span_in_context(above)
-    early = tracer.start_span(**tool("started before"), context=context)
+def test_what_ends_after_the_agent_still_ends(conn: psycopg.Connection, tracing: Tracing) -> None:
+    above = tracing.begin("invoke_agent", "hasty")
+    early = tracing.begin("execute_tool", "started before", above)
     above.end()
-    late = tracer.start_span(**tool("started after"), context=context)
+    late = tracing.begin("execute_tool", "started after", above)
     early.end()
     late.end()
-    processor.force_flush()
+    tracing.flush()
     assert shown(conn) == {"hasty": ("completed", 100, 3, 3)}
 
 
-def test_spans_are_written_once_whoever_writes_them(conn: psycopg.Connection, dsn: str, start: SetUp) -> None:
-    tracer, processor = start()
-    second = ProgressProcessor(dsn)
-    tracer.span_processor.add_span_processor(second)  # type: ignore[attr-defined]
-    with tracer.start_as_current_span(**agent("editor")), tracer.start_as_current_span(**tool("look_up")):
+def test_what_a_person_settled_stays_so(conn: psycopg.Connection, tracing: Tracing) -> None:
+    with tracing.agent("slow"), tracing.tool("wait"):
+        tracing.flush()
+        pyapp.transition(conn, pyapp.list_workflows(conn)[0].workflow_id, "cancelled")
+    tracing.flush()
+    assert (shown(conn), tracing.processor.dropped) == ({"slow": ("cancelled", 0, 0, 2)}, 0)
+
+
+def test_it_works_in_any_schema(empty: Callable[[], str], set_up: SetUp) -> None:
+    dsn = empty()
+    pyapp.migrate(dsn, schema="my agents")
+    tracing = set_up(dsn=dsn, schema="my agents")
+    with tracing.agent("editor"):
         pass
-    assert processor.force_flush()
-    assert second.force_flush()
-    second.shutdown()
-    assert (shown(conn), processor.dropped, second.dropped) == ({"editor": ("completed", 100, 2, 2)}, 0, 0)
-
-
-def carried(tracer: Tracer) -> Context:
-    """The context as another process gets it with a request."""
-    carrier: dict[str, str] = {}
-    TraceContextTextMapPropagator().inject(carrier)
-    return TraceContextTextMapPropagator().extract(carrier)
-
-
-def test_an_agent_in_another_process_comes_below_the_task_that_called_it(
-    conn: psycopg.Connection, start: SetUp
-) -> None:
-    (here, near), (there, far) = start(), start()
-    with here.start_as_current_span(**agent("editor")), here.start_as_current_span(**tool("ask_writer")):
-        context = carried(here)
-        wait_for(lambda: len(tasks(conn)) == 2)
-        with there.start_as_current_span("POST /write", context=context, kind=SpanKind.SERVER):
-            with there.start_as_current_span(**agent("writer")), there.start_as_current_span(**tool("look_up")):
-                pass
-    assert near.force_flush()
-    assert far.force_flush()
-    assert shown(conn) == {"editor": ("completed", 100, 2, 2), "writer": ("completed", 100, 2, 2)}
-    assert tree(conn) == [("editor", None, None), ("writer", "editor", "ask_writer")]
-
-
-def test_a_tool_in_another_process_is_a_task_of_the_agent_that_called_it(
-    conn: psycopg.Connection, start: SetUp
-) -> None:
-    (here, _), (there, processor) = start(), start()
-    with here.start_as_current_span(**agent("editor")):
-        context = carried(here)
-        wait_for(lambda: tasks(conn))
-        with there.start_as_current_span(**tool("look_up"), context=context):
-            pass
-        processor.force_flush()
-    wait_for(lambda: shown(conn) == {"editor": ("completed", 100, 2, 2)})
-
-
-def test_a_parent_in_another_process_may_come_later(conn: psycopg.Connection, dsn: str, start: SetUp) -> None:
-    there, processor = start()
-    here, slow = TracerProvider(shutdown_on_exit=False).get_tracer("test"), ProgressProcessor(dsn)
-    with here.start_as_current_span(**agent("editor")) as above, here.start_as_current_span(**tool("ask")) as task:
-        with there.start_as_current_span(**agent("writer"), context=carried(here)):
-            processor.force_flush()
-            assert tree(conn) == [("writer", None, None)]
-            for span in (above, task):
-                slow.on_start(span)  # type: ignore[arg-type]
-            slow.force_flush()
-    processor.force_flush()
-    slow.shutdown()
-    assert sorted(tree(conn)) == [("editor", None, None), ("writer", "editor", "ask")]
+    assert tracing.flush()
+    with psycopg.connect(dsn) as conn:
+        (workflow,) = pyapp.list_workflows(conn, schema="my agents")
+    assert (workflow.name, workflow.progress, tracing.processor.dropped) == ("editor", 100, 0)
 
 
 class RecordOnly(Sampler):
@@ -433,68 +401,128 @@ class RecordOnly(Sampler):
     ("sampler", "expected"), [(ALWAYS_OFF, []), (RecordOnly(), ["editor"])], ids=["off", "recorded"]
 )
 def test_what_is_recorded_is_shown_and_what_is_not_sampled_is_not(
-    conn: psycopg.Connection, start: SetUp, sampler: Sampler, expected: list[str]
+    conn: psycopg.Connection, set_up: SetUp, sampler: Sampler, expected: list[str]
 ) -> None:
-    tracer, processor = start(sampler)
-    with tracer.start_as_current_span(**agent("editor")):
+    tracing = set_up(sampler)
+    with tracing.agent("editor"):
         pass
-    processor.force_flush()
+    tracing.flush()
     assert list(shown(conn)) == expected
 
 
-def test_what_is_too_much_is_dropped_and_the_rest_still_makes_sense(
-    conn: psycopg.Connection, start: SetUp, session: Callable[[], psycopg.Connection], caplog: pytest.LogCaptureFixture
+# --- Several processes ------------------------------------------------------------------------------------------
+
+
+def carried() -> Context:
+    """The context as another process gets it with a request."""
+    carrier: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(carrier)
+    return TraceContextTextMapPropagator().extract(carrier)
+
+
+def test_what_another_process_does_comes_below_the_task_and_the_agent_that_called_it(
+    conn: psycopg.Connection, set_up: SetUp
 ) -> None:
-    tracer, processor = start(capacity=2)
+    here, there = set_up(), set_up()
+    with here.agent("editor"):
+        with here.tool("ask_writer"):
+            context = carried()
+            wait_for(lambda: len(tasks(conn)) == 2)
+            request = there.span({"name": "POST /write", "kind": SpanKind.SERVER}, context=context)
+            with request, there.agent("writer"), there.tool("look_up"):
+                pass
+        with there.tool("of a server", context=carried()):
+            pass
+    assert here.flush()
+    assert there.flush()
+    assert shown(conn) == {"editor": ("completed", 100, 3, 3), "writer": ("completed", 100, 2, 2)}
+    assert tree(conn) == [("editor", None, None), ("writer", "editor", "ask_writer")]
+
+
+def test_a_parent_in_another_process_may_come_later(conn: psycopg.Connection, dsn: str, tracing: Tracing) -> None:
+    here, slow = TracerProvider(shutdown_on_exit=False).get_tracer("test"), ProgressProcessor(dsn)
+    with (
+        here.start_as_current_span(**started("invoke_agent", "editor")) as above,
+        here.start_as_current_span(**started("execute_tool", "ask")) as task,
+        tracing.agent("writer", context=carried()),
+    ):
+        tracing.flush()
+        assert tree(conn) == [("writer", None, None)]
+        for span in (above, task):
+            slow.on_start(span)  # type: ignore[arg-type]
+        slow.force_flush()
+    tracing.flush()
+    slow.shutdown()
+    assert sorted(tree(conn)) == [("editor", None, None), ("writer", "editor", "ask")]
+
+
+def test_spans_are_written_once_whoever_writes_them(conn: psycopg.Connection, dsn: str, tracing: Tracing) -> None:
+    second = ProgressProcessor(dsn)
+    tracing.provider.add_span_processor(second)
+    with tracing.agent("editor"), tracing.tool("look_up"):
+        pass
+    assert tracing.flush()
+    assert second.force_flush()
+    assert shown(conn) == {"editor": ("completed", 100, 2, 2)}
+    assert (tracing.processor.dropped, second.dropped) == (0, 0)
+
+
+# --- Never in the agent's way -----------------------------------------------------------------------------------
+
+
+def test_what_is_too_much_is_dropped_and_the_rest_still_makes_sense(
+    conn: psycopg.Connection, set_up: SetUp, session: Callable[[], psycopg.Connection], caplog: pytest.LogCaptureFixture
+) -> None:
+    tracing = set_up(capacity=2)
     with session() as other:
         other.execute("lock table workflow")
-        first = tracer.start_span(**agent("first"))
+        first = tracing.begin("invoke_agent", "first")
         query = "select from pg_stat_activity where wait_event_type = 'Lock'"
         wait_for(lambda: conn.execute(query).fetchall())
-        with tracer.start_as_current_span(**agent("second"), context=set_span_in_context(first)):
+        with tracing.agent("second", context=set_span_in_context(first)):
             for number in range(5):
-                tracer.start_span(**tool(f"tool {number}")).end()
-    wait_for(processor.force_flush)
-    assert processor.dropped == 10
+                with tracing.tool(f"tool {number}"):
+                    pass
+    wait_for(tracing.flush)
+    assert tracing.processor.dropped == 10
     first.end()  # which says all that is known of it, and of what is above it
-    processor.force_flush()
+    tracing.flush()
     assert sorted(tree(conn)) == [("first", None, None), ("second", "first", "first")]
     assert tasks(conn) == [
         ("first", "first", "completed"),
         ("second", "second", "running"),
         ("second", "tool 0", "running"),
     ]
-    processor.shutdown()
-    assert [record.getMessage() for record in caplog.records if record.name == "pyapp.otel"] == [
+    tracing.processor.shutdown()
+    assert warnings(caplog) == [
         "1 starts and ends of spans were not written (1 in all): too many wait for the database",
         "9 starts and ends of spans were not written (10 in all): too many wait for the database",
     ]
 
 
-def test_an_event_that_was_dropped_is_made_up_for_by_those_that_follow(conn: psycopg.Connection, start: SetUp) -> None:
-    tracer, processor = start()
-    processor._capacity = 0
-    above = tracer.start_span(**agent("editor"))
-    context = set_span_in_context(above)
-    below = tracer.start_span(**tool("ask"), context=context)
-    processor._capacity = 10
-    with tracer.start_as_current_span(**agent("writer"), context=set_span_in_context(below)):
+def test_an_event_that_was_dropped_is_made_up_for_by_those_that_follow(
+    conn: psycopg.Connection, tracing: Tracing
+) -> None:
+    tracing.processor._capacity = 0
+    above = tracing.begin("invoke_agent", "editor")
+    below = tracing.begin("execute_tool", "ask", above)
+    tracing.processor._capacity = 10
+    with tracing.agent("writer", context=set_span_in_context(below)):
         pass
-    processor.force_flush()
-    assert processor.dropped == 2
+    tracing.flush()
+    assert tracing.processor.dropped == 2
     assert tree(conn) == [("editor", None, None), ("writer", "editor", "ask")]
     assert shown(conn) == {"editor": ("running", 0, 0, 2), "writer": ("completed", 100, 1, 1)}
 
 
-def test_what_the_database_refuses_is_dropped_alone(conn: psycopg.Connection, start: SetUp) -> None:
-    tracer, processor = start()
+def test_what_the_database_refuses_is_dropped_alone(conn: psycopg.Connection, tracing: Tracing) -> None:
     conn.execute("alter table agent_task add constraint cheap check (agent_type <> 'expensive')")
-    with tracer.start_as_current_span(**agent("editor")):
+    with tracing.agent("editor"):
         for name in ("cheap", "expensive", "cheap"):
-            with tracer.start_as_current_span(**tool(name)):
+            with tracing.tool(name):
                 pass
-    processor.force_flush()
-    assert (shown(conn), processor.dropped) == ({"editor": ("completed", 100, 3, 3)}, 2)
+    tracing.flush()
+    assert (shown(conn), tracing.processor.dropped) == ({"editor": ("completed", 100, 3, 3)}, 2)
 
 
 def test_the_agent_does_not_notice_that_the_database_is_away(
@@ -502,73 +530,60 @@ def test_the_agent_does_not_notice_that_the_database_is_away(
 ) -> None:
     server = own_server()
     pyapp.migrate(server.dsn)
-    processor = ProgressProcessor(server.dsn)
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(processor)
-    tracer = provider.get_tracer("test")
-    with tracer.start_as_current_span(**agent("editor")):
-        processor.force_flush()
-        os.kill(server.pid, signal.SIGKILL)
-        with tracer.start_as_current_span(**tool("look_up")):
+    tracing = Tracing(server.dsn)
+    with tracing.agent("editor"):
+        tracing.flush()
+        kill(server)
+        with tracing.tool("look_up"):
             pass
-        assert not processor.force_flush(timeout_millis=1)
+        assert not tracing.flush(timeout_millis=1)
         server = own_server()
-    provider.shutdown()
+    tracing.provider.shutdown()
     with psycopg.connect(server.dsn) as conn:
-        assert (shown(conn), processor.dropped) == ({"editor": ("completed", 100, 2, 2)}, 0)
-    assert [record for record in caplog.records if record.name == "pyapp.otel"] == []
+        assert (shown(conn), tracing.processor.dropped) == ({"editor": ("completed", 100, 2, 2)}, 0)
+    assert warnings(caplog) == []
 
 
-def test_a_database_that_stays_away_costs_spans_and_a_warning(
-    conn: psycopg.Connection, dsn: str, start: SetUp, caplog: pytest.LogCaptureFixture
+def test_a_database_that_stays_away_costs_spans_and_a_warning_until_it_is_back(
+    conn: psycopg.Connection, set_up: SetUp, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tracer, processor = start(dsn="host=/nowhere", patience=0.0)
-    with tracer.start_as_current_span(**agent("editor")):
-        processor.force_flush()
-        assert processor.dropped == 1
-        with tracer.start_as_current_span(**tool("look_up")):
-            pass
-    processor.force_flush()
-    processor.shutdown()
-    assert processor.dropped == 4
-    warnings = [record.getMessage() for record in caplog.records if record.name == "pyapp.otel"]
-    assert [warning.partition(":")[0] for warning in warnings] == [
-        "1 starts and ends of spans were not written (1 in all)",
-        "3 starts and ends of spans were not written (4 in all)",
-    ]
-    assert "/nowhere" in warnings[0]
-
-
-def test_a_processor_that_gave_up_tries_again(conn: psycopg.Connection, start: SetUp) -> None:
-    tracer, processor = start(patience=0.0)
-    session = processor._batches.session
+    tracing = set_up(patience=0.0)
+    session = tracing.processor._batches.session
     dsn, session._dsn = session._dsn, "host=/nowhere"
-    with tracer.start_as_current_span(**agent("editor")):
-        processor.force_flush()
-        assert processor.dropped == 1
+    with tracing.agent("editor"):
+        tracing.flush()
+        assert tracing.processor.dropped == 1
+        with tracing.tool("look_up"):
+            pass
+        tracing.flush()
         session._dsn = dsn
-    processor.force_flush()
+    tracing.flush()
     assert shown(conn) == {"editor": ("completed", 100, 1, 1)}
+    tracing.processor.shutdown()
+    assert tracing.processor.dropped == 3
+    assert [warning.partition(":")[0] for warning in warnings(caplog)] == [
+        "1 starts and ends of spans were not written (1 in all)",
+        "2 starts and ends of spans were not written (3 in all)",
+    ]
+    assert "/nowhere" in warnings(caplog)[0]
 
 
-def test_a_shutdown_writes_what_waits_and_is_final(conn: psycopg.Connection, start: SetUp) -> None:
-    tracer, processor = start()
-    with tracer.start_as_current_span(**agent("editor")):
+def test_a_shutdown_writes_what_waits_and_is_final(conn: psycopg.Connection, tracing: Tracing) -> None:
+    with tracing.agent("editor"):
         pass
-    processor.shutdown()
-    processor.shutdown()
+    tracing.processor.shutdown()
+    tracing.processor.shutdown()
     assert shown(conn) == {"editor": ("completed", 100, 1, 1)}
-    with tracer.start_as_current_span(**agent("late")):
+    with tracing.agent("late"):
         pass
-    assert (list(shown(conn)), processor.dropped, processor.force_flush()) == (["editor"], 0, True)
+    assert (list(shown(conn)), tracing.processor.dropped, tracing.flush()) == (["editor"], 0, True)
 
 
-def test_nothing_is_connected_before_the_first_agent(conn: psycopg.Connection, start: SetUp) -> None:
-    tracer, processor = start()
+def test_nothing_is_connected_before_the_first_agent(conn: psycopg.Connection, tracing: Tracing) -> None:
+    with tracing.span("GET /"):
+        pass
+    assert tracing.flush()
     query = "select from pg_stat_activity where application_name = 'agent-progress' and datname = current_database()"
-    with tracer.start_as_current_span("GET /"):
-        pass
-    assert processor.force_flush()
     assert conn.execute(query).fetchall() == []
 
 
@@ -632,34 +647,9 @@ def test_a_run_whose_process_died_is_stalled_and_can_be_settled(
     assert {status for _, _, status in tasks(conn)} == {"cancelled"}
 
 
-def test_what_a_person_settled_stays_so(conn: psycopg.Connection, start: SetUp) -> None:
-    tracer, processor = start()
-    with tracer.start_as_current_span(**agent("slow")) as span, tracer.start_as_current_span(**tool("wait")):
-        processor.force_flush()
-        ((workflow,),) = conn.execute("select id from workflow").fetchall()
-        assert str(workflow) == str(
-            uuid5(NAMESPACE_OID, f"{span.get_span_context().trace_id:032x}-{span.get_span_context().span_id:016x}")
-        )
-        pyapp.transition(conn, workflow, "cancelled")
-    processor.force_flush()
-    assert (shown(conn), processor.dropped) == ({"slow": ("cancelled", 0, 0, 2)}, 0)
-
-
-def test_it_works_in_any_schema(empty: Callable[[], str], start: SetUp) -> None:
-    dsn = empty()
-    pyapp.migrate(dsn, schema="my agents")
-    tracer, processor = start(dsn=dsn, schema="my agents")
-    with tracer.start_as_current_span(**agent("editor")):
-        pass
-    assert processor.force_flush()
-    with psycopg.connect(dsn) as conn:
-        (workflow,) = pyapp.list_workflows(conn, schema="my agents")
-    assert (workflow.name, workflow.progress, processor.dropped) == ("editor", 100, 0)
-
-
 def test_the_example_of_the_page_runs(conn: psycopg.Connection, dsn: str) -> None:
     provider = run_python(block_with("pyapp/OTEL.md", "python", "ProgressProcessor"), dsn)["provider"]
-    with provider.get_tracer("test").start_as_current_span(**agent("editor")):
+    with provider.get_tracer("test").start_as_current_span("invoke_agent editor"):
         pass
     provider.shutdown()
     assert shown(conn) == {"editor": ("completed", 100, 1, 1)}

@@ -206,9 +206,8 @@ def test_a_primary_and_a_position_told_by_a_standby_need_no_wait(
         wait_for_position(reader, "soon")
 
 
-@pytest.mark.parametrize("way", ["sync", "async"])
 def test_watching_goes_on_where_a_standby_interrupts_it(
-    conn: psycopg.Connection, reader: psycopg.Connection, standby: CrashableServer, primary: CrashableServer, way: Any
+    conn: psycopg.Connection, reader: psycopg.Connection, standby: CrashableServer, primary: CrashableServer
 ) -> None:
     """It waits for one table and keeps the standby from replaying a lock on another, until that cancels it."""
     workflow, _ = running(conn, reader)
@@ -219,22 +218,7 @@ def test_watching_goes_on_where_a_standby_interrupts_it(
     def look(conn: psycopg.Connection, _: Any) -> None:
         conn.execute("select from workflow, agent_task limit 1")
 
-    def watch_once() -> list[pyapp.Workflow]:
-        if way == "sync":
-            return next(watch_changes(standby.dsn("app"), [workflow], 0.02, look, losses.append))
-
-        async def act() -> list[pyapp.Workflow]:
-            async with await pyapp.aio.connect(standby.dsn("app"), autocommit=True) as own:
-
-                async def read() -> list[pyapp.Workflow]:
-                    found = await pyapp.aio.get_workflows(own, [workflow])
-                    await own.execute("select from workflow, agent_task limit 1")
-                    return found
-
-                return await pyapp.aio.retry(read)
-
-        return asyncio.run(act())
-
+    changes = watch_changes(standby.dsn("app"), [workflow], 0.02, look, losses.append)
     with (
         standby_setting(reader, "max_standby_streaming_delay", "0"),
         primary.connect("app") as other,
@@ -244,7 +228,7 @@ def test_watching_goes_on_where_a_standby_interrupts_it(
             conn.execute("lock table agent_task, workflow_stage")
             writer.execute(commit)
             wait_for_position(reader, wal_position(writer), 60)
-            watched = in_background(watch_once)
+            watched = in_background(next, changes)
             wait_for(lambda: len(waiting_for_locks(reader)) == 1)
             with other.transaction():
                 other.execute("lock table workflow")

@@ -8,13 +8,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg
-import pytest
 
-from pyapp import get_workflow, migrate, retry, watch
+from pyapp import migrate, watch
 from pyapp.cli import main
 
 from .commands import outcome, start
-from .helpers import in_background, new_tasks, new_workflow, progress, set_status, wait_until_blocked
+from .helpers import in_background, new_tasks, new_workflow, set_status
 from .service import following, serving, wait_for
 
 # A session looks for a deadlock once, so long after it began to wait: who looks first while the circle is closed is the
@@ -85,21 +84,6 @@ def test_watch_goes_on_after_a_crash_and_says_so_once(own_server: Callable[[], A
     assert "1 of 1 agents  completed" in out
 
 
-def test_watch_goes_on_without_a_word_after_it_was_the_victim_of_a_deadlock(dsn: str, conn: psycopg.Connection) -> None:
-    workflow, before = new_workflow(conn, name="checkout", status="running"), deadlocks(conn)
-    (task,) = new_tasks(conn, workflow, "running")
-    process = start("watch", workflow, "--interval", "0.05", "--dsn", f"{dsn} {VICTIM} application_name=victim")
-    assert "0 of 1 agents" in process.stdout.readline()
-    with psycopg.connect(f"{dsn} {OTHER}") as other:
-        deadlock_with(other, conn, "victim", "agent_task")
-    wait_for(lambda: deadlocks(conn) > before)
-    set_status(conn, task, "completed")
-    conn.execute("update workflow set status = 'completed'")
-    status, out, err = outcome(process)
-    assert (status, err) == (0, "")
-    assert "1 of 1 agents  completed" in out
-
-
 def test_a_loss_does_not_make_watch_wait_for_its_whole_interval(dsn: str, conn: psycopg.Connection) -> None:
     assert main(["notify", "on", "--dsn", dsn]) == 0
     workflow = new_workflow(conn, status="running")
@@ -143,36 +127,3 @@ def test_serve_answers_the_victim_of_a_deadlock_at_its_second_try(dsn: str, conn
 
 
 # --- Users' own ---------------------------------------------------------------------------------------------------
-
-
-def test_retry_brings_the_victim_of_a_real_deadlock_through(dsn: str, conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn)
-    (task,) = new_tasks(conn, workflow, "running")
-    tries = []
-    with psycopg.connect(f"{dsn} {OTHER}") as other, psycopg.connect(f"{dsn} {VICTIM}", autocommit=True) as mine:
-        other.execute("update workflow set description = 'x'")
-
-        def complete() -> None:
-            tries.append(1)
-            set_status(mine, task, "completed")
-
-        done = in_background(retry, complete)
-        wait_until_blocked(conn, mine.info.backend_pid)
-        other.execute("select from agent_task for update")  # granted once the victim is gone
-        other.commit()
-        done.result(10)
-    assert len(tries) == 2
-    assert progress(conn, workflow) == (100, 1, 1)
-
-
-def test_retry_gives_up_with_the_error_itself(conn: psycopg.Connection) -> None:
-    tries = []
-
-    def fail() -> None:
-        tries.append(1)
-        conn.execute("do $$ begin raise serialization_failure; end $$")
-
-    with pytest.raises(psycopg.errors.SerializationFailure):
-        retry(fail, tries=4)
-    assert len(tries) == 4
-    assert get_workflow(conn, new_workflow(conn)).progress == 0

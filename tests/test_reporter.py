@@ -36,7 +36,7 @@ from pyapp.both import commit, complete
 from pyapp.db import Session as Sends
 from pyapp.models import TASK_STATUSES
 
-from .helpers import counters, in_background, new_tasks, new_workflow, progress, wait_until_blocked_by
+from .helpers import counters, in_background, kill, new_tasks, new_workflow, progress, wait_until_blocked_by
 from .service import wait_for
 
 REPORTER = "application_name=reporter"
@@ -146,17 +146,6 @@ def wait_until_gone(conn: psycopg.Connection) -> None:
 
 
 # --- Batches ----------------------------------------------------------------------------------------------------
-
-
-def test_a_report_is_sent_at_once_when_nothing_is_under_way(conn: psycopg.Connection, reporter: Reporter) -> None:
-    workflow = new_workflow(conn)
-    one, two = new_tasks(conn, workflow, "running", "running")
-    task = reporter.report(workflow, one, "completed", {"files": 3}).result(60)
-    assert isinstance(task, Task)
-    assert (task.id, task.status, task.result) == (one, "completed", {"files": 3})
-    assert progress(conn, workflow) == (50, 1, 2)
-    assert reporter.report(str(workflow), str(two), "failed").result(60).status == "failed"
-    assert counters(conn, workflow) == (2, 1, 1, 0)
 
 
 def test_reports_of_many_threads_over_two_reporters_are_all_counted_and_never_deadlock(
@@ -539,31 +528,6 @@ with pyapp.TaskReporter(dsn, linger=60) as reporter:
 # --- What it outlives -------------------------------------------------------------------------------------------
 
 
-def test_a_deadlock_is_tried_again(dsn: str, conn: psycopg.Connection, start: Callable[..., Reporter]) -> None:
-    workflow = new_workflow(conn)
-    one, two = new_tasks(conn, workflow, "running", "running")
-    before = deadlocks(conn)
-    # Who looks for a deadlock while the circle is closed is the victim: the reporter, since the other looks much later.
-    with (
-        start(f"{dsn} {REPORTER} options='-c deadlock_timeout=10ms'") as reporter,
-        psycopg.connect(f"{dsn} options='-c deadlock_timeout=60s'") as other,
-        psycopg.connect(dsn) as gate,
-    ):
-        gate.execute("select from agent_task where id = %s for update", [two])
-        other.execute("update workflow set description = 'x' where id = %s", [workflow])
-        done = [reporter.report(workflow, two, "completed")]
-        wait_until_held(conn, gate)
-        locking = in_background(other.execute, "select from agent_task where id = %s for update", [two])
-        wait_until_blocked_by(conn, other.info.backend_pid, backend(conn))
-        done.append(reporter.report(workflow, one, "completed"))
-        gate.commit()  # the reporter has the task and waits for the workflow, whose holder waits for the task
-        locking.result(60)
-        other.commit()
-        assert [each.result(60).status for each in done] == ["completed"] * 2
-    wait_for(lambda: deadlocks(conn) > before)
-    assert progress(conn, workflow) == (100, 2, 2)
-
-
 def test_serialization_failures_are_tried_again(
     conn: psycopg.Connection, session: Session, start: Callable[..., Reporter]
 ) -> None:
@@ -682,14 +646,6 @@ def test_a_report_whose_answer_was_lost_is_neither_lost_nor_written_over_what_ot
             assert conn.execute("select * from workflow_progress_drift").fetchall() == []
 
 
-def refuses(dsn: str) -> bool:
-    try:
-        psycopg.connect(dsn).close()
-    except psycopg.OperationalError:
-        return True
-    return False
-
-
 def test_reports_are_kept_though_the_server_crashes_under_load(own_server: Callable[[], Any]) -> None:
     server = own_server()
     migrate(server.dsn)
@@ -704,8 +660,7 @@ def test_reports_are_kept_though_the_server_crashes_under_load(own_server: Calla
             conn.execute("begin")
             conn.execute("select from workflow for update")  # nobody gets on from here
             assert not working.done()
-            os.kill(server.pid, signal.SIGKILL)
-            wait_for(lambda dsn=server.dsn: refuses(dsn))
+            kill(server)
             conn.close()
             server = own_server()
         working.result(100)

@@ -15,7 +15,7 @@ from pyapp.cli import main
 from pyapp.roles import KINDS, grants, loopholes
 from pyapp.shipped import resource
 from tests.conftest import Role
-from tests.helpers import as_replica, counters, give_away, new_tasks, new_workflow, progress
+from tests.helpers import as_replica, give_away, new_tasks
 
 NewRole = Callable[..., Role]
 Run = Callable[..., tuple[int, str, str]]
@@ -257,42 +257,6 @@ def test_rights_are_given_in_the_schema_that_is_meant_and_no_other(
 # --- What each can do ---------------------------------------------------------------------------------------
 
 
-def test_an_agent_adds_and_reports_tasks_and_reads_progress(
-    conn: psycopg.Connection, closed: None, new_role: NewRole, run: Run
-) -> None:
-    role = new_role()
-    pyapp.grant(conn, agents=[role.name])
-    workflow = new_workflow(conn)
-    agent = role.connect()
-    one, two, three = pyapp.add_tasks(agent, workflow, ["a", {"agent_type": "b", "external_id": "k"}, "c"])
-    pyapp.report_task(agent, workflow, one.id, "running")
-    assert pyapp.report_task(agent, workflow, one.id, "completed", result={"files": 3}).result == {"files": 3}
-    pyapp.report_tasks(agent, workflow, [(two.id, "failed"), (three.id, "completed")])
-    assert pyapp.report_task(agent, workflow, two.id, "running", reopen=True).retry_count == 1
-    with pyapp.TaskReporter(role.dsn) as reporter:
-        reporter.report(workflow, two.id, "running")
-    agent.execute(
-        "insert into agent_task (workflow_id, external_id, agent_type, status) values (%s, 'k', 'b', 'completed')"
-        " on conflict (workflow_id, external_id) where external_id is not null do update set status = excluded.status",
-        [workflow],
-    )
-    with agent.cursor().copy("copy agent_task (workflow_id, agent_type) from stdin") as copy:
-        copy.write_row((workflow, "d"))
-    claim = "select id from agent_task where status = 'pending' for update skip locked"
-    assert len(agent.execute(claim).fetchall()) == 1
-    assert progress(conn, workflow) == (75, 3, 4)
-    assert pyapp.get_workflow(agent, workflow).progress == 75
-    assert [found.progress for found in pyapp.list_workflows(agent)] == [75]
-    assert len(pyapp.list_tasks(agent, workflow)) == 4
-    assert pyapp.progress_metrics(agent, workflow).stale_data is False
-    assert run(role.dsn, "list")[0] == 0
-    for view in ("workflow_progress", "workflow_progress_calculated", "workflow_progress_drift"):
-        agent.execute(f"select * from {view}")
-    # An agent that is to read more is a reader as well.
-    pyapp.grant(conn, readers=[role.name])
-    assert run(role.dsn, "show", workflow, "--timeline")[0] == 0
-
-
 def test_a_reader_reads_by_every_command_and_writes_nothing(
     conn: psycopg.Connection, closed: None, new_role: NewRole, run: Run
 ) -> None:
@@ -317,43 +281,6 @@ def test_a_reader_reads_by_every_command_and_writes_nothing(
         status, out, err = run(role.dsn, *command)
         assert (status, out, len(err.splitlines())) == (2, "", 1), command
     assert len(pyapp.repair(conn)) == 1
-    reader = role.connect()
-    for table in ("workflow", "agent_task", "workflow_stage", "workflow_event", "stage_definition"):
-        for statement in (f"delete from {table}", f"truncate {table} cascade", f"insert into {table} default values"):
-            with pytest.raises(errors.InsufficientPrivilege):
-                reader.execute(statement)
-
-
-def test_an_operator_creates_moves_deletes_and_repairs_workflows(
-    conn: psycopg.Connection, closed: None, new_role: NewRole, run: Run
-) -> None:
-    role = new_role()
-    pyapp.grant(conn, operators=[role.name])
-    conn.execute("update stage_definition set agents = 1 where workflow_type = 'bugfix'")
-    operator = role.connect()
-    workflow = pyapp.create_workflow(operator, "w", "bugfix").workflow_id
-    one, two, _ = pyapp.add_tasks(operator, workflow, ["a", "b", "c"])
-    pyapp.report_task(operator, workflow, one.id, "completed")
-    assert progress(conn, workflow) == (33, 1, 3)
-    assert pyapp.transition(operator, workflow, "running").version == 2
-    assert pyapp.advance(operator, workflow).current_stage == "validation"
-    assert run(role.dsn, "advance", workflow)[0] == 0
-    assert run(role.dsn, "transition", workflow, "paused", "--version", 4)[0] == 0
-    as_replica(conn, "update agent_task set status = 'completed' where id = %s", [two.id])
-    assert run(role.dsn, "check")[0] == 1
-    assert run(role.dsn, "repair")[0] == 0
-    assert counters(conn, workflow) == (3, 2, 0, 0)
-    assert pyapp.repair(operator) == []
-    pyapp.transition(operator, workflow, "cancelled")
-    assert counters(conn, workflow) == (3, 2, 0, 1)
-    by = conn.execute("select distinct payload ->> 'by' from workflow_event").fetchall()
-    assert by == [(role.name,)]
-    operator.execute("insert into workflow_event (workflow_id, event_type) values (%s, 'note')", [workflow])
-    # Written back whole, as some libraries do, the numbers stay as they are.
-    operator.execute("update workflow set progress = 99, agents_completed = 9, name = 'x' where id = %s", [workflow])
-    assert counters(conn, workflow) == (3, 2, 0, 1)
-    operator.execute("delete from workflow where id = %s", [workflow])
-    assert conn.execute("select count(*) from agent_task").fetchone() == (0,)
 
 
 @pytest.mark.parametrize(

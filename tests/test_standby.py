@@ -8,15 +8,7 @@ import pytest
 
 from pyapp import (
     find_drift,
-    get_forecasts,
-    get_state,
-    get_workflow,
-    list_burnup,
-    list_stages,
     list_tasks,
-    list_timeline,
-    list_workflows,
-    progress_metrics,
     stage_progress,
     wait_for_position,
     wal_position,
@@ -26,7 +18,7 @@ from pyapp.cli import main
 
 from .crash import QUICK, CrashableServer, run, servers, wait_for
 from .helpers import in_background, new_tasks, new_workflow, set_status
-from .ledger import Ledger, assert_exact, difference
+from .ledger import Ledger, difference
 from .service import following, serving
 from .test_copies import assert_goes_on, fill
 
@@ -105,29 +97,6 @@ def test_a_synchronous_standby_has_all_that_was_acknowledged_when_the_primary_di
     print(f"a synchronous standby, promoted: {ledger}; 0 lost")
 
 
-def test_a_standby_that_is_promoted_under_load_has_all_from_before_that(primary: CrashableServer, make: Make) -> None:
-    with primary.connect("app") as conn:
-        before = Ledger(conn, seed=4)
-    primary.create_migrated("busy")
-    with primary.connect("busy") as conn:
-        during = Ledger(conn, seed=5)
-    standby = standby_of(primary, make)
-    with before.load(primary.dsn("app")):
-        before.go_on(100)
-    with during.load(primary.dsn("busy")):
-        during.go_on(50)
-        wait_until_replayed(primary)
-        assert_exact_in_every_snapshot(standby.dsn("busy"), lambda: during.go_on(10))
-        with standby.connect() as conn:
-            assert conn.execute("select pg_promote()").fetchone() == (True,)
-        during.go_on(10)
-    with standby.connect("app") as conn:
-        before.assert_kept(conn)
-    with standby.connect("busy") as conn:
-        assert_exact(conn)
-        assert_goes_on(conn)
-
-
 def test_reading_watching_and_checking_work_on_a_standby(
     primary: CrashableServer, make: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,17 +111,9 @@ def test_reading_watching_and_checking_work_on_a_standby(
     dsn = standby.dsn("app")
 
     with standby.connect("app") as conn:
-        assert get_workflow(conn, workflow).agents_total == 2
-        assert len(list_workflows(conn)) > 5
-        assert len(list_tasks(conn, workflow)) == 2
         assert find_drift(conn) == []
-        assert progress_metrics(conn, workflow).stale_data is False
-        assert get_state(conn, workflow).status == "running"
-        assert list_stages(conn, workflow) == []
         assert stage_progress(conn, workflow).stages == 3
-        assert list_timeline(conn, workflow) != []
-        assert list_burnup(conn, workflow) != []
-        assert workflow in get_forecasts(conn, [workflow])
+        assert len(list_tasks(conn, workflow)) == 2
         with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
             conn.execute("update agent_task set status = 'completed'")
 

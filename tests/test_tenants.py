@@ -193,14 +193,3 @@ def test_an_owner_that_does_not_see_all_rows_makes_writes_fail_aloud_and_miscoun
     assert "NO FORCE ROW LEVEL SECURITY" in (refused.value.diag.message_hint or "")
     assert counters(conn, tenant.workflow) == (3, 1, 1, 0)
     assert conn.execute("select count(*) from workflow").fetchone() == (2,)
-
-
-def test_the_command_that_meets_forced_row_security_says_what_helps(
-    conn: psycopg.Connection, tenants: list[Tenant], new_role: NewRole, capsys: pytest.CaptureFixture[str]
-) -> None:
-    give_away(conn, new_role().name)
-    force(conn)
-    assert main(["transition", str(tenants[0].workflow), "paused", "--dsn", tenants[0].dsn]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("agent-progress: query would be affected by row-level security policy for table ")
-    assert line.endswith("NO FORCE ROW LEVEL SECURITY.)")

@@ -182,14 +182,27 @@ cross join lateral (
 cross join lateral (
     select
         count(*) as completions,
-        extract(epoch from now() - min(c.completed_at))::numeric as seconds
+        array_agg(g.gap) as gaps,
+        percentile_disc(0.5) within group (order by g.gap) as usual
     from (
-        select a.completed_at
-        from {schema}.agent_task as a
-        where a.workflow_id = w.workflow_id and a.status = 'completed' and a.completed_at <= now()
-        order by a.completed_at desc
-        limit 100
-    ) as c
+        select coalesce(lag(c.completed_at) over (order by c.completed_at desc), now()) - c.completed_at as gap
+        from (
+            select a.completed_at
+            from {schema}.agent_task as a
+            where a.workflow_id = w.workflow_id and a.status = 'completed' and a.completed_at <= now()
+            order by a.completed_at desc
+            limit 100
+        ) as c
+    ) as g
+) as g
+cross join lateral (
+    -- Nothing tells of pauses here: a gap that is far out of the ordinary was one, and counts as an ordinary one.
+    select
+        g.completions,
+        extract(
+            epoch from sum(case when t.gap > greatest('10 minutes', 20 * g.usual) then g.usual else t.gap end)
+        )::numeric as seconds
+    from unnest(g.gaps) as t (gap)
 ) as b
 cross join lateral (
     select case
@@ -241,3 +254,14 @@ where c.at is not null;
 
 comment on view {schema}.workflow_timeline is
     'What the tasks of a workflow say of their times; to be read for one workflow at a time.';
+
+create or replace view {schema}.vocabulary
+with (security_invoker = true)
+as
+select
+    {workflow_noun}::text as workflow_noun,
+    {workflow_nouns}::text as workflow_nouns,
+    {task_noun}::text as task_noun,
+    {task_nouns}::text as task_nouns;
+
+comment on view {schema}.vocabulary is 'What workflows and tasks are called where people read of them; one row.';
