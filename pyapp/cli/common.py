@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
 from importlib.util import find_spec
 from inspect import cleandoc
@@ -113,6 +113,39 @@ def complete_from(words: Sequence[str]) -> Callable[[click.Context, click.Parame
     return lambda _ctx, _param, incomplete: [word for word in words if word.startswith(incomplete)]
 
 
+class Zone(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+    """A time zone, by its name."""
+
+    name = "zone"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tzinfo:
+        """Find it."""
+        from zoneinfo import ZoneInfo
+
+        if isinstance(value, tzinfo):
+            return value
+        try:
+            return UTC if value.upper() == "UTC" else ZoneInfo(value)
+        except (LookupError, ValueError, OSError):
+            self.fail(f"{value!r} is no time zone that is known here: say UTC, or one like Europe/Berlin", param, ctx)
+
+
+def complete_zones(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """Complete the name of a time zone."""
+    from zoneinfo import available_timezones
+
+    return sorted(name for name in available_timezones() if name.startswith(incomplete))
+
+
+zone_option = click.option(
+    "--zone",
+    type=Zone(),
+    metavar="NAME",
+    help="Time zone to show times in: UTC, Europe/Berlin; the local one by default.",
+    shell_complete=complete_zones,
+)
+
+
 class Number(click.FloatRange):
     """A number within bounds, which nan is not."""
 
@@ -122,6 +155,14 @@ class Number(click.FloatRange):
         if number != number:
             self.fail(f"{value!r} is not a number", param, ctx)
         return number
+
+
+def interval_option(least: float, most: float) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Make the option that says how often to look."""
+    help = "Time between two looks."
+    return click.option(
+        "--interval", type=Number(least, most), default=0.5, show_default=True, metavar="SECONDS", help=help
+    )
 
 
 def say(message: str) -> None:
