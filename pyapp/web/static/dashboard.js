@@ -96,7 +96,7 @@ const FIELDS = {
     name: (w) => shown(w.name) || shown(w.workflow_id),
     stage: (w) => shown(w.current_stage),
     progress: (w) => (hasNothing(w) ? "–" : number(w.progress_percentage)),
-    settled: (w) => number(w.settled_percentage),
+    settled: (w) => (hasNothing(w) ? "–" : number(w.settled_percentage)),
     stage_progress: (w) => number(w.stage_progress),
     agents: (w) =>
         w.agents_created === null
