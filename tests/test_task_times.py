@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from pyapp import migrate
-from pyapp.renew import differences
+from pyapp.installed import differences
 
 from .helpers import new_tasks, new_workflow, progress, run_script, set_status
 
