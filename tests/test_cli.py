@@ -19,7 +19,7 @@ import pytest
 
 from pyapp.cli import main, waiting
 from pyapp.cli.main import COMMANDS, program
-from pyapp.renew import resource
+from pyapp.shipped import resource
 
 from .commands import ROOT, Run, Terminal, outcome, start
 from .commands import run as run
@@ -639,7 +639,7 @@ def test_an_interrupt_ends_a_waiting_migrate_130(dsn: str, conn: psycopg.Connect
     blocker.execute("lock table agent_task")
     process = start("rollback", "--all", "--dsn", dsn)
     line = ""
-    while "waiting for other transactions" not in line:
+    while "waiting: other transactions" not in line:
         line = process.stderr.readline()
         assert line
     process.send_signal(signal.SIGINT)

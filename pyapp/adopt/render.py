@@ -18,7 +18,7 @@ from psycopg import sql
 
 from pyapp.adopt.adoption import OUTCOMES, AdoptError, Adoption, Key, Table
 from pyapp.adopt.words import TASK_COLUMNS, WORKFLOW_COLUMNS, plural
-from pyapp.renew import for_schema, resource
+from pyapp.shipped import for_schema, resource
 
 MARK = "$agent_progress$"
 """Quotes the bodies of functions: nothing that is filled in may hold it."""

@@ -28,8 +28,8 @@ from pyapp.cli.text import plural
 from pyapp.cli.waiting import at_work
 from pyapp.db import find_schema, retry
 from pyapp.errors import WorkflowNotFound
+from pyapp.installed import differences
 from pyapp.models import Drift
-from pyapp.renew import differences
 
 
 @command(reads=True)
