@@ -404,7 +404,7 @@ def test_list_shows_a_line_for_each_workflow(conn: psycopg.Connection, run: Run)
     assert re.split(" {2,}", first) == [
         str(workflow), "checkout", "████░░░░░░", "40 %", "2 of 5", "1", "running", "review", "2020-02-03 04:05"
     ]  # fmt: skip
-    assert re.split(" {2,}", second)[:4] == [str(done), "login", "░░░░░░░░░░", "none"]
+    assert re.split(" {2,}", second)[:4] == [str(done), "login", "░░░░░░░░░░", "no agents"]
     assert str(done) in run("list", "--status", "completed")[1]
     assert str(workflow) not in run("list", "--status", "completed")[1]
     assert run("list", "--priority", "low")[1] == "no workflows\n"

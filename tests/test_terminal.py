@@ -181,6 +181,26 @@ def test_keys_that_are_texts_are_found_by_their_beginning_too(conn: psycopg.Conn
     assert run("show", "etl%", "--schema", "texts")[0] == 1
 
 
+def test_workflows_and_tasks_are_called_what_the_schema_calls_them(conn: psycopg.Connection, run: Run) -> None:
+    workflow = new_workflow(conn, status="completed", id="ab000000-0000-4000-8000-000000000000")
+    assert "no agents" in run("list")[1]
+    assert "(no agents)" in run("show", workflow)[1]
+    columns = ", ".join(field.name for field in fields(Workflow))
+    conn.execute(f"create schema jobs create view workflow_progress as select {columns} from public.workflow_progress")
+    conn.execute(
+        "create view jobs.vocabulary as select 'batch'::text as workflow_noun, 'batches'::text as workflow_nouns,"
+        " 'step'::text as task_noun, e'st\x1beps'::text as task_nouns"
+    )
+    for empty in (True, False):
+        for command in (["list"], ["show", "ab"], ["watch", "ab"]):
+            out = run(*command, "--schema", "jobs")[1]
+            assert ("no st\ufffdeps" if empty else "1 of 1") in out
+            assert ("0 %" in out.replace("100 %", ""), "agent" in out) == (False, False)
+            assert empty or "st\ufffdeps" in out.replace("ST\ufffdEPS", "st\ufffdeps")
+        new_tasks(conn, workflow, "completed")
+    assert run("list", "--type", "none", "--schema", "jobs")[1] == "no batches\n"
+
+
 # --- list, show and times -----------------------------------------------------------------------------------------
 
 

@@ -3,9 +3,9 @@
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, astuple, dataclass, is_dataclass
 from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
 from importlib.util import find_spec
@@ -13,6 +13,8 @@ from inspect import cleandoc
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from pyapp.models import Vocabulary
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -260,6 +262,19 @@ def relations(conn: "Connection[Any]", schema: str | None) -> set[str]:
         " where n.nspname = %s and c.relkind in ('r', 'p', 'v')"
     )
     return {name for (name,) in conn.execute(query, [find_schema(schema)])}
+
+
+AGENTS = Vocabulary("workflow", "workflows", "agent", "agents")
+"""What workflows and tasks are called in the tables that migrate creates."""
+
+
+def vocabulary(conn: "Connection[Any]", schema: str | None, there: Container[str]) -> Vocabulary:
+    """Tell what workflows and tasks are called; an adoption of an earlier version does not say it."""
+    from pyapp.helpers import get_vocabulary
+
+    if "vocabulary" not in there:
+        return AGENTS
+    return Vocabulary(*map(clean, astuple(get_vocabulary(conn, schema=schema))))
 
 
 def spelled(name: str, schema: str) -> str:

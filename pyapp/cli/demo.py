@@ -16,7 +16,7 @@ from pyapp import helpers
 from pyapp.cli.common import Number, Target, clean, command, database, require_extra, say
 from pyapp.cli.errors import telling_what_lacks
 from pyapp.cli.tables import Cell, Column, coloured, print_table
-from pyapp.cli.text import done, plain_line
+from pyapp.cli.text import done_nouns, plain_line
 from pyapp.cli.watch import Following
 from pyapp.db import connect, find_schema
 from pyapp.demo.files import demo_traces, read_trace
@@ -136,7 +136,7 @@ def _play(dsn: str, schema: str | None, traces: Sequence[Trace], agents: int, sp
 
 def _row(w: Workflow) -> tuple[Cell, ...]:
     unfinished = w.agents_failed or None, w.agents_cancelled or None
-    return w.name, f"{w.progress:3d} %", done(w, "agents"), *unfinished, coloured(w.status), w.workflow_id
+    return w.name, f"{w.progress:3d} %", done_nouns(w, "agents"), *unfinished, coloured(w.status), w.workflow_id
 
 
 def _tenths() -> Callable[[Workflow, Forecast | None, TreeProgress | None], None]:

@@ -1,12 +1,11 @@
 """Workflows as a table of bars for a live display."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from pyapp.cli.tables import PROGRESS, Column, below_parents, indented, lay_out, progress_cells
+from pyapp.cli.tables import Column, below_parents, indented, lay_out, progress_cells, progress_columns
 from pyapp.cli.text import BAR_WIDTH, is_slow, remaining, whole
 from pyapp.models import Forecast, Key, TreeProgress, Workflow
 
@@ -17,38 +16,37 @@ if TYPE_CHECKING:
 class LiveTable:
     """Those first that need attention, as many as the terminal has lines for, and how many more there are."""
 
-    columns: Sequence[Column] = (
-        Column("WORKFLOW", least=6, most=40, last=True),
-        replace(PROGRESS[0], most=BAR_WIDTH),
-        *PROGRESS[1:],
-        Column("STAGE", least=8, most=24, style="dim", leaves=6),
-        Column("ETA", right=True, leaves=3),
-        Column("WITH ALL BELOW", leaves=5),
-    )
-
     def __init__(
         self,
         workflows: Iterable[Workflow],
         forecasts: Mapping[Key, Forecast],
         trees: Mapping[Key, TreeProgress],
         total: int,
+        nouns: str,
     ) -> None:
         """Take what is to be shown, of ``total`` workflows: children come below their parents."""
         ranked = sorted(workflows, key=lambda w: (str(w.created_at), str(w.workflow_id)), reverse=True)
         ranked.sort(key=lambda w: _attention(w, forecasts.get(w.workflow_id), trees.get(w.workflow_id)))
+        self.total = total
+        self.columns = [
+            Column("WORKFLOW", least=6, most=40, last=True),
+            *progress_columns(nouns, BAR_WIDTH),
+            Column("STAGE", least=8, most=24, style="dim", leaves=6),
+            Column("ETA", right=True, leaves=3),
+            Column("WITH ALL BELOW", leaves=5),
+        ]
         self.rows = [
             (
                 indented(w, level),
-                *progress_cells(w),
+                *progress_cells(w, nouns),
                 w.current_stage,
                 remaining(forecasts.get(w.workflow_id)),
                 whole(trees.get(w.workflow_id)),
             )
             for level, w in below_parents(ranked)
         ]
-        self.total = total
         if not any(row[-1] for row in self.rows):
-            self.columns = self.columns[:-1]
+            self.columns.pop()
 
     def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
         """Draw it in the size of the terminal."""

@@ -121,7 +121,7 @@ def lay_out(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], room: int
         widest = max(widths, key=lambda index: (slack(index) > 0, not columns[index].last, slack(index)))
         if not slack(widest):
             break
-        widths[widest] -= 1
+        widths[widest] = least(widest) if columns[widest].key else widths[widest] - 1
 
     def line(row: Sequence[Cell], style: str | None = None) -> Text:
         whole = Text()
@@ -137,19 +137,20 @@ def lay_out(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], room: int
     return [line([column.name for column in columns], "bold"), *map(line, rows)]
 
 
-PROGRESS = (
-    Column("PROGRESS", least=8, most=10, leaves=4),
-    Column("", right=True, style="bold"),
-    Column("AGENTS", leaves=1),
-    Column("FAILED", right=True, style="red", leaves=2),
-    Column("STATUS"),
-)
-"""How far a workflow is, as ``progress_cells`` tells it."""
+def progress_columns(nouns: str, bar_width: int = 10) -> tuple[Column, ...]:
+    """Make the columns of what ``progress_cells`` tells."""
+    return (
+        Column("PROGRESS", least=8, most=bar_width, leaves=4),
+        Column("", right=True, style="bold"),
+        Column(nouns.upper(), leaves=1),
+        Column("FAILED", right=True, style="red", leaves=2),
+        Column("STATUS"),
+    )
 
 
-def progress_cells(w: Workflow) -> tuple[Cell, ...]:
-    """Tell how far a workflow is: a bar, its percentage, its agents, the failed ones, and its status."""
-    return bar(w), percentage(w), done(w), w.agents_failed or None, coloured(w.status)
+def progress_cells(w: Workflow, nouns: str) -> tuple[Cell, ...]:
+    """Tell how far a workflow is: a bar, its percentage, its tasks, the failed ones, and its status."""
+    return bar(w), percentage(w), done(w, nouns), w.agents_failed or None, coloured(w.status)
 
 
 def bar(workflow: Workflow) -> Callable[[int], Text]:

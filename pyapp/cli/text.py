@@ -29,13 +29,16 @@ def percentage(workflow: Workflow) -> str:
     return f"{workflow.progress} %" if workflow.agents_total else ""
 
 
-def done(workflow: Workflow, noun: str = "") -> str:
-    """Say how many agents are done: "2 of 5", with a noun "2 of 5 agents"; "none", "no agents" where there are none."""
+def done(workflow: Workflow, nouns: str) -> str:
+    """Say how many tasks are done: "2 of 5"; "no agents" where there are none."""
     if workflow.agents_total is None:  # an adoption that is under way
         return "not counted"
-    if workflow.agents_total == 0:
-        return f"no {noun}" if noun else "none"
-    return f"{workflow.agents_completed} of {workflow.agents_total} {noun}".rstrip()
+    return f"{workflow.agents_completed} of {workflow.agents_total}" if workflow.agents_total else f"no {nouns}"
+
+
+def done_nouns(workflow: Workflow, nouns: str) -> str:
+    """Say how many of what are done: "2 of 5 agents"."""
+    return f"{done(workflow, nouns)} {nouns}" if workflow.agents_total else done(workflow, nouns)
 
 
 def whole(tree: TreeProgress | None) -> str:
@@ -131,10 +134,10 @@ def took(task: Task) -> str:
 
 
 def plain_line(
-    workflow: Workflow, forecast: Forecast | None = None, tree: TreeProgress | None = None, noun: str = "agents"
+    workflow: Workflow, forecast: Forecast | None = None, tree: TreeProgress | None = None, nouns: str = "agents"
 ) -> str:
     """Describe a workflow in a line: name, bar, percentage, agents, failed and cancelled, status, stage, ETA, tree."""
-    parts = [f"{plain_bar(workflow)} {percentage(workflow):>5}".rstrip(), done(workflow, noun)]
+    parts = [f"{plain_bar(workflow)} {percentage(workflow):>5}".rstrip(), done_nouns(workflow, nouns)]
     if workflow.agents_failed:
         parts.append(f"{workflow.agents_failed} failed")
     if workflow.agents_cancelled:

@@ -10,6 +10,7 @@ from rich.live import Live
 
 from pyapp import helpers
 from pyapp.cli.common import (
+    AGENTS,
     Target,
     as_json,
     command,
@@ -19,6 +20,7 @@ from pyapp.cli.common import (
     print_json,
     relations,
     say,
+    vocabulary,
     workflow_ids,
 )
 from pyapp.cli.errors import tell_loss
@@ -27,7 +29,7 @@ from pyapp.cli.live import LiveTable
 from pyapp.cli.tables import console, in_terminal
 from pyapp.cli.text import plain_line
 from pyapp.db import find_schema
-from pyapp.models import SETTLED, Forecast, Key, TreeProgress, Workflow
+from pyapp.models import SETTLED, Forecast, Key, TreeProgress, Vocabulary, Workflow
 from pyapp.watch import ACTIVE, MOST, watch_changes
 
 Tell = Callable[[Workflow, Forecast | None, TreeProgress | None], None]
@@ -68,19 +70,20 @@ def watch(
         helpers.list_workflows(conn, limit=1, schema=target.schema)
         keys = [find_id(conn, given, target.schema) for given in ids]
         there = relations(conn, target.schema)
-    following = Following(keys, target.schema, below, failed, there)
+        called = vocabulary(conn, target.schema, there)
+    following = Following(keys, target.schema, below, failed, there, called)
     with database(target, reads=True) as dsn:
         if as_json:
             for changes in following.changes(dsn, interval):
                 for workflow in changes:
                     print_json(workflow)
         else:
-            following.show(dsn, interval, _print_line)
+
+            def tell(workflow: Workflow, forecast: Forecast | None, tree: TreeProgress | None) -> None:
+                print(plain_line(workflow, forecast, tree, called.task_nouns), flush=True)
+
+            following.show(dsn, interval, tell)
     return following.exit_status() if exit_status else 0
-
-
-def _print_line(workflow: Workflow, forecast: Forecast | None, tree: TreeProgress | None) -> None:
-    print(plain_line(workflow, forecast, tree), flush=True)
 
 
 class Following:
@@ -93,9 +96,11 @@ class Following:
         below: bool = False,
         failed: bool = False,
         there: Container[str] = ("workflow_forecast", "workflow_tree_progress"),
+        called: Vocabulary = AGENTS,
     ) -> None:
         """Follow these workflows, or the active ones; ``below`` what they started too; ``there`` the schema has."""
-        self._keys, self._schema, self._below, self._failed, self._there = keys, schema, below, failed, there
+        self._keys, self._schema, self._below, self._failed = keys, schema, below, failed
+        self._there, self._called = there, called
         self._seen: dict[Key, Workflow] = {}
         self._deleted: list[Key] = []
         self._forecasts: dict[Key, Forecast] = {}
@@ -153,10 +158,10 @@ class Following:
     def _table(self) -> LiveTable | str:
         rows = list(filter(self._is_wanted, self._seen.values()))
         if not rows:
-            what = "no workflows with failed tasks" if self._failed else "no active workflows"
-            return f"{what}; waiting (Ctrl-C ends)"
+            with_failed = f" with failed {self._called.task_nouns}" if self._failed else ""
+            return f"no active {self._called.workflow_nouns}{with_failed}; waiting (Ctrl-C ends)"
         ended = sum(workflow.status in SETTLED for workflow in rows)
-        return LiveTable(rows, self._forecasts, self._trees, total=self._active + ended)
+        return LiveTable(rows, self._forecasts, self._trees, self._active + ended, self._called.task_nouns)
 
     def _is_wanted(self, workflow: Workflow) -> bool:
         return not self._failed or workflow.status == "failed" or bool(workflow.agents_failed)

@@ -1,6 +1,6 @@
 """list and show: reading progress."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import asdict
 from datetime import tzinfo
 from typing import Any, get_args
@@ -19,12 +19,12 @@ from pyapp.cli.common import (
     print_json,
     relations,
     say,
+    vocabulary,
     workflow_id,
     zone_option,
 )
 from pyapp.cli.ids import find_id
 from pyapp.cli.tables import (
-    PROGRESS,
     Cell,
     Column,
     bar,
@@ -34,8 +34,9 @@ from pyapp.cli.tables import (
     print_fields,
     print_table,
     progress_cells,
+    progress_columns,
 )
-from pyapp.cli.text import BAR_WIDTH, done, error_line, moment, outlook, percentage, stage_line, took, whole
+from pyapp.cli.text import BAR_WIDTH, done_nouns, error_line, moment, outlook, percentage, stage_line, took, whole
 from pyapp.db import find_schema, quoted_name
 from pyapp.models import WORKFLOW_STATUSES, Key, Priority, Task, TreeProgress, Workflow
 
@@ -73,19 +74,21 @@ def list_(target: Target, after: str | None, below: bool, zone: tzinfo | None, a
     with connection(target, reads=True) as conn:
         last = helpers.get_workflow(conn, find_id(conn, after, schema), schema=schema) if after else None
         workflows = helpers.list_workflows(conn, after=last, roots=not below, schema=schema, **chosen)
+        there = relations(conn, schema)
+        called = vocabulary(conn, schema, there)
         trees: dict[Key, TreeProgress] = {}
-        if "workflow_tree_progress" in relations(conn, schema):
+        if "workflow_tree_progress" in there:
             trees = helpers.list_tree_progress(conn, [w.workflow_id for w in workflows], schema=schema)
     if as_json:
         found = {key: asdict(tree) for key, tree in trees.items()}
         print_json([asdict(w) | {"tree": found.get(w.workflow_id)} for w in workflows])
     elif not workflows:
-        print("no workflows")
+        print(f"no {called.workflow_nouns}")
     else:
         columns = (
             id_column("ID", [w.workflow_id for w in workflows]),
             Column("NAME", least=6, most=40, last=True),
-            *PROGRESS,
+            *progress_columns(called.task_nouns),
             Column("STAGE", least=8, most=24, style="dim", leaves=6),
             Column("CREATED", style="dim", leaves=7),
             Column("WITH ALL BELOW", leaves=5),
@@ -94,7 +97,7 @@ def list_(target: Target, after: str | None, below: bool, zone: tzinfo | None, a
             (
                 w.workflow_id,
                 w.name,
-                *progress_cells(w),
+                *progress_cells(w, called.task_nouns),
                 w.current_stage,
                 moment(w.created_at, zone, "%H:%M"),
                 whole(trees.get(w.workflow_id)),
@@ -122,33 +125,38 @@ def show(target: Target, id: str, zone: tzinfo | None, as_json: bool, **wanted: 
     """
     with connection(target, reads=True) as conn:
         workflow = helpers.get_workflow(conn, find_id(conn, id, target.schema), schema=target.schema)
-        parts = _read(conn, target.schema, workflow.workflow_id, **wanted)
+        there = relations(conn, target.schema)
+        called = vocabulary(conn, target.schema, there)
+        parts = _read(conn, target.schema, there, workflow.workflow_id, **wanted)
     if wanted["timeline"] and "timeline" not in parts:
         say("there is no timeline in this schema")
     if as_json:
         print_json(asdict(workflow) | parts)
         return
-    print_fields(_fields(workflow, zone, **parts))
+    print_fields(_fields(workflow, called.task_nouns, zone, **parts))
     if "timeline" in parts:
         rows = [(moment(e.at, zone, f"{_AT}.%f")[:-3], e.kind, e.name, e.what) for e in parts["timeline"]]
         _print_part((Column("AT", style="dim"), "KIND", Column("NAME", least=8), Column("WHAT", least=8)), rows)
     if "tree" in parts:
         nodes = parts["tree"]
         key = id_column("ID", [node.workflow_id for node in nodes], leaves=6)
-        rows = [(indented(node, node.level - 1), *progress_cells(node), node.workflow_id) for node in nodes]
-        _print_part((Column("WORKFLOW", least=6, last=True), *PROGRESS, key), rows)
+        rows = [
+            (indented(node, node.level - 1), *progress_cells(node, called.task_nouns), node.workflow_id)
+            for node in nodes
+        ]
+        _print_part((Column("WORKFLOW", least=6, last=True), *progress_columns(called.task_nouns), key), rows)
     if "tasks" in parts:
         tasks = sorted(parts["tasks"], key=lambda task: task.status != "failed")
         columns = (
-            id_column("TASK", [task.id for task in tasks], leaves=5),
+            id_column("ID", [task.id for task in tasks], leaves=5),
             Column("KEY", least=8, leaves=2),
-            Column("AGENT", least=6, last=True),
+            Column(called.task_noun.upper(), least=6, last=True),
             Column("STAGE", least=8, leaves=3),
             Column("STATUS"),
             Column("RETRIES", leaves=4),
             Column("TOOK", right=True),
             Column("COMPLETED", style="dim", leaves=6),
-            Column("ERROR", least=16, style="red", leaves=1),
+            Column("ERROR", least=8, style="red", leaves=1),
         )
         _print_part(columns, [_task_row(task, zone) for task in tasks])
 
@@ -164,11 +172,18 @@ def _task_row(t: Task, zone: tzinfo | None) -> tuple[Cell, ...]:
 
 
 def _read(
-    conn: Connection[Any], schema: str | None, key: Key, *, tasks: bool, tree: bool, timeline: bool, metrics: bool
+    conn: Connection[Any],
+    schema: str | None,
+    there: Container[str],
+    key: Key,
+    *,
+    tasks: bool,
+    tree: bool,
+    timeline: bool,
+    metrics: bool,
 ) -> dict[str, Any]:
     """Read what the schema has of a workflow: adopted tables have no stages and no history."""
     parts: dict[str, Any] = {}
-    there = relations(conn, schema)
     if "workflow" in there:
         parts["version"] = helpers.get_state(conn, key, schema=schema).version
         table = quoted_name(find_schema(schema), "workflow")
@@ -193,7 +208,7 @@ def _read(
     return parts
 
 
-def _fields(w: Workflow, zone: tzinfo | None, **parts: Any) -> dict[str, Cell]:
+def _fields(w: Workflow, nouns: str, zone: tzinfo | None, **parts: Any) -> dict[str, Cell]:
     """Name what is to be said of a workflow, in the order of reading; what is empty is left out."""
     counts = {
         "completed": w.agents_completed,
@@ -205,9 +220,9 @@ def _fields(w: Workflow, zone: tzinfo | None, **parts: Any) -> dict[str, Cell]:
     fields: dict[str, Cell] = {
         "workflow": f"{w.name or ''}  ({w.workflow_id})".strip(),
         "about": w.description,
-        "progress": bar(w)(BAR_WIDTH).append(f" {percentage(w)}  ({done(w, 'agents')})", style="default"),
-        "agents": ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none yet",
-        "settled": f"{w.settled_percentage} %",
+        "progress": bar(w)(BAR_WIDTH).append(f" {percentage(w)}  ({done_nouns(w, nouns)})", style="default"),
+        nouns: ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none yet",
+        "settled": f"{w.settled_percentage} %" if w.agents_total else None,
         "with below": whole(parts.get("tree_progress")),
         "parent": w.parent_id,
         "status": coloured(w.status),
