@@ -127,13 +127,14 @@ def _page_query(
         beyond = sql.SQL("({}, p.id) {} (%(ordinal)s, %(id)s)")
         filters.append(beyond.format(ordinal, sql.SQL("<" if backwards else ">")))
     direction = sql.SQL(" desc" if backwards else "")
-    query = sql.SQL("select {} from {} as p where {} order by {}{}, p.id{} limit %(limit)s").format(
+    order = sql.SQL("order by {}{}, p.id{}").format(ordinal, direction, direction)
+    # What went wrong is looked for in the rows of the page only.
+    query = sql.SQL("select {} from (select p.* from {} as p where {} {} limit %(limit)s) as p {}").format(
         columns(ReportedTask, without, error=_LINE),
         shape.name("agent_task"),
         sql.SQL(" and ").join(filters),
-        ordinal,
-        direction,
-        direction,
+        order,
+        order,
     )
     return query, values
 
