@@ -81,6 +81,12 @@ _templates.env.globals |= {
 _templates.env.filters |= text.FILTERS
 
 
+def load_templates() -> None:
+    """Compile the templates, which the first reader of each page would wait for."""
+    for name in _templates.env.list_templates():
+        _templates.env.get_template(name)
+
+
 @router.get("/")
 def overview(request: Request) -> Response:
     """Show tiles, what is active, and what needs attention."""
