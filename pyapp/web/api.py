@@ -30,6 +30,7 @@ from pyapp.web.parameters import (
     Parent,
     Stalled,
     Statuses,
+    TaskCursor,
     TaskStatuses,
     Text,
     Trees,
@@ -169,7 +170,7 @@ def list_tasks(
     stage: Annotated[Text | None, Query()] = None,
     text: Annotated[Text | None, Query(description=_CONTAINS)] = None,
     limit: Limit = 200,
-    cursor: Cursor = None,
+    cursor: TaskCursor = None,
 ) -> Response:
     """List the tasks of a workflow in the order in which they were created; the Link header leads on, and back."""
     wanted = tasks.Wanted(status or (), agent_type, stage, text, limit, cursor)

@@ -33,6 +33,8 @@ Limit = Annotated[int, Query(ge=1, le=1000, description="At most so many.")]
 Offset = Annotated[int, Query(ge=0, le=10_000_000, description="Leave out so many at the beginning.")]
 Cursor = Annotated[str | None, Query(max_length=8000, description="From the Link header of a page.")]
 Statuses = Annotated[list[WorkflowStatus] | None, Query(description="Any of these statuses.")]
+# Shorter, so that with the other filters of tasks no address is longer than the server takes.
+TaskCursor = Annotated[str | None, Query(max_length=3000, description="From the Link header of a page.")]
 TaskStatuses = Annotated[list[TaskStatus] | None, Query(description="Any of these statuses.")]
 # Those of an adoption may be other words.
 OnePriority = Annotated[Text | None, Query(json_schema_extra={"enum": list(get_args(Priority))})]

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from pyapp.web import gantt, reads, tasks
 from pyapp.web.pages import GIVEN, Given, read_page, render
-from pyapp.web.parameters import Cursor, Key, TaskStatuses, after_position, known_parameters
+from pyapp.web.parameters import Key, TaskCursor, TaskStatuses, after_position, known_parameters
 from pyapp.web.shape import Shape
 from pyapp.web.text import segment
 
@@ -27,7 +27,7 @@ def list_tasks(
     agent_type: Given = None,
     stage: Given = None,
     text: Given = None,
-    cursor: Cursor = None,
+    cursor: TaskCursor = None,
 ) -> Response:
     """Show the tasks of a workflow in the order of their creation, filtered and paged."""
     wanted = tasks.Wanted(status or (), agent_type, stage, text, _PAGE, cursor or None)
