@@ -13,7 +13,7 @@ from psycopg import Connection
 
 import pyapp
 from pyapp import Workflow, WorkflowNotFound, watch
-from pyapp.renew import for_schema, resource
+from pyapp.shipped import for_schema, resource
 from pyapp.watch import watch_changes
 
 from .helpers import at_work, in_background, new_tasks, new_workflow, set_status

@@ -72,6 +72,8 @@ class Adoption:
     task_columns: Mapping[str, str] = field(default_factory=dict)
     workflow_generated: Mapping[str, str] = field(default_factory=dict)
     preset: str | None = None
+    workflow_noun: str = "workflow"
+    task_noun: str = "task"
     script: str = field(default="", compare=False)
 
     @property

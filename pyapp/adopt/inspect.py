@@ -133,6 +133,8 @@ class _Inspection:
                 if column.expression
             },
             preset=wanted.preset,
+            workflow_noun=wanted.workflow_noun or "workflow",
+            task_noun=wanted.task_noun or "task",
         )
         self._tell(adoption, link)
         values = self._values(adoption)

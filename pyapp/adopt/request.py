@@ -38,6 +38,8 @@ class Request:
     column: Mapping[str, str] = field(default_factory=dict)
     task_column: Mapping[str, str] = field(default_factory=dict)
     shadow: bool | None = None
+    workflow_noun: str | None = None
+    task_noun: str | None = None
     schema: str = "agent_progress"
     preset: str | None = None
 

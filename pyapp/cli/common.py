@@ -3,16 +3,18 @@
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, is_dataclass
-from datetime import datetime
+from dataclasses import asdict, astuple, dataclass, is_dataclass
+from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
 from importlib.util import find_spec
 from inspect import cleandoc
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from pyapp.models import Vocabulary
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -113,6 +115,39 @@ def complete_from(words: Sequence[str]) -> Callable[[click.Context, click.Parame
     return lambda _ctx, _param, incomplete: [word for word in words if word.startswith(incomplete)]
 
 
+class Zone(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+    """A time zone, by its name."""
+
+    name = "zone"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tzinfo:
+        """Find it."""
+        from zoneinfo import ZoneInfo
+
+        if isinstance(value, tzinfo):
+            return value
+        try:
+            return UTC if value.upper() == "UTC" else ZoneInfo(value)
+        except (LookupError, ValueError, OSError):
+            self.fail(f"{value!r} is no time zone that is known here: say UTC, or one like Europe/Berlin", param, ctx)
+
+
+def complete_zones(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """Complete the name of a time zone."""
+    from zoneinfo import available_timezones
+
+    return sorted(name for name in available_timezones() if name.startswith(incomplete))
+
+
+zone_option = click.option(
+    "--zone",
+    type=Zone(),
+    metavar="NAME",
+    help="Time zone to show times in: UTC, Europe/Berlin; the local one by default.",
+    shell_complete=complete_zones,
+)
+
+
 class Number(click.FloatRange):
     """A number within bounds, which nan is not."""
 
@@ -122,6 +157,14 @@ class Number(click.FloatRange):
         if number != number:
             self.fail(f"{value!r} is not a number", param, ctx)
         return number
+
+
+def interval_option(least: float, most: float) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Make the option that says how often to look."""
+    help = "Time between two looks."
+    return click.option(
+        "--interval", type=Number(least, most), default=0.5, show_default=True, metavar="SECONDS", help=help
+    )
 
 
 def say(message: str) -> None:
@@ -219,6 +262,19 @@ def relations(conn: "Connection[Any]", schema: str | None) -> set[str]:
         " where n.nspname = %s and c.relkind in ('r', 'p', 'v')"
     )
     return {name for (name,) in conn.execute(query, [find_schema(schema)])}
+
+
+AGENTS = Vocabulary("workflow", "workflows", "agent", "agents")
+"""What workflows and tasks are called in the tables that migrate creates."""
+
+
+def vocabulary(conn: "Connection[Any]", schema: str | None, there: Container[str]) -> Vocabulary:
+    """Tell what workflows and tasks are called; an adoption of an earlier version does not say it."""
+    from pyapp.helpers import get_vocabulary
+
+    if "vocabulary" not in there:
+        return AGENTS
+    return Vocabulary(*map(clean, astuple(get_vocabulary(conn, schema=schema))))
 
 
 def spelled(name: str, schema: str) -> str:

@@ -38,11 +38,12 @@ def addressed(app: ASGIApp, base: str = "") -> ASGIApp:
         if scope["method"] != "HEAD":
             await app(scope, receive, send)
             return
-        scope["method"] = "GET"
+        # In a scope of its own: the server looks at the method to know that there is no body.
+        asked = {**scope, "method": "GET"}
         try:
-            await app(scope, *_without_body(send))
+            await app(asked, *_without_body(send))
         finally:
-            scope["method"] = "HEAD"  # as it is counted
+            scope["route"] = asked.get("route")  # by which it is counted
 
     return answer
 

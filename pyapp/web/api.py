@@ -5,22 +5,20 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any
-from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, HTTPException, Query
-from psycopg import Connection
+from psycopg import AsyncConnection, Connection
 from pydantic import create_model
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from pyapp import progress_metrics
-from pyapp.models import BurnupPoint, Forecast, ProgressMetrics, Stage, Task, TimelineEntry, TreeNode, TreeProgress
-from pyapp.web import reads, trees
-from pyapp.web.address import base_of
+from pyapp import WorkflowNotFound, progress_metrics
+from pyapp.models import BurnupPoint, Forecast, ProgressMetrics, Stage, TimelineEntry, TreeNode, TreeProgress
+from pyapp.web import reads, tasks, trees
 from pyapp.web.answers import Event, Listed, Overview, Problem, SignedLink, described
-from pyapp.web.paging import Sort, Wanted, list_page
+from pyapp.web.links import page_links
+from pyapp.web.paging import Sort, Wanted, send_page
 from pyapp.web.parameters import (
     Active,
     Cursor,
@@ -32,18 +30,24 @@ from pyapp.web.parameters import (
     Parent,
     Stalled,
     Statuses,
+    TaskStatuses,
     Text,
     Trees,
     WithTree,
     after_position,
+    ask,
+    known_parameters,
     run,
 )
+from pyapp.web.reads import Asked
 from pyapp.web.security import key_of
 from pyapp.web.shape import Shape
 from pyapp.web.stream import Feed, Subscriber
-from pyapp.web.wire import respond
+from pyapp.web.tasks import ReportedTask
+from pyapp.web.wire import as_array, respond
 
 _ONE = "/workflows/{workflow_id}"
+_CONTAINS = "Contained in the agent type, an id or the error, without regard to case."
 _WORKFLOW: Any = described(Listed, "Workflow")
 _TREE: Any = create_model(
     "Tree",
@@ -60,7 +64,9 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
     503: {"model": Problem, "description": "The database does not answer, or a standby is behind; see Retry-After"},
 }
 router = APIRouter(
-    prefix="/api/v1", dependencies=[Depends(after_position)], responses={code: _ANSWERS[code] for code in (422, 503)}
+    prefix="/api/v1",
+    dependencies=[Depends(known_parameters), Depends(after_position)],
+    responses={code: _ANSWERS[code] for code in (422, 503)},
 )
 
 
@@ -69,21 +75,53 @@ def _of(what: Any, *codes: int, tag: str = "workflows") -> dict[str, Any]:
     return {"tags": [tag], "response_model": what, "responses": {code: _ANSWERS[code] for code in codes or (304, 404)}}
 
 
-def _one(request: Request, workflow_id: str, read: Callable[[Connection[Any], Shape, str], Any]) -> Response:
+async def _one(request: Request, workflow_id: str, question: Callable[[Shape, str], Asked]) -> Response:
+    """Answer with the one row that is asked for of a workflow; 404 where there is none."""
+
+    async def find(conn: AsyncConnection[Any], shape: Shape) -> bytes:
+        rows = await reads.fetch(conn, question(shape, shape.key(workflow_id)))
+        if not rows:
+            raise WorkflowNotFound(workflow_id)
+        return rows[0]
+
+    return respond(request, await ask(request, find))
+
+
+async def _many(request: Request, workflow_id: str, part: reads.Part, limit: int = 1000, offset: int = 0) -> Response:
+    """Answer with a part of a workflow; 404 where there is nothing of it, since there is no such workflow."""
+
+    async def find(conn: AsyncConnection[Any], shape: Shape) -> list[bytes]:
+        key = shape.key(workflow_id)
+        rows = (
+            await reads.fetch(conn, reads.ask_part(shape, key, part, limit, offset)) if shape.has(part.relation) else []
+        )
+        if not rows and not await reads.fetch(conn, reads.ask_workflow(shape, key)):
+            raise WorkflowNotFound(workflow_id)
+        return rows
+
+    return respond(request, as_array(await ask(request, find)))
+
+
+def _read(
+    request: Request,
+    workflow_id: str,
+    read: Callable[[Connection[Any], Shape, str], Any],
+    headers: dict[str, str] | None = None,
+) -> Response:
     """Answer with what is read of a workflow; 404 where nothing is, since there is no such workflow."""
 
     def find(conn: Connection[Any], shape: Shape) -> Any:
         key = shape.key(workflow_id)
         found = read(conn, shape, key)
         if not found and (found is None or reads.find_workflow(conn, shape, key) is None):
-            raise HTTPException(404, "Workflow not found")
+            raise WorkflowNotFound(workflow_id)
         return found
 
-    return respond(request, run(request, find))
+    return respond(request, run(request, find), headers)
 
 
 @router.get("/workflows", **_of(list[_WORKFLOW], 304, 400))
-def list_workflows(
+async def list_workflows(
     request: Request,
     status: Statuses = None,
     type: Annotated[Text | None, Query()] = None,
@@ -97,18 +135,14 @@ def list_workflows(
 ) -> Response:
     """List workflows, newest first; the Link header leads to the next page."""
     wanted = Wanted(status or (), type, priority, name, parent, stalled, sort, limit, cursor)
-    page, following = run(request, lambda conn, shape: list_page(conn, shape, wanted))
-    if following is None:
-        return respond(request, page)
-    parameters = [(key, value) for key, value in request.query_params.multi_items() if key != "cursor"]
-    target = f"{base_of(request)}{request.url.path}?{urlencode([*parameters, ('cursor', following)])}"
-    return respond(request, page, {"Link": f'<{target}>; rel="next"'})
+    page, following = await ask(request, lambda conn, shape: send_page(conn, shape, wanted))
+    return respond(request, as_array(page), page_links(request, next=following))
 
 
 @router.get(_ONE, **_of(_WORKFLOW))
-def get_workflow(request: Request, workflow_id: Key) -> Response:
+async def get_workflow(request: Request, workflow_id: Key) -> Response:
     """Get one workflow."""
-    return _one(request, workflow_id, reads.find_workflow)
+    return await _one(request, workflow_id, reads.ask_workflow)
 
 
 @router.get(f"{_ONE}/tree", **_of(_TREE))
@@ -120,54 +154,82 @@ def get_whole_tree(
     """Get how far a workflow is with all below it, the path down to it, and those workflows, depth first."""
 
     def read(conn: Connection[Any], shape: Shape, key: str) -> Any:
-        if reads.find_workflow(conn, shape, key) is None:
-            return None
         progress, nodes = trees.read_tree(conn, shape, key, limit)
         return {"progress": progress, "path": trees.read_path(conn, shape, key), "workflows": nodes}
 
-    return _one(request, workflow_id, read)
+    return _read(request, workflow_id, read)
 
 
-@router.get(f"{_ONE}/tasks", **_of(list[described(Task, without=reads.TASKS.without)]))  # type: ignore[misc]
-def list_tasks(request: Request, workflow_id: Key, limit: Limit = 200, offset: Offset = 0) -> Response:
-    """List the tasks of a workflow in the order in which they were created."""
-    return _one(request, workflow_id, partial(reads.read_part, part=reads.TASKS, limit=limit, offset=offset))
+@router.get(f"{_ONE}/tasks", **_of(list[described(ReportedTask, "Task", tasks.WITHOUT)], 304, 400, 404))  # type: ignore[misc]
+def list_tasks(
+    request: Request,
+    workflow_id: Key,
+    status: TaskStatuses = None,
+    agent_type: Annotated[Text | None, Query()] = None,
+    stage: Annotated[Text | None, Query()] = None,
+    text: Annotated[Text | None, Query(description=_CONTAINS)] = None,
+    limit: Limit = 200,
+    cursor: Cursor = None,
+) -> Response:
+    """List the tasks of a workflow in the order in which they were created; the Link header leads on, and back."""
+    wanted = tasks.Wanted(status or (), agent_type, stage, text, limit, cursor)
+    links: dict[str, str] = {}
+
+    def read(conn: Connection[Any], shape: Shape, key: str) -> list[dict[str, Any]]:
+        page = tasks.list_page(conn, shape, key, wanted)
+        links.update(page_links(request, next=page.next, prev=page.previous))
+        return page.tasks
+
+    return _read(request, workflow_id, read, links)
+
+
+@router.get(f"{_ONE}/tasks/{{task_id}}", **_of(described(ReportedTask, "OneTask")))
+def get_task(request: Request, workflow_id: Key, task_id: Key) -> Response:
+    """Get one task, with what it was given and all that is known of an error."""
+
+    def read(conn: Connection[Any], shape: Shape, key: str) -> Any:
+        found = tasks.read_task(conn, shape, key, task_id)
+        if found is None and reads.find_workflow(conn, shape, key) is not None:
+            raise HTTPException(404, "Task not found")
+        return found
+
+    return _read(request, workflow_id, read)
 
 
 @router.get(f"{_ONE}/events", **_of(list[described(Event)]))  # type: ignore[misc]
-def list_events(request: Request, workflow_id: Key, limit: Limit = 200, offset: Offset = 0) -> Response:
+async def list_events(request: Request, workflow_id: Key, limit: Limit = 200, offset: Offset = 0) -> Response:
     """List the changes of status and stage, the newest first."""
-    return _one(request, workflow_id, partial(reads.read_part, part=reads.EVENTS, limit=limit, offset=offset))
+    return await _many(request, workflow_id, reads.EVENTS, limit, offset)
 
 
 @router.get(f"{_ONE}/timeline", **_of(list[described(TimelineEntry)]))  # type: ignore[misc]
-def list_timeline(request: Request, workflow_id: Key, limit: Limit = 500, offset: Offset = 0) -> Response:
+async def list_timeline(request: Request, workflow_id: Key, limit: Limit = 500, offset: Offset = 0) -> Response:
     """List what happened to a workflow, in time order: events, stages and tasks."""
-    return _one(request, workflow_id, partial(reads.read_part, part=reads.TIMELINE, limit=limit, offset=offset))
+    return await _many(request, workflow_id, reads.TIMELINE, limit, offset)
 
 
 @router.get(f"{_ONE}/stages", **_of(list[described(Stage)]))  # type: ignore[misc]
-def list_stages(request: Request, workflow_id: Key) -> Response:
+async def list_stages(request: Request, workflow_id: Key) -> Response:
     """List the stages of a workflow with their agents."""
-    return _one(request, workflow_id, partial(reads.read_part, part=reads.STAGES))
+    return await _many(request, workflow_id, reads.STAGES)
 
 
 @router.get(f"{_ONE}/burnup", **_of(list[described(BurnupPoint)]))  # type: ignore[misc]
-def list_burnup(request: Request, workflow_id: Key) -> Response:
+async def list_burnup(request: Request, workflow_id: Key) -> Response:
     """List tasks completed and created over time, in at most about 800 points."""
-    return _one(request, workflow_id, reads.read_burnup)
+    return await _many(request, workflow_id, reads.BURNUP)
 
 
 @router.get(f"{_ONE}/forecast", **_of(described(Forecast)))
-def get_forecast(request: Request, workflow_id: Key) -> Response:
+async def get_forecast(request: Request, workflow_id: Key) -> Response:
     """Say when a workflow will be done, and whether it has come to a halt."""
-    return _one(request, workflow_id, reads.read_forecast)
+    return await _one(request, workflow_id, partial(reads.ask_part, part=reads.FORECAST))
 
 
 @router.get(f"{_ONE}/metrics", **_of(described(ProgressMetrics)))
 def get_metrics(request: Request, workflow_id: Key) -> Response:
     """Measure the progress of a workflow, and count its tasks to see whether it is stale."""
-    return _one(request, workflow_id, lambda conn, shape, key: progress_metrics(conn, key, schema=shape.schema))
+    return _read(request, workflow_id, lambda conn, shape, key: progress_metrics(conn, key, schema=shape.schema))
 
 
 @router.get(f"{_ONE}/link", **_of(SignedLink))
@@ -183,13 +245,14 @@ def sign_link(
         found = str(reads.require_workflow(conn, shape, key).id)
         return {"key": token and key_of(token, found, until), "expires_at": datetime.fromtimestamp(until, UTC)}
 
-    return _one(request, workflow_id, sign)
+    return _read(request, workflow_id, sign)
 
 
 @router.get("/stats/overview", **_of(Overview, 304, tag="stats"))
-def get_overview(request: Request) -> Response:
+async def get_overview(request: Request) -> Response:
     """Count workflows by status, and their agents."""
-    return respond(request, run(request, reads.read_overview))
+    [overview] = await ask(request, lambda conn, shape: reads.fetch(conn, reads.ask_overview(shape)))
+    return respond(request, overview)
 
 
 class EventStream(StreamingResponse):
@@ -236,14 +299,14 @@ async def _follow(
     request: Request, ids: list[str], tops: list[str], *, active: bool = False, must_exist: bool = False
 ) -> Response:
     feed: Feed = request.app.state.feed
-    if "after_position" in request.query_params:
-        await run_in_threadpool(run, request, lambda *_: None)
-    if ids or tops:
-        shape = await run_in_threadpool(request.app.state.database.shape)
+
+    async def written(conn: AsyncConnection[Any], shape: Shape) -> list[str]:
         keys = [shape.key(given) for given in (*ids, *tops)]
         # All clients share the feed: what the database does not take is refused before it gets there.
-        if not shape.knows_keys:
-            keys = await run_in_threadpool(run, request, lambda conn, _: shape.written(conn, keys))
+        return keys if shape.knows_keys else await shape.written(conn, keys)
+
+    if ids or tops or "after_position" in request.query_params:
+        keys = await ask(request, written)
         ids, tops = keys[: len(ids)], keys[len(ids) :]
     subscriber = feed.subscribe(ids, active, tops)
     try:

@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from pyapp import StandbyBehind, WorkflowNotFound
-from pyapp.web import api, pages
+from pyapp.web import api, pages, task_pages
 from pyapp.web.address import addressed
 from pyapp.web.answers import Problem, Ready, Standby
 from pyapp.web.database import AWAY, Database
@@ -67,9 +67,11 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         database.open()
+        await database.open_quick()
         feed.start()
         yield
         await feed.stop()
+        await database.close_quick()
         database.close()
 
     app = FastAPI(
@@ -84,6 +86,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings, app.state.database, app.state.feed = settings, database, feed
     app.include_router(api.router)
     app.include_router(pages.router)
+    app.include_router(task_pages.router)
     app.mount("/static/{mark}", StaticFiles(directory=_STATIC))
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
     _add_probes(app, database, metrics)

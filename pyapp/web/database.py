@@ -1,18 +1,19 @@
 """The service's way to the database: read-only, with time limits, from a pool; and how far behind a standby is."""
 
+import asyncio
 import logging
 import os
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, LiteralString, TypeVar
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
-from psycopg_pool import ConnectionPool, PoolTimeout, TooManyRequests
+from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout, TooManyRequests
 
-from pyapp import retry, wait_for_position
+from pyapp import aio, retry, wait_for_position
 from pyapp.both import complete
 from pyapp.db import avoid_preparing
 from pyapp.web.answers import Standby
@@ -75,7 +76,7 @@ def arguments(dsn: str) -> dict[str, Any]:
 
 
 class Database:
-    """Runs queries on pooled connections."""
+    """Runs queries on pooled connections: those of the API in the event loop, those of pages in threads."""
 
     def __init__(
         self,
@@ -94,28 +95,79 @@ class Database:
         self._primary = self._arguments if primary is None else arguments(primary)
         self._observe = observe
         self._shape: Shape | None = None
+        limits: dict[str, Any] = {
+            "kwargs": self._arguments,
+            "min_size": 1,
+            "max_size": _CONNECTIONS,
+            "timeout": _WAIT,
+            "max_waiting": _MOST_WAITING,
+            "reconnect_timeout": 0,  # the next request tries again: the pool would leave ever longer pauses
+            "open": False,
+        }
         self._pool = ConnectionPool(
-            kwargs=self._arguments,
-            min_size=1,
-            max_size=_CONNECTIONS,
-            timeout=_WAIT,
-            max_waiting=_MOST_WAITING,
-            reconnect_timeout=0,  # the next request tries again: the pool would leave ever longer pauses
-            configure=lambda conn: complete(avoid_preparing(conn)),
-            check=ConnectionPool.check_connection,
-            open=False,
+            configure=lambda conn: complete(avoid_preparing(conn)), check=ConnectionPool.check_connection, **limits
         )
+        # Unchecked, which would cost each answer a way to the server and back.
+        limits["kwargs"] = self._sending = self._arguments | {"context": adapters(sent=True)}
+        self._quick = AsyncConnectionPool(configure=avoid_preparing, **limits)
         self._away = False
         self._told = ""
         self._probing = threading.Lock()
 
     def open(self) -> None:
-        """Start the pool; it connects on its own, also later."""
+        """Begin to connect for ``run``; a connection that fails is tried again later."""
         self._pool.open(wait=False)
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close the connections of ``run``."""
         self._pool.close(timeout=0.2)
+
+    async def open_quick(self) -> None:
+        """Begin to connect for ``ask``, in the event loop that runs."""
+        await self._quick.open(wait=False)
+
+    async def close_quick(self) -> None:
+        """Close the connections of ``ask``."""
+        await self._quick.close(timeout=0.2)
+
+    async def ask(
+        self, query: Callable[[psycopg.AsyncConnection[Any], Shape], Awaitable[T]], after: str | None = None
+    ) -> T:
+        """Run a query as ``run`` does, in the event loop."""
+        if self._away:
+            await asyncio.to_thread(self._probe)
+        try:
+            return await aio.retry(lambda: self._ask(query, after), tries=_TRIES)
+        except PoolTimeout:
+            self._away = True
+            raise
+        except psycopg.ProgrammingError:
+            self.forget()
+            raise
+
+    async def _ask(
+        self,
+        query: Callable[[psycopg.AsyncConnection[Any], Shape], Awaitable[T]],
+        after: str | None,
+        again: bool = True,
+    ) -> T:
+        conn = await self._quick.getconn()
+        began = time.perf_counter()
+        try:
+            if after is not None:
+                await aio.wait_for_position(conn, after, _PATIENCE)
+            if self._shape is None:
+                await asyncio.to_thread(self.shape)
+            return await query(conn, self.shape())
+        except psycopg.OperationalError:
+            if not (again and conn.closed):
+                raise
+        finally:
+            self._observe(time.perf_counter() - began)
+            await self._quick.putconn(conn)
+        # The session had ended before, as others may have: it only reads, so that it can be done again.
+        await self._quick.check()
+        return await self._ask(query, after, again=False)
 
     def run(self, query: Callable[[psycopg.Connection[Any], Shape], T], after: str | None = None) -> T:
         """Run a query, which is told what the schema has; ``after`` a position of the log that is replayed first.
@@ -156,7 +208,7 @@ class Database:
 
     async def connect(self, *, to_primary: bool = False) -> psycopg.AsyncConnection[Any]:
         """Open a connection beside the pool: to read, or to where notifications come from."""
-        conn = await psycopg.AsyncConnection.connect(**(self._primary if to_primary else self._arguments))
+        conn = await psycopg.AsyncConnection.connect(**(self._primary if to_primary else self._sending))
         await avoid_preparing(conn)
         return conn
 

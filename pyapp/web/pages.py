@@ -24,12 +24,12 @@ from pyapp.web.answers import Listed
 from pyapp.web.database import AWAY
 from pyapp.web.description import complete, operations
 from pyapp.web.paging import Sort, Wanted, list_page
-from pyapp.web.parameters import Cursor, Key, Stalled, Text, after_position, run
+from pyapp.web.parameters import Cursor, Key, Stalled, Text, after_position, known_parameters, run
 from pyapp.web.security import COOKIE, framed_by, local_path, same, session_of
 from pyapp.web.shape import Shape
 from pyapp.web.wire import error
 
-router = APIRouter(include_in_schema=False, dependencies=[Depends(after_position)])
+router = APIRouter(include_in_schema=False, dependencies=[Depends(known_parameters), Depends(after_position)])
 _HERE = FilePath(__file__).parent
 _PAGE = 50
 _ACTIVE = 20
@@ -46,9 +46,9 @@ _HUES = {
     "cancelled": "#a8741a",
     "other": "#7b818b",
 }
-# A form sends a field that is left empty as well.
-_GIVEN = BeforeValidator(lambda value: value or None)
-_Given = Annotated[Text | None, _GIVEN, Query()]
+GIVEN = BeforeValidator(lambda value: value or None)
+"""A form sends a field that is left empty as well."""
+Given = Annotated[Text | None, GIVEN, Query()]
 _Percentage = Annotated[int, Path(ge=0, le=100)]
 
 
@@ -99,17 +99,17 @@ def overview(request: Request) -> Response:
             "forecasts": forecasts,
         }
 
-    return _render(request, "overview.html", _read(request, read))
+    return render(request, "overview.html", read_page(request, read))
 
 
 @router.get("/workflows")
 def workflows(
     request: Request,
-    status: Annotated[WorkflowStatus | None, _GIVEN, Query()] = None,
-    type: _Given = None,
-    priority: _Given = None,
-    name: _Given = None,
-    parent: _Given = None,
+    status: Annotated[WorkflowStatus | None, GIVEN, Query()] = None,
+    type: Given = None,
+    priority: Given = None,
+    name: Given = None,
+    parent: Given = None,
     stalled: Stalled = False,
     sort: Annotated[Sort, BeforeValidator(lambda value: value or "-created"), Query()] = "-created",
     cursor: Cursor = None,
@@ -125,7 +125,7 @@ def workflows(
         above = None if within in (None, "none") else reads.find_workflow(conn, shape, shape.key(within))
         return {"page": list_page(conn, shape, wanted), "above": above}
 
-    found = _read(request, read)
+    found = read_page(request, read)
     page, following = found.pop("page")
 
     def to(**more: Any) -> str:
@@ -146,7 +146,7 @@ def workflows(
         "here_again": to(**at),
         "list": f"api/v1/workflows?{urlencode(listed)}",
     }
-    return _render(request, "workflows.html", found | more)
+    return render(request, "workflows.html", found | more)
 
 
 @router.get("/workflows/{workflow_id}")
@@ -171,13 +171,13 @@ def workflow(request: Request, workflow_id: Key) -> Response:
             "tasks": tasks,
             "stages": reads.read_part(conn, shape, key, reads.STAGES),
             "events": reads.read_part(conn, shape, key, reads.EVENTS, _EVENTS),
-            "points": reads.read_burnup(conn, shape, key),
+            "points": reads.read_part(conn, shape, key, reads.BURNUP),
             "forecast": reads.read_forecast(conn, shape, key),
             "archived_at": reads.read_archived_at(conn, shape, found),
             "trace_url": request.app.state.settings.trace_url,
         }
 
-    return _render(request, "workflow.html", _read(request, read))
+    return render(request, "workflow.html", read_page(request, read))
 
 
 def _one(request: Request, workflow_id: str) -> Listed:
@@ -195,7 +195,7 @@ def badge(request: Request, workflow_id: Key) -> Response:
 @router.get("/workflows/{workflow_id}/embed")
 def embed(request: Request, workflow_id: Key) -> Response:
     """Show a workflow as a bar, to be framed by pages of the origins that may."""
-    response = _render(request, "embed.html", {"w": _one(request, workflow_id)})
+    response = render(request, "embed.html", {"w": _one(request, workflow_id)})
     response.headers["Content-Security-Policy"] = framed_by(request.app.state.settings.embed_origins)
     return response
 
@@ -220,7 +220,7 @@ def docs(request: Request) -> Response:
     whole = described(request)
     tags = groupby(operations(whole), lambda found: found[2]["tags"][0])
     context = {"api": whole, "tags": [(tag, list(found)) for tag, found in tags], "host": request.url.netloc}
-    return _render(request, "docs.html", context)
+    return render(request, "docs.html", context)
 
 
 def described(request: Request) -> dict[str, Any]:
@@ -237,7 +237,7 @@ def described(request: Request) -> dict[str, Any]:
 @router.get("/login")
 def login(request: Request, next: str = "/") -> Response:
     """Show the form that asks for the token."""
-    return _render(request, "login.html", {"next": local_path(next), "wrong": False})
+    return render(request, "login.html", {"next": local_path(next), "wrong": False})
 
 
 @router.post("/login")
@@ -254,7 +254,7 @@ async def log_in(request: Request) -> Response:
     if token is None:
         return RedirectResponse(base_of(request) + target, 303)
     if not same(given, token):
-        return _render(request, "login.html", {"next": target, "wrong": True}, 403)
+        return render(request, "login.html", {"next": target, "wrong": True}, 403)
     response = RedirectResponse(base_of(request) + target, 303)
     secure = request.url.scheme == "https"
     path = base_of(request) or "/"
@@ -270,12 +270,12 @@ def failure(request: Request, status: int, message: str, headers: dict[str, str]
         "accept", ""
     ):
         return error(message, status, headers)
-    response = _render(request, "error.html", {"status": status, "message": message}, status)
+    response = render(request, "error.html", {"status": status, "message": message}, status)
     response.headers.update(headers)
     return response
 
 
-def _read(request: Request, query: Callable[[Connection[Any], Shape], dict[str, Any]]) -> dict[str, Any]:
+def read_page(request: Request, query: Callable[[Connection[Any], Shape], dict[str, Any]]) -> dict[str, Any]:
     """Read all that a page shows as of one moment, so that its numbers agree."""
 
     def read(conn: Connection[Any], shape: Shape) -> dict[str, Any]:
@@ -287,7 +287,8 @@ def _read(request: Request, query: Callable[[Connection[Any], Shape], dict[str, 
     return run(request, read)
 
 
-def _render(request: Request, template: str, context: dict[str, Any], status: int = 200) -> Response:
+def render(request: Request, template: str, context: dict[str, Any], status: int = 200) -> Response:
+    """Answer with a page."""
     schema = request.app.state.settings.schema
     context = {"now": datetime.now(UTC), "schema": None if schema == "public" else schema, **context}
     html = _templates.get_template(template).render(request=request, **context)

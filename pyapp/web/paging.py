@@ -3,16 +3,18 @@
 import base64
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Literal
 
-from psycopg import Connection, DataError, sql
+from psycopg import AsyncConnection, Connection, DataError, sql
 from psycopg.rows import class_row
 
 from pyapp.web.answers import Listed
-from pyapp.web.reads import apart, listed, stalled
+from pyapp.web.reads import Asked, apart, as_json, fetch, listed, stalled
 from pyapp.web.shape import NotAValue, Shape
 
 Sort = Literal["created", "-created", "name", "-name", "status", "-status"]
@@ -51,37 +53,77 @@ class Wanted:
     limit: int = 50
     cursor: str | None = None
 
+    @property
+    def order(self) -> tuple[str, ...]:
+        """The columns that make the order."""
+        return _ORDERS[self.sort.removeprefix("-")]
+
 
 def list_page(conn: Connection[Any], shape: Shape, wanted: Wanted) -> tuple[list[Listed], str | None]:
     """List a page of workflows.
 
     Returns them and the cursor of the next page, None on the last one. Raises BadCursor and NotAValue.
     """
-    if wanted.priority and shape.priorities and wanted.priority not in shape.priorities:
-        raise NotAValue(f"priority: should be one of {', '.join(shape.priorities)}")
     query, values = page_query(shape, wanted)
+    with _reading(wanted), conn.cursor(row_factory=class_row(Listed)) as reader:
+        rows = reader.execute(query, values, prepare=_prepare(values)).fetchall()
+    page = rows[: wanted.limit]
+    if len(rows) == len(page):
+        return page, None
+    return page, _write_cursor([getattr(page[-1], column) for column in wanted.order], wanted.sort)
+
+
+async def send_page(conn: AsyncConnection[Any], shape: Shape, wanted: Wanted) -> tuple[list[bytes], str | None]:
+    """List a page of workflows as ``list_page`` does, each of them as JSON."""
+    if wanted == Wanted(sort=wanted.sort, limit=wanted.limit):
+        asked: Asked = _unfiltered(shape, wanted.sort, wanted.limit), {}
+    else:
+        query, values = page_query(shape, wanted, sent=True)
+        asked = as_json(query), values
+    with _reading(wanted):
+        rows = await fetch(conn, asked, prepare=_prepare(asked[1]))
+    page = rows[: wanted.limit]
+    if len(rows) == len(page):
+        return page, None
+    last = json.loads(page[-1])
+    return page, _write_cursor([last[column] for column in wanted.order], wanted.sort)
+
+
+@contextmanager
+def _reading(wanted: Wanted) -> Iterator[None]:
     try:
-        with conn.cursor(row_factory=class_row(Listed)) as reader:
-            # Planned anew each time: a page of a rare type wants another plan than one of a frequent type.
-            rows = reader.execute(query, values, prepare=False).fetchall()
+        yield
     except DataError:
         if wanted.cursor is None:
             raise
         raise BadCursor from None
-    page = rows[: wanted.limit]
-    return page, _write_cursor(page[-1], wanted.sort) if len(rows) > len(page) else None
 
 
-def page_query(shape: Shape, wanted: Wanted) -> tuple[sql.Composed, dict[str, Any]]:
-    """Compose the query for a page and one row more, which tells whether there is a next one. Raises BadCursor."""
-    columns, descending = _ORDERS[wanted.sort.removeprefix("-")], wanted.sort.startswith("-")
+def _prepare(values: Mapping[str, Any]) -> bool | None:
+    """Plan anew each time what depends on values: a page of a rare type wants another plan than a frequent one's."""
+    return False if values else None
+
+
+@lru_cache
+def _unfiltered(shape: Shape, sort: Sort, limit: int) -> bytes:
+    return as_json(page_query(shape, Wanted(sort=sort, limit=limit), sent=True)[0])
+
+
+def page_query(shape: Shape, wanted: Wanted, *, sent: bool = False) -> tuple[sql.Composed, dict[str, Any]]:
+    """Compose the query for a page and one row more, which tells whether there is a next one.
+
+    Raises BadCursor and NotAValue.
+    """
+    if wanted.priority and shape.priorities and wanted.priority not in shape.priorities:
+        raise NotAValue(f"priority: should be one of {', '.join(shape.priorities)}")
+    columns, descending = wanted.order, wanted.sort.startswith("-")
     order = sql.SQL(", ").join(_column(column) + sql.SQL(" desc" if descending else "") for column in columns)
-    values: dict[str, Any] = {"type": wanted.type, "priority": wanted.priority, "limit": wanted.limit + 1}
+    values: dict[str, Any] = {}
     filters: list[sql.Composable] = []
-    if wanted.type:
-        filters.append(sql.SQL("p.type = %(type)s"))
-    if wanted.priority:
-        filters.append(sql.SQL("p.priority = %(priority)s"))
+    for name in ("type", "priority"):
+        if value := getattr(wanted, name):
+            values[name] = value
+            filters.append(_is(name, name))
     if wanted.stalled:
         filters.append(stalled(shape))
     if wanted.name:
@@ -103,8 +145,7 @@ def page_query(shape: Shape, wanted: Wanted) -> tuple[sql.Composed, dict[str, An
         keys = {f"key{place}": key for place, key in enumerate(_read_cursor(wanted.cursor, wanted.sort))}
         left = _after(list(zip(columns, keys.items(), strict=True)), descending)
     parts = [sql.SQL(" and ").join([*filters, one, rest]) for one in statuses or [sql.SQL("true")] for rest in left]
-    query = listed(shape, apart(shape, parts, order), order) + sql.SQL(" limit %(limit)s")
-    return query, {**values, **chosen, **keys}
+    return listed(shape, apart(shape, parts, order, wanted.limit + 1), order, sent=sent), {**values, **chosen, **keys}
 
 
 def _column(name: str) -> sql.Composable:
@@ -134,8 +175,7 @@ def _after(keys: Sequence[tuple[str, tuple[str, str | None]]], descending: bool)
     return [*parts, sql.SQL("{} is not null").format(column)] if descending else parts
 
 
-def _write_cursor(row: Listed, sort: Sort) -> str:
-    keys = [getattr(row, column) for column in _ORDERS[sort.removeprefix("-")]]
+def _write_cursor(keys: Sequence[Any], sort: Sort) -> str:
     text = json.dumps([sort, *(key.isoformat() if isinstance(key, datetime) else key for key in keys)])
     # A name may be long; one that an index takes is short when compressed.
     return base64.urlsafe_b64encode(zlib.compress(text.encode())).decode().rstrip("=")

@@ -1,19 +1,20 @@
 """What requests may ask for."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, TypeVar, get_args
 from urllib.parse import unquote
 
 import psycopg
 from fastapi import Path, Query
+from fastapi.dependencies.models import Dependant
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 
-from pyapp.models import Priority, WorkflowStatus
+from pyapp.models import Priority, TaskStatus, WorkflowStatus
 from pyapp.web.answers import PARENT
 from pyapp.web.database import Database
-from pyapp.web.shape import Shape
+from pyapp.web.shape import NotAValue, Shape
 
 T = TypeVar("T")
 
@@ -32,6 +33,7 @@ Limit = Annotated[int, Query(ge=1, le=1000, description="At most so many.")]
 Offset = Annotated[int, Query(ge=0, le=10_000_000, description="Leave out so many at the beginning.")]
 Cursor = Annotated[str | None, Query(max_length=8000, description="From the Link header of a page.")]
 Statuses = Annotated[list[WorkflowStatus] | None, Query(description="Any of these statuses.")]
+TaskStatuses = Annotated[list[TaskStatus] | None, Query(description="Any of these statuses.")]
 # Those of an adoption may be other words.
 OnePriority = Annotated[Text | None, Query(json_schema_extra={"enum": list(get_args(Priority))})]
 _ParentKey = Annotated[str, Field(max_length=500, json_schema_extra={"pattern": PARENT}), AfterValidator(_without_nul)]
@@ -57,8 +59,27 @@ Position = Annotated[
 ]
 
 
-def after_position(after_position: Position = None) -> None:
+async def after_position(after_position: Position = None) -> None:
     """Take a parameter of all requests that read, for run."""
+
+
+async def ask(request: Request, query: Callable[[psycopg.AsyncConnection[Any], Shape], Awaitable[T]]) -> T:
+    """Run a query of a request as ``run`` does, in the event loop."""
+    database: Database = request.app.state.database
+    return await database.ask(query, after=request.query_params.get("after_position"))
+
+
+async def known_parameters(request: Request) -> None:
+    """Refuse a parameter that the route does not take; each may have the key of a signed link."""
+    if given := request.query_params:
+        known = {"key", *_taken_by(request.scope["route"].dependant)}
+        for name in given:
+            if name not in known:
+                raise NotAValue(f"{name}: no such parameter here")
+
+
+def _taken_by(dependant: Dependant) -> set[str]:
+    return {field.alias for field in dependant.query_params}.union(*map(_taken_by, dependant.dependencies))
 
 
 def run(request: Request, query: Callable[[psycopg.Connection[Any], Shape], T]) -> T:

@@ -1,10 +1,10 @@
 """What the service reads beside the core's helpers: short selects on the same views."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from typing import Any, LiteralString
+from typing import Any, LiteralString, TypeAlias
 
 from psycopg import AsyncConnection, Connection, sql
 from psycopg.rows import class_row, dict_row
@@ -31,19 +31,28 @@ _RESTS = sql.SQL(
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of a relation that belong to a workflow, in an order, and columns of them that are not sent."""
+    """Rows of a relation that belong to a workflow, in an order."""
 
     relation: str
     of: type[Any]
     order: LiteralString
-    without: tuple[str, ...] = ()
+    query: LiteralString = "select {columns} from {relation} as p"
 
 
-# What agents were given may be large, and is nobody else's business.
-TASKS = Part("agent_task", Task, "p.ordinal, p.created_at, p.id", without=("payload",))
 EVENTS = Part("workflow_event", Event, "p.id desc")
 TIMELINE = Part("workflow_timeline", TimelineEntry, "p.at, p.kind, p.place, p.name")
 STAGES = Part("workflow_stage_agents", Stage, "p.position, p.name")
+FORECAST = Part("workflow_forecast", Forecast, "p.workflow_id")
+# Thinned out to what a chart can show; the first and the last point are always in it.
+BURNUP = Part(
+    "workflow_burnup",
+    BurnupPoint,
+    "p.at",
+    query="select {columns} from (select b.* from"
+    " (select b.*, row_number() over (order by b.at) as place, count(*) over () as points"
+    " from {relation} as b where b.workflow_id = %(key)s) as b"
+    " where b.place in (1, b.points) or b.place %% greatest(1, b.points / 400) = 0) as p",
+)
 
 
 _OF_TREE = {
@@ -53,7 +62,28 @@ _OF_TREE = {
 }
 
 
-def listed(shape: Shape, rows: sql.Composable, order: sql.Composable, summed: LiteralString = "true") -> sql.Composed:
+Asked: TypeAlias = tuple[bytes, Mapping[str, Any]]
+"""A query and its values."""
+
+
+def as_json(query: sql.Composable) -> bytes:
+    """Select each row of a query as JSON, which is sent as the database writes it."""
+    return sql.SQL("select row_to_json(r) from ({}) as r").format(query).as_bytes()
+
+
+async def fetch(conn: AsyncConnection[Any], asked: Asked, prepare: bool | None = None) -> list[bytes]:
+    """Read rows of one column: JSON."""
+    return [row for (row,) in await (await conn.execute(*asked, prepare=prepare)).fetchall()]
+
+
+def listed(
+    shape: Shape,
+    rows: sql.Composable,
+    order: sql.Composable,
+    summed: LiteralString = "true",
+    *,
+    sent: bool = False,
+) -> sql.Composed:
     """Select workflows as they are shown: ``rows`` of workflow_progress, and those that are ``summed`` with a tree."""
     stages, trees = shape.has("workflow_stage_progress"), shape.has("workflow_tree_progress")
     joins: list[sql.Composable] = []
@@ -71,7 +101,7 @@ def listed(shape: Shape, rows: sql.Composable, order: sql.Composable, summed: Li
         for ours, theirs in _OF_TREE.items()
     )
     return sql.SQL("select {}, p.workflow_id::text as id, {} as stage_progress, {} from {} as p {} order by {}").format(
-        columns(Workflow),
+        columns(Workflow, sent=sent),
         sql.SQL("s.progress_percentage" if stages else "null::integer"),
         sql.SQL(", ").join(values),
         rows,
@@ -80,28 +110,44 @@ def listed(shape: Shape, rows: sql.Composable, order: sql.Composable, summed: Li
     )
 
 
-def apart(shape: Shape, conditions: Sequence[sql.Composable], order: sql.Composable) -> sql.Composed:
+def apart(shape: Shape, conditions: Sequence[sql.Composable], order: sql.Composable, limit: int) -> sql.Composed:
     """Read the workflows of each condition by themselves, so that an index gives the order, wherever in it they lie."""
-    one = sql.SQL("(select p.* from {} as p where {} order by {} limit %(limit)s)")
-    found = [one.format(shape.name("workflow_progress"), condition, order) for condition in conditions]
+    one = sql.SQL("(select p.* from {} as p where {} order by {} limit {})")
+    found = [one.format(shape.name("workflow_progress"), condition, order, limit) for condition in conditions]
     if len(found) == 1:
         return found[0]
     rows = sql.SQL(" union all ").join(found)
-    return sql.SQL("(select p.* from ({}) as p order by {} limit %(limit)s)").format(rows, order)
+    return sql.SQL("(select p.* from ({}) as p order by {} limit {})").format(rows, order, limit)
 
 
 @cache
-def _by_keys(shape: Shape) -> sql.SQL:
+def _by_key(shape: Shape, *, sent: bool) -> sql.Composed:
+    rows = sql.SQL("(select p.* from {} as p where p.workflow_id = %(key)s)")
+    return listed(shape, rows.format(shape.name("workflow_progress")), NEWEST, sent=sent)
+
+
+@cache
+def _workflow_json(shape: Shape) -> bytes:
+    return as_json(_by_key(shape, sent=True))
+
+
+@cache
+def _followed_json(shape: Shape) -> bytes:
     rows = sql.SQL("(select p.* from {} as p where p.workflow_id = any (%(keys)s))")
     of = rows.format(shape.name("workflow_progress"))
-    return sql.SQL(listed(shape, of, NEWEST, "p.workflow_id = any (%(summed)s)").as_string())
+    query = listed(shape, of, NEWEST, "p.workflow_id = any (%(summed)s)", sent=True)
+    return sql.SQL("select r.id, row_to_json(r) from ({}) as r").format(query).as_bytes()
+
+
+def ask_workflow(shape: Shape, workflow_id: str) -> Asked:
+    """Ask for a workflow by its key."""
+    return _workflow_json(shape), {"key": workflow_id}
 
 
 def find_workflow(conn: Connection[Any], shape: Shape, workflow_id: str) -> Listed | None:
     """Read a workflow by its key."""
     with conn.cursor(row_factory=class_row(Listed)) as reader:
-        keys = as_array([workflow_id])
-        return reader.execute(_by_keys(shape), {"keys": keys, "summed": keys}).fetchone()
+        return reader.execute(_by_key(shape, sent=False), {"key": workflow_id}).fetchone()
 
 
 def require_workflow(conn: Connection[Any], shape: Shape, workflow_id: str) -> Listed:
@@ -113,24 +159,23 @@ def require_workflow(conn: Connection[Any], shape: Shape, workflow_id: str) -> L
 
 async def follow_workflows(
     conn: AsyncConnection[Any], shape: Shape, workflow_ids: Iterable[str], summed: Iterable[str]
-) -> list[Listed]:
-    """Read workflows by their keys, with the trees of those ``summed``. Returns those that exist, newest first."""
+) -> dict[str, bytes]:
+    """Read workflows by their keys, with the trees of those ``summed``: JSON of those that exist, newest first."""
     values = {"keys": as_array(workflow_ids), "summed": as_array(summed)}
-    async with conn.cursor(row_factory=class_row(Listed)) as reader:
-        return await (await reader.execute(_by_keys(shape), values)).fetchall()
+    return dict(await (await conn.execute(_followed_json(shape), values)).fetchall())
 
 
 async def active_ids(conn: AsyncConnection[Any], shape: Shape) -> set[str]:
     """Find the newest workflows that no other started and that have not ended."""
-    return {row[0] for row in await (await conn.execute(active_query(shape), {"limit": FOLLOWED})).fetchall()}
+    return {row[0] for row in await (await conn.execute(active_query(shape), [])).fetchall()}
 
 
 @cache
 def active_query(shape: Shape) -> sql.Composed:
     """Compose the query for the keys of the newest workflows that no other started and that have not ended."""
     conditions = [sql.SQL("p.status = {} and p.parent_id is null").format(status) for status in ACTIVE]
-    rows = apart(shape, conditions, NEWEST)
-    return sql.SQL("select p.workflow_id::text from {} as p order by {} limit %(limit)s").format(rows, NEWEST)
+    rows = apart(shape, conditions, NEWEST, FOLLOWED)
+    return sql.SQL("select p.workflow_id::text from {} as p order by {}").format(rows, NEWEST)
 
 
 def read_attention(
@@ -142,11 +187,11 @@ def read_attention(
     """
     first = sql.SQL("{} desc, p.agents_failed > 0 desc, {}").format(_RESTS, NEWEST)
     statuses = sql.SQL(", ").join(map(sql.Literal, ACTIVE))
-    of_active = apart(shape, [sql.SQL("p.status in ({}) and p.parent_id is null").format(statuses)], first)
-    of_failed = apart(shape, [sql.SQL("p.status = 'failed'")], NEWEST)
+    of_active = apart(shape, [sql.SQL("p.status in ({}) and p.parent_id is null").format(statuses)], first, limit)
+    of_failed = apart(shape, [sql.SQL("p.status = 'failed'")], NEWEST, 5)
     with conn.cursor(row_factory=class_row(Listed)) as reader:
-        failed = reader.execute(listed(shape, of_failed, NEWEST), {"limit": 5}).fetchall()
-        active = reader.execute(listed(shape, of_active, NEWEST), {"limit": limit}).fetchall()
+        failed = reader.execute(listed(shape, of_failed, NEWEST), []).fetchall()
+        active = reader.execute(listed(shape, of_active, NEWEST), []).fetchall()
     found = get_forecasts(conn, [workflow.workflow_id for workflow in active], schema=shape.schema)
     forecasts = {str(key): forecast for key, forecast in found.items()}
 
@@ -166,32 +211,30 @@ def count_active_roots(conn: Connection[Any], shape: Shape) -> int:
     return row[0] if row else 0
 
 
+@cache
+def _part(shape: Shape, part: Part, *, sent: bool) -> sql.Composed:
+    query = sql.SQL(part.query + " where p.workflow_id = %(key)s order by {order} limit %(limit)s offset %(offset)s")
+    return query.format(
+        columns=columns(part.of, sent=sent),  # type: ignore[arg-type]  # that classes hash
+        relation=shape.name(part.relation),
+        order=sql.SQL(part.order),
+    )
+
+
+def ask_part(shape: Shape, workflow_id: str, part: Part, limit: int = 1000, offset: int = 0) -> Asked:
+    """Ask for a part of a workflow in its order."""
+    return as_json(_part(shape, part, sent=True)), {"key": workflow_id, "limit": limit, "offset": offset}
+
+
 def read_part(
     conn: Connection[Any], shape: Shape, workflow_id: str, part: Part, limit: int = 1000, offset: int = 0
 ) -> list[Any]:
     """Read a part of a workflow in its order; nothing where the schema does not have it."""
     if not shape.has(part.relation):
         return []
-    query = sql.SQL("select {} from {} as p where p.workflow_id = %s order by {} limit %s offset %s").format(
-        columns(part.of, part.without),  # type: ignore[arg-type]  # mypy does not know that classes hash
-        shape.name(part.relation),
-        sql.SQL(part.order),
-    )
-    with conn.cursor(row_factory=dict_row if part.without else class_row(part.of)) as reader:
-        return reader.execute(query, [workflow_id, limit, offset]).fetchall()
-
-
-def read_burnup(conn: Connection[Any], shape: Shape, workflow_id: str) -> list[BurnupPoint]:
-    """Read the burn-up, thinned out to what a chart can show; the first and the last point are always in it."""
-    if not shape.has("workflow_burnup"):
-        return []
-    query = sql.SQL(
-        "select {} from (select b.*, row_number() over (order by b.at) as place, count(*) over () as points"
-        " from {} as b where b.workflow_id = %s) as p"
-        " where p.place in (1, p.points) or p.place %% greatest(1, p.points / 400) = 0 order by p.at"
-    ).format(columns(BurnupPoint), shape.name("workflow_burnup"))
-    with conn.cursor(row_factory=class_row(BurnupPoint)) as reader:
-        return reader.execute(query, [workflow_id]).fetchall()
+    with conn.cursor(row_factory=class_row(part.of)) as reader:
+        values = {"key": workflow_id, "limit": limit, "offset": offset}
+        return reader.execute(_part(shape, part, sent=False), values).fetchall()
 
 
 def read_forecast(conn: Connection[Any], shape: Shape, workflow_id: str) -> Forecast | None:
@@ -228,7 +271,7 @@ def read_page_of_tasks(
         for place, (statuses, most) in enumerate(groups)
     )
     query = sql.SQL("select {} from ({}) as p order by p.place, p.ordinal, p.created_at, p.id limit %(limit)s").format(
-        columns(Task, TASKS.without, result="left(p.result::text, 1000)"), rows
+        columns(Task, ("payload",), result="left(p.result::text, 1000)"), rows
     )
     count = sql.SQL("select count(*) from {} where workflow_id = %(workflow)s and status in ({})").format(
         shape.name("agent_task"), sql.SQL(", ").join(map(sql.Literal, _AT_WORK))
@@ -240,20 +283,40 @@ def read_page_of_tasks(
     return tasks, row[0] if row else 0
 
 
-def read_overview(conn: Connection[Any], shape: Shape) -> dict[str, dict[str, int]]:
-    """Count workflows by status, and the tasks of all of them."""
-    outcomes = ("created", "completed", "failed", "cancelled", "open")
-    query = sql.SQL("select p.status::text, count(*), {} from {} as p group by p.status").format(
-        sql.SQL(", ").join(sql.SQL("sum(p.{})").format(sql.Identifier(f"agents_{outcome}")) for outcome in outcomes),
-        shape.name("workflow_progress"),
-    )
-    rows = conn.execute(query, []).fetchall()
-    counts = dict.fromkeys(WORKFLOW_STATUSES, 0) | {status: count for status, count, *_ in rows}
-    by_status = {f"{status}_workflows": count for status, count in counts.items()}
-    return {
-        "overview": {**by_status, "total_workflows": sum(counts.values())},
-        "agents": {outcome: sum(row[place] or 0 for row in rows) for place, outcome in enumerate(outcomes, 2)},
+@cache
+def _overview(shape: Shape) -> bytes:
+    counts: dict[str, sql.Composable] = {
+        f"{status}_workflows": sql.SQL("count(*) filter (where p.status = {})").format(status)
+        for status in WORKFLOW_STATUSES
     }
+    counts["total_workflows"] = sql.SQL("count(*)")
+    sums: dict[str, sql.Composable] = {
+        outcome: sql.SQL("coalesce(sum(p.{}), 0)").format(sql.Identifier(f"agents_{outcome}"))
+        for outcome in ("created", "completed", "failed", "cancelled", "open")
+    }
+    counted = (sql.SQL("{} as {}").format(what, sql.Identifier(name)) for name, what in (counts | sums).items())
+    return as_json(
+        sql.SQL(
+            "select row_to_json(o) as overview, row_to_json(a) as agents from (select {} from {} as p) as c"
+            " cross join lateral (select {}) as o cross join lateral (select {}) as a"
+        ).format(
+            sql.SQL(", ").join(counted),
+            shape.name("workflow_progress"),
+            *(sql.SQL(", ").join(sql.Identifier("c", name) for name in names) for names in (counts, sums)),
+        )
+    )
+
+
+def ask_overview(shape: Shape) -> Asked:
+    """Ask for the number of workflows by status, and of the tasks of all of them."""
+    return _overview(shape), {}
+
+
+def read_overview(conn: Connection[Any], shape: Shape) -> dict[str, dict[str, int]]:
+    """Count as ``ask_overview`` does."""
+    row = conn.execute(*ask_overview(shape)).fetchone()
+    found: dict[str, dict[str, int]] = row[0] if row else {}
+    return found
 
 
 def stalled(shape: Shape) -> sql.Composed:

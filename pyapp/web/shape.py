@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from psycopg import Connection, errors, sql
+from psycopg import AsyncConnection, Connection, errors, sql
 
 from pyapp.db import quoted_name
 
@@ -83,10 +83,11 @@ class Shape:
         """Whether ``key`` passes on only what the database takes."""
         return self.key_type == "uuid" or self.key_type in _BITS
 
-    def written(self, conn: Connection[Any], keys: Sequence[str]) -> list[str]:
+    async def written(self, conn: AsyncConnection[Any], keys: Sequence[str]) -> list[str]:
         """Write keys as the database does, by asking it. Raises ``psycopg.DataError``."""
         type_ = sql.SQL(self.key_type.replace("%", "%%"))
-        row = conn.execute(sql.SQL("select (%s::text[]::{}[])::text[]").format(type_), [list(keys)]).fetchone()
+        query = sql.SQL("select (%s::text[]::{}[])::text[]").format(type_)
+        row = await (await conn.execute(query, [list(keys)])).fetchone()
         return list(row[0]) if row else []
 
 

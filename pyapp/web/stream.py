@@ -19,13 +19,13 @@ from psycopg_pool import PoolTimeout
 
 from pyapp import StandbyBehind, aio
 from pyapp.db import interrupted
-from pyapp.web.answers import Listed, Standby
+from pyapp.web.answers import Standby
 from pyapp.web.database import AWAY, REPLAY, Database, reason
 from pyapp.web.listen import RESYNC, Listener
 from pyapp.web.reads import active_ids, follow_workflows
 from pyapp.web.shape import Shape
 from pyapp.web.trees import members
-from pyapp.web.wire import event
+from pyapp.web.wire import as_array, event
 
 HEARTBEAT = 5.0  # seconds; a page that hears nothing for 12 takes its numbers for old
 _GATHER = 0.1  # seconds to gather news and newcomers in, so that they do not set the pace
@@ -130,7 +130,7 @@ class Feed:
         self._task: asyncio.Task[None] | None = None
         self._stopped = False
         self._away = False
-        self._seen: dict[str, Listed] = {}
+        self._seen: dict[str, bytes] = {}
         self._active: set[str] = set()
         self._trees: dict[str, set[str]] = {}
         self._look_again = 0.0
@@ -285,7 +285,7 @@ class Feed:
         trees = {top: self._trees.get(top, set()) | before_trees.get(top, set()) for top in self._trees}
         wanted = chosen_ids.union(*trees.values())
         self._count_query()
-        rows = {str(row.id): row for row in await follow_workflows(conn, shape, wanted, chosen_ids)}
+        rows = await follow_workflows(conn, shape, wanted, chosen_ids)
         news: list[tuple[_About, bytes]] = [
             (workflow_id, event("workflow", row))
             for workflow_id, row in rows.items()
@@ -300,7 +300,7 @@ class Feed:
 
         def snapshot(ids: Iterable[str]) -> tuple[bytes, int]:
             chosen = [row for workflow_id, row in rows.items() if workflow_id in ids]
-            return event("snapshot", chosen), len(chosen)
+            return event("snapshot", as_array(chosen)), len(chosen)
 
         def chosen_by(subscriber: Subscriber) -> set[str] | frozenset[str]:
             return subscriber.ids.union(*(trees[top] for top in subscriber.trees if top in trees))

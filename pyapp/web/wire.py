@@ -3,6 +3,7 @@
 import hashlib
 import json
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -44,11 +45,18 @@ class _TimeLoader(Loader):
             return limit.replace(tzinfo=UTC)
 
 
-def adapters() -> AdaptersMap:
-    """Make the adapters that the service's connections use."""
+class _SentLoader(Loader):
+    def load(self, data: Buffer) -> bytes:
+        return bytes(data)
+
+
+def adapters(*, sent: bool = False) -> AdaptersMap:
+    """Make the adapters that the service's connections use; ``sent``: which read JSON as it is sent."""
     made = AdaptersMap(psycopg.adapters)
     made.register_loader("timestamptz", _TimeLoader)
     made.register_loader("jsonb", _JsonLoader)
+    if sent:
+        made.register_loader("json", _SentLoader)
     return made
 
 
@@ -80,14 +88,19 @@ def encode(value: Any) -> bytes:
     return text.encode("utf-8", "replace")
 
 
+def as_array(rows: Iterable[bytes]) -> bytes:
+    """Put JSON together to an array."""
+    return b"[%s]" % b",".join(rows)
+
+
 def event(name: str, value: Any) -> bytes:
-    """Encode as a server-sent event; JSON has no line breaks of its own."""
-    return b"event: %s\ndata: %s\n\n" % (name.encode(), encode(value))
+    """Encode as a server-sent event, JSON as it is: it has no line breaks of its own."""
+    return b"event: %s\ndata: %s\n\n" % (name.encode(), value if isinstance(value, bytes) else encode(value))
 
 
 def respond(request: Request, value: Any, headers: dict[str, str] | None = None) -> Response:
     """Answer with JSON and an entity tag, or 304 where the client has that already."""
-    body = encode(value)
+    body = value if isinstance(value, bytes) else encode(value)
     tag = f'W/"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
     headers = {"ETag": tag, "Cache-Control": "private, no-cache"} | (headers or {})
     known = [part.strip().removeprefix("W/") for part in request.headers.get("if-none-match", "").split(",")]

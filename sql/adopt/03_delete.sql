@@ -52,7 +52,11 @@ begin
                     removed_cancelled = 0,
                     frozen_progress = null
                 where {c_is_this};
-            elsif (select coalesce(bool_and(s.live), true) from {schema}.counting as s) then
+            -- The lock lets the end of the back-fill wait, as in 02: it has to count the row that is marked below.
+            elsif
+                (select coalesce(bool_and(s.live), true) from {schema}.counting as s)
+                or (select coalesce(bool_and(s.live), true) from (select g.live from {schema}.counting as g for share) as s)
+            then
                 delete from {schema}.workflow_counter as c where {c_is_this};
             else
                 -- A row that is not counted yet keeps the back-fill from copying what it saw before.

@@ -136,7 +136,7 @@ function paint(place, heard) {
         chip.querySelector("use").setAttribute("href", `#i-${workflow.status}`);
     }
     if (inTable) place.toggleAttribute("data-failing", workflow.agents_failed > 0 && look === "active");
-    else {
+    else if (main.dataset.icon) {
         document.title = `${FIELDS.progress(workflow)} % · ${FIELDS.name(workflow).slice(0, 80)} · agent-progress`;
         main.dataset.icon = `${workflow.status}-${workflow.progress_percentage ?? 0}`;
         showIcon();
