@@ -38,13 +38,9 @@ def tenants(conn: Connection, new_role: NewRole) -> list[Tenant]:
 def test_every_table_and_view_shows_a_tenant_its_own_rows_only(conn: Connection, tenants: list[Tenant]) -> None:
     one, other = tenants
     conn.execute("update agent_task set completed_at = now() - interval '1 hour' where status = 'completed'")
-    relations = [
-        *(("id" if table == "workflow" else "workflow_id", table) for table in TABLES),
-        *(
-            ("workflow_id", view)
-            for (view,) in conn.execute("select viewname from pg_views where schemaname = 'public' order by 1")
-        ),
-    ]
+    columns = "select table_name from information_schema.columns where column_name = 'workflow_id' order by 1"
+    relations = [("id", "workflow"), *(("workflow_id", name) for (name,) in conn.execute(columns))]
+    assert len(relations) > 10
     with conn.transaction():
         # Something for the view of what is wrong to show.
         conn.execute("set local session_replication_role = replica")
