@@ -58,6 +58,22 @@ def execute(session: psycopg.Connection, statement: Statement) -> Future[Any]:
 # Sessions that wait for each other's counters and are both counted
 
 
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_two_completions_of_one_workflow_are_both_counted(
+    conn: psycopg.Connection, session: Session, blocked: Blocked, end: str
+) -> None:
+    workflow = new_workflow(conn)
+    tasks = new_tasks(conn, workflow, *["running"] * 4)
+    one, other = session(), session()
+    set_status(one, tasks[0], "completed")
+    waiting = execute(other, (COMPLETE, [[tasks[1]]]))
+    blocked(other, one)
+    getattr(one, end)()
+    waiting.result(60)
+    other.commit()
+    assert progress(conn, workflow) == ((50, 2, 4) if end == "commit" else (25, 1, 4))
+
+
 @pytest.mark.parametrize(
     "statement",
     [
@@ -87,6 +103,21 @@ def test_any_statement_that_waits_for_a_completion_counts_beside_it(
     other.commit()
     row = conn.execute("select agents_completed from workflow_progress_calculated where workflow_id = %s", [workflow])
     assert counters(conn, workflow)[1] == row.fetchone()[0] >= 1
+
+
+def test_two_sessions_that_complete_the_same_task_count_it_once(
+    conn: psycopg.Connection, session: Session, blocked: Blocked
+) -> None:
+    workflow = new_workflow(conn)
+    task, _ = new_tasks(conn, workflow, "running", "running")
+    one, other = session(), session()
+    set_status(one, task, "completed")
+    waiting = execute(other, (COMPLETE, [[task]]))
+    blocked(other, one)
+    one.commit()
+    assert waiting.result(60).rowcount == 1
+    other.commit()
+    assert progress(conn, workflow) == (50, 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -177,6 +208,23 @@ def test_an_orchestrator_that_updates_its_workflow_and_adds_a_task_never_deadloc
     assert progress(conn, workflow) == (50, 1, 2)
 
 
+@pytest.mark.parametrize("last", ["status = 'completed'", "agents_planned = 4", "progress = 15"])
+def test_an_orchestrator_that_updates_its_workflow_twice_never_deadlocks_with_an_agent(
+    conn: psycopg.Connection, session: Session, blocked: Blocked, last: str
+) -> None:
+    workflow = new_workflow(conn, agents_planned=2)
+    [task] = new_tasks(conn, workflow, "running")
+    orchestrator, agent = session(), session()
+    orchestrator.execute(SET_STAGE, [workflow])
+    waiting = execute(agent, (COMPLETE, [[task]]))
+    blocked(agent, orchestrator)
+    orchestrator.execute(f"update workflow set {last} where id = %s", [workflow])
+    orchestrator.commit()
+    waiting.result(60)
+    agent.commit()
+    assert progress(conn, workflow)[1] == 1
+
+
 # Snapshots that are too old
 
 
@@ -227,6 +275,33 @@ def test_a_truncate_with_an_old_snapshot_never_leaves_a_wrong_number(
 # Freezing and thawing
 
 
+@pytest.mark.parametrize("act", ["freeze", "thaw"])
+@pytest.mark.parametrize("agent_first", [True, False], ids=["after the agent", "before the agent"])
+def test_freezing_or_thawing_beside_a_completion_is_exact(
+    conn: psycopg.Connection, session: Session, blocked: Blocked, act: str, agent_first: bool
+) -> None:
+    workflow = new_workflow(conn)
+    task, _ = new_tasks(conn, workflow, "running", "running")
+    if act == "thaw":
+        conn.execute("update workflow set progress_frozen_at = now()")
+    statements: dict[str, Statement] = {
+        "agent": (COMPLETE, [[task]]),
+        "act": ("update workflow set progress_frozen_at = %s", ["now" if act == "freeze" else None]),
+    }
+    one, other = session(), session()
+    first, second = ("agent", "act") if agent_first else ("act", "agent")
+    one.execute(*statements[first])
+    waiting = execute(other, statements[second])
+    blocked(other, one)
+    one.commit()
+    waiting.result(60)
+    other.commit()
+    missed = act == "freeze" and not agent_first
+    assert progress(conn, workflow) == ((0, 0, 2) if missed else (50, 1, 2))
+    conn.execute("update workflow set progress_frozen_at = null")
+    assert progress(conn, workflow) == (50, 1, 2)
+
+
 @pytest.mark.parametrize("act", ["now", None], ids=["freezing", "thawing"])
 def test_freezing_or_thawing_amid_a_statement_that_has_not_counted_yet_is_exact(
     conn: psycopg.Connection, session: Session, blocked: Blocked, act: str | None
@@ -262,3 +337,15 @@ def test_a_completion_that_waits_for_the_deletion_of_its_workflow_finds_no_task(
     assert waiting.result(60).rowcount == 0
     agent.commit()
     assert progress(conn, workflow) == (0, 0, 0)
+
+
+def test_a_task_inserted_while_its_workflow_is_deleted_is_refused(
+    conn: psycopg.Connection, session: Session, blocked: Blocked
+) -> None:
+    workflow = new_workflow(conn)
+    agent, owner = session(), session()
+    owner.execute("delete from workflow where id = %s", [workflow])
+    waiting = in_background(new_tasks, agent, workflow, "running")
+    blocked(agent, owner)
+    owner.commit()
+    assert isinstance(waiting.exception(60), errors.ForeignKeyViolation)

@@ -99,6 +99,20 @@ def test_an_update_that_joins_a_task_twice_counts_it_once(conn: psycopg.Connecti
 # Re-parenting
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("running", "completed"), ("completed", "failed"), ("running", "running"), ("completed", "completed")],
+)
+def test_a_task_moved_and_changed_at_once_is_counted_as_it_is_now(
+    conn: psycopg.Connection, before: str, after: str
+) -> None:
+    one, other = new_workflow(conn), new_workflow(conn)
+    [task] = new_tasks(conn, one, before)
+    conn.execute("update agent_task set workflow_id = %s, status = %s where id = %s", [other, after, task])
+    assert counters(conn, one) == (0, 0, 0, 0)
+    assert counters(conn, other) == (1, int(after == "completed"), int(after == "failed"), 0)
+
+
 # Bulk and unusual statements
 
 
