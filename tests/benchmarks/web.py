@@ -23,7 +23,7 @@ from typing import Any
 import psycopg
 
 from pyapp import embedded, migrate
-from pyapp.web import paging, reads
+from pyapp.web import filters, paging, reads
 from pyapp.web.database import Database
 from pyapp.web.shape import Shape
 
@@ -99,8 +99,8 @@ def measure_pages(database: Database, runs: int = 30) -> None:
     def measure(conn: psycopg.Connection[Any], shape: Shape) -> None:
         nonlocal worst
         for label, chosen in LIST:
-            wanted = paging.Wanted(**chosen)
-            _, cursor = paging.list_page(conn, shape, wanted)
+            wanted = filters.Wanted(**chosen)
+            cursor = paging.list_page(conn, shape, wanted).next
             figures = []
             for after in (None, cursor) if cursor else (None,):
                 query, values = paging.page_query(shape, replace(wanted, cursor=after))
@@ -187,7 +187,7 @@ def measure_requests(dsn: str, database: Database, seconds: float = 5.0, clients
     )
     rate(
         "list page of 50 through the pool",
-        lambda: lambda: database.run(lambda conn, shape: paging.list_page(conn, shape, paging.Wanted())),
+        lambda: lambda: database.run(lambda conn, shape: paging.list_page(conn, shape, filters.Wanted())),
     )
     line = [sys.executable, "-m", "pyapp", "serve", "--port", "0", "--dsn", dsn]
     with tempfile.TemporaryFile("w+") as said, subprocess.Popen(line, stderr=said) as service:
