@@ -229,6 +229,16 @@ class TimelineEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """What workflows and tasks are called, one and several of them: the row of the view ``vocabulary``."""
+
+    workflow_noun: str
+    workflow_nouns: str
+    task_noun: str
+    task_nouns: str
+
+
+@dataclass(frozen=True, slots=True)
 class BurnupPoint:
     """Tasks completed and created until a time: one row of the view ``workflow_burnup``."""
 

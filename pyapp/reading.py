@@ -4,6 +4,7 @@ Without ``schema`` it reads in the schema that ``AGENT_PROGRESS_SCHEMA`` names, 
 one of adopted tables, whose keys may be of any type, ids are sent as text without a type.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from datetime import datetime
@@ -23,6 +24,7 @@ from pyapp.models import (
     TimelineEntry,
     TreeNode,
     TreeProgress,
+    Vocabulary,
     Workflow,
     WorkflowState,
 )
@@ -45,6 +47,19 @@ TREE = f"""
     ) search depth first by created_at, workflow_id set place
     select {{columns}} from tree order by place limit %s
 """  # noqa: S608 (columns of a model)
+
+_NEWEST = "created_at desc, workflow_id desc"
+_RESTS = "status = 'running' and last_updated_at < now() - interval '1 minute'"
+_ATTENTION = f"agents_failed > 0 is true desc, ({_RESTS}) is true desc"
+
+
+async def get_vocabulary(conn: Conn, *, schema: str | None = None) -> Vocabulary:
+    """Get what workflows and tasks are called where people read of them.
+
+    Returns ``agents`` for tasks in the tables that migrate creates, and what was said when others were adopted.
+    """
+    query = "select {columns} from {schema}.vocabulary"
+    return (await fetch_rows(conn, schema, Vocabulary, query))[0]
 
 
 async def get_workflow(conn: Conn, workflow_id: Key, *, schema: str | None = None) -> Workflow:
@@ -74,22 +89,27 @@ async def list_workflows(
     status: str | Sequence[str] | None = None,
     type: str | None = None,
     priority: str | None = None,
+    match: str | None = None,
     parent_id: Key | None = None,
     roots: bool = False,
+    attention_first: bool = False,
     limit: int = 50,
     after: Workflow | tuple[datetime, Key] | None = None,
     schema: str | None = None,
 ) -> list[Workflow]:
     """List workflows, newest first.
 
-    ``status`` takes one status or several. ``parent_id`` lists those that this workflow started, ``roots`` those that
-    no other started. ``after`` takes the last workflow of the page before, or its creation time
-    and id: the next page costs as much as the first. Returns at most ``limit`` workflows.
+    ``status`` takes one status or several. ``match`` lists those whose name contains it, without regard to case.
+    ``parent_id`` lists those that this workflow started, ``roots`` those that no other started. ``attention_first``
+    puts those first that have failed tasks, then running ones in which nothing was counted for a minute. ``after``
+    takes the last workflow of the page before, or its creation time and id: the next page costs as much as the first.
+    Returns at most ``limit`` workflows.
     """
     given = {
         "status = any (%s)": None if status is None else array([status] if isinstance(status, str) else status),
         "type = %s": type,
         "priority = %s": priority,
+        "name ilike %s": None if match is None else "%" + re.sub(r"([\\%_])", r"\\\1", match) + "%",
         "parent_id = %s": None if parent_id is None else str(parent_id),
     }
     conditions = ["true"] + [condition for condition, value in given.items() if value is not None]
@@ -101,7 +121,8 @@ async def list_workflows(
         conditions.append("(created_at, workflow_id) < (%s, %s)")
         values += [created_at, str(key)]
     query = "select {columns} from {schema}.workflow_progress where " + " and ".join(conditions)  # noqa: S608 (of these)
-    query += " order by created_at desc, workflow_id desc limit %s"
+    order = f"{_ATTENTION}, {_NEWEST}" if attention_first else _NEWEST
+    query += f" order by {order} limit %s"
     return await fetch_rows(conn, schema, Workflow, query, *values, limit)
 
 

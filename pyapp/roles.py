@@ -11,7 +11,7 @@ from psycopg.rows import tuple_row
 
 from pyapp.db import find_schema
 from pyapp.errors import RoleNotFound
-from pyapp.renew import resource
+from pyapp.shipped import resource
 
 KINDS = {"agent": ("agent",), "reader": ("reader",), "operator": ("reader", "operator")}
 """The kinds of role, and for each the files ``grant_….sql`` with its rights."""

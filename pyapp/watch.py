@@ -18,7 +18,8 @@ ACTIVE = ("initiated", "running", "paused")
 """Statuses of a workflow that has not ended."""
 _GATHER = 0.05  # seconds to gather notifications before reading, so that a busy database is not read all the time
 _RECONNECT = 0.5  # seconds between attempts to connect
-_MOST = 50  # workflows followed, where none are named
+MOST = 50
+"""Workflows that are followed, where none are named."""
 _NOTIFIES = """
     select not pg_is_in_recovery() and exists (
         select from pg_catalog.pg_trigger
@@ -69,7 +70,7 @@ class Follower:
         on_poll: OnPoll = lambda _conn, _workflows: None,
         on_loss: OnLoss = lambda _error: None,
     ) -> None:
-        """Follow these workflows, or the newest active ones that none started; ``below``: also what they started."""
+        """Follow these workflows, or the active ones that none started; ``below``: also what they started."""
         self._session, self._ids, self._interval = session, workflow_ids, interval
         self._below, self._schema, self._on_poll, self._on_loss = below, schema, on_poll, on_loss
         self._seen: dict[Key, Workflow] = {}
@@ -123,11 +124,14 @@ class Follower:
     async def _look(self) -> list[Workflow]:
         conn, schema = self._session.conn, self._schema
         if self._ids is None:
-            workflows = await list_workflows(conn, status=ACTIVE, roots=not self._below, limit=_MOST, schema=schema)
+            workflows = await list_workflows(
+                conn, status=ACTIVE, roots=not self._below, attention_first=True, limit=MOST, schema=schema
+            )
             ids = {workflow.workflow_id for workflow in workflows}
-            # Also those that ended since the last look, so that their end is yielded.
+            # Those that ended since the last look too, so that their end is yielded.
             ended = [old.workflow_id for old in self._seen.values() if _is_active(old) and old.workflow_id not in ids]
-            workflows += await get_workflows(conn, ended, schema=schema) if ended else []
+            left = await get_workflows(conn, ended, schema=schema) if ended else []
+            workflows += [workflow for workflow in left if not _is_active(workflow)]
         elif self._below:
             found: dict[Key, Workflow] = {}
             for workflow_id in self._ids:
@@ -154,10 +158,10 @@ def watch(
 
     Polls by primary key every ``interval`` seconds, which works behind poolers and on read replicas; where
     ``agent-progress notify`` is on, it reads at once when notified. Connects again when the connection is lost. Ends
-    when each of the workflows given is completed, failed, cancelled or deleted; without ``workflow_ids`` it follows the
-    50 newest active ones that no other workflow started, and does not end. With ``below`` it follows all that is below
-    the workflows given as well, or the newest active ones wherever in a tree they are. Raises WorkflowNotFound, and
-    ``psycopg.OperationalError`` if the database cannot be reached at first.
+    when each of the workflows given is completed, failed, cancelled or deleted; without ``workflow_ids`` it follows 50
+    active ones that no other workflow started, those first that need attention, and does not end. With ``below`` it
+    follows all that is below the workflows given as well, or active ones wherever in a tree they are. Raises
+    WorkflowNotFound, and ``psycopg.OperationalError`` if the database cannot be reached at first.
     """
     for changes in watch_changes(dsn, workflow_ids, interval, below=below, schema=schema, prepare=prepare):
         yield from changes

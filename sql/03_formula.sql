@@ -9,7 +9,7 @@ immutable
 parallel safe
 return case
     -- Exact at both ends: 0 only when none is completed, 100 only when all are.
-    when completed <= 0 or total <= 0 then 0
+    when least(completed, total) <= 0 then 0
     when completed >= total then 100
     -- Round half up: floor(100 * completed / total + 1/2), in integers.
     when completed < total then greatest(1, least(99, (200 * completed + total) / (2 * total)))

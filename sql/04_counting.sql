@@ -17,8 +17,8 @@ set row_security = off
 as $$
 declare
     task_workflow uuid;
-    plain boolean; -- a single task, and at most one counter to change
-    counts boolean; -- the update completed it
+    plain boolean; -- an insert or a delete of a single open task
+    still_open boolean; -- an update left a single open task open; false: completed it; null: any other update
     sign integer;
     changes refcursor;
     change record;
@@ -28,21 +28,24 @@ begin
     if tg_op = 'UPDATE' then
         select
             n.workflow_id,
-            n.status = 'completed',
-            n.workflow_id = o.workflow_id
-            and o.status < 'completed'
-            and n.status <= 'completed'
-            and not exists (select from new_task offset 1)
-        into task_workflow, counts, plain
+            case
+                when
+                    n.workflow_id = o.workflow_id
+                    and o.status < 'completed'
+                    and n.status <= 'completed'
+                    and not exists (select from new_task offset 1)
+                then n.status < 'completed'
+            end
+        into task_workflow, still_open
         from old_task as o cross join new_task as n;
-        if plain then
-            if counts then
-                update public.workflow
-                set
-                    agents_completed = agents_completed + 1,
-                    progress_updated_at = 'epoch'
-                where id = task_workflow;
-            end if;
+        if still_open then
+            return null;
+        elsif not still_open then
+            update public.workflow
+            set
+                agents_completed = agents_completed + 1,
+                progress_updated_at = 'epoch'
+            where id = task_workflow;
             return null;
         end if;
 

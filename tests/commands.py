@@ -64,7 +64,7 @@ class Terminal:
         environment = {**os.environ, "TERM": "xterm-256color", **env}
         environment = {name: value for name, value in environment.items() if name not in ("COLUMNS", "LINES")}
         self.master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+        self.resize(columns)
         self.process = subprocess.Popen(
             [*(program or [sys.executable, "-m", "pyapp"]), *map(str, arguments)],
             stdin=slave,
@@ -88,14 +88,20 @@ class Terminal:
         give_up = time.monotonic() + seconds
         while wanted is None or wanted not in self.text:
             assert time.monotonic() < give_up, self.text
-            if not select.select([self.master], [], [], 0.1)[0]:
-                continue
             try:
-                self.raw += os.read(self.master, 65536)
+                self.read_some()
             except OSError:  # the last process of the terminal is gone
                 assert wanted is None, self.text
                 break
         return self.text
+
+    def read_some(self) -> None:
+        """Read what comes within a tenth of a second."""
+        if select.select([self.master], [], [], 0.1)[0]:
+            self.raw += os.read(self.master, 65536)
+
+    def resize(self, columns: int) -> None:
+        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
 
     def press(self, keys: bytes) -> None:
         os.write(self.master, keys)

@@ -9,7 +9,7 @@ import pytest
 from psycopg import errors, sql
 
 from pyapp import add_tasks, advance, create_workflow, grant, migrate, repair, report_task, report_tasks, transition
-from pyapp.renew import resource
+from pyapp.shipped import resource
 from tests.conftest import Role
 from tests.helpers import counters, new_tasks, new_workflow, progress, set_status
 

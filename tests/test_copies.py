@@ -9,7 +9,7 @@ import pytest
 
 from pyapp import advance, create_workflow, embedded, find_drift, mark, migrate, pending, report_task, transition
 from pyapp.cli import main
-from pyapp.renew import differences
+from pyapp.installed import differences
 
 from .crash import QUICK, CrashableServer, directory, run, servers
 from .helpers import new_tasks, new_workflow, progress

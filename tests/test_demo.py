@@ -27,8 +27,9 @@ from pyapp import (
     watch,
 )
 from pyapp.cli import main
+from pyapp.cli.demo import SERVED_SPEED
 from pyapp.demo import player
-from pyapp.demo.files import SAMPLE, read_trace
+from pyapp.demo.files import SAMPLE, demo_traces, read_trace
 from pyapp.demo.player import Player
 
 from .commands import Run, Terminal, outcome, start
@@ -403,6 +404,22 @@ def test_the_demo_keeps_its_server_until_it_is_interrupted(private: dict[str, st
     process.send_signal(signal.SIGINT)
     status, _, err = outcome(process)
     assert (status, err.splitlines()[-1:]) == (0, ["stopping"])
+
+
+def test_the_dashboard_of_the_demo_has_something_to_show_for_three_minutes() -> None:
+    ends = [task.attempts[-1].finished * trace.stretch for trace in demo_traces() for task in trace.tasks]
+    assert max(ends) / SERVED_SPEED >= 180
+
+
+@pytest.mark.parametrize(("option", "name"), [("--serve", "SIGTERM"), ("--keep", "SIGHUP")])
+def test_a_demo_that_is_terminated_leaves_no_server_behind(private: dict[str, str], option: str, name: str) -> None:
+    process = start("demo", option, "--port", "0", env=private)
+    while not process.stdout.readline().startswith("search index"):
+        assert process.poll() is None
+    process.send_signal(signal.Signals[name])
+    status, _, err = outcome(process)
+    assert (status, "Traceback" in err) == (128 + signal.Signals[name], False)
+    assert not (Path(private["AGENT_PROGRESS_DATA"]) / "postmaster.pid").exists()
 
 
 def test_the_demo_plays_where_dsn_says(dsn: str, conn: psycopg.Connection) -> None:

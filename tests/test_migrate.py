@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pyapp import MigrationError, connect, mark, migrate, pending, renew, rollback
+from pyapp import MigrationError, connect, installed, lock, mark, migrate, pending, rollback
 
 from .conftest import TestServer
 from .helpers import counters, in_background, new_tasks, new_workflow, progress, wait_for
@@ -66,7 +66,7 @@ def drift(dsn: str) -> list[Any]:
 def assert_whole(dsn: str, expected: str, bin_dir: Path) -> None:
     assert pending(dsn) == []
     with psycopg.connect(dsn) as conn:
-        assert renew.differences(conn) == []
+        assert installed.differences(conn) == []
     assert dump(dsn, bin_dir) == expected
 
 
@@ -128,7 +128,7 @@ def test_a_second_run_waits_for_the_first_and_says_for_whom(
     long, first_steps, second_steps = session(), [], []
     long.execute("lock table agent_task")
     first = in_background(lambda: migrate(dsn, on_step=first_steps.append))
-    wait_for(lambda: any("waiting for other transactions" in step for step in first_steps))
+    wait_for(lambda: any("waiting: other transactions" in step for step in first_steps))
     second = in_background(lambda: migrate(dsn, on_step=second_steps.append))
     wait_for(lambda: second_steps)
     assert second_steps[0].startswith("waiting: another run, agent-progress (session ")
@@ -139,25 +139,24 @@ def test_a_second_run_waits_for_the_first_and_says_for_whom(
 
 
 def test_waiting_for_another_run_ends_with_who_holds_the_lock(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["pyapp.migrate"], "_PATIENCE", 0.3)
-    with psycopg.connect(dsn, application_name="somebody") as other:
-        lock = sys.modules["pyapp.migrate"]._ADVISORY_LOCK  # type: ignore[attr-defined]
-        other.execute("select pg_advisory_xact_lock(%s, hashtext(quote_ident('public')))", [lock])
-        other.execute("select pg_advisory_xact_lock(%s, hashtext('\"public\"'))", [lock])
-        with pytest.raises(MigrationError, match=r"^nothing changed: another run, somebody \(session \d+ of \w+\)"):
-            migrate(dsn)
+    monkeypatch.setattr(lock, "PATIENCE", 0.3)
+    with (
+        lock.alone(make_conninfo(dsn, application_name="somebody"), "public", print),
+        pytest.raises(MigrationError, match=r"^waited 0 s: another run, somebody \(session \d+ of \w+\), migrates"),
+    ):
+        migrate(dsn)
     assert migrate(dsn) == []
 
 
 def test_the_lock_of_a_run_that_died_is_broken_and_that_of_a_living_program_is_respected(
     dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lock = "insert into public.yoyo_lock (locked, ctime, pid) values (1, now(), %s)"
-    query(dsn, lock, -4711)
+    locked = "insert into public.yoyo_lock (locked, ctime, pid) values (1, now(), %s)"
+    query(dsn, locked, -4711)
     assert migrate(dsn) == []
     assert query(dsn, "select * from public.yoyo_lock") == []
-    query(dsn, lock, os.getpid())
-    monkeypatch.setattr(sys.modules["pyapp.migrate"], "_PATIENCE", 0.3)
+    query(dsn, locked, os.getpid())
+    monkeypatch.setattr(lock, "PATIENCE", 0.3)
     with pytest.raises(MigrationError, match=rf"another program migrates with yoyo \(process {os.getpid()}\)"):
         rollback(dsn)
     monkeypatch.undo()
@@ -166,35 +165,27 @@ def test_the_lock_of_a_run_that_died_is_broken_and_that_of_a_living_program_is_r
     assert waiting.result(60) == []
 
 
-def test_a_run_needs_no_setting_of_the_session_and_leaves_none_behind(dsn: str, conn: psycopg.Connection) -> None:
+def test_a_run_needs_no_setting_of_the_session_and_leaves_none_behind(
+    dsn: str, conn: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # As behind a pooler: whatever was set would reach the next one who is given the connection.
     down_to(dsn, 2)
     settings = "select name, setting from pg_settings where source not in ('default', 'override') order by 1"
-    used: list[psycopg.Connection] = []
-    module = sys.modules["pyapp.migrate"]
-    connect = module.connect  # type: ignore[attr-defined]
-    before: list[Any] = []
+    used: list[tuple[psycopg.Connection, Any]] = []
 
-    class Kept:
-        """Hands out connections that stay open, as a pooler does."""
+    @contextmanager
+    def kept(*args: Any, **options: Any) -> Iterator[psycopg.Connection]:
+        """Connections that stay open, as a pooler keeps them."""
+        made = connect(*args, **options)
+        used.append((made, made.execute(settings).fetchall()))
+        yield made
 
-        def __init__(self, made: psycopg.Connection) -> None:
-            self.made = made
-
-        def __enter__(self) -> psycopg.Connection:
-            before.append(self.made.execute(settings).fetchall())
-            return self.made
-
-        def __exit__(self, *_: object) -> None:
-            used.append(self.made)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "connect", lambda *args, **options: Kept(connect(*args, **options)))
-        assert migrate(dsn) == ALL[2:]
+    monkeypatch.setattr(lock, "connect", kept)
+    assert migrate(dsn) == ALL[2:]
     held = "select count(*) from pg_locks where locktype = 'advisory' and pid = any (%s)"
-    assert conn.execute(held, [[made.info.backend_pid for made in used]]).fetchone() == (0,)
-    assert sorted(made.execute(settings).fetchall() for made in used) == sorted(before)
-    for made in used:
+    assert conn.execute(held, [[made.info.backend_pid for made, _ in used]]).fetchone() == (0,)
+    for made, before in used:
+        assert made.execute(settings).fetchall() == before
         made.close()
 
 
@@ -301,7 +292,7 @@ def test_objects_of_others_beside_ours_stay_as_they_are(empty: Empty) -> None:
         before = objects(dsn)
         assert migrate(dsn) == ALL
         with psycopg.connect(dsn) as conn:
-            assert renew.differences(conn) == []
+            assert installed.differences(conn) == []
         assert set(before) <= set(objects(dsn))
         rollback(dsn, all=True)
         assert objects(dsn) == before
@@ -309,9 +300,7 @@ def test_objects_of_others_beside_ours_stay_as_they_are(empty: Empty) -> None:
         query(dsn, "drop owned by reader_of_notes; drop role reader_of_notes")
 
 
-def test_a_database_of_a_newer_version_is_refused(empty: Empty) -> None:
-    dsn = empty()
-    migrate(dsn)
+def test_a_database_of_a_newer_version_is_refused(dsn: str) -> None:
     query(dsn, "insert into _yoyo_migration values ('f', '0099_agent_progress_x', now())")
     for act in (migrate, pending, rollback, mark):
         with pytest.raises(MigrationError, match=r"newer agent-progress \(0099_agent_progress_x\): upgrade first$"):
@@ -400,28 +389,24 @@ def test_plain_yoyo_applies_and_takes_back_the_same(empty: Empty, whole: str, bi
 
 
 def test_plain_yoyo_does_not_drop_rows_either_and_counts_what_came_without_triggers(
-    empty: Empty, tmp_path: Path
+    dsn: str, conn: psycopg.Connection, tmp_path: Path
 ) -> None:
-    dsn = empty()
-    migrate(dsn)
-    with psycopg.connect(dsn, autocommit=True) as conn:
-        workflow = new_workflow(conn)
-        new_tasks(conn, workflow, "completed", "pending")
-        done = yoyo(dsn, tmp_path, "rollback", "--all")
-        assert done.returncode != 0
-        assert "table workflow holds rows, which would be lost" in done.stderr
-        new_tasks(conn, workflow, "failed")
-        assert yoyo(dsn, tmp_path, "apply").returncode == 0
-        assert (progress(conn, workflow), counters(conn, workflow)) == ((33, 1, 3), (3, 1, 1, 0))
+    workflow = new_workflow(conn)
+    new_tasks(conn, workflow, "completed", "pending")
+    done = yoyo(dsn, tmp_path, "rollback", "--all")
+    assert done.returncode != 0
+    assert "table workflow holds rows, which would be lost" in done.stderr
+    new_tasks(conn, workflow, "failed")
+    assert yoyo(dsn, tmp_path, "apply").returncode == 0
+    assert (progress(conn, workflow), counters(conn, workflow)) == ((33, 1, 3), (3, 1, 1, 0))
 
 
 # --- Taking back --------------------------------------------------------------------------------------------
 
 
-def test_rollback_goes_one_step_at_a_time_and_in_the_end_leaves_nothing(empty: Empty) -> None:
-    dsn, steps = empty(), []
-    nothing = objects(dsn)
-    migrate(dsn)
+def test_rollback_goes_one_step_at_a_time_and_in_the_end_leaves_nothing(dsn: str, empty: Empty) -> None:
+    steps: list[str] = []
+    nothing = objects(empty())
     for name in reversed(ALL):
         assert rollback(dsn, on_step=steps.append) == [name]
     assert steps == [f"rolling back {name}" for name in reversed(ALL)]
@@ -455,11 +440,8 @@ def test_steps_that_lose_no_rows_are_taken_back_beside_rows(dsn: str, conn: psyc
 )
 @pytest.mark.parametrize("all_at_once", [True, False])
 def test_a_rollback_loses_nothing_of_the_users_unless_it_is_told_to(
-    empty: Empty, change: str, all_at_once: bool
+    dsn: str, empty: Empty, change: str, all_at_once: bool
 ) -> None:
-    dsn = empty()
-    nothing = objects(dsn)
-    migrate(dsn)
     query(dsn, change)
     if not all_at_once:
         down_to(dsn, 1 if "into workflow (" in change else 2)
@@ -468,7 +450,7 @@ def test_a_rollback_loses_nothing_of_the_users_unless_it_is_told_to(
         rollback(dsn, all=all_at_once)
     assert objects(dsn) == before
     rollback(dsn, all=True, drop_data=True)
-    assert objects(dsn) == nothing
+    assert objects(dsn) == objects(empty())
 
 
 def test_stage_plans_that_shipped_are_the_users_and_stay_after_migrate(dsn: str, conn: psycopg.Connection) -> None:
@@ -521,20 +503,21 @@ def test_whatever_a_database_presets_the_schema_is_the_same_and_counts(empty: Em
     name = conninfo_to_dict(dsn)["dbname"]
     for setting in SETTINGS:
         query(dsn, f"alter database {name} set {setting}")
-        assert migrate(dsn) == ALL, setting
-        assert migrate(dsn) == []
-        with psycopg.connect(dsn) as conn:
-            assert renew.differences(conn) == []
-            conn.execute("set search_path = public")
-            workflow = conn.execute("select id from create_workflow('w', 'app')").fetchone()[0]
-            tasks = conn.execute('select count(*) from add_tasks(%s, \'["a", "b"]\')', [workflow]).fetchone()
-            reports = "select json_agg(json_build_object('task_id', id, 'status', 'completed')) from agent_task"
-            conn.execute(f"select report_tasks(%s, ({reports})::jsonb)", [workflow])
-            assert (tasks, progress(conn, workflow)) == ((2,), (100, 2, 2)), setting
-            conn.rollback()
-        query(dsn, f"alter database {name} reset all")
-        assert dump(dsn, bin_dir) == whole, setting
-        assert rollback(dsn, all=True) == ALL[::-1], setting
+    assert migrate(dsn) == ALL
+    assert migrate(dsn) == []
+    with psycopg.connect(dsn) as conn:
+        assert installed.differences(conn) == []
+        conn.execute("set search_path = public")
+        workflow = conn.execute("select id from create_workflow('w', 'app')").fetchone()[0]
+        tasks = conn.execute('select count(*) from add_tasks(%s, \'["a", "b"]\')', [workflow]).fetchone()
+        reports = "select json_agg(json_build_object('task_id', id, 'status', 'completed')) from agent_task"
+        conn.execute(f"select report_tasks(%s, ({reports})::jsonb)", [workflow])
+        assert (tasks, progress(conn, workflow)) == ((2,), (100, 2, 2))
+        conn.rollback()
+    query(dsn, f"alter database {name} reset all")
+    assert dump(dsn, bin_dir) == whole
+    query(dsn, f"alter database {name} set quote_all_identifiers = on")
+    assert rollback(dsn, all=True) == ALL[::-1]
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII", "WIN1252"])
@@ -546,7 +529,7 @@ def test_a_database_of_any_encoding_migrates_and_counts(server: TestServer, enco
             dsn = server.dsn(name)
             assert migrate(dsn) == ALL
             with connect(dsn, autocommit=True) as conn:
-                assert renew.differences(conn) == []
+                assert installed.differences(conn) == []
                 workflow = new_workflow(conn, name="plain")
                 [task] = new_tasks(conn, workflow, "running")
                 conn.execute("update workflow set status = 'running'")

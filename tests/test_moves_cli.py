@@ -1,6 +1,7 @@
 """The commands that move workflows, and what show and watch tell of stages, versions and forecasts."""
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
@@ -62,21 +63,6 @@ def test_what_is_refused_is_told_in_one_line_and_changes_nothing(conn: psycopg.C
     assert get_state(conn, workflow) == before
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "transition ID",
-        "transition 7 running",
-        "transition ID running --version x",
-        "advance",
-        f"advance ID --version {2**40}",
-    ],
-)
-def test_wrong_usage_exits_2(run: Run, command: str) -> None:
-    status, out, err = run(*command.replace("ID", str(NO_ONE)).split())
-    assert (status, out, err.count("\n"), "migrate" in err) == (2, "", 1, False)
-
-
 # --- show ---------------------------------------------------------------------------------------------------
 
 
@@ -96,13 +82,12 @@ def test_show_tells_version_stages_and_forecast(conn: psycopg.Connection, run: R
     assert lines["stages"] == (
         "30 %: ✓ initialization 4/4  » scaffolding  ▶ dependency_installation  · validation  · e2e_testing"
     )
-    assert lines["forecast"].startswith("done in 6m ")
-    assert lines["forecast"].endswith("per minute (4 completions in 240 s)")
+    assert re.fullmatch(r"done in (5m 0s|4m 59s), at \S+ per minute \(4 completions in 180 s\)", lines["forecast"])
     parts = json.loads(run("show", workflow, "--json")[1])
     assert (parts["version"], len(parts["stages"])) == (2, 5)
     assert parts["stage_progress"]["progress_percentage"] == 30
     assert parts["forecast"]["basis_completions"] == 4
-    assert 0.7 < parts["forecast"]["completed_per_minute"] <= 0.75
+    assert 0.9 < parts["forecast"]["completed_per_minute"] <= 1
     assert "timeline" not in parts
 
 
@@ -112,7 +97,7 @@ def test_show_says_what_is_known_only(conn: psycopg.Connection, run: Run) -> Non
     assert not [line for line in out.splitlines() if line.startswith(("stages", "forecast", "frozen"))]
     long_ago = datetime(2020, 2, 2, tzinfo=UTC)
     workflow = new_workflow(conn, status="running", progress_frozen_at=long_ago, progress_updated_at=long_ago)
-    out = run("show", workflow)[1]
+    out = run("show", workflow, "--zone", "UTC")[1]
     assert "forecast   stalled: nothing has changed since 2020-02-02" in out
     assert "frozen     2020-02-02 00:00:00 UTC: its numbers stay as they were then" in out
 
@@ -124,7 +109,7 @@ def test_show_lists_the_timeline(conn: psycopg.Connection, run: Run) -> None:
     _, out, _ = run("show", workflow, "--timeline")
     table = out.split("\n\n")[1].splitlines()
     assert table[0].split() == ["AT", "KIND", "NAME", "WHAT"]
-    assert [" ".join(line.split()[2:]) for line in table[1:]] == [
+    assert [" ".join(line.split()[1:]) for line in table[1:]] == [
         "event status_changed initiated -> running",
         "stage initialization started",
         "task agent created",
@@ -145,7 +130,7 @@ def test_the_time_that_remains_is_told_in_its_two_largest_units(left: float | No
     at = None if left is None else datetime.now(UTC) + timedelta(seconds=left + 0.2)
     forecast = Forecast(NO_ONE, Decimal(1), at, 3, Decimal(60), datetime.now(UTC), False)
     assert remaining(forecast) == shown
-    assert outlook(forecast).startswith(f"done in {shown}" if shown else "")
+    assert outlook(forecast, UTC).startswith(f"done in {shown}" if shown else "")
 
 
 def test_watch_tells_when_a_workflow_will_be_done(conn: psycopg.Connection, dsn: str) -> None:

@@ -13,7 +13,7 @@ from hypothesis.stateful import rule
 from psycopg import errors
 from psycopg.types.json import Jsonb
 
-from pyapp import MigrationError, migrate, renew, rollback
+from pyapp import MigrationError, installed, migrate, rollback
 
 from . import test_state_machine as machine
 from .conftest import TestServer
@@ -169,7 +169,7 @@ def test_a_schema_of_another_name_is_partitioned_by_the_script_with_that_name(
     with psycopg.connect(dsn, autocommit=True) as conn:
         query = "select relnamespace::regnamespace::text, relkind from pg_class where relname = 'agent_task' order by 1"
         assert conn.execute(query).fetchall() == [("agents", "p"), ("public", "r")]
-        assert renew.differences(conn, "agents") == []
+        assert installed.differences(conn, "agents") == []
         conn.execute("set search_path = agents")
         workflow = new_workflow(conn)
         new_tasks(conn, workflow, "completed", "running")
@@ -243,11 +243,11 @@ def test_running_the_script_again_gives_a_partition_the_triggers_that_it_lacks(
 
 @partitioned
 def test_migrate_renews_a_partitioned_database_and_rollback_leaves_nothing(conn: psycopg.Connection, dsn: str) -> None:
-    assert renew.differences(conn) == []
+    assert installed.differences(conn) == []
     new_tasks(conn, new_workflow(conn), "completed", "running")
     conn.execute("delete from installed_object")
     assert migrate(dsn) == []
-    assert renew.differences(conn) == []
+    assert installed.differences(conn) == []
     conn.execute("update agent_task set status = 'failed' where status = 'running'")
     rollback(dsn, all=True, drop_data=True)
     left = conn.execute(
@@ -302,15 +302,15 @@ def test_a_partition_without_its_trigger_is_named_and_gets_it_from_migrate(
 ) -> None:
     workflow = new_workflow(conn)
     new_tasks(conn, workflow, *["running"] * 8)
-    assert renew.differences(conn) == []
+    assert installed.differences(conn) == []
     query = "select relid::regclass::text from pg_partition_tree('agent_task') where level = 1"
     parts = [part for (part,) in conn.execute(query)]
     conn.execute(f"drop trigger agent_task_progress_{event} on {parts[1]}")
-    assert renew.differences(conn) == [f"trigger agent_task_progress_{event} on partition {parts[1]} is missing"]
+    assert installed.differences(conn) == [f"trigger agent_task_progress_{event} on partition {parts[1]} is missing"]
     for part in parts:
         conn.execute(f"update {part} set status = 'completed'")
     migrate(dsn)
-    assert renew.differences(conn) == []
+    assert installed.differences(conn) == []
     assert progress(conn, workflow) == (100, 8, 8)
 
 
@@ -423,7 +423,7 @@ def test_on_citus_rows_are_kept_and_every_function_works(citus: psycopg.Connecti
     for _ in range(2):
         run_script(bin_dir, dsn, CITUS)
         assert conn.execute("select count(*) from pg_dist_partition").fetchone() == (6,)
-    assert renew.differences(conn) == []
+    assert installed.differences(conn) == []
     assert migrate(dsn) == []
     assert counters(conn, there) == (2, 1, 0, 0)
     assert_counted_in_every_way(conn)

@@ -5,7 +5,6 @@ import multiprocessing
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from importlib import import_module
 from typing import Any
 from urllib.request import urlopen
 
@@ -13,12 +12,12 @@ import psycopg
 import pytest
 
 import pyapp
+from pyapp import lock
 from pyapp.cli import main
 from tests.commands import outcome, start
 from tests.helpers import in_background, new_tasks, new_workflow, progress, wait_for
 from tests.pooler import pooler
 
-module = import_module("pyapp.migrate")  # the package has a function of that name
 Through = Callable[..., str]
 
 
@@ -62,7 +61,7 @@ def test_migrate_and_rollback_work_through_a_pooler_and_leave_nothing_on_its_ses
 def test_a_pool_of_one_connection_is_refused_with_a_clear_line(
     act: Callable[[str], object], dsn: str, through: Through, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_ANSWER", 0.5)
+    monkeypatch.setattr(lock, "ANSWER", 0.5)
     pooled = through(dsn, default_pool_size=1)
     with pytest.raises(pyapp.MigrationError, match="nothing changed: the pooler had no second server connection"):
         act(pooled)
@@ -84,10 +83,10 @@ def test_six_runs_at_once_through_two_connections_all_end(empty: Callable[[], st
 
 
 def test_a_run_that_waits_says_for_whom(dsn: str, through: Through, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_PATIENCE", 1.0)
+    monkeypatch.setattr(lock, "PATIENCE", 1.0)
     pooled = through(dsn)
     said: list[str] = []
-    with module._alone(pooled, "public", said.append), pytest.raises(pyapp.MigrationError, match="another run"):
+    with lock.alone(pooled, "public", said.append), pytest.raises(pyapp.MigrationError, match="another run"):
         pyapp.migrate(pooled, on_step=said.append)
     assert re.match(r"waiting: another run, .+ \(session \d+ of .+\), migrates schema public", said[0])
 

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 import pyapp
-from pyapp import renew
+from pyapp import installed
 
 from .helpers import wait_for
 from .release import dumps, hashes, released, restore
@@ -81,7 +81,7 @@ def test_a_released_version_is_upgraded_while_agents_work(dump: Path, empty: Cal
     assert failures == []
     assert pyapp.pending(dsn) == []
     with psycopg.connect(dsn, autocommit=True) as conn:
-        assert renew.differences(conn) == []
+        assert installed.differences(conn) == []
         assert conn.execute("select * from public.workflow_progress_drift").fetchall() == []
         assert conn.execute(NUMBERS).fetchall() == before
         live = conn.execute("select distinct progress, agents_total from public.workflow_progress where name = 'live'")

@@ -4,7 +4,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from pyapp import migrate, pending, renew, rollback
+from pyapp import installed, migrate, pending, rollback, shipped
 
 from .helpers import counters, in_background, new_tasks, new_workflow, progress, wait_for
 from .test_migrate import agent_progress, query
@@ -26,7 +27,7 @@ SCHEMAS = ["agents", "My Agents", "it's", 'a "quote".d', "public_2"]
 
 def differences(dsn: str, schema: str = "public") -> list[str]:
     with psycopg.connect(dsn) as conn:
-        return renew.differences(conn, schema)
+        return installed.differences(conn, schema)
 
 
 def renewed(dsn: str) -> list[str]:
@@ -123,8 +124,8 @@ def test_a_version_that_ships_another_text_renews_that_alone(
         text = file.read_text("utf-8")
         assert file.name == "19_forecast.sql" or old in text
         (tmp_path / file.name).write_text(text.replace(old, new) if old else text, "utf-8")
-    resource = renew.resource
-    monkeypatch.setattr(renew, "resource", lambda name: tmp_path if name == "sql" else resource(name))
+    resource = shipped.resource
+    monkeypatch.setattr(shipped, "resource", lambda name: tmp_path if name == "sql" else resource(name))
     assert differences(dsn) == [
         "view workflow_progress differs",
         "trigger workflow_events on workflow differs",
@@ -138,7 +139,7 @@ def test_a_version_that_ships_another_text_renews_that_alone(
 def test_another_major_version_of_the_server_means_run_migrate(dsn: str, conn: psycopg.Connection) -> None:
     conn.execute("update installed_object set server_major = server_major - 1")
     found = differences(dsn)
-    assert len(found) == len([item for item in renew.shipped_items("public") if item.kind != "comments"])
+    assert len(found) == len([item for item in shipped.shipped_items("public") if item.kind != "comments"])
     assert {line.rpartition(" ")[2] for line in found} == {"differs"}
     migrate(dsn)
     assert differences(dsn) == []
@@ -297,7 +298,7 @@ def test_migrate_waits_for_a_long_transaction_and_stands_in_nobodys_way(
     long.execute(complete, [task])
     steps: list[str] = []
     migrating = in_background(lambda: migrate(dsn, on_step=steps.append))
-    wait_for(lambda: any(step.startswith("waiting for other transactions: trigger") for step in steps))
+    wait_for(lambda: any(step.startswith("waiting: other transactions hold the tables for trigger") for step in steps))
     # Others who queue behind migrate go on, since it steps back soon.
     for number in range(20):
         brief.execute("update agent_task set timeout_ms = %s where id = %s", [number, third])
@@ -326,7 +327,7 @@ def test_a_writer_that_waits_behind_the_recount_is_counted_once(
     orchestrator.execute("update workflow set current_stage = 'next' where id = %s", [max(workflow, another)])
     steps: list[str] = []
     migrating = in_background(lambda: migrate(dsn, on_step=steps.append))
-    wait_for(lambda: "waiting for other transactions: counting what is there" in steps)
+    wait_for(lambda: "waiting: other transactions hold the tables for counting what is there" in steps)
     completing = in_background(agent.execute, "update agent_task set status = 'completed' where id = %s", [task])
     orchestrator.commit()
     completing.result(60)
@@ -433,7 +434,7 @@ def test_the_environment_and_the_command_name_the_schema(empty: Empty, monkeypat
 
 
 @pytest.fixture
-def doomed(empty: Empty) -> Callable[[int], str]:
+def doomed(databases: Any, migrated: Any) -> Iterator[Callable[[int], str]]:
     """Make a database in which all has to be made anew and counted, and kill the renewal at one of its statements."""
     code = """
 import os, sys, psycopg
@@ -451,8 +452,7 @@ print(sent)
 """
 
     def kill(place: int) -> str:
-        dsn = empty()
-        migrate(dsn)
+        dsn = copies.enter_context(databases.copy(migrated))
         with psycopg.connect(dsn, autocommit=True) as conn:
             conn.execute("alter table workflow disable trigger workflow_events")
             new_tasks(conn, new_workflow(conn), "completed", "running")
@@ -464,13 +464,14 @@ print(sent)
         assert done.returncode == (-9 if place else 0), done.stderr
         return dsn if place else done.stdout
 
-    return kill
+    with ExitStack() as copies:
+        yield kill
 
 
 def test_a_renewal_killed_at_any_statement_is_finished_by_the_next(doomed: Callable[[int], str]) -> None:
     sent = int(doomed(0))
     assert sent > 100
-    for place in range(sent // 12, sent, sent // 6):
+    for place in range(sent // 8, sent, sent // 4):
         dsn = doomed(place)
         migrate(dsn)
         assert differences(dsn) == ["trigger workflow_events on workflow is disabled"], place

@@ -12,8 +12,8 @@ from psycopg import errors, sql
 
 import pyapp
 from pyapp.cli import main
-from pyapp.renew import resource
 from pyapp.roles import KINDS, grants, loopholes
+from pyapp.shipped import resource
 from tests.conftest import Role
 from tests.helpers import as_replica, give_away, new_tasks
 

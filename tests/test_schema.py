@@ -51,6 +51,7 @@ TO_BE_CALLED = {
     "progress_total",
 }
 VIEWS = [
+    "vocabulary",
     "workflow_burnup",
     "workflow_forecast",
     "workflow_progress",

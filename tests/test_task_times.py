@@ -1,12 +1,16 @@
 """Times and retry count of tasks, kept by triggers: the same for a plain UPDATE, an upsert, a COPY or a report."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from .helpers import new_tasks, new_workflow, set_status
+from pyapp import migrate
+from pyapp.installed import differences
+
+from .helpers import new_tasks, new_workflow, progress, run_script, set_status
 
 LONG_AGO = datetime(2020, 2, 2, tzinfo=UTC)
 STATUSES = ["pending", "assigned", "running", "completed", "failed", "cancelled"]
@@ -188,3 +192,21 @@ def test_an_update_that_leaves_the_status_out_changes_no_time(conn: psycopg.Conn
     before = times(conn, task), retries(conn, task)
     conn.execute("update agent_task set priority = 'high', payload = '[]', result = '1'")
     assert (times(conn, task), retries(conn, task)) == before
+
+
+def test_times_can_be_left_to_their_writers_and_migrate_keeps_that(
+    conn: psycopg.Connection, dsn: str, bin_dir: Path
+) -> None:
+    run_script(bin_dir, dsn, "sql/optional/task_times_off.sql")
+    conn.execute("update installed_object set shipped_md5 = 'older' where name like 'agent_task_times%'")
+    migrate(dsn)
+    named = [f"trigger {name} on agent_task is disabled" for name in ("agent_task_times", "agent_task_times_insert")]
+    assert sorted(differences(conn)) == named
+    workflow = new_workflow(conn)
+    [task] = new_tasks(conn, workflow, "running")
+    set_status(conn, task, "completed")
+    assert (times(conn, task), progress(conn, workflow)) == ((None, None, None), (100, 1, 1))
+    run_script(bin_dir, dsn, "sql/optional/task_times_on.sql")
+    assert differences(conn) == []
+    set_status(conn, task, "running")
+    assert times(conn, task)[1] is not None

@@ -9,7 +9,7 @@ from psycopg import errors
 
 import pyapp
 from pyapp.cli import main
-from pyapp.renew import resource
+from pyapp.shipped import resource
 from tests.conftest import Role
 from tests.helpers import counters, give_away, new_tasks, progress, set_status
 from tests.service import following, serving

@@ -99,7 +99,7 @@ def test_a_typed_program_is_checked_strictly(installed: Path, tmp_path: Path) ->
 def test_the_wheel_holds_what_migrate_and_grant_read(installed: Path, tmp_path: Path) -> None:
     code = """
 import pyapp, pathlib
-from pyapp.renew import resource
+from pyapp.shipped import resource
 here = pathlib.Path(pyapp.__file__).parent
 assert resource("sql") == here / "sql" and (here / "sql" / "optional" / "grant_agent.sql").is_file()
 assert resource("migrations") == here / "migrations" and list((here / "migrations").glob("*_renew.py"))

@@ -12,7 +12,7 @@ import pytest
 
 import pyapp
 from pyapp import Workflow, WorkflowNotFound, watch
-from pyapp.renew import for_schema, resource
+from pyapp.shipped import for_schema, resource
 from pyapp.watch import watch_changes
 
 from .helpers import in_background, new_tasks, new_workflow, set_status

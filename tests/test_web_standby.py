@@ -17,7 +17,7 @@ import pyapp
 from pyapp import report_task, wait_for_position, wal_position
 from pyapp.cli import main
 from pyapp.watch import watch_changes
-from pyapp.web.database import LagMeter
+from pyapp.web.lag import LagMeter
 
 from .crash import CrashableServer
 from .helpers import in_background, new_tasks, new_workflow, set_status, wait_for

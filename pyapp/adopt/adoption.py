@@ -66,12 +66,15 @@ class Adoption:
     workflow_outcomes: Mapping[str, str] = field(default_factory=dict)
     workflow_words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     keep_finished: bool = False
+    keep_failed: bool = False
     publish: Mapping[str, str] = field(default_factory=dict)
     shadow: bool = False
     columns: Mapping[str, str] = field(default_factory=dict)
     task_columns: Mapping[str, str] = field(default_factory=dict)
     workflow_generated: Mapping[str, str] = field(default_factory=dict)
     preset: str | None = None
+    workflow_noun: str = "workflow"
+    task_noun: str = "task"
     script: str = field(default="", compare=False)
 
     @property

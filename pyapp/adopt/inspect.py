@@ -123,6 +123,7 @@ class _Inspection:
             workflow_outcomes=dict(wanted.workflow_conditions),
             workflow_words=_words(wanted.workflow_words, WORKFLOW_WORDS, "--workflow-") if workflow_status else {},
             keep_finished=bool(wanted.keep_finished),
+            keep_failed=bool(wanted.keep_finished and wanted.keep_failed),
             publish=self._publish(),
             shadow=bool(wanted.shadow),
             columns=columns,
@@ -133,6 +134,8 @@ class _Inspection:
                 if column.expression
             },
             preset=wanted.preset,
+            workflow_noun=wanted.workflow_noun or "workflow",
+            task_noun=wanted.task_noun or "task",
         )
         self._tell(adoption, link)
         values = self._values(adoption)

@@ -17,8 +17,8 @@ from string import Formatter
 from psycopg import sql
 
 from pyapp.adopt.adoption import OUTCOMES, AdoptError, Adoption, Key, Table
-from pyapp.adopt.words import TASK_COLUMNS, WORKFLOW_COLUMNS
-from pyapp.renew import for_schema, resource
+from pyapp.adopt.words import TASK_COLUMNS, WORKFLOW_COLUMNS, plural
+from pyapp.shipped import for_schema, resource
 
 MARK = "$agent_progress$"
 """Quotes the bodies of functions: nothing that is filled in may hold it."""
@@ -294,6 +294,10 @@ class Renderer:
             "counts": text(_hash(json.dumps(of.counts(), sort_keys=True))),
             "schema_name": text(of.schema),
             "tasks_name": text(of.tasks.sql),
+            "workflow_noun": text(of.workflow_noun),
+            "workflow_nouns": text(plural(of.workflow_noun)),
+            "task_noun": text(of.task_noun),
+            "task_nouns": text(plural(of.task_noun)),
             "keys": each("key_{i}"),
             "keys_known": f"({each('key_{i} is not null', ' and ')})",
             "keys_as_text": each("key_{i}::text"),
@@ -378,7 +382,9 @@ class Renderer:
         if of.keep_finished:
             ended = " or ".join(map(self.workflow_is, OUTCOMES))
             row = f"{self._workflows} as workflow where {slots['workflow_is_this']}"
-            slots["ended_by_workflow"] = f"select this.ended or {ended} into ended from {row};" if of.workflows else ""
+            slots["keep_failed"] = str(of.keep_failed).lower()
+            either = f"select this.ended or {ended}, this.closed or {ended} into ended, closed from {row};"
+            slots["ended_by_workflow"] = either if of.workflows else ""
             slots |= {part: self.render(f"{part}.sql").strip() for part in ("keep", "carry")}
             probes.append(ended)
         if self._described != "null::jsonb":

@@ -34,10 +34,13 @@ class Request:
     workflow_conditions: Mapping[str, str] = field(default_factory=dict)
     where: str | None = None
     keep_finished: bool | None = None
+    keep_failed: bool | None = None
     publish: Mapping[str, str] | None = None
     column: Mapping[str, str] = field(default_factory=dict)
     task_column: Mapping[str, str] = field(default_factory=dict)
     shadow: bool | None = None
+    workflow_noun: str | None = None
+    task_noun: str | None = None
     schema: str = "agent_progress"
     preset: str | None = None
 

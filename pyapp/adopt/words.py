@@ -12,3 +12,10 @@ WORKFLOW_COLUMNS = _WORDS["workflow_columns"]
 """Columns of a workflow that are shown: type, and what others call them."""
 TASK_COLUMNS = _WORDS["task_columns"]
 """Columns of a task that are shown, likewise."""
+
+
+def plural(noun: str) -> str:
+    """Write the plural of an English noun."""
+    if noun.endswith("y") and noun[-2:-1] not in tuple("aeiou"):
+        return f"{noun[:-1]}ies"
+    return f"{noun}es" if noun.endswith(("s", "x", "z", "ch", "sh")) else f"{noun}s"

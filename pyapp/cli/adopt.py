@@ -88,12 +88,15 @@ def _outcome_options(prefix: str, what: str, outcomes: Iterable[str]) -> Callabl
 @_outcome_options("workflow-", "workflow", OUTCOMES)
 @click.option("--where", metavar="SQL", help="Which tasks count, by their own row.")
 @click.option("--keep-finished/--no-keep-finished", default=None, help="Count finished tasks on that are deleted.")
+@click.option("--keep-failed/--no-keep-failed", default=None, help="Failed ones too, whatever the workflow says.")
 @click.option(
     "--publish", type=Values(), metavar="progress=COLUMN,...", help="Columns to write: progress, completed, total."
 )
 @click.option("--no-publish", is_flag=True, help="Write no column of the application's.")
 @click.option("--column", type=Mapping(), multiple=True, metavar="OURS=THEIRS", help="What to show of a workflow.")
 @click.option("--task-column", type=Mapping(), multiple=True, metavar="OURS=THEIRS", help="What to show of a task.")
+@click.option("--workflow-noun", metavar="NOUN", help="What people call a workflow.")
+@click.option("--task-noun", metavar="NOUN", help="What people call a task.")
 @click.option("--dry-run", is_flag=True, help="Only show what would change, from what to what.")
 @click.option("--print", "print_", is_flag=True, help="Only print the SQL, for a migration of the application's.")
 @click.option("--continue", "go_on", is_flag=True, help="Count what has not been counted yet.")
@@ -151,7 +154,8 @@ def _find(conn: Connection[Any], before: Adoption | None, schema: str, options: 
     if options["tasks"] is None and options["preset"] is None:
         if before is None:
             raise click.UsageError("which tables? Give --tasks and --workflows or --key, or a --preset")
-        return Findings(replace(before, shadow=before.shadow and not options["live"]), [], [], [])
+        nouns = {noun: options[noun] for noun in ("workflow_noun", "task_noun") if options[noun]}
+        return Findings(replace(before, shadow=before.shadow and not options["live"], **nouns), [], [], [])
     found = inspect(conn, _request(schema, options))
     if before is not None and _place(conn, before) != _place(conn, found.adoption):
         raise click.UsageError(f"schema {schema} holds another adoption: unadopt it first, or give another --schema")
@@ -196,10 +200,13 @@ def _request(schema: str, options: dict[str, Any]) -> Request:
         workflow_conditions=workflow_conditions,
         where=options["where"],
         keep_finished=options["keep_finished"],
+        keep_failed=options["keep_failed"],
         publish=publish,
         column=dict(options["column"]),
         task_column=dict(options["task_column"]),
         shadow=options["shadow"] or None,
+        workflow_noun=options["workflow_noun"],
+        task_noun=options["task_noun"],
         schema=schema,
         preset=options["preset"],
     )

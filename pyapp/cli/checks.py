@@ -10,25 +10,16 @@ from psycopg import Connection, sql
 from pyapp import helpers
 from pyapp.adopt.health import examine
 from pyapp.adopt.install import find_adoption
-from pyapp.cli.common import (
-    Target,
-    as_json,
-    clean,
-    command,
-    connection,
-    print_json,
-    relations,
-    say,
-    spelled,
-    workflow_ids,
-)
+from pyapp.cli.common import Target, as_json, clean, command, connection, print_json, relations, say, spelled
+from pyapp.cli.ids import find_id
+from pyapp.cli.options import workflow_ids
 from pyapp.cli.tables import Column, print_table
 from pyapp.cli.text import plural
 from pyapp.cli.waiting import at_work
 from pyapp.db import find_schema, retry
 from pyapp.errors import WorkflowNotFound
+from pyapp.installed import differences
 from pyapp.models import Drift
-from pyapp.renew import differences
 
 
 @command(reads=True)
@@ -110,10 +101,9 @@ def compare(conn: Connection[Any], ids: Sequence[Any], schema: str | None) -> tu
     Returns how many were compared and those that are wrong. Raises WorkflowNotFound for an unknown id.
     """
     if ids:
-        for key in ids:
-            helpers.get_workflow(conn, key, schema=schema)
+        keys = [helpers.get_workflow(conn, find_id(conn, given, schema), schema=schema).workflow_id for given in ids]
         with at_work("counting tasks"):
-            return len(ids), helpers.find_drift(conn, ids, schema=schema)
+            return len(keys), helpers.find_drift(conn, keys, schema=schema)
     view = sql.Identifier(find_schema(schema), "workflow_progress")
     query = sql.SQL("select count(*), coalesce(sum(agents_created), 0) from {}").format(view)
     workflows, tasks = conn.execute(query).fetchone() or (0, 0)

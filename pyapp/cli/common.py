@@ -3,9 +3,9 @@
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, astuple, dataclass, is_dataclass
 from datetime import datetime
 from decimal import Decimal
 from importlib.util import find_spec
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pyapp.models import Vocabulary
+
 if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
     from psycopg import Connection
     from psycopg.rows import TupleRow
 
@@ -81,47 +82,6 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print it as JSON
 def command(*, reads: bool = False) -> Callable[[Callable[..., Any]], Command]:
     """Make a command of a function that is told the database as its first argument."""
     return lambda function: click.command(cls=Command, reads=reads)(pass_target(function))
-
-
-def complete_ids(ctx: click.Context, _: click.Parameter, incomplete: str) -> list["CompletionItem"]:
-    """Complete the id of a workflow: the newest ones, with their names where the shell shows them."""
-    from click.shell_completion import CompletionItem
-
-    from pyapp.helpers import list_workflows
-
-    target = ctx.ensure_object(Target)
-    if target.embedded:
-        return []  # starting a server is more than a key press asks for
-    try:
-        with connection(target, reads=True, connect_timeout=2) as conn:
-            found = list_workflows(conn, limit=100, schema=target.schema)
-    except Exception:  # a completion never complains
-        return []
-    return [
-        CompletionItem(clean(str(w.workflow_id)), help=f"{clean(w.name)}: {w.progress} % {clean(w.status)}")
-        for w in found
-        if str(w.workflow_id).startswith(incomplete)
-    ]
-
-
-workflow_id = click.argument("id", metavar="ID", shell_complete=complete_ids)
-workflow_ids = click.argument("ids", nargs=-1, metavar="[ID]...", shell_complete=complete_ids)
-
-
-def complete_from(words: Sequence[str]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
-    """Complete a value that is usually one of these, and may be another."""
-    return lambda _ctx, _param, incomplete: [word for word in words if word.startswith(incomplete)]
-
-
-class Number(click.FloatRange):
-    """A number within bounds, which nan is not."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Read it."""
-        number = float(super().convert(value, param, ctx))
-        if number != number:
-            self.fail(f"{value!r} is not a number", param, ctx)
-        return number
 
 
 def say(message: str) -> None:
@@ -219,6 +179,19 @@ def relations(conn: "Connection[Any]", schema: str | None) -> set[str]:
         " where n.nspname = %s and c.relkind in ('r', 'p', 'v')"
     )
     return {name for (name,) in conn.execute(query, [find_schema(schema)])}
+
+
+AGENTS = Vocabulary("workflow", "workflows", "agent", "agents")
+"""What workflows and tasks are called in the tables that migrate creates."""
+
+
+def vocabulary(conn: "Connection[Any]", schema: str | None, there: Container[str]) -> Vocabulary:
+    """Tell what workflows and tasks are called; an adoption of an earlier version does not say it."""
+    from pyapp.helpers import get_vocabulary
+
+    if "vocabulary" not in there:
+        return AGENTS
+    return Vocabulary(*map(clean, astuple(get_vocabulary(conn, schema=schema))))
 
 
 def spelled(name: str, schema: str) -> str:

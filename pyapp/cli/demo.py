@@ -13,12 +13,12 @@ import click
 from psycopg.conninfo import conninfo_to_dict
 
 from pyapp import helpers
-from pyapp.cli.common import Number, Target, clean, command, database, require_extra, say
+from pyapp.cli.common import Target, clean, command, database, require_extra, say
 from pyapp.cli.errors import telling_what_lacks
+from pyapp.cli.options import Number
 from pyapp.cli.tables import Cell, Column, coloured, print_table
-from pyapp.cli.text import agents as agents_of
-from pyapp.cli.text import plain_line
-from pyapp.cli.watch import follow
+from pyapp.cli.text import done_nouns, plain_line
+from pyapp.cli.watch import Following
 from pyapp.db import connect, find_schema
 from pyapp.demo.files import demo_traces, read_trace
 from pyapp.demo.player import Player
@@ -26,6 +26,8 @@ from pyapp.demo.trace import Trace
 from pyapp.models import Forecast, Key, TreeProgress, Workflow
 
 _MOST_WARNINGS = 50
+SERVED_SPEED = 1
+"""As it was: there is something to be seen on the dashboard for four minutes."""
 _LOOK = 0.1  # seconds between two looks at the workflows
 _AGENTS = click.IntRange(1, 150)
 _SPEED = Number(0, 1_000_000, min_open=True)
@@ -67,15 +69,13 @@ def replay(target: Target, files: tuple[Path, ...], agents: int, speed: float | 
 @click.option(
     "--speed",
     type=_SPEED,
-    default=40,
-    show_default=True,
     metavar="X",
-    help="Seconds of the runs that pass in a second.",
+    help="Seconds of the runs in a second: 40, with --serve 1 (4 minutes).",
 )
 @click.option("--serve", is_flag=True, help="Show it on a live dashboard, until Ctrl-C.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Its port; 0 for any.")
 @click.option("--keep", is_flag=True, help="Keep the server running at the end, until Ctrl-C.")
-def demo(target: Target, agents: int, speed: float, serve: bool, port: int, keep: bool) -> int:
+def demo(target: Target, agents: int, speed: float | None, serve: bool, port: int, keep: bool) -> int:
     """See it at work: a private server, and several workflows at once.
 
     Starts a private server, plays four workflows with live bars, three of them a tree, and compares what is stored with
@@ -93,7 +93,7 @@ def demo(target: Target, agents: int, speed: float, serve: bool, port: int, keep
     ):
         if dashboard is not None:
             say(f"dashboard: {dashboard}")
-        status = _play(dsn, target.schema, demo_traces(), agents, speed)
+        status = _play(dsn, target.schema, demo_traces(), agents, speed or (SERVED_SPEED if serve else 40))
         _tell_where(target, dsn, stays=keep or serve)
         if keep or serve:
             say("all keeps running until Ctrl-C")
@@ -115,7 +115,8 @@ def _play(dsn: str, schema: str | None, traces: Sequence[Trace], agents: int, sp
     with ThreadPoolExecutor(1, "player") as pool:
         playing = pool.submit(player.play)
         try:
-            follow(dsn, player.workflow_ids, _LOOK, _tenths(), schema=schema, ended=playing.done, transient=True)
+            following = Following(player.workflow_ids, schema)
+            following.show(dsn, _LOOK, _tenths(), ended=playing.done, transient=True)
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 say("stopping: open tasks and their workflows are cancelled")
@@ -136,7 +137,7 @@ def _play(dsn: str, schema: str | None, traces: Sequence[Trace], agents: int, sp
 
 def _row(w: Workflow) -> tuple[Cell, ...]:
     unfinished = w.agents_failed or None, w.agents_cancelled or None
-    return w.name, f"{w.progress:3d} %", agents_of(w), *unfinished, coloured(w.status), w.workflow_id
+    return w.name, f"{w.progress:3d} %", done_nouns(w, "agents"), *unfinished, coloured(w.status), w.workflow_id
 
 
 def _tenths() -> Callable[[Workflow, Forecast | None, TreeProgress | None], None]:

@@ -13,8 +13,10 @@ one line that says what to do. What needs an extra is imported in the function, 
 
 import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -38,7 +40,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Progress": {
         "list": ("workflows", "list workflows, newest first"),
-        "show": ("workflows", "show one workflow"),
+        "show": ("show", "show one workflow"),
         "watch": ("watch", "follow workflows live"),
         "transition": ("moves", "move a workflow to a status"),
         "advance": ("moves", "move a workflow to its next stage"),
@@ -121,6 +123,15 @@ def program(_: Target) -> None:
     """
 
 
+class _Terminated(KeyboardInterrupt):
+    """Somebody asks the program to end: like Ctrl-C, it leaves no server behind."""
+
+
+def _terminate(number: int, _: object) -> None:
+    signal.signal(number, signal.SIG_IGN)  # once is enough: a second one would interrupt what is tidied up
+    raise _Terminated(number)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -130,10 +141,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return shell_complete(program, {}, NAME, COMPLETE, instruction)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that knows no block elements shows question marks
+    for name in ("SIGTERM", "SIGHUP"):
+        with suppress(AttributeError, ValueError):  # no such signal here, or not the main thread
+            if signal.getsignal(number := getattr(signal, name)) == signal.SIG_DFL:
+                signal.signal(number, _terminate)
     try:
         status = _run(arguments)
         sys.stdout.flush()
         return status
+    except _Terminated as end:
+        return 128 + int(str(end))
     except (KeyboardInterrupt, click.Abort):
         return 130
     except BrokenPipeError:

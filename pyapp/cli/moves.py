@@ -5,7 +5,9 @@ from functools import partial
 import click
 
 from pyapp import helpers
-from pyapp.cli.common import Target, as_json, clean, command, connection, print_json, workflow_id
+from pyapp.cli.common import Target, as_json, clean, command, connection, print_json
+from pyapp.cli.ids import find_id
+from pyapp.cli.options import workflow_id
 from pyapp.db import retry
 from pyapp.models import WORKFLOW_STATUSES, WorkflowState, WorkflowStatus
 
@@ -32,7 +34,8 @@ def transition(
       agent-progress transition ID failed --version 4    (if nobody moved it since)
     """
     with connection(target, autocommit=True) as conn:
-        move = partial(helpers.transition, conn, id, status, stage=stage, expected_version=version)
+        key = find_id(conn, id, target.schema)
+        move = partial(helpers.transition, conn, key, status, stage=stage, expected_version=version)
         _report(retry(partial(move, schema=target.schema)), as_json)
 
 
@@ -49,7 +52,8 @@ def advance(target: Target, id: str, version: int | None, as_json: bool) -> None
       agent-progress advance ID
     """
     with connection(target, autocommit=True) as conn:
-        move = partial(helpers.advance, conn, id, expected_version=version, schema=target.schema)
+        key = find_id(conn, id, target.schema)
+        move = partial(helpers.advance, conn, key, expected_version=version, schema=target.schema)
         _report(retry(move), as_json)
 
 

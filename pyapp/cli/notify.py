@@ -4,7 +4,7 @@ import click
 
 from pyapp.cli.common import Target, command, connection
 from pyapp.db import find_schema
-from pyapp.renew import for_schema, resource
+from pyapp.shipped import for_schema, resource
 
 
 @command()

@@ -2,7 +2,8 @@
 
 import click
 
-from pyapp.cli.common import Number, Target, command, database, reads_from, require_extra, say
+from pyapp.cli.common import Target, command, database, reads_from, require_extra, say
+from pyapp.cli.options import interval_option
 from pyapp.db import find_dsn, find_schema
 
 _MODULES = ("fastapi", "jinja2", "prometheus_client", "psycopg_pool", "uvicorn")
@@ -13,14 +14,7 @@ _MODULES = ("fastapi", "jinja2", "prometheus_client", "psycopg_pool", "uvicorn")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Port to listen on, 0 for any."
 )
-@click.option(
-    "--interval",
-    type=Number(0.05, 60),
-    default=0.5,
-    show_default=True,
-    metavar="SECONDS",
-    help="Time between two looks.",
-)
+@interval_option(0.05, 60)
 @click.option(
     "--cors-origin",
     "origins",

@@ -1,20 +1,21 @@
 """Tables of progress: aligned text in a pipe; in a terminal with colours, and never wider than it."""
 
+import os
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from pyapp.cli.common import clean
-from pyapp.cli.text import BAR_WIDTH, cells, remaining, whole
-from pyapp.models import Forecast, Key, TreeProgress, Workflow
+from pyapp.cli.text import cells, done, percentage
+from pyapp.models import Key, Workflow
 
 if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.console import Console
 
 _STYLES = {"running": "cyan", "completed": "green", "failed": "red", "cancelled": "yellow", "paused": "magenta"}
 
@@ -30,17 +31,33 @@ class Column:
     """Cells that it may take."""
     leaves: int = 0
     """Order in which columns are left out, the highest first; 0: never."""
+    last: bool = False
+    """Whether others are cut first, and left out before it has less than three tenths of the room."""
     style: str = ""
     right: bool = False
+    key: bool = False
+    """Whether it holds ids, which are cut without a mark: the beginning of one is as good."""
 
 
 Cell = object
 """A value, or a function that draws one in so many cells."""
 
 
+def id_column(name: str, keys: Iterable[object], leaves: int = 0) -> Column:
+    """Make a column of ids, which a narrow terminal cuts to what tells them apart, or leaves out if that is long."""
+    written = sorted({str(key) for key in keys})
+    least = 8
+    for one, next_one in pairwise(written):
+        while least < len(one) and one[:least] == next_one[:least]:
+            least += 1
+    return Column(
+        name, least=least, key=True, leaves=leaves or (3 if least > 12 else 0), style="" if name == "ID" else "dim"
+    )
+
+
 def in_terminal() -> bool:
-    """Tell whether people read what is printed."""
-    return sys.stdout.isatty()
+    """Tell whether people read what is printed, in a terminal that can move its cursor."""
+    return sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
 def console(*, stderr: bool = False) -> "Console":
@@ -89,30 +106,52 @@ def lay_out(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], room: int
     def least(index: int) -> int:
         return min(widths[index], columns[index].least or widths[index])
 
+    def slack(index: int) -> int:
+        return widths[index] - least(index)
+
+    def comfortable(index: int) -> int:
+        return min(widths[index], (room or 0) * 3 // 10) if columns[index].last else least(index)
+
     def excess(taken: Callable[[int], int]) -> int:
         return 0 if room is None else sum(map(taken, widths)) + 2 * (len(widths) - 1) - room
 
-    while excess(least) > 0 and (leaving := max(widths, key=lambda index: columns[index].leaves)):
-        if not columns[leaving].leaves:
-            break
-        del widths[leaving]
+    for leaving in sorted((i for i in widths if columns[i].leaves), key=lambda i: columns[i].leaves, reverse=True):
+        if excess(comfortable) > 0:
+            del widths[leaving]
     while excess(widths.__getitem__) > 0:
-        widest = max(widths, key=lambda index: widths[index] - least(index))
-        if widths[widest] == least(widest):
+        widest = max(widths, key=lambda index: (slack(index) > 0, not columns[index].last, slack(index)))
+        if not slack(widest):
             break
-        widths[widest] -= 1
+        widths[widest] = least(widest) if columns[widest].key else widths[widest] - 1
 
     def line(row: Sequence[Cell], style: str | None = None) -> Text:
         whole = Text()
         for index, width in widths.items():
             text = _text(row[index], width, columns[index].style if style is None else style)
-            text.truncate(width, overflow="ellipsis")
+            text.truncate(width, overflow="crop" if columns[index].key else "ellipsis")
             text.align("right" if columns[index].right else "left", width)
             whole.append_text(text).append("  ")
         whole.rstrip()
+        whole.truncate(room or whole.cell_len, overflow="crop")
         return whole
 
     return [line([column.name for column in columns], "bold"), *map(line, rows)]
+
+
+def progress_columns(nouns: str, bar_width: int = 10) -> tuple[Column, ...]:
+    """Make the columns of what ``progress_cells`` tells."""
+    return (
+        Column("PROGRESS", least=8, most=bar_width, leaves=4),
+        Column("", right=True, style="bold"),
+        Column(nouns.upper(), leaves=1),
+        Column("FAILED", right=True, style="red", leaves=2),
+        Column("STATUS"),
+    )
+
+
+def progress_cells(w: Workflow, nouns: str) -> tuple[Cell, ...]:
+    """Tell how far a workflow is: a bar, its percentage, its tasks, the failed ones, and its status."""
+    return bar(w), percentage(w), done(w, nouns), w.agents_failed or None, coloured(w.status)
 
 
 def bar(workflow: Workflow) -> Callable[[int], Text]:
@@ -160,54 +199,6 @@ def indented(workflow: Workflow, level: int) -> str:
 def called(workflow: Workflow) -> str:
     """Name a workflow: by its id where it has no name."""
     return workflow.name or str(workflow.workflow_id)
-
-
-class LiveTable:
-    """Workflows as a table of bars for a live display: as many as the terminal has lines for."""
-
-    columns: Sequence[Column] = (
-        Column("workflow", least=14, most=40),
-        Column("progress", least=8, most=BAR_WIDTH),
-        Column("", right=True, style="bold"),
-        Column("agents"),
-        Column("failed", right=True, style="red"),
-        Column("status"),
-        Column("stage", least=8, most=24, style="dim", leaves=2),
-        Column("ETA", right=True),
-        Column("with all below", leaves=1),
-    )
-
-    def __init__(
-        self,
-        workflows: Iterable[Workflow],
-        forecasts: Mapping[Key, Forecast],
-        trees: Mapping[Key, TreeProgress] = MappingProxyType({}),
-    ) -> None:
-        """Take what is to be shown: children come below their parents."""
-        self.rows = [
-            (
-                indented(w, level),
-                bar(w),
-                f"{w.progress} %",
-                f"{w.agents_completed} of {w.agents_total}",
-                w.agents_failed or None,
-                coloured(w.status),
-                w.current_stage,
-                remaining(forecasts.get(w.workflow_id)),
-                whole(trees.get(w.workflow_id)),
-            )
-            for level, w in below_parents(workflows)
-        ]
-        if not any(row[-1] for row in self.rows):
-            self.columns = self.columns[:-1]
-
-    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
-        """Draw it in the size of the terminal."""
-        room = max(1, console.height - 2)
-        shown = self.rows if len(self.rows) <= room else self.rows[: room - 1]
-        yield from lay_out(self.columns, shown, options.max_width)
-        if len(shown) < len(self.rows):
-            yield Text(f"… and {len(self.rows) - len(shown)} more", style="dim")
 
 
 def _text(cell: Cell, width: int = 0, style: str = "") -> Text:

@@ -1,31 +1,44 @@
 """Progress in words and characters: for a line in a pipe, and for the cells of tables."""
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Any
 
 from pyapp.cli.common import clean
-from pyapp.models import Forecast, Stage, TreeProgress, Workflow
+from pyapp.models import Forecast, Stage, Task, TreeProgress, Workflow
 
 BAR_WIDTH = 24
 _STAGE_SIGN = {"completed": "✓", "running": "▶", "failed": "✗", "skipped": "»", "pending": "·"}
 
 
-def cells(part: int, whole: int, width: int = BAR_WIDTH) -> int:
+def cells(part: int | None, whole: int | None, width: int = BAR_WIDTH) -> int:
     """Count the cells of a bar that stand for a part: all of them only for the whole, none only for nothing."""
-    if part <= 0 or whole <= 0:
+    if not part or not whole:
         return 0
     return width if part >= whole else max(1, min(width - 1, part * width // whole))
 
 
-def plain_bar(percentage: int, width: int = BAR_WIDTH) -> str:
-    """Draw a bar of a percentage (0 to 100)."""
-    full = cells(percentage, 100, width)
+def plain_bar(workflow: Workflow, width: int = BAR_WIDTH) -> str:
+    """Draw the progress of a workflow as a bar."""
+    full = cells(workflow.progress, 100, width)
     return "█" * full + "░" * (width - full)
 
 
-def agents(workflow: Workflow) -> str:
-    """Say how many agents are done: "2 of 5 agents"."""
-    return f"{workflow.agents_completed} of {workflow.agents_total} agents"
+def percentage(workflow: Workflow) -> str:
+    """Write the progress of a workflow: "40 %"; nothing where there is nothing to be done, or nothing was counted."""
+    return f"{workflow.progress} %" if workflow.agents_total else ""
+
+
+def done(workflow: Workflow, nouns: str) -> str:
+    """Say how many tasks are done: "2 of 5"; "no agents" where there are none."""
+    if workflow.agents_total is None:  # an adoption that is under way
+        return "not counted"
+    return f"{workflow.agents_completed} of {workflow.agents_total}" if workflow.agents_total else f"no {nouns}"
+
+
+def done_nouns(workflow: Workflow, nouns: str) -> str:
+    """Say how many of what are done: "2 of 5 agents"."""
+    return f"{done(workflow, nouns)} {nouns}" if workflow.agents_total else done(workflow, nouns)
 
 
 def whole(tree: TreeProgress | None) -> str:
@@ -33,9 +46,23 @@ def whole(tree: TreeProgress | None) -> str:
     return f"{tree.progress} % of {tree.workflows} workflows" if tree and tree.workflows > 1 else ""
 
 
-def moment(value: datetime | None) -> str:
-    """Write a time to the second, with its zone; nothing for None."""
-    return f"{value:%Y-%m-%d %H:%M:%S %Z}".strip() if value else ""
+def moment(value: datetime | None, zone: tzinfo | None, form: str = "%H:%M:%S %Z") -> str:
+    """Write a time in a zone, None for the local one: with its date where that is not today; nothing for None."""
+    if value is None:
+        return ""
+    there = value.astimezone(zone)
+    today = there.date() == datetime.now(there.tzinfo).date()
+    return f"{there:{form if today else f'%Y-%m-%d {form}'}}"
+
+
+def span(time: timedelta) -> str:
+    """Write a length of time in its two largest units: "3m 20s"."""
+    seconds = max(0, round(time.total_seconds()))
+    if seconds >= 48 * 3600:
+        return f"{seconds // 86400}d"
+    if seconds >= 3600:
+        return f"{seconds // 3600}h {seconds % 3600 // 60}m"
+    return f"{seconds // 60}m {seconds % 60}s" if seconds >= 60 else f"{seconds}s"
 
 
 def plural(number: int, noun: str) -> str:
@@ -44,30 +71,35 @@ def plural(number: int, noun: str) -> str:
 
 
 def remaining(forecast: Forecast | None) -> str:
-    """Say how long a workflow will still take: "3m 20s", "stalled", or nothing where it is not known."""
+    """Say how long a workflow will still take: "3m 20s", "stalled", "slow", or nothing where it is not known."""
     if forecast is None:
         return ""
     if forecast.stalled:
         return "stalled"
-    if forecast.estimated_completion_at is None:
-        return ""
-    left = forecast.estimated_completion_at - datetime.now(UTC)
-    seconds = max(0, round(left.total_seconds()))
-    if seconds >= 48 * 3600:
-        return f"{seconds // 86400}d"
-    if seconds >= 3600:
-        return f"{seconds // 3600}h {seconds % 3600 // 60}m"
-    return f"{seconds // 60}m {seconds % 60}s" if seconds >= 60 else f"{seconds}s"
+    if is_slow(forecast):
+        return "slow"
+    ends = forecast.estimated_completion_at
+    return "" if ends is None else span(ends - datetime.now(UTC))
 
 
-def outlook(forecast: Forecast) -> str:
+def is_slow(forecast: Forecast) -> bool:
+    """Tell whether nothing has happened for a minute, and for as long as five tasks took to be completed before."""
+    if forecast.completed_per_minute is None or forecast.basis_seconds is None:
+        return False
+    quiet = (datetime.now(UTC) - forecast.last_activity_at).total_seconds()
+    usual = (float(forecast.basis_seconds) - quiet) / (forecast.basis_completions - 1)
+    return quiet > max(60, 5 * usual)
+
+
+def outlook(forecast: Forecast, zone: tzinfo | None) -> str:
     """Say when a workflow will be done and on what basis, or since when it stands still; nothing if not known."""
     if forecast.stalled:
-        return f"stalled: nothing has changed since {moment(forecast.last_activity_at)}"
+        return f"stalled: nothing has changed since {moment(forecast.last_activity_at, zone)}"
     if forecast.estimated_completion_at is None or forecast.basis_seconds is None:
         return ""
     return (
-        f"done in {remaining(forecast)}, at {forecast.completed_per_minute} per minute"
+        f"done in {span(forecast.estimated_completion_at - datetime.now(UTC))},"
+        f" at {forecast.completed_per_minute} per minute"
         f" ({forecast.basis_completions} completions in {round(forecast.basis_seconds)} s)"
     )
 
@@ -82,16 +114,37 @@ def stage_line(stages: Iterable[Stage]) -> str:
     return "  ".join(one(stage) for stage in stages)
 
 
-def plain_line(workflow: Workflow, forecast: Forecast | None = None, tree: TreeProgress | None = None) -> str:
+def error_line(task: Task) -> str:
+    """Tell in a line why a task failed, where its result says so: the first line of it, of a traceback the last."""
+    found: Any = task.result
+    for name in ("error", "message"):
+        if isinstance(found, dict):
+            found = found.get(name) or found.get("message")
+    if task.status != "failed" or not isinstance(found, str):
+        return ""
+    lines = found.strip().splitlines() or [""]
+    return lines[-1 if lines[0].startswith("Traceback") else 0]
+
+
+def took(task: Task) -> str:
+    """Say how long a task took, or has been at work for."""
+    if task.started_at is None or (task.completed_at is None and task.status != "running"):
+        return ""
+    return span((task.completed_at or datetime.now(UTC)) - task.started_at)
+
+
+def plain_line(
+    workflow: Workflow, forecast: Forecast | None = None, tree: TreeProgress | None = None, nouns: str = "agents"
+) -> str:
     """Describe a workflow in a line: name, bar, percentage, agents, failed and cancelled, status, stage, ETA, tree."""
-    parts = [f"{plain_bar(workflow.progress)} {workflow.progress:3d} %", agents(workflow)]
+    parts = [f"{plain_bar(workflow)} {percentage(workflow):>5}".rstrip(), done_nouns(workflow, nouns)]
     if workflow.agents_failed:
         parts.append(f"{workflow.agents_failed} failed")
     if workflow.agents_cancelled:
         parts.append(f"{workflow.agents_cancelled} cancelled")
     parts += [clean(workflow.status), clean(workflow.current_stage)]
     if left := remaining(forecast):
-        parts.append(left if left == "stalled" else f"ETA {left}")
+        parts.append(left if left in ("stalled", "slow") else f"ETA {left}")
     if in_all := whole(tree):
         parts.append(f"with all below: {in_all}")
     return "  ".join([clean(workflow.name or str(workflow.workflow_id)), *(part for part in parts if part)])

@@ -1,104 +1,192 @@
 """watch: following workflows live."""
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import click
-from psycopg import Connection
+from psycopg import Connection, sql
 from rich.live import Live
 
 from pyapp import helpers
-from pyapp.cli.common import Number, Target, as_json, command, connection, database, print_json, relations, workflow_ids
+from pyapp.cli.common import (
+    AGENTS,
+    Target,
+    as_json,
+    command,
+    connection,
+    database,
+    print_json,
+    relations,
+    say,
+    vocabulary,
+)
 from pyapp.cli.errors import tell_loss
-from pyapp.cli.tables import LiveTable, console, in_terminal
+from pyapp.cli.ids import find_id
+from pyapp.cli.live import LiveTable
+from pyapp.cli.options import interval_option, workflow_ids
+from pyapp.cli.tables import console, in_terminal
 from pyapp.cli.text import plain_line
-from pyapp.models import Forecast, Key, TreeProgress, Workflow
-from pyapp.watch import watch_changes
+from pyapp.db import find_schema
+from pyapp.models import SETTLED, Forecast, Key, TreeProgress, Vocabulary, Workflow
+from pyapp.watch import ACTIVE, MOST, watch_changes
 
-_INTERVAL = Number(0.001, 3600)
+Tell = Callable[[Workflow, Forecast | None, TreeProgress | None], None]
 
 
 @command(reads=True)
 @workflow_ids
-@click.option(
-    "--interval", type=_INTERVAL, default=0.5, show_default=True, metavar="SECONDS", help="Time between two looks."
-)
+@interval_option(0.001, 3600)
 @click.option("--all", "below", is_flag=True, help="All that is below them as well; without an ID, all active ones.")
+@click.option("--failed", is_flag=True, help="Show only those that have failed, or have failed tasks.")
+@click.option("--exit-status", is_flag=True, help="Exit 1 unless all have been completed; needs an ID.")
 @as_json
-def watch(target: Target, ids: tuple[str, ...], interval: float, below: bool, as_json: bool) -> None:
+def watch(
+    target: Target,
+    ids: tuple[str, ...],
+    interval: float,
+    below: bool,
+    failed: bool,
+    exit_status: bool,
+    as_json: bool,
+) -> int:
     """Follow workflows live: bars in a terminal, a line for each change in a pipe.
 
     Ends when all those given have ended; without an ID it follows the active ones that no other workflow started, until
-    Ctrl-C. Where the server is away it waits until it is back. With --json each change is a line of JSON.
+    Ctrl-C: first those with failed tasks, then stalled and slow ones, then the newest. Where the server is away it
+    waits until it is back. With --json each change is a line of JSON.
+
+    With --exit-status it exits 0 if all that it followed were completed, and 1 if one failed, was cancelled or deleted.
 
     Example:
-      agent-progress watch                    (the active workflows, until Ctrl-C)
-      agent-progress watch ID && echo done    (this one, until it has ended)
-      agent-progress watch ID --all           (its sub-workflows too, below it)
+      agent-progress watch                           (all that is active)
+      agent-progress watch 3f2a --all                (one and its sub-workflows)
+      agent-progress watch ID --exit-status || ...   (in a script or in CI)
     """
+    if exit_status and not ids:
+        raise click.UsageError("--exit-status of which workflows? Give an ID: without one it does not end")
     with connection(target, reads=True) as conn:  # what is wrong from the beginning ends it
         helpers.list_workflows(conn, limit=1, schema=target.schema)
+        keys = [find_id(conn, given, target.schema) for given in ids]
         there = relations(conn, target.schema)
+        called = vocabulary(conn, target.schema, there)
+    following = Following(keys, target.schema, below, failed, there, called)
     with database(target, reads=True) as dsn:
         if as_json:
-            for changes in watch_changes(
-                dsn, ids or None, interval, on_loss=tell_loss, below=below, schema=target.schema
-            ):
+            for changes in following.changes(dsn, interval):
                 for workflow in changes:
                     print_json(workflow)
         else:
-            follow(dsn, ids, interval, _print_line, schema=target.schema, below=below, there=there)
+
+            def tell(workflow: Workflow, forecast: Forecast | None, tree: TreeProgress | None) -> None:
+                print(plain_line(workflow, forecast, tree, called.task_nouns), flush=True)
+
+            following.show(dsn, interval, tell)
+    return following.exit_status() if exit_status else 0
 
 
-def follow(
-    dsn: str,
-    ids: Sequence[Key],
-    interval: float,
-    tell: Callable[[Workflow, Forecast | None, TreeProgress | None], None],
-    *,
-    schema: str | None = None,
-    below: bool = False,
-    there: Container[str] = ("workflow_forecast", "workflow_tree_progress"),
-    ended: Callable[[], bool] = lambda: False,
-    transient: bool = False,
-) -> None:
-    """Show workflows until they have ended: as live bars in a terminal, elsewhere ``tell`` is told each change.
+class Following:
+    """The workflows that are followed, what else is known of them, and how they ended."""
 
-    Without ``ids`` it follows the active ones; ``below`` what these started too. ``ended`` is asked after each look,
-    ``there`` says what the schema has. ``transient`` bars go at the end.
-    """
-    forecasts: dict[Key, Forecast] = {}
-    trees: dict[Key, TreeProgress] = {}
-    told: dict[Key, TreeProgress] = {}
-    seen: dict[Key, Workflow] = {}
+    def __init__(
+        self,
+        keys: Sequence[Key],
+        schema: str | None = None,
+        below: bool = False,
+        failed: bool = False,
+        there: Container[str] = ("workflow_forecast", "workflow_tree_progress"),
+        called: Vocabulary = AGENTS,
+    ) -> None:
+        """Follow these workflows, or the active ones; ``below`` what they started too; ``there`` the schema has."""
+        self._keys, self._schema, self._below, self._failed = keys, schema, below, failed
+        self._there, self._called = there, called
+        self._seen: dict[Key, Workflow] = {}
+        self._deleted: list[Key] = []
+        self._forecasts: dict[Key, Forecast] = {}
+        self._trees: dict[Key, TreeProgress] = {}
+        self._active = 0
 
-    def read_more(conn: Connection[Any], workflows: list[Workflow]) -> None:
+    def changes(self, dsn: str, interval: float) -> Iterator[list[Workflow]]:
+        """Yield what each look finds changed, which may be nothing."""
+        looks = watch_changes(
+            dsn, self._keys or None, interval, self._read_more, tell_loss, below=self._below, schema=self._schema
+        )
+        for changes in looks:
+            self._seen |= {workflow.workflow_id: workflow for workflow in changes}
+            yield [workflow for workflow in changes if self._is_wanted(workflow)]
+
+    def show(
+        self,
+        dsn: str,
+        interval: float,
+        tell: Tell,
+        *,
+        ended: Callable[[], bool] = lambda: False,
+        transient: bool = False,
+    ) -> None:
+        """Show workflows until they have ended: as live bars in a terminal, elsewhere ``tell`` is told each change.
+
+        ``ended`` is asked after each look. ``transient`` bars go at the end.
+        """
+        out = console()
+        told: dict[Key, TreeProgress] = {}
+        size = out.size
+        with Live(auto_refresh=False, transient=transient, console=out) if in_terminal() else nullcontext() as live:
+            for changes in self.changes(dsn, interval):
+                if live is not None:
+                    if size != (size := out.size):
+                        out.clear()  # its lines have been wrapped: the cursor cannot find their beginning
+                    live.update(self._table(), refresh=True)
+                else:
+                    # What moved below a workflow is news of it.
+                    moved = {key for key, tree in self._trees.items() if told.get(key, tree) != tree}
+                    told |= self._trees
+                    moved -= {workflow.workflow_id for workflow in changes}
+                    for workflow in [*changes, *(self._seen[key] for key in moved if key in self._seen)]:
+                        key = workflow.workflow_id
+                        tell(workflow, self._forecasts.get(key), self._trees.get(key))
+                if ended():
+                    return
+
+    def exit_status(self) -> int:
+        """Tell whether all that was followed has been completed: 0 or 1."""
+        for key in self._deleted:
+            say(f"workflow {key} was deleted")
+        return 1 if self._deleted or any(w.status != "completed" for w in self._seen.values()) else 0
+
+    def _table(self) -> LiveTable | str:
+        rows = list(filter(self._is_wanted, self._seen.values()))
+        if not rows:
+            with_failed = f" with failed {self._called.task_nouns}" if self._failed else ""
+            return f"no active {self._called.workflow_nouns}{with_failed}; waiting (Ctrl-C ends)"
+        ended = sum(workflow.status in SETTLED for workflow in rows)
+        return LiveTable(rows, self._forecasts, self._trees, self._active + ended, self._called.task_nouns)
+
+    def _is_wanted(self, workflow: Workflow) -> bool:
+        return not self._failed or workflow.status == "failed" or bool(workflow.agents_failed)
+
+    def _read_more(self, conn: Connection[Any], workflows: list[Workflow]) -> None:
+        there = {workflow.workflow_id for workflow in workflows}
+        gone = [key for key, w in self._seen.items() if key not in there and w.status not in SETTLED]
+        if self._keys:
+            self._deleted += gone
+        for key in gone:
+            del self._seen[key]
         running = [workflow.workflow_id for workflow in workflows if workflow.status == "running"]
-        forecasts.clear()
-        if "workflow_forecast" in there:
-            forecasts.update(helpers.get_forecasts(conn, running, schema=schema))
-        trees.clear()
-        if "workflow_tree_progress" in there and not below:  # who sees them all can do without their sum
-            trees.update(helpers.list_tree_progress(conn, [w.workflow_id for w in workflows], schema=schema))
+        if "workflow_forecast" in self._there:
+            self._forecasts = helpers.get_forecasts(conn, running, schema=self._schema)
+        if "workflow_tree_progress" in self._there and not self._below:  # who sees them all needs no sum of them
+            self._trees = helpers.list_tree_progress(conn, there, schema=self._schema)
+        self._active = sum(workflow.status not in SETTLED for workflow in workflows)
+        if not self._keys and self._active >= MOST:
+            self._active = self._count_active(conn)
 
-    with Live(auto_refresh=False, transient=transient, console=console()) if in_terminal() else nullcontext() as live:
-        for changes in watch_changes(dsn, ids or None, interval, read_more, tell_loss, below=below, schema=schema):
-            seen |= {workflow.workflow_id: workflow for workflow in changes}
-            if live is not None:
-                rows = sorted(seen.values(), key=lambda w: (str(w.created_at), str(w.workflow_id)), reverse=True)
-                waiting = "no active workflows; waiting (Ctrl-C ends)"
-                live.update(LiveTable(rows, forecasts, trees) if rows else waiting, refresh=True)
-            else:
-                # What moved below a workflow is news of it.
-                moved = {key for key, tree in trees.items() if told.get(key, tree) != tree}
-                told |= trees
-                moved -= {workflow.workflow_id for workflow in changes}
-                for workflow in [*changes, *(seen[key] for key in moved if key in seen)]:
-                    tell(workflow, forecasts.get(workflow.workflow_id), trees.get(workflow.workflow_id))
-            if ended():
-                return
-
-
-def _print_line(workflow: Workflow, forecast: Forecast | None, tree: TreeProgress | None) -> None:
-    print(plain_line(workflow, forecast, tree), flush=True)
+    def _count_active(self, conn: Connection[Any]) -> int:
+        query = sql.SQL("select count(*) from {} where status in ({}) {} {}").format(
+            sql.Identifier(find_schema(self._schema), "workflow_progress"),
+            sql.SQL(", ").join(map(sql.Literal, ACTIVE)),
+            sql.SQL("" if self._below else "and parent_id is null"),
+            sql.SQL("and agents_failed > 0" if self._failed else ""),
+        )
+        [(count,)] = conn.execute(query).fetchall()
+        return int(count)

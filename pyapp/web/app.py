@@ -1,5 +1,6 @@
 """The service, put together."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -69,7 +70,9 @@ def create_app(settings: Settings) -> FastAPI:
         database.open()
         await database.open_quick()
         feed.start()
+        loading = asyncio.create_task(asyncio.to_thread(pages.load_templates))
         yield
+        await loading
         await feed.stop()
         await database.close_quick()
         database.close()
@@ -93,7 +96,7 @@ def create_app(settings: Settings) -> FastAPI:
     _add_errors(app, settings.schema)
 
     # The last one added comes first.
-    app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=4)
+    app.add_middleware(GZipMiddleware, minimum_size=2000, compresslevel=4)
     if settings.token is not None:
         app.add_middleware(require_token, token=settings.token)
     else:

@@ -21,14 +21,13 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from pyapp.models import WorkflowStatus
 from pyapp.web import charts, filters, reads, text, trees
 from pyapp.web.address import base_of
-from pyapp.web.answers import Listed
 from pyapp.web.database import AWAY
 from pyapp.web.description import complete, operations
 from pyapp.web.filters import Wanted
 from pyapp.web.paging import list_page
 from pyapp.web.parameters import Key, Text, after_position, given_only, known_parameters, list_wanted, run
 from pyapp.web.security import COOKIE, framed_by, local_path, same, session_of
-from pyapp.web.shape import Shape
+from pyapp.web.shape import OURS, Shape
 from pyapp.web.wire import error
 
 router = APIRouter(
@@ -83,6 +82,12 @@ _templates.env.globals |= {
     "hues": _HUES,
 }
 _templates.env.filters |= text.FILTERS
+
+
+def load_templates() -> None:
+    """Compile the templates, which the first reader of each page would wait for."""
+    for name in _templates.env.list_templates():
+        _templates.env.get_template(name)
 
 
 @router.get("/")
@@ -179,22 +184,25 @@ def workflow(request: Request, workflow_id: Key) -> Response:
     return render(request, "workflow.html", read_page(request, read))
 
 
-def _one(request: Request, workflow_id: str) -> Listed:
-    return run(request, lambda conn, shape: reads.require_workflow(conn, shape, shape.key(workflow_id)))
+def _one(request: Request, workflow_id: str) -> dict[str, Any]:
+    def read(conn: Connection[Any], shape: Shape) -> dict[str, Any]:
+        return {"w": reads.require_workflow(conn, shape, shape.key(workflow_id)), "words": shape.words}
+
+    return run(request, read)
 
 
 @router.get("/workflows/{workflow_id}/badge.svg")
 def badge(request: Request, workflow_id: Key) -> Response:
     """Draw a workflow as a badge, for pages elsewhere."""
     headers = {"Cache-Control": "no-cache", "Cross-Origin-Resource-Policy": "cross-origin"}
-    context = {"w": _one(request, workflow_id)}
+    context = _one(request, workflow_id)
     return _templates.TemplateResponse(request, "badge.svg", context, headers=headers, media_type="image/svg+xml")
 
 
 @router.get("/workflows/{workflow_id}/embed")
 def embed(request: Request, workflow_id: Key) -> Response:
     """Show a workflow as a bar, to be framed by pages of the origins that may."""
-    response = render(request, "embed.html", {"w": _one(request, workflow_id)})
+    response = render(request, "embed.html", _one(request, workflow_id))
     response.headers["Content-Security-Policy"] = framed_by(request.app.state.settings.embed_origins)
     return response
 
@@ -289,7 +297,8 @@ def read_page(request: Request, query: Callable[[Connection[Any], Shape], dict[s
 def render(request: Request, template: str, context: dict[str, Any], status: int = 200) -> Response:
     """Answer with a page."""
     schema = request.app.state.settings.schema
-    context = {"now": datetime.now(UTC), "schema": None if schema == "public" else schema, **context}
+    words = context["shape"].words if "shape" in context else OURS
+    context = {"now": datetime.now(UTC), "schema": None if schema == "public" else schema, "words": words, **context}
     html = _templates.get_template(template).render(request=request, **context)
     if base := base_of(request):
         # Every quote in a text is escaped: this is found in markup only.

@@ -20,7 +20,8 @@ from psycopg_pool import PoolTimeout
 from pyapp import StandbyBehind, aio
 from pyapp.db import interrupted
 from pyapp.web.answers import Standby
-from pyapp.web.database import AWAY, REPLAY, Database, reason
+from pyapp.web.database import AWAY, Database, reason
+from pyapp.web.lag import REPLAY
 from pyapp.web.listen import RESYNC, Listener
 from pyapp.web.reads import active_ids, follow_workflows
 from pyapp.web.shape import Shape

@@ -45,14 +45,20 @@ begin
             if exists (select from {counted_tasks} as t where {t_is_this} and t.outcome is not null) then
                 update {schema}.workflow_counter as c
                 set
-                    agents_created = c.agents_created - c.removed_completed - c.removed_cancelled,
+                    agents_created = c.agents_created - c.removed_completed - c.removed_failed - c.removed_cancelled,
                     agents_completed = c.agents_completed - c.removed_completed,
+                    agents_failed = c.agents_failed - c.removed_failed,
                     agents_cancelled = c.agents_cancelled - c.removed_cancelled,
                     removed_completed = 0,
+                    removed_failed = 0,
                     removed_cancelled = 0,
                     frozen_progress = null
                 where {c_is_this};
-            elsif (select coalesce(bool_and(s.live), true) from {schema}.counting as s) then
+            -- The lock lets the end of the back-fill wait, as in 02: it has to count the row that is marked below.
+            elsif
+                (select coalesce(bool_and(s.live), true) from {schema}.counting as s)
+                or (select coalesce(bool_and(s.live), true) from (select g.live from {schema}.counting as g for share) as s)
+            then
                 delete from {schema}.workflow_counter as c where {c_is_this};
             else
                 -- A row that is not counted yet keeps the back-fill from copying what it saw before.
@@ -63,6 +69,7 @@ begin
                     agents_failed = null,
                     agents_cancelled = null,
                     removed_completed = 0,
+                    removed_failed = 0,
                     removed_cancelled = 0
                 where {c_is_this};
             end if;

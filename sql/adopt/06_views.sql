@@ -254,3 +254,14 @@ where c.at is not null;
 
 comment on view {schema}.workflow_timeline is
     'What the tasks of a workflow say of their times; to be read for one workflow at a time.';
+
+create or replace view {schema}.vocabulary
+with (security_invoker = true)
+as
+select
+    {workflow_noun}::text as workflow_noun,
+    {workflow_nouns}::text as workflow_nouns,
+    {task_noun}::text as task_noun,
+    {task_nouns}::text as task_nouns;
+
+comment on view {schema}.vocabulary is 'What workflows and tasks are called where people read of them; one row.';

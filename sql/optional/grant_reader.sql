@@ -18,7 +18,8 @@ grant select on
     public.workflow_stage_agents,
     public.workflow_timeline,
     public.workflow_forecast,
-    public.workflow_burnup
+    public.workflow_burnup,
+    public.vocabulary
 to :"role";
 
 grant execute on function

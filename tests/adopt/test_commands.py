@@ -7,7 +7,7 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
-from pyapp import find_drift, get_workflow, list_burnup, list_tasks, list_timeline, list_workflows
+from pyapp import find_drift, get_vocabulary, get_workflow, list_burnup, list_tasks, list_timeline, list_workflows
 from pyapp.adopt.install import get_adoption, install, list_adoptions, renew_adoptions
 
 from ..conftest import Role
@@ -50,6 +50,20 @@ def test_everything_that_reads_ours_reads_an_adoption(make: Make, shape: Shape) 
     assert str(one.workflow_id) in succeed(app.dsn, "list", *SCHEMA, "--json").out
     assert succeed(app.dsn, "check", *SCHEMA).err == ""
     assert "nothing to repair" in succeed(app.dsn, "repair", *SCHEMA).out
+
+
+def test_workflows_and_tasks_are_called_what_people_call_them(make: Make) -> None:
+    app = make(JSON_JOBS)
+
+    def words() -> tuple[str, ...]:
+        said = get_vocabulary(app.conn, schema="agent_progress")
+        return said.workflow_noun, said.workflow_nouns, said.task_noun, said.task_nouns
+
+    assert words() == ("workflow", "workflows", "task", "tasks")
+    succeed(app.dsn, "adopt", "--workflow-noun", "batch", "--task-noun", "Bob's story")
+    assert words() == ("batch", "batches", "Bob's story", "Bob's stories")
+    succeed(app.dsn, "adopt")
+    assert words() == ("batch", "batches", "Bob's story", "Bob's stories")
 
 
 @shapes

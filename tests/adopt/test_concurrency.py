@@ -180,7 +180,6 @@ def test_what_others_change_while_it_is_counted_is_counted_once(make: Make, sess
     after = App(other, JSON_JOBS)
     after.move(4, "completed", 100)
     after.tasks(60, "completed")
-    fill._copy(lambda _: None) if False else None
     one.commit()
     thread = threading.Thread(target=fill.run, args=(lambda _: None, lambda _: None))
     thread.start()
@@ -206,6 +205,27 @@ def test_the_end_of_the_back_fill_waits_for_those_who_did_not_see_it(make: Make,
     app.assert_exact()
 
 
+def test_the_end_of_the_back_fill_waits_for_a_deletion_that_did_not_see_it(make: Make, session: Session) -> None:
+    app = make(SHARDED, adopt=False)
+    one = session()
+    fill = installed(app, Request(tasks="step", workflows="flow"))
+    fill._stage()
+    fill._copy(lambda _: None)
+    App(one, SHARDED).drop(4)
+
+    def end() -> None:
+        fill._retry(fill._go_live)
+        fill.run(lambda _: None, lambda _: None)
+
+    thread = threading.Thread(target=end)
+    thread.start()
+    thread.join(1.5)  # time enough for an end that does not wait
+    one.commit()
+    thread.join(60)
+    assert not thread.is_alive()
+    app.assert_exact()
+
+
 def test_tasks_that_are_truncated_during_the_back_fill_are_not_counted(make: Make) -> None:
     app = make(JSON_JOBS, adopt=False)
     fill = installed(app)
@@ -216,9 +236,11 @@ def test_tasks_that_are_truncated_during_the_back_fill_are_not_counted(make: Mak
     app.assert_exact()
 
 
-def installed(app: App) -> Backfill:
+JOBS = Request(tasks="jobs", key_sql=("meta->>'workflow_id'",), status="state", words={"failed": ("discarded",)})
+
+
+def installed(app: App, asked: Request = JOBS) -> Backfill:
     """Install an adoption, and count nothing yet."""
-    asked = Request(tasks="jobs", key_sql=("meta->>'workflow_id'",), status="state", words={"failed": ("discarded",)})
     adoption = inspect(app.conn, asked).adoption
     install(app.conn, adoption)
     return Backfill(app.conn, adoption)

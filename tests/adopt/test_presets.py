@@ -135,7 +135,8 @@ def test_a_preset_says_what_its_workflows_and_tasks_are(system: System) -> None:
 
     values = tomllib.loads((PRESETS / f"{system.preset}.toml").read_text("utf-8"))
     assert {"title", "about", "workflow_noun", "task_noun"} <= values.keys()
-    assert read_preset(system.preset).tasks == values["tasks"]
+    preset = read_preset(system.preset)
+    assert (preset.tasks, preset.task_noun) == (values["tasks"], values["task_noun"])
 
 
 def test_each_pass_of_a_prefect_flow_can_be_a_workflow_or_the_first_alone(conn: psycopg.Connection) -> None:
