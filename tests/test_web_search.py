@@ -192,3 +192,19 @@ def test_the_optional_indexes_find_the_same(bin_dir: Any, empty: Callable[[], st
         assert searched(conn, shape, "build").startswith("names by index")
         for text in ("tly b", "x1", "bu"):
             assert [row.id for row in list_page(conn, shape, Wanted(match=text)).rows] == [str(workflow)]
+
+
+@pytest.mark.parametrize(("age", "completed", "slow"), [("3 h", 20, True), ("90 s", 20, False), ("3 h", 19, False)])
+def test_a_page_says_by_how_much_a_workflow_is_slower_than_usual(
+    client: httpx.Client, conn: Conn, age: str, completed: int, slow: bool
+) -> None:
+    conn.execute(
+        "insert into workflow (name, type, status, created_at, completed_at)"
+        " select 'w', 'etl', 'completed', now() - interval '2 d', now() - interval '2 d' + interval '1 h'"
+        " from generate_series(1, %s)",
+        [completed],
+    )
+    workflow = new_workflow(conn, name="late", type="etl", status="running")
+    conn.execute("update workflow set created_at = now() - %s::interval where id = %s", [age, workflow])
+    page = client.get(f"/workflows/{workflow}").text
+    assert ("slower than usual</span> by 2 h 0 min: 95 of 100 of this type take at most 1 h 0 min" in page) is slow

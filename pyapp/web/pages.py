@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from pyapp.models import WorkflowStatus
-from pyapp.web import charts, filters, reads, text, trees
+from pyapp.web import charts, filters, reads, text, trees, usual
 from pyapp.web.address import base_of
 from pyapp.web.database import AWAY
 from pyapp.web.description import complete, operations
@@ -176,6 +176,7 @@ def workflow(request: Request, workflow_id: Key) -> Response:
             "stages": reads.read_part(conn, shape, key, reads.STAGES),
             "events": reads.read_part(conn, shape, key, reads.EVENTS, _EVENTS),
             "points": reads.read_part(conn, shape, key, reads.BURNUP),
+            "slow": usual.read_slow(conn, shape, found, datetime.now(UTC)),
             "forecast": reads.read_forecast(conn, shape, key),
             "archived_at": reads.read_archived_at(conn, shape, found),
             "trace_url": request.app.state.settings.trace_url,
