@@ -69,7 +69,7 @@ def test_the_keyboard_alone_finds_a_task(service: Service, conn: Conn, visit: Vi
         with page.expect_navigation():
             element.press("Enter")
 
-    press(page.get_by_role("link", name="all 900, with filters"))
+    press(page.get_by_role("link", name="all 900 agents"))
     page.get_by_role("checkbox", name="completed").press("Space")
     text = page.get_by_label("Text in agent, id or error")
     text.press_sequentially("JOB")

@@ -411,9 +411,8 @@ def test_the_dashboard_of_the_demo_has_something_to_show_for_three_minutes() -> 
     assert max(ends) / SERVED_SPEED >= 180
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-@pytest.mark.parametrize("option", ["--serve", "--keep"])
-def test_a_demo_that_is_terminated_leaves_no_server_behind(private: dict[str, str], name: str, option: str) -> None:
+@pytest.mark.parametrize(("option", "name"), [("--serve", "SIGTERM"), ("--keep", "SIGHUP")])
+def test_a_demo_that_is_terminated_leaves_no_server_behind(private: dict[str, str], option: str, name: str) -> None:
     process = start("demo", option, "--port", "0", env=private)
     while not process.stdout.readline().startswith("search index"):
         assert process.poll() is None

@@ -300,9 +300,7 @@ def test_objects_of_others_beside_ours_stay_as_they_are(empty: Empty) -> None:
         query(dsn, "drop owned by reader_of_notes; drop role reader_of_notes")
 
 
-def test_a_database_of_a_newer_version_is_refused(empty: Empty) -> None:
-    dsn = empty()
-    migrate(dsn)
+def test_a_database_of_a_newer_version_is_refused(dsn: str) -> None:
     query(dsn, "insert into _yoyo_migration values ('f', '0099_agent_progress_x', now())")
     for act in (migrate, pending, rollback, mark):
         with pytest.raises(MigrationError, match=r"newer agent-progress \(0099_agent_progress_x\): upgrade first$"):
@@ -391,28 +389,24 @@ def test_plain_yoyo_applies_and_takes_back_the_same(empty: Empty, whole: str, bi
 
 
 def test_plain_yoyo_does_not_drop_rows_either_and_counts_what_came_without_triggers(
-    empty: Empty, tmp_path: Path
+    dsn: str, conn: psycopg.Connection, tmp_path: Path
 ) -> None:
-    dsn = empty()
-    migrate(dsn)
-    with psycopg.connect(dsn, autocommit=True) as conn:
-        workflow = new_workflow(conn)
-        new_tasks(conn, workflow, "completed", "pending")
-        done = yoyo(dsn, tmp_path, "rollback", "--all")
-        assert done.returncode != 0
-        assert "table workflow holds rows, which would be lost" in done.stderr
-        new_tasks(conn, workflow, "failed")
-        assert yoyo(dsn, tmp_path, "apply").returncode == 0
-        assert (progress(conn, workflow), counters(conn, workflow)) == ((33, 1, 3), (3, 1, 1, 0))
+    workflow = new_workflow(conn)
+    new_tasks(conn, workflow, "completed", "pending")
+    done = yoyo(dsn, tmp_path, "rollback", "--all")
+    assert done.returncode != 0
+    assert "table workflow holds rows, which would be lost" in done.stderr
+    new_tasks(conn, workflow, "failed")
+    assert yoyo(dsn, tmp_path, "apply").returncode == 0
+    assert (progress(conn, workflow), counters(conn, workflow)) == ((33, 1, 3), (3, 1, 1, 0))
 
 
 # --- Taking back --------------------------------------------------------------------------------------------
 
 
-def test_rollback_goes_one_step_at_a_time_and_in_the_end_leaves_nothing(empty: Empty) -> None:
-    dsn, steps = empty(), []
-    nothing = objects(dsn)
-    migrate(dsn)
+def test_rollback_goes_one_step_at_a_time_and_in_the_end_leaves_nothing(dsn: str, empty: Empty) -> None:
+    steps: list[str] = []
+    nothing = objects(empty())
     for name in reversed(ALL):
         assert rollback(dsn, on_step=steps.append) == [name]
     assert steps == [f"rolling back {name}" for name in reversed(ALL)]
@@ -446,11 +440,8 @@ def test_steps_that_lose_no_rows_are_taken_back_beside_rows(dsn: str, conn: psyc
 )
 @pytest.mark.parametrize("all_at_once", [True, False])
 def test_a_rollback_loses_nothing_of_the_users_unless_it_is_told_to(
-    empty: Empty, change: str, all_at_once: bool
+    dsn: str, empty: Empty, change: str, all_at_once: bool
 ) -> None:
-    dsn = empty()
-    nothing = objects(dsn)
-    migrate(dsn)
     query(dsn, change)
     if not all_at_once:
         down_to(dsn, 1 if "into workflow (" in change else 2)
@@ -459,7 +450,7 @@ def test_a_rollback_loses_nothing_of_the_users_unless_it_is_told_to(
         rollback(dsn, all=all_at_once)
     assert objects(dsn) == before
     rollback(dsn, all=True, drop_data=True)
-    assert objects(dsn) == nothing
+    assert objects(dsn) == objects(empty())
 
 
 def test_stage_plans_that_shipped_are_the_users_and_stay_after_migrate(dsn: str, conn: psycopg.Connection) -> None:
@@ -512,20 +503,21 @@ def test_whatever_a_database_presets_the_schema_is_the_same_and_counts(empty: Em
     name = conninfo_to_dict(dsn)["dbname"]
     for setting in SETTINGS:
         query(dsn, f"alter database {name} set {setting}")
-        assert migrate(dsn) == ALL, setting
-        assert migrate(dsn) == []
-        with psycopg.connect(dsn) as conn:
-            assert installed.differences(conn) == []
-            conn.execute("set search_path = public")
-            workflow = conn.execute("select id from create_workflow('w', 'app')").fetchone()[0]
-            tasks = conn.execute('select count(*) from add_tasks(%s, \'["a", "b"]\')', [workflow]).fetchone()
-            reports = "select json_agg(json_build_object('task_id', id, 'status', 'completed')) from agent_task"
-            conn.execute(f"select report_tasks(%s, ({reports})::jsonb)", [workflow])
-            assert (tasks, progress(conn, workflow)) == ((2,), (100, 2, 2)), setting
-            conn.rollback()
-        query(dsn, f"alter database {name} reset all")
-        assert dump(dsn, bin_dir) == whole, setting
-        assert rollback(dsn, all=True) == ALL[::-1], setting
+    assert migrate(dsn) == ALL
+    assert migrate(dsn) == []
+    with psycopg.connect(dsn) as conn:
+        assert installed.differences(conn) == []
+        conn.execute("set search_path = public")
+        workflow = conn.execute("select id from create_workflow('w', 'app')").fetchone()[0]
+        tasks = conn.execute('select count(*) from add_tasks(%s, \'["a", "b"]\')', [workflow]).fetchone()
+        reports = "select json_agg(json_build_object('task_id', id, 'status', 'completed')) from agent_task"
+        conn.execute(f"select report_tasks(%s, ({reports})::jsonb)", [workflow])
+        assert (tasks, progress(conn, workflow)) == ((2,), (100, 2, 2))
+        conn.rollback()
+    query(dsn, f"alter database {name} reset all")
+    assert dump(dsn, bin_dir) == whole
+    query(dsn, f"alter database {name} set quote_all_identifiers = on")
+    assert rollback(dsn, all=True) == ALL[::-1]
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII", "WIN1252"])

@@ -63,21 +63,6 @@ def test_what_is_refused_is_told_in_one_line_and_changes_nothing(conn: psycopg.C
     assert get_state(conn, workflow) == before
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "transition ID",
-        "transition x running",
-        "transition ID running --version x",
-        "advance",
-        f"advance ID --version {2**40}",
-    ],
-)
-def test_wrong_usage_exits_2(run: Run, command: str) -> None:
-    status, out, err = run(*command.replace("ID", str(NO_ONE)).split())
-    assert (status, out, err.count("\n"), "migrate" in err) == (2, "", 1, False)
-
-
 # --- show ---------------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ names more).
 """
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -94,6 +95,25 @@ def test_the_version_is_that_of_the_distribution(wheel: Path) -> None:
         metadata = archive.read(f"agent_progress-{pyapp.__version__}.dist-info/METADATA").decode()
     assert f"\nVersion: {pyapp.__version__}\n" in metadata
     assert "\nAuthor: agent-progress contributors\n" in metadata
+
+
+@pytest.mark.parametrize("repository", ["", "https://example.org/agent-progress"])
+def test_links_and_pictures_of_the_readme_are_absolute_where_the_repository_is_named(
+    built: Path, tmp_path: Path, repository: str
+) -> None:
+    with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (source,) = tmp_path.iterdir()
+    settings = source / "pyproject.toml"
+    settings.write_text(settings.read_text("utf-8").replace('repository = ""', f'repository = "{repository}"'), "utf-8")
+    told = json.loads(call(sys.executable, "-m", "hatchling", "metadata", cwd=source))
+    text, page = told["readme"]["text"], (ROOT / "README.md").read_text("utf-8")
+    targets, written = (re.findall(r"(!?)\[[^]]*\]\(([^)]+)\)", readme) for readme in (text, page))
+    assert len(targets) > 15
+    for (_, target), (picture, name) in zip(targets, written, strict=True):
+        relative = repository and not name.startswith("https:")
+        assert target == (f"{repository}/{'raw' if picture else 'blob'}/main/{name}" if relative else name)
+    assert told.get("urls") == ({"Source": repository} if repository else None)
 
 
 USES = """

@@ -4,7 +4,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -433,7 +434,7 @@ def test_the_environment_and_the_command_name_the_schema(empty: Empty, monkeypat
 
 
 @pytest.fixture
-def doomed(empty: Empty) -> Callable[[int], str]:
+def doomed(databases: Any, migrated: Any) -> Iterator[Callable[[int], str]]:
     """Make a database in which all has to be made anew and counted, and kill the renewal at one of its statements."""
     code = """
 import os, sys, psycopg
@@ -451,8 +452,7 @@ print(sent)
 """
 
     def kill(place: int) -> str:
-        dsn = empty()
-        migrate(dsn)
+        dsn = copies.enter_context(databases.copy(migrated))
         with psycopg.connect(dsn, autocommit=True) as conn:
             conn.execute("alter table workflow disable trigger workflow_events")
             new_tasks(conn, new_workflow(conn), "completed", "running")
@@ -464,13 +464,14 @@ print(sent)
         assert done.returncode == (-9 if place else 0), done.stderr
         return dsn if place else done.stdout
 
-    return kill
+    with ExitStack() as copies:
+        yield kill
 
 
 def test_a_renewal_killed_at_any_statement_is_finished_by_the_next(doomed: Callable[[int], str]) -> None:
     sent = int(doomed(0))
     assert sent > 100
-    for place in range(sent // 12, sent, sent // 6):
+    for place in range(sent // 8, sent, sent // 4):
         dsn = doomed(place)
         migrate(dsn)
         assert differences(dsn) == ["trigger workflow_events on workflow is disabled"], place

@@ -42,11 +42,6 @@ def test_list_shows_roots_with_how_far_all_below_them_is(tree: dict[str, Any], r
     assert found["deep"]["parent_id"] == str(tree["build"])
 
 
-def test_list_without_any_tree_is_as_narrow_as_it_can_be(conn: psycopg.Connection, run: Run) -> None:
-    new_workflow(conn)
-    assert "WITH ALL BELOW" not in run("list")[1]
-
-
 def test_show_tree_lists_all_below_a_workflow(tree: dict[str, Any], run: Run) -> None:
     status, out, _ = run("show", tree["root"], "--tree")
     assert status == 0

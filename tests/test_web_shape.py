@@ -306,7 +306,7 @@ def test_a_workflow_that_was_not_counted_yet_has_no_numbers(texts: Service, conn
     assert found["progress"] is found["agents_total"] is None
     for path in ("/", "/workflows", "/workflows/7"):
         shown = texts.page(path)
-        assert "agents not counted" in shown
+        assert "tasks not counted" in shown
         assert "None" not in shown
     assert texts.get("/stats/overview")["agents"]["created"] == 0
 

@@ -330,6 +330,7 @@ def test_adopted_tasks_have_pages_a_timeline_and_the_error_that_the_adoption_nam
         )
     columns = ("result=failure", "agent_type=kind", "started_at=begun", "completed_at=begun")
     given = [part for column in columns for part in ("--task-column", column)]
+    given += ["--task-noun", "job"]
     succeed(dsn, "adopt", "--tasks", "jobs", "--key", "batch", "--status", "state", *given, "--yes")
     with serving(dsn, "--schema", "agent_progress") as service:
         onwards = list(walk(service, "/api/v1/workflows/7/tasks?limit=4"))
@@ -343,5 +344,18 @@ def test_adopted_tasks_have_pages_a_timeline_and_the_error_that_the_adoption_nam
         assert "Mailbox full" in service.page("/workflows/7/tasks/a%2F5")
         assert service.get("/workflows/7/tasks/b", 404) == {"error": "Task not found"}
         assert len(bars(service.page("/workflows/7/timeline"))) == 9
-        for page in ("tasks", "tasks/a%2F1", "timeline"):
-            assert "None" not in service.page(f"/workflows/7/{page}")
+        for page in ("", "/tasks", "/tasks/a%2F1", "/timeline"):
+            shown = service.page(f"/workflows/7{page}")
+            assert not re.findall(r"None|\bagents?\b(?!-)", re.sub(r"<[^>]*>", "", shown))
+        assert "8 of 9 jobs complete" in shown
+
+
+def test_a_workflow_without_tasks_says_so_and_not_0_percent(service: Service, conn: Conn) -> None:
+    workflow, planned = new_workflow(conn, name="shop"), new_workflow(conn, name="shop", agents_planned=3)
+    for path in ("", "/badge.svg", "/embed", "/tasks"):
+        shown = service.page(f"/workflows/{workflow}{path}")
+        assert "no agents" in shown, path
+        assert not re.search(r"\b0(</b>)?(<[^>]*>)?(&nbsp;| )%", shown.split('id="stages"')[0]), path
+        assert "no agents" not in service.page(f"/workflows/{planned}{path}")
+    assert "<title>no agents · shop" in service.page(f"/workflows/{workflow}")
+    assert "<title>0 % · shop" in service.page(f"/workflows/{planned}")

@@ -66,6 +66,7 @@ class Adoption:
     workflow_outcomes: Mapping[str, str] = field(default_factory=dict)
     workflow_words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     keep_finished: bool = False
+    keep_failed: bool = False
     publish: Mapping[str, str] = field(default_factory=dict)
     shadow: bool = False
     columns: Mapping[str, str] = field(default_factory=dict)

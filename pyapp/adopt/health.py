@@ -14,7 +14,7 @@ from psycopg.rows import tuple_row
 from pyapp.adopt.adoption import AdoptError, Adoption
 from pyapp.adopt.backfill import Backfill, is_live
 from pyapp.adopt.catalog import first_line
-from pyapp.adopt.install import outdated, render
+from pyapp.adopt.install import new_partitions, outdated, render
 from pyapp.adopt.render import Renderer, name
 
 _EXAMPLES = 20
@@ -103,6 +103,11 @@ def examine(conn: Connection[Any], adoption: Adoption) -> tuple[list[str], list[
     if not is_live(conn, adoption):
         more = f" ({waiting} have changed since)" if (waiting := Backfill(conn, adoption).waiting()) else ""
         notes.append(f"what was there before is not counted yet{more}: agent-progress adopt --continue")
+    if new := new_partitions(conn, adoption):
+        notes.append(
+            f"new partitions ({', '.join(new)}): what is written to one by its own name is not counted, what is written"
+            " through the whole table is; agent-progress adopt takes them in"
+        )
     if adoption.shadow and (different := _different(conn, adoption)):
         noun = "workflow says" if different == 1 else "workflows say"
         notes.append(f"{different} {noun} something else than what was counted; adopt --live publishes it")

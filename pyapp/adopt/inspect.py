@@ -123,6 +123,7 @@ class _Inspection:
             workflow_outcomes=dict(wanted.workflow_conditions),
             workflow_words=_words(wanted.workflow_words, WORKFLOW_WORDS, "--workflow-") if workflow_status else {},
             keep_finished=bool(wanted.keep_finished),
+            keep_failed=bool(wanted.keep_finished and wanted.keep_failed),
             publish=self._publish(),
             shadow=bool(wanted.shadow),
             columns=columns,
@@ -467,10 +468,18 @@ class _Inspection:
                 else "written when it moves, and by nobody else"
             )
             self.notes.append(f"{what}: {name(column)} is {told}")
-        if not self._has_index(adoption):
+        parts = " and ".join(f"({key.sql})::{key.type} = (select null::{key.type} offset 0)" for key in adoption.keys)
+        if not self._has_index(f"{adoption.tasks.sql} as task where {parts}"):
             self.warnings.append(
                 f"no index of {adoption.tasks.sql} finds the tasks of a workflow: repairs and pages read all tasks"
             )
+        if adoption.workflows and len(adoption.keys) > 1:
+            table, written = adoption.workflows.sql, Renderer(adoption).slots["workflow_id"]
+            if not self._has_index(f"{table} as workflow where {written} = (select null::text offset 0)"):
+                self.warnings.append(
+                    f"reading one workflow reads all of {table}; an index on the key as it is shown avoids that:"
+                    f" create index concurrently on {table} (({written.replace('workflow.', '')}))"
+                )
         if adoption.workflows != adoption.tasks and self._names_nothing(adoption):
             told = ", ".join(key.sql.removeprefix("task.") for key in adoption.keys)
             self.warnings.append(f"none of the tasks names a workflow by {told}: until one does, nothing is counted")
@@ -486,16 +495,13 @@ class _Inspection:
         )
         return self.conn.cursor(row_factory=tuple_row).execute(query.encode()).fetchone() == (True,)
 
-    def _has_index(self, adoption: Adoption) -> bool:
-        """Ask the planner whether it could find the tasks of one workflow by an index, of whatever kind."""
-        parts = " and ".join(f"({key.sql})::{key.type} = (select null::{key.type} offset 0)" for key in adoption.keys)
+    def _has_index(self, wanted: str) -> bool:
+        """Ask the planner whether it could find these rows by an index, of whatever kind."""
         with self.conn.transaction(force_rollback=True):
             cursor = self.conn.cursor(row_factory=tuple_row)
             cursor.execute("set local enable_seqscan = off")
-            plan = cursor.execute(
-                f"explain (format json) select from {adoption.tasks.sql} as task where {parts}".encode()
-            )
-            return "Index" in json.dumps(plan.fetchall())
+            plan = cursor.execute(f"explain (format json) select from {wanted}".encode())
+            return "Index Cond" in json.dumps(plan.fetchall())
 
     def _tell_triggers(self, adoption: Adoption) -> None:
         assert self.workflows is not None, "nothing else is published"

@@ -140,7 +140,14 @@ def renew_adoptions(dsn: str, on_step: OnStep = lambda _: None) -> list[str]:
 def is_current(conn: Connection[Any], adoption: Adoption) -> bool:
     """Tell whether what is installed is what this version would install for the tables as they are."""
     script = render(conn, adoption)
-    return not outdated(conn, adoption, script) and not _superfluous(conn, adoption, str(script))
+    lacks = outdated(conn, adoption, script) or new_partitions(conn, adoption)
+    return not lacks and not _superfluous(conn, adoption, str(script))
+
+
+def new_partitions(conn: Connection[Any], adoption: Adoption) -> list[str]:
+    """List the partitions without triggers: what is written through the whole table is counted nevertheless."""
+    found, known = partitions(conn, adoption), {table for _, table, _ in triggers(conn, adoption.schema)}
+    return [table.sql for table in (*found.tasks, *found.workflows) if table not in known]
 
 
 def outdated(conn: Connection[Any], adoption: Adoption, script: Script) -> list[str]:
@@ -155,10 +162,11 @@ def outdated(conn: Connection[Any], adoption: Adoption, script: Script) -> list[
             found.append(f"{kind} {name} is missing")
         elif body and f"{MARK}{body}{MARK}" not in script.objects:
             found.append(f"{kind} {name} differs")
+    new = new_partitions(conn, adoption)
     enabled = {(name, table.sql): state for name, table, state in triggers(conn, adoption.schema)}
     for name, table in _TRIGGERS_ON.findall("\n".join((script.tasks, *script.workflows))):
         state = enabled.get((name, table))
-        if state is None or state == "D":
+        if table not in new and (state is None or state == "D"):
             found.append(f"trigger {name} on {table} is {'missing' if state is None else 'disabled'}")
     return found
 

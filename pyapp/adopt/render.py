@@ -382,7 +382,9 @@ class Renderer:
         if of.keep_finished:
             ended = " or ".join(map(self.workflow_is, OUTCOMES))
             row = f"{self._workflows} as workflow where {slots['workflow_is_this']}"
-            slots["ended_by_workflow"] = f"select this.ended or {ended} into ended from {row};" if of.workflows else ""
+            slots["keep_failed"] = str(of.keep_failed).lower()
+            either = f"select this.ended or {ended}, this.closed or {ended} into ended, closed from {row};"
+            slots["ended_by_workflow"] = either if of.workflows else ""
             slots |= {part: self.render(f"{part}.sql").strip() for part in ("keep", "carry")}
             probes.append(ended)
         if self._described != "null::jsonb":

@@ -34,6 +34,7 @@ class Request:
     workflow_conditions: Mapping[str, str] = field(default_factory=dict)
     where: str | None = None
     keep_finished: bool | None = None
+    keep_failed: bool | None = None
     publish: Mapping[str, str] | None = None
     column: Mapping[str, str] = field(default_factory=dict)
     task_column: Mapping[str, str] = field(default_factory=dict)

@@ -88,6 +88,7 @@ def _outcome_options(prefix: str, what: str, outcomes: Iterable[str]) -> Callabl
 @_outcome_options("workflow-", "workflow", OUTCOMES)
 @click.option("--where", metavar="SQL", help="Which tasks count, by their own row.")
 @click.option("--keep-finished/--no-keep-finished", default=None, help="Count finished tasks on that are deleted.")
+@click.option("--keep-failed/--no-keep-failed", default=None, help="Failed ones too, whatever the workflow says.")
 @click.option(
     "--publish", type=Values(), metavar="progress=COLUMN,...", help="Columns to write: progress, completed, total."
 )
@@ -199,6 +200,7 @@ def _request(schema: str, options: dict[str, Any]) -> Request:
         workflow_conditions=workflow_conditions,
         where=options["where"],
         keep_finished=options["keep_finished"],
+        keep_failed=options["keep_failed"],
         publish=publish,
         column=dict(options["column"]),
         task_column=dict(options["task_column"]),

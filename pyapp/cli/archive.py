@@ -71,7 +71,7 @@ def archive(
             return
         done, removed = 0, 0
         one_batch = partial(helpers.archive, conn, older_than, statuses=wanted, schema=target.schema)
-        with at_work("archiving", tasks, "tasks") as advance:
+        with at_work("archiving", tasks) as advance:
             while batch := retry(one_batch):
                 done += len(batch)
                 removed += sum(archived.tasks for archived in batch)

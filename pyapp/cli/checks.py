@@ -10,19 +10,9 @@ from psycopg import Connection, sql
 from pyapp import helpers
 from pyapp.adopt.health import examine
 from pyapp.adopt.install import find_adoption
-from pyapp.cli.common import (
-    Target,
-    as_json,
-    clean,
-    command,
-    connection,
-    print_json,
-    relations,
-    say,
-    spelled,
-    workflow_ids,
-)
+from pyapp.cli.common import Target, as_json, clean, command, connection, print_json, relations, say, spelled
 from pyapp.cli.ids import find_id
+from pyapp.cli.options import workflow_ids
 from pyapp.cli.tables import Column, print_table
 from pyapp.cli.text import plural
 from pyapp.cli.waiting import at_work

@@ -13,8 +13,9 @@ import click
 from psycopg.conninfo import conninfo_to_dict
 
 from pyapp import helpers
-from pyapp.cli.common import Number, Target, clean, command, database, require_extra, say
+from pyapp.cli.common import Target, clean, command, database, require_extra, say
 from pyapp.cli.errors import telling_what_lacks
+from pyapp.cli.options import Number
 from pyapp.cli.tables import Cell, Column, coloured, print_table
 from pyapp.cli.text import done_nouns, plain_line
 from pyapp.cli.watch import Following

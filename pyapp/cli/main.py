@@ -40,7 +40,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Progress": {
         "list": ("workflows", "list workflows, newest first"),
-        "show": ("workflows", "show one workflow"),
+        "show": ("show", "show one workflow"),
         "watch": ("watch", "follow workflows live"),
         "transition": ("moves", "move a workflow to a status"),
         "advance": ("moves", "move a workflow to its next stage"),

@@ -5,8 +5,9 @@ from functools import partial
 import click
 
 from pyapp import helpers
-from pyapp.cli.common import Target, as_json, clean, command, connection, print_json, workflow_id
+from pyapp.cli.common import Target, as_json, clean, command, connection, print_json
 from pyapp.cli.ids import find_id
+from pyapp.cli.options import workflow_id
 from pyapp.db import retry
 from pyapp.models import WORKFLOW_STATUSES, WorkflowState, WorkflowStatus
 

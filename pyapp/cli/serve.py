@@ -2,7 +2,8 @@
 
 import click
 
-from pyapp.cli.common import Target, command, database, interval_option, reads_from, require_extra, say
+from pyapp.cli.common import Target, command, database, reads_from, require_extra, say
+from pyapp.cli.options import interval_option
 from pyapp.db import find_dsn, find_schema
 
 _MODULES = ("fastapi", "jinja2", "prometheus_client", "psycopg_pool", "uvicorn")

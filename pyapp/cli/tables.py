@@ -44,13 +44,15 @@ Cell = object
 
 
 def id_column(name: str, keys: Iterable[object], leaves: int = 0) -> Column:
-    """Make a column of ids, which a narrow terminal cuts to what tells them apart."""
+    """Make a column of ids, which a narrow terminal cuts to what tells them apart, or leaves out if that is long."""
     written = sorted({str(key) for key in keys})
     least = 8
     for one, next_one in pairwise(written):
         while least < len(one) and one[:least] == next_one[:least]:
             least += 1
-    return Column(name, least=least, key=True, leaves=leaves, style="" if name == "ID" else "dim")
+    return Column(
+        name, least=least, key=True, leaves=leaves or (3 if least > 12 else 0), style="" if name == "ID" else "dim"
+    )
 
 
 def in_terminal() -> bool:
@@ -113,10 +115,9 @@ def lay_out(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], room: int
     def excess(taken: Callable[[int], int]) -> int:
         return 0 if room is None else sum(map(taken, widths)) + 2 * (len(widths) - 1) - room
 
-    while excess(comfortable) > 0 and (leaving := max(widths, key=lambda index: columns[index].leaves)):
-        if not columns[leaving].leaves:
-            break
-        del widths[leaving]
+    for leaving in sorted((i for i in widths if columns[i].leaves), key=lambda i: columns[i].leaves, reverse=True):
+        if excess(comfortable) > 0:
+            del widths[leaving]
     while excess(widths.__getitem__) > 0:
         widest = max(widths, key=lambda index: (slack(index) > 0, not columns[index].last, slack(index)))
         if not slack(widest):

@@ -16,16 +16,15 @@ from pyapp.cli.common import (
     command,
     connection,
     database,
-    interval_option,
     print_json,
     relations,
     say,
     vocabulary,
-    workflow_ids,
 )
 from pyapp.cli.errors import tell_loss
 from pyapp.cli.ids import find_id
 from pyapp.cli.live import LiveTable
+from pyapp.cli.options import interval_option, workflow_ids
 from pyapp.cli.tables import console, in_terminal
 from pyapp.cli.text import plain_line
 from pyapp.db import find_schema

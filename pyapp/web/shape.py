@@ -7,6 +7,7 @@ from uuid import UUID
 
 from psycopg import AsyncConnection, Connection, errors, sql
 
+from pyapp import Vocabulary, get_vocabulary
 from pyapp.db import quoted_name
 
 _BITS = {"smallint": 15, "integer": 31, "bigint": 63}
@@ -20,7 +21,11 @@ _RELATIONS = [
     "workflow_timeline",
     "workflow_burnup",
     "workflow_tree_progress",
+    "vocabulary",
 ]
+OURS = Vocabulary("workflow", "workflows", "agent", "agents")
+"""What people read of our own tables; of adopted ones that say nothing they read of tasks."""
+_THEIRS = Vocabulary("workflow", "workflows", "task", "tasks")
 _EXISTING = """
     select name from unnest(%s::text[]) as name where to_regclass(format('%%I.%%I', %s::text, name)) is not null
 """
@@ -33,6 +38,19 @@ _COLUMN = """
         a.attrelid = to_regclass(format('%%I.workflow_progress', %s::text))
         and a.attname in ('workflow_id', 'priority')
     order by a.attname desc
+"""
+# The columns that an index finds by what is contained in them (name), or by the whole (external_id).
+_INDEXED = """
+    select a.attname
+    from pg_index as i
+    join pg_attribute as a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
+    join pg_opclass as o on o.oid = i.indclass[0]
+    where
+        i.indisvalid
+        and (
+            (i.indrelid = to_regclass(format('%%I.workflow', %s::text)) and o.opcname = 'gin_trgm_ops')
+            or (i.indrelid = to_regclass(format('%%I.agent_task', %s::text)) and a.attname = 'external_id')
+        )
 """
 
 
@@ -50,12 +68,18 @@ class NotAValue(ValueError):
 
 @dataclass(frozen=True)
 class Shape:
-    """What the service needs to know of a schema; ``priorities`` is empty where they are any text."""
+    """What the service needs to know of a schema; ``priorities`` is empty where they are any text.
+
+    ``words`` are what workflows and tasks are called; ``indexed`` has ``name`` and ``external_id`` where an index
+    finds them.
+    """
 
     schema: str
     relations: frozenset[str]
     key_type: str
     priorities: tuple[str, ...]
+    words: Vocabulary = OURS
+    indexed: frozenset[str] = frozenset()
 
     def name(self, relation: str) -> sql.SQL:
         """Write the name of a relation of this schema, for a query with parameters."""
@@ -96,7 +120,12 @@ def find_shape(conn: Connection[Any], schema: str) -> Shape:
     readable(conn, schema)
     existing = conn.execute(_EXISTING, [_RELATIONS, schema]).fetchall()
     (key_type, _), (_, priorities) = conn.execute(_COLUMN, [schema]).fetchall()
-    return Shape(schema, frozenset(name for (name,) in existing), key_type, tuple(priorities))
+    relations = frozenset(name for (name,) in existing)
+    words = OURS if "workflow" in relations else _THEIRS
+    if "vocabulary" in relations:
+        words = get_vocabulary(conn, schema=schema)
+    indexed = frozenset(name for (name,) in conn.execute(_INDEXED, [schema, schema]).fetchall())
+    return Shape(schema, relations, key_type, tuple(priorities), words, indexed)
 
 
 def readable(conn: Connection[Any], schema: str, *relations: str) -> None:

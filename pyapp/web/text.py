@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup, escape
 
+from pyapp.models import Workflow
 from pyapp.web.answers import Standby
 from pyapp.web.wire import RawJson
 
@@ -24,6 +25,16 @@ def shown(text: str | None) -> str:
 def number(count: int | None) -> str:
     """Write a number with its thousands apart; what was not counted yet is a dash."""
     return "\N{EN DASH}" if count is None else f"{count:,}"
+
+
+def share(of: Workflow) -> str:
+    """Write the progress of a workflow in percent; a dash where nothing was counted, or there is nothing to count."""
+    return number(None if has_nothing(of) else of.progress_percentage)
+
+
+def has_nothing(of: Workflow) -> bool:
+    """Tell whether a workflow has no tasks, and none are planned. The script in the page tells it alike."""
+    return of.agents_total == 0 and not of.progress_percentage
 
 
 def iso(value: datetime | None) -> str:
@@ -100,6 +111,8 @@ FILTERS = {
     for function in (
         shown,
         number,
+        share,
+        has_nothing,
         iso,
         moment,
         minute,

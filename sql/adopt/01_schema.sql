@@ -19,9 +19,11 @@ create table if not exists {schema}.workflow_counter (
     agents_failed integer,
     agents_cancelled integer,
     removed_completed integer not null default 0,
+    removed_failed integer not null default 0,
     removed_cancelled integer not null default 0,
     kept_by xid8 default pg_current_xact_id(),
     kept_completed integer not null default 0,
+    kept_failed integer not null default 0,
     kept_cancelled integer not null default 0,
     frozen_progress integer,
     described jsonb,
@@ -35,12 +37,14 @@ comment on table {schema}.workflow_counter is
     'agent-progress: tasks of each workflow, counted by triggers; null counters: not counted yet.';
 comment on column {schema}.workflow_counter.agents_created is 'All tasks that count, whatever their status; with those removed.';
 comment on column {schema}.workflow_counter.agents_completed is 'Tasks that are completed; with those removed.';
-comment on column {schema}.workflow_counter.agents_failed is 'Tasks that failed.';
+comment on column {schema}.workflow_counter.agents_failed is 'Tasks that failed; with those removed.';
 comment on column {schema}.workflow_counter.agents_cancelled is 'Tasks that were cancelled; with those removed.';
 comment on column {schema}.workflow_counter.removed_completed is 'Completed tasks that were deleted after the end, and still count.';
+comment on column {schema}.workflow_counter.removed_failed is 'Failed tasks that were deleted after the end, and still count.';
 comment on column {schema}.workflow_counter.removed_cancelled is 'Cancelled tasks that were deleted after the end, and still count.';
 comment on column {schema}.workflow_counter.kept_by is 'Transaction that made the row, kept removed tasks last, or counts it anew.';
 comment on column {schema}.workflow_counter.kept_completed is 'Of removed_completed: kept by that transaction.';
+comment on column {schema}.workflow_counter.kept_failed is 'Of removed_failed: kept by that transaction.';
 comment on column {schema}.workflow_counter.kept_cancelled is 'Of removed_cancelled: kept by that transaction.';
 comment on column {schema}.workflow_counter.frozen_progress is
     'While set, the percentage that is shown and published, whatever is counted: what the application said before.';
@@ -89,10 +93,12 @@ begin
     end if;
     update {schema}.workflow_counter as c
     set
-        agents_created = c.agents_created + new.removed_completed + new.removed_cancelled,
+        agents_created = c.agents_created + new.removed_completed + new.removed_failed + new.removed_cancelled,
         agents_completed = c.agents_completed + new.removed_completed,
+        agents_failed = c.agents_failed + new.removed_failed,
         agents_cancelled = c.agents_cancelled + new.removed_cancelled,
         removed_completed = c.removed_completed + new.removed_completed,
+        removed_failed = c.removed_failed + new.removed_failed,
         removed_cancelled = c.removed_cancelled + new.removed_cancelled
     where {c_is_new}
     returning c.agents_created, c.agents_completed, c.frozen_progress into now_created, now_completed, now_frozen;
@@ -109,12 +115,12 @@ begin
         (select coalesce(bool_and(s.live), true) from {schema}.counting as s)
         and not exists (select from {counted_tasks} as t where {t_is_new})
     then
-        if new.frozen_progress is null and new.removed_completed + new.removed_cancelled = 0 then
+        if new.frozen_progress is null and new.removed_completed + new.removed_failed + new.removed_cancelled = 0 then
             return null;
         end if;
-        new.agents_created := new.removed_completed + new.removed_cancelled;
+        new.agents_created := new.removed_completed + new.removed_failed + new.removed_cancelled;
         new.agents_completed := new.removed_completed;
-        new.agents_failed := 0;
+        new.agents_failed := new.removed_failed;
         new.agents_cancelled := new.removed_cancelled;
         {take_new};
         now_created := new.agents_created;

@@ -25,6 +25,8 @@ declare
     single boolean;
     moved boolean;
     ended boolean;
+    closed boolean;
+    left_failed integer;
     pair record;
     is_live boolean;
     changes refcursor;
@@ -133,16 +135,19 @@ begin
                 agents_failed = null,
                 agents_cancelled = null,
                 removed_completed = 0,
+                removed_failed = 0,
                 removed_cancelled = 0;
         else
             update {schema}.workflow_counter as c
             set
-                agents_created = c.agents_created - c.removed_completed - c.removed_cancelled,
+                agents_created = c.agents_created - c.removed_completed - c.removed_failed - c.removed_cancelled,
                 agents_completed = c.agents_completed - c.removed_completed,
+                agents_failed = c.agents_failed - c.removed_failed,
                 agents_cancelled = c.agents_cancelled - c.removed_cancelled,
                 removed_completed = 0,
+                removed_failed = 0,
                 removed_cancelled = 0
-            where c.removed_completed + c.removed_cancelled > 0;
+            where c.removed_completed + c.removed_failed + c.removed_cancelled > 0;
             perform from {schema}.repair_progress();
         end if;
         return null;

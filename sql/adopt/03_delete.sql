@@ -45,10 +45,12 @@ begin
             if exists (select from {counted_tasks} as t where {t_is_this} and t.outcome is not null) then
                 update {schema}.workflow_counter as c
                 set
-                    agents_created = c.agents_created - c.removed_completed - c.removed_cancelled,
+                    agents_created = c.agents_created - c.removed_completed - c.removed_failed - c.removed_cancelled,
                     agents_completed = c.agents_completed - c.removed_completed,
+                    agents_failed = c.agents_failed - c.removed_failed,
                     agents_cancelled = c.agents_cancelled - c.removed_cancelled,
                     removed_completed = 0,
+                    removed_failed = 0,
                     removed_cancelled = 0,
                     frozen_progress = null
                 where {c_is_this};
@@ -67,6 +69,7 @@ begin
                     agents_failed = null,
                     agents_cancelled = null,
                     removed_completed = 0,
+                    removed_failed = 0,
                     removed_cancelled = 0
                 where {c_is_this};
             end if;

@@ -80,9 +80,9 @@ as $agent_progress$
         max(b.failed),
         max(b.cancelled),
         max(b.frozen_progress),
-        (sum(b.tasks) + max(b.removed_completed) + max(b.removed_cancelled))::bigint,
+        (sum(b.tasks) + max(b.removed_completed) + max(b.removed_failed) + max(b.removed_cancelled))::bigint,
         (sum(b.tasks * (b.outcome = 1)::integer) + max(b.removed_completed))::bigint,
-        sum(b.tasks * (b.outcome = 2)::integer)::bigint,
+        (sum(b.tasks * (b.outcome = 2)::integer) + max(b.removed_failed))::bigint,
         (sum(b.tasks * (b.outcome = 3)::integer) + max(b.removed_cancelled))::bigint
     from (
         select
@@ -94,12 +94,13 @@ as $agent_progress$
             c.agents_cancelled as cancelled,
             c.frozen_progress,
             c.removed_completed,
+            c.removed_failed,
             c.removed_cancelled,
             0 as outcome,
             0 as tasks
         from {schema}.workflow_counter as c
         union all
-        select {t_keys}, false, null, null, null, null, null, 0, 0, t.outcome, t.tasks
+        select {t_keys}, false, null, null, null, null, null, 0, 0, 0, t.outcome, t.tasks
         from (
             -- By what became of them first: that is worked out once for each task.
             select {t_keys}, t.outcome, count(*) as tasks

@@ -25,6 +25,7 @@ begin
         set
             kept_by = pg_current_xact_id(),
             kept_completed = 0,
+            kept_failed = 0,
             kept_cancelled = 0
         where {c_is_this};
     end loop;

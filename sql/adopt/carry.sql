@@ -11,17 +11,20 @@
             delete from {schema}.workflow_counter as c
             where
                 {c_is_pair}
-                and c.agents_created = c.removed_completed + c.removed_cancelled
+                and c.agents_created = c.removed_completed + c.removed_failed + c.removed_cancelled
                 and c.agents_created > 0
-            returning c.removed_completed, c.removed_cancelled into the_completed, the_cancelled;
+            returning c.removed_completed, c.removed_failed, c.removed_cancelled
+            into the_completed, the_failed, the_cancelled;
             continue when not found;
             {take_pair};
             update {schema}.workflow_counter as c
             set
-                agents_created = c.agents_created + the_completed + the_cancelled,
+                agents_created = c.agents_created + the_completed + the_failed + the_cancelled,
                 agents_completed = c.agents_completed + the_completed,
+                agents_failed = c.agents_failed + the_failed,
                 agents_cancelled = c.agents_cancelled + the_cancelled,
                 removed_completed = c.removed_completed + the_completed,
+                removed_failed = c.removed_failed + the_failed,
                 removed_cancelled = c.removed_cancelled + the_cancelled
             where {c_is_this}
             returning c.agents_created, c.agents_completed, c.frozen_progress

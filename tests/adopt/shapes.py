@@ -367,6 +367,36 @@ DJANGO = Shape(
     deletes="refuse",
 )
 
+RAILS = Shape(
+    "Rails",
+    """
+    create table runs (
+        id bigserial primary key, name varchar, state integer not null default 1, progress integer not null default 0,
+        created_at timestamp(6) not null default now(), updated_at timestamp(6) not null default now()
+    );
+    create table steps (
+        id bigserial primary key, owner_type varchar not null default 'Run', owner_id bigint, n integer,
+        status integer not null default 0, created_at timestamp(6) not null default now()
+    );
+    create index on steps (owner_type, owner_id);
+    """,
+    tasks="steps",
+    workflows="runs",
+    options=(
+        *("--workflows", "runs", "--tasks", "steps", "--key", "owner_id", "--where", "owner_type = 'Run'"),
+        *("--completed", "2", "--failed", "3", "--cancelled", "4", "--workflow-completed", "2"),
+    ),
+    key=lambda n: (1000 + n,),
+    read=("t.owner_id",),
+    put=("owner_id", "%(k1)s"),
+    states={"pending": "0", "running": "1", "completed": "2", "failed": "3", "cancelled": "4"},
+    counts="t.owner_type = 'Run'",
+    workflow_read=("id",),
+    workflow_put="id",
+    progress="progress",
+    deletes="stay",
+)
+
 SHARDED = Shape(
     "partitioned workflows",
     """
@@ -392,5 +422,5 @@ SHARDED = Shape(
 
 SHAPES = (
     *(AIRFLOW, JSON_JOBS, ONE_TABLE, UNIQUE_NULLABLE, PARTITIONED, STORED, VIRTUAL, GROUPS, TIMES, SOFT, NO_STATUS),
-    *(BY_TRIGGER, PRISMA, DJANGO, SHARDED),
+    *(BY_TRIGGER, PRISMA, DJANGO, RAILS, SHARDED),
 )

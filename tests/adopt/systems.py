@@ -313,7 +313,7 @@ CELERY = System(
         Step(
             "celery.backend_cleanup deletes what is old, whatever its state",
             "delete from django_celery_results_taskresult",
-            {"order-7": (100, 1, 1, 0, 0), "7": (50, 1, 2, 0, 1)},
+            {"order-7": (50, 1, 2, 1, 0), "7": (50, 1, 2, 0, 1)},
             True,
         ),
     ),
@@ -411,7 +411,7 @@ PROCRASTINATE = System(
         Step(
             "and failed and cancelled jobs, with include_failed and the like",
             "delete from procrastinate_jobs where status <> 'todo'",
-            {"w-1": (50, 2, 4, 0, 2)},
+            {"w-1": (40, 2, 5, 1, 2)},
             True,
         ),
     ),
@@ -481,7 +481,7 @@ PG_BOSS = System(
             {"w": (60, 3, 5, 1, 1)},
             True,
         ),
-        Step("a queue is deleted with its failed job", "delete from pgboss.job", {"w": (75, 3, 4, 0, 1)}, True),
+        Step("a queue is deleted with its failed job", "delete from pgboss.job", {"w": (60, 3, 5, 1, 1)}, True),
     ),
     {"w": "Letters"},
     (

@@ -66,6 +66,19 @@ def test_workflows_and_tasks_are_called_what_people_call_them(make: Make) -> Non
     assert words() == ("batch", "batches", "Bob's story", "Bob's stories")
 
 
+def test_one_workflow_of_several_columns_is_read_by_the_index_that_adopt_names(make: Make) -> None:
+    app = make(AIRFLOW, adopt=False)
+    told = app.adopt().err
+    index = told[told.index("create index concurrently") :].splitlines()[0]
+    app.run(index)
+    assert "create index concurrently" not in app.adopt().err
+    app.run("set enable_seqscan = off")
+    plan = app.run("explain select * from agent_progress.workflow_progress where workflow_id = 'a/b'").fetchall()
+    scans = [line for (line,) in plan if " on dag_run" in line]
+    assert scans
+    assert all("Index Scan" in line for line in scans)
+
+
 @shapes
 def test_unadopting_leaves_nothing(make: Make, shape: Shape) -> None:
     app = make(shape, adopt=False)

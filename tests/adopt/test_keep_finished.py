@@ -128,6 +128,44 @@ def test_a_workflow_that_says_that_it_ended_keeps_its_tasks_though_some_are_open
     assert numbers(app, 20) == (67, 2, 3)
 
 
+def test_failed_tasks_of_a_workflow_that_says_that_it_ended_stay_counted(conn: psycopg.Connection) -> None:
+    app = App(conn, AIRFLOW)
+    app.create()
+    app.adopt(KEEP)
+    app.workflow(20, "completed", "completed", "failed")
+    app.run("update dag_run set state = 'FAILED'")
+    app.remove(20)
+    assert numbers(app, 20) == (67, 2, 3)
+    assert app.run("select agents_failed from agent_progress.workflow_progress").fetchone() == (1,)
+    assert app.run("select * from agent_progress.repair_progress()").fetchall() == []
+    assert app.check().code == 0
+    app.tasks(20, "failed", 2)
+    with app.conn.transaction():  # tried again
+        app.remove(20)
+        app.tasks(20, "pending", 2)
+    assert numbers(app, 20) == (40, 2, 5)
+    app.workflow(21)
+    app.rekey(20, 21)
+    app.move(21, "completed")
+    app.run("delete from task_instance; delete from dag_run")
+    assert app.run("select * from agent_progress.workflow_counter where removed_failed > 0").fetchall() == []
+
+
+@pytest.mark.parametrize("shape", [JSON_JOBS, ONE_TABLE, PARTITIONED], ids=lambda shape: shape.title)
+def test_failed_tasks_stay_counted_where_the_system_tries_none_again(make: Make, shape: Shape) -> None:
+    app = make(shape, KEEP, "--keep-failed")
+    app.workflow(20, "completed", "failed", "failed", "pending")
+    app.run(f"delete from {shape.tasks} as t where {shape.keyed()} and {shape.test('failed')}", **app.bind(20))
+    assert numbers(app, 20) == (50, 1, 2)  # one is open: nothing is kept
+    app.move(20, "failed")
+    app.remove(20)
+    assert numbers(app, 20) == (0, 0, 2)
+    app.tasks(20, "completed", 2)
+    assert numbers(app, 20) == (50, 2, 4)
+    app.run("select * from agent_progress.repair_progress()")
+    assert numbers(app, 20) == (50, 2, 4)
+
+
 def test_without_the_option_deleted_tasks_are_gone(make: Make) -> None:
     app = make(JSON_JOBS)
     app.workflow(20, *["completed"] * 7, *["failed"] * 3)

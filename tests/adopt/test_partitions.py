@@ -36,8 +36,24 @@ def test_a_new_partition_counts_at_once(make: Make) -> None:
         )
     app.run("update flow_task set status = 'completed'")
     app.assert_exact()
+    assert (app.check().code, "new partitions (" in app.check().out + app.check().err) == (0, True)
+    app.run("insert into flow_task_3 (flow_id, created_at) values (%(key)s, '2026-03-04')", key=app.key(1)[0])
+    assert app.check().code == 1
     succeed(app.dsn, "adopt")
+    assert "new partitions" not in app.check().out + app.check().err
     app.run("update flow_task_3 set status = 'failed'")
+    app.assert_exact()
+    assert app.check().code == 0
+
+
+def test_repair_takes_what_a_dropped_partition_held_from_the_counts(make: Make) -> None:
+    app = make(PARTITIONED)
+    app.run(
+        "insert into flow_task (flow_id, status, created_at) values (%(key)s, 'done', '2026-02-03')", key=app.key(1)[0]
+    )
+    app.run("drop table flow_task_2")
+    assert app.check().code == 1
+    succeed(app.dsn, "repair", "--schema", "agent_progress")
     app.assert_exact()
     assert app.check().code == 0
 

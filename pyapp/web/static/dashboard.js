@@ -89,16 +89,21 @@ function write(element, text) {
     if (element.textContent !== text) element.textContent = text;
 }
 
+const nouns = main.dataset.nouns; // what tasks are called
+const hasNothing = (w) => w.agents_total === 0 && !w.progress_percentage; // no tasks, and none are planned
+
 const FIELDS = {
     name: (w) => shown(w.name) || shown(w.workflow_id),
     stage: (w) => shown(w.current_stage),
-    progress: (w) => number(w.progress_percentage),
-    settled: (w) => number(w.settled_percentage),
+    progress: (w) => (hasNothing(w) ? "–" : number(w.progress_percentage)),
+    settled: (w) => (hasNothing(w) ? "–" : number(w.settled_percentage)),
     stage_progress: (w) => number(w.stage_progress),
     agents: (w) =>
         w.agents_created === null
-            ? "agents not counted"
-            : `${number(w.agents_completed)} of ${number(w.agents_total)} agents complete`,
+            ? `${nouns} not counted`
+            : hasNothing(w)
+              ? `no ${nouns}`
+              : `${number(w.agents_completed)} of ${number(w.agents_total)} ${nouns} complete`,
     created: (w) => number(w.agents_created),
     below: ({ tree_workflows: many }) => (many > 1 ? `${number(many - 1)} sub-workflow${many > 2 ? "s" : ""}` : ""),
 };
@@ -123,7 +128,7 @@ function paint(place, heard) {
         attribute(
             bar,
             "aria-valuetext",
-            `${FIELDS.progress(workflow)} %: ${FIELDS.agents(workflow)}${said.join("")}, workflow ${workflow.status}`,
+            `${hasNothing(workflow) ? "" : `${FIELDS.progress(workflow)} %: `}${FIELDS.agents(workflow)}${said.join("")}, workflow ${workflow.status}`,
         );
     }
     for (const part of place.querySelectorAll("[data-state]:not(#tree *)")) attribute(part, "data-state", look);
@@ -137,7 +142,8 @@ function paint(place, heard) {
     }
     if (inTable) place.toggleAttribute("data-failing", workflow.agents_failed > 0 && look === "active");
     else if (main.dataset.icon) {
-        document.title = `${FIELDS.progress(workflow)} % · ${FIELDS.name(workflow).slice(0, 80)} · agent-progress`;
+        const share = hasNothing(workflow) ? `no ${nouns}` : `${FIELDS.progress(workflow)} %`;
+        document.title = `${share} · ${FIELDS.name(workflow).slice(0, 80)} · agent-progress`;
         main.dataset.icon = `${workflow.status}-${workflow.progress_percentage ?? 0}`;
         showIcon();
     }

@@ -11,7 +11,9 @@ for (const kind of ["snapshot", "workflow", "ping"])
         if (kind === "ping") return;
         const [workflow] = [JSON.parse(data)].flat();
         bar.value = workflow.progress_percentage ?? 0;
-        said.textContent = `${workflow.progress_percentage ?? "–"} %, ${workflow.status}`;
+        const isEmpty = workflow.agents_total === 0 && !workflow.progress_percentage;
+        const share = isEmpty ? `no ${document.body.dataset.nouns}` : `${workflow.progress_percentage ?? "–"} %`;
+        said.textContent = `${share}, ${workflow.status}`;
     });
 source.addEventListener("deleted", () => source.close());
 setInterval(() => {
