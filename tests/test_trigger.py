@@ -116,6 +116,33 @@ def test_a_task_moved_and_changed_at_once_is_counted_as_it_is_now(
 # Bulk and unusual statements
 
 
+def test_a_workflow_deleted_and_inserted_again_in_one_statement_starts_at_zero(
+    conn: psycopg.Connection,
+) -> None:
+    workflow = new_workflow(conn)
+    new_tasks(conn, workflow, "completed", "running")
+    conn.execute(
+        "with gone as (delete from workflow where id = %s returning id, name, type)"
+        " insert into workflow (id, name, type) select id, name, type from gone",
+        [workflow],
+    )
+    assert conn.execute("select count(*) from agent_task").fetchone() == (0,)
+    assert counters(conn, workflow) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("tasks", [["completed"], ["completed", "running", "failed"]], ids=["one task", "several"])
+def test_a_workflow_and_its_tasks_created_by_one_statement_are_counted_once(
+    conn: psycopg.Connection, tasks: list[str]
+) -> None:
+    [workflow] = conn.execute(
+        "with w as (insert into workflow (name, type) values ('w', 'app') returning id)"
+        " insert into agent_task (workflow_id, agent_type, status)"
+        " select w.id, 'agent', s from w, unnest(%s::task_status[]) as s returning workflow_id",
+        [tasks],
+    ).fetchone()
+    assert counters(conn, workflow) == (len(tasks), 1, tasks.count("failed"), 0)
+
+
 @pytest.mark.parametrize(
     "statement",
     [
