@@ -164,6 +164,8 @@ def test_an_owner_of_the_tables_who_does_not_own_the_schema_grants_where_it_is_o
     status, out, err = run(owner.dsn, "grant", "--operator", other.name)
     assert (status, out) == (2, "")
     assert f'"{other.name}" may not use' in err
+    with pytest.raises(errors.InsufficientPrivilege):
+        pyapp.grant(owner.connect(), operators=[other.name])  # each statement of this session commits by itself
     assert rights(conn, other.name) == set()
 
 
