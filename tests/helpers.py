@@ -72,6 +72,12 @@ def new_tasks(conn: psycopg.Connection, workflow: Any, *statuses: str) -> list[A
     return [row[0] for row in rows]
 
 
+def at_work(conn: psycopg.Connection, tasks: int, **columns: Any) -> tuple[Any, list[Any]]:
+    """Insert a workflow with so many running tasks, and return their ids."""
+    workflow = new_workflow(conn, **columns)
+    return workflow, new_tasks(conn, workflow, *["running"] * tasks)
+
+
 def progress(conn: psycopg.Connection, workflow: Any) -> tuple[int, int, int]:
     """Read progress, agents_completed and agents_total as stored."""
     return conn.execute(
@@ -138,6 +144,11 @@ def counters(conn: psycopg.Connection, workflow: Any) -> tuple[int, int, int, in
         "select agents_created, agents_completed, agents_failed, agents_cancelled from workflow where id = %s",
         [workflow],
     ).fetchone()
+
+
+def deadlocks(conn: psycopg.Connection) -> int:
+    """Tell how many deadlocks the database has seen."""
+    return conn.execute("select deadlocks from pg_stat_database where datname = current_database()").fetchone()[0]
 
 
 def row_version(conn: psycopg.Connection, workflow: Any) -> tuple[Any, ...]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
-import psycopg
+from psycopg import Connection
 
 from pyapp import create_workflow
 
@@ -31,12 +31,12 @@ DIFFERENCE = f"""
 """
 
 
-def difference(conn: psycopg.Connection) -> list[tuple[Any, ...]]:
+def difference(conn: Connection) -> list[tuple[Any, ...]]:
     """Compare what is stored with what is counted, in one snapshot: workflows that are not frozen, and trees."""
     return conn.execute(DIFFERENCE.encode()).fetchall()
 
 
-def everything(conn: psycopg.Connection) -> dict[UUID, State]:
+def everything(conn: Connection) -> dict[UUID, State]:
     """Read the state of all tasks and workflows."""
     rows = conn.execute(
         "select id, workflow_id, status::text from public.agent_task"
@@ -48,7 +48,7 @@ def everything(conn: psycopg.Connection) -> dict[UUID, State]:
 class Ledger:
     """Several clients on a few workflows, and what they were told."""
 
-    def __init__(self, conn: psycopg.Connection, seed: int, clients: int = 6, workflows: int = 5) -> None:
+    def __init__(self, conn: Connection, seed: int, clients: int = 6, workflows: int = 5) -> None:
         self.seed = seed
         self.workflows = [
             create_workflow(conn, f"w{n}", "app", agents_planned=[None, 10, 10000][n % 3]).workflow_id
@@ -74,7 +74,7 @@ class Ledger:
         retried = sum(client.retried for client in self.clients)
         return f"{self.acknowledged} transactions acknowledged, {completed} completions among them, {retried} retried"
 
-    def fill(self, conn: psycopg.Connection, transactions: int = 40) -> None:
+    def fill(self, conn: Connection, transactions: int = 40) -> None:
         """Let each client make so many transactions, one after the other: no two runs with one seed differ."""
         for client in self.clients:
             for _ in range(transactions):
@@ -136,7 +136,7 @@ class Ledger:
             known |= client.known
         return known
 
-    def assert_kept(self, conn: psycopg.Connection) -> None:
+    def assert_kept(self, conn: Connection) -> None:
         """Assert that all that was acknowledged is there, nothing else is, and each workflow counts just that."""
         found = everything(conn)
         for client in self.clients:
@@ -160,7 +160,7 @@ class Ledger:
         assert_exact(conn)
 
 
-def assert_exact(conn: psycopg.Connection) -> None:
+def assert_exact(conn: Connection) -> None:
     """Assert that stored is counted, by the views, by the drift view, and by repair, which finds nothing to repair."""
     assert difference(conn) == []
     assert conn.execute("select * from public.workflow_progress_drift").fetchall() == []

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from psycopg import AsyncClientCursor, AsyncRawCursor, ClientCursor, RawCursor
+from psycopg import AsyncClientCursor, AsyncRawCursor, ClientCursor, Connection, RawCursor
 from psycopg.pq import TransactionStatus
 from psycopg.rows import class_row, dict_row, kwargs_row, namedtuple_row, scalar_row, tuple_row
 
@@ -154,7 +154,7 @@ def test_every_helper_works_whatever_rows_the_connection_makes(
     assert call.called == HELPERS
 
 
-def test_helpers_never_commit(dsn: str, conn: psycopg.Connection, connect: Callable[..., Caller]) -> None:
+def test_helpers_never_commit(dsn: str, conn: Connection, connect: Callable[..., Caller]) -> None:
     call = connect(dsn)
     use_every_helper(call)
     call.do("rollback")
@@ -235,7 +235,7 @@ def test_a_helper_says_what_to_pass_instead_of_the_wrong_kind_of_connection(name
         for parameter in inspect.signature(getattr(pyapp, name)).parameters.values()
     )
     one, other = (
-        psycopg.Connection.__new__(psycopg.Connection),
+        Connection.__new__(Connection),
         psycopg.AsyncConnection.__new__(psycopg.AsyncConnection),
     )
     with pytest.raises(TypeError, match=rf"^pyapp\.{name} needs .* await pyapp\.aio\.{name}\(…\)$"):

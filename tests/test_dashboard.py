@@ -265,13 +265,13 @@ def test_the_keyboard_reaches_the_filter_and_every_workflow(service: Service, co
     workflow, _ = shop(conn)
     page = visit(service, "/workflows")
     reached = []
-    for _ in range(25):
+    for _ in range(40):
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.name || document.activeElement.textContent.trim()"))
         if reached[-1] == "shop":
             break
     assert reached[0] == "Skip to the content"
-    places = [reached.index(name) for name in ("name", "type", "status", "priority", "Filter", "shop")]
+    places = [reached.index(name) for name in ("match", "type", "priority", "status", "Filter", "shop")]
     assert places == sorted(places)
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     assert page.locator("tr .tip").first.is_visible()
@@ -297,7 +297,7 @@ def test_without_javascript_the_pages_filter_sort_and_page(service: Service, con
     conn.execute("insert into workflow (name, type) select 'job ' || n, 'app' from generate_series(100, 160) as n")
     conn.execute("insert into workflow (name, type) values ('other', 'bugfix')")
     page = visit(service, "/workflows", js=False)
-    page.get_by_label("Name begins with").fill("job")
+    page.get_by_label("Search").fill("job")
     page.get_by_label("Type").fill("app")
     page.get_by_role("button", name="Filter").click()
     page.get_by_role("columnheader", name="Name").get_by_role("link").click()
@@ -305,8 +305,23 @@ def test_without_javascript_the_pages_filter_sort_and_page(service: Service, con
     page.get_by_role("link", name="Next").click()
     names += page.locator(".name").all_text_contents()
     assert names == [f"job {n}" for n in range(100, 161)]
-    page.get_by_role("link", name="Back to the first").click()
+    page.get_by_role("link", name="Previous").click()
+    assert page.locator(".name").all_text_contents() == names[:50]
+    assert page.get_by_role("link", name="Previous").count() == 0
+    page.get_by_role("link", name="First").click()
     assert page.locator(".name").first.text_content() == "job 100"
+    page.get_by_label("Search").fill("OTHER")
+    page.get_by_label("Type").fill("")
+    page.get_by_text("More filters").click()
+    page.get_by_label("initiated").check()
+    page.get_by_label("paused").check()
+    page.get_by_label("Created from").fill("2020-01-01")
+    page.get_by_label("Took less than").fill("1 h")
+    page.get_by_role("button", name="Filter").click()
+    assert page.locator(".name").all_text_contents() == ["other"]
+    assert page.get_by_label("paused").is_checked()
+    assert page.get_by_label("Took less than").input_value() == "1 h"
+    assert page.get_by_text("names of all workflows").is_visible()
     page.goto(f"{service.url}workflows?name=nothing")
     assert page.get_by_text("No workflow is like that").is_visible()
 

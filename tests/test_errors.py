@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from psycopg import Connection
 
 import pyapp
 from pyapp import (
@@ -23,7 +24,7 @@ from pyapp import (
     errors,
 )
 
-from .helpers import new_tasks, new_workflow
+from .helpers import at_work, new_workflow
 
 NOWHERE = UUID(int=0)
 EXAMPLES: list[tuple[AgentProgressError, str | None, type[Exception], dict[str, Any]]] = [
@@ -62,9 +63,8 @@ def test_every_error_is_an_example_here_and_a_name_of_the_package() -> None:
     assert {kind.__name__ for kind in public} <= set(pyapp.__all__)
 
 
-def test_the_database_says_what_is_missing(conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn)
-    (task,) = new_tasks(conn, workflow, "running")
+def test_the_database_says_what_is_missing(conn: Connection) -> None:
+    workflow, (task,) = at_work(conn, 1)
     missing = uuid4()
     with pytest.raises(TaskNotFound) as raised:
         pyapp.report_tasks(
@@ -94,7 +94,7 @@ def test_the_database_says_what_is_missing(conn: psycopg.Connection) -> None:
         assert lacking.value.workflow_id == NOWHERE
 
 
-def test_the_database_says_why_a_workflow_may_not_move(conn: psycopg.Connection) -> None:
+def test_the_database_says_why_a_workflow_may_not_move(conn: Connection) -> None:
     workflow = new_workflow(conn)
     with pytest.raises(VersionConflict, match="not version 9") as moved:
         pyapp.transition(conn, workflow, "running", expected_version=9)
@@ -105,7 +105,7 @@ def test_the_database_says_why_a_workflow_may_not_move(conn: psycopg.Connection)
         assert error.workflow_id == workflow
 
 
-def test_a_tree_that_is_too_deep_is_no_place_for_a_workflow(conn: psycopg.Connection) -> None:
+def test_a_tree_that_is_too_deep_is_no_place_for_a_workflow(conn: Connection) -> None:
     parent = None
     with pytest.raises(ParentNotAllowed, match="64") as refused:  # noqa: PT012
         for _ in range(70):

@@ -4,25 +4,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
-from psycopg import errors
+from psycopg import Connection, errors
 
 from .conftest import Role
 from .helpers import counters, new_tasks, new_workflow
 
 OPTIONAL = Path(__file__).parents[1] / "sql" / "optional"
 FILES = {"agent": ["agent"], "reader": ["reader"], "operator": ["reader", "operator"]}
-Grant = Callable[[str], psycopg.Connection]
+Grant = Callable[[str], Connection]
 
 
 @pytest.fixture
-def session_of(conn: psycopg.Connection, new_role: Callable[..., Role]) -> Grant:
+def session_of(conn: Connection, new_role: Callable[..., Role]) -> Grant:
     """Open a session of a new role that has the rights of a kind, in a schema that is closed to all others."""
     conn.execute("revoke all on schema public from public")
     conn.execute("revoke execute on all functions in schema public from public")
 
-    def open_session(kind: str) -> psycopg.Connection:
+    def open_session(kind: str) -> Connection:
         role = new_role()
         for file in FILES[kind]:
             script = (OPTIONAL / f"grant_{file}.sql").read_text("utf-8")
@@ -32,7 +31,7 @@ def session_of(conn: psycopg.Connection, new_role: Callable[..., Role]) -> Grant
     return open_session
 
 
-def test_an_agent_does_its_whole_work_by_functions(conn: psycopg.Connection, session_of: Grant) -> None:
+def test_an_agent_does_its_whole_work_by_functions(conn: Connection, session_of: Grant) -> None:
     agent, workflow = session_of("agent"), new_workflow(conn)
     tasks = """["a", {"agent_type": "b", "external_id": "k", "status": "running", "payload": {"x": 1}}, "c"]"""
     one, two, three = (row[0] for row in agent.execute("select id from add_tasks(%s, %s)", [workflow, tasks]))
@@ -78,7 +77,7 @@ def test_an_agent_does_its_whole_work_by_functions(conn: psycopg.Connection, ses
         "select maintain_progress()",
     ],
 )
-def test_an_agent_does_nothing_else(conn: psycopg.Connection, session_of: Grant, statement: str) -> None:
+def test_an_agent_does_nothing_else(conn: Connection, session_of: Grant, statement: str) -> None:
     workflow = new_workflow(conn, status="completed")
     new_tasks(conn, workflow, "running")
     with pytest.raises(errors.InsufficientPrivilege):
@@ -86,9 +85,7 @@ def test_an_agent_does_nothing_else(conn: psycopg.Connection, session_of: Grant,
     assert conn.execute("select status, agents_created from workflow").fetchall() == [("completed", 1)]
 
 
-def test_an_operator_creates_moves_repairs_and_archives_by_functions(
-    conn: psycopg.Connection, session_of: Grant
-) -> None:
+def test_an_operator_creates_moves_repairs_and_archives_by_functions(conn: Connection, session_of: Grant) -> None:
     operator = session_of("operator")
     [root] = operator.execute("select id from create_workflow('root', 'app')").fetchone()
     query = "select id, parent_id, current_stage from create_workflow('w', 'bugfix', parent_id => %s)"
@@ -110,7 +107,7 @@ def test_an_operator_creates_moves_repairs_and_archives_by_functions(
     assert conn.execute("select from workflow").fetchall() == []
 
 
-def test_a_reader_reads_all_and_calls_nothing_that_writes(conn: psycopg.Connection, session_of: Grant) -> None:
+def test_a_reader_reads_all_and_calls_nothing_that_writes(conn: Connection, session_of: Grant) -> None:
     reader, workflow = session_of("reader"), new_workflow(conn, status="completed")
     new_tasks(conn, workflow, "completed")
     views = conn.execute("select viewname from pg_views where schemaname = 'public'").fetchall()
@@ -126,7 +123,7 @@ def test_a_reader_reads_all_and_calls_nothing_that_writes(conn: psycopg.Connecti
             reader.execute(call)
 
 
-def test_each_function_is_granted_or_left_out_on_purpose(conn: psycopg.Connection, session_of: Grant) -> None:
+def test_each_function_is_granted_or_left_out_on_purpose(conn: Connection, session_of: Grant) -> None:
     query = (
         "select proname::text from pg_proc where pronamespace = 'public'::regnamespace"
         " and prorettype <> 'trigger'::regtype{}"

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from psycopg import Connection
 from psycopg.pq import TransactionStatus
 
 import pyapp
@@ -60,14 +61,14 @@ REPORT = st.tuples(st.sampled_from(["task", "nobody"]) | ANYTHING, STATUS, JSON,
 
 
 @pytest.fixture
-def transaction(dsn: str) -> Iterator[psycopg.Connection]:
+def transaction(dsn: str) -> Iterator[Connection]:
     """A connection in the caller's own transaction, rolled back after each example."""
     with psycopg.connect(dsn) as connection:
         yield connection
         connection.rollback()
 
 
-def attempt(conn: psycopg.Connection, act: Callable[[], Any]) -> None:
+def attempt(conn: Connection, act: Callable[[], Any]) -> None:
     """Call within a transaction of the caller: it may fail as expected; the connection serves on."""
     conn.execute("select 1")
     with suppress(*EXPECTED):
@@ -84,13 +85,13 @@ many = settings(max_examples=examples(60), deadline=None, suppress_health_check=
 
 @given(odd=WORKFLOW)
 @many
-def test_a_workflow_created_of_anything(transaction: psycopg.Connection, odd: Any) -> None:
+def test_a_workflow_created_of_anything(transaction: Connection, odd: Any) -> None:
     attempt(transaction, lambda: pyapp.create_workflow(transaction, **odd))
 
 
 @given(tasks=st.lists(TASK, max_size=3), reports=st.lists(REPORT, max_size=4))
 @many
-def test_tasks_and_reports_made_of_anything(transaction: psycopg.Connection, tasks: Any, reports: Any) -> None:
+def test_tasks_and_reports_made_of_anything(transaction: Connection, tasks: Any, reports: Any) -> None:
     def add() -> None:
         assert len(pyapp.add_tasks(transaction, new_workflow(transaction), tasks)) == len(tasks)
 
@@ -108,7 +109,7 @@ def test_tasks_and_reports_made_of_anything(transaction: psycopg.Connection, tas
 @given(who=ANYTHING, what=STATUS, stage=ANYTHING, number=NUMBER)
 @many
 def test_ids_statuses_stages_and_numbers_of_anything(
-    transaction: psycopg.Connection, who: Any, what: Any, stage: Any, number: Any
+    transaction: Connection, who: Any, what: Any, stage: Any, number: Any
 ) -> None:
     conn = transaction
     workflow = new_workflow(conn)
@@ -130,7 +131,7 @@ def test_ids_statuses_stages_and_numbers_of_anything(
         attempt(conn, call)
 
 
-def test_json_that_is_nested_too_deeply(transaction: psycopg.Connection) -> None:
+def test_json_that_is_nested_too_deeply(transaction: Connection) -> None:
     deep: Any = []
     for _ in range(20_000):
         deep = [deep]
@@ -206,7 +207,7 @@ OF_THE_SERVER: dict[str, tuple[Callable[[Any, UUID, UUID], Any], type[Exception]
 
 
 @pytest.fixture
-def begun(transaction: psycopg.Connection) -> tuple[psycopg.Connection, UUID, UUID]:
+def begun(transaction: Connection) -> tuple[Connection, UUID, UUID]:
     """A transaction of the caller's that has done something already."""
     workflow = new_workflow(transaction, status="running")
     (task,) = new_tasks(transaction, workflow, "running")
@@ -215,7 +216,7 @@ def begun(transaction: psycopg.Connection) -> tuple[psycopg.Connection, UUID, UU
 
 @pytest.mark.parametrize("in_savepoint", [False, True])
 def test_an_error_leaves_the_caller_s_transaction_as_it_was(
-    begun: tuple[psycopg.Connection, UUID, UUID], conn: psycopg.Connection, in_savepoint: bool
+    begun: tuple[Connection, UUID, UUID], conn: Connection, in_savepoint: bool
 ) -> None:
     mine, workflow, task = begun
     for name, (act, error) in {**OWN, **(OF_THE_SERVER if in_savepoint else {})}.items():
@@ -228,7 +229,7 @@ def test_an_error_leaves_the_caller_s_transaction_as_it_was(
 
 
 def test_without_a_savepoint_an_error_of_the_server_leaves_a_rollback_to_the_caller(
-    begun: tuple[psycopg.Connection, UUID, UUID],
+    begun: tuple[Connection, UUID, UUID],
 ) -> None:
     mine, *_ = begun
     mine.commit()

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from psycopg import Connection
 
 import pyapp
 from pyapp import (
@@ -60,13 +61,13 @@ def names(workflows: list[Workflow]) -> list[str]:
         (Task, "agent_task"),
     ],
 )
-def test_a_model_has_the_columns_of_its_relation(conn: psycopg.Connection, model: Any, relation: str) -> None:
+def test_a_model_has_the_columns_of_its_relation(conn: Connection, model: Any, relation: str) -> None:
     stored = [column.name for column in conn.execute(f"select * from {relation}").description]
     assert sorted(field.name for field in fields(model)) == sorted(stored)
     assert model.__dataclass_params__.frozen
 
 
-def test_a_new_column_in_the_database_does_no_harm(conn: psycopg.Connection) -> None:
+def test_a_new_column_in_the_database_does_no_harm(conn: Connection) -> None:
     conn.execute("alter table agent_task add column region text")
     workflow = new_workflow(conn)
     (task,) = add_tasks(conn, workflow, ["a"])
@@ -77,7 +78,7 @@ def test_a_new_column_in_the_database_does_no_harm(conn: psycopg.Connection) -> 
 # --- Workflows ----------------------------------------------------------------------------------------------
 
 
-def test_workflows_that_are_not_there_are_left_out_or_an_error(conn: psycopg.Connection) -> None:
+def test_workflows_that_are_not_there_are_left_out_or_an_error(conn: Connection) -> None:
     one = new_workflow(conn, name="one", created_at="2020-01-01")
     two = new_workflow(conn, name="two", created_at="2020-01-02")
     assert names(get_workflows(conn, iter([one, NOWHERE, str(two), one]))) == ["two", "one"]
@@ -90,7 +91,7 @@ def test_workflows_that_are_not_there_are_left_out_or_an_error(conn: psycopg.Con
     assert list_tasks(conn, one) == []
 
 
-def test_filters_are_joined_by_and_and_the_newest_come_first(conn: psycopg.Connection) -> None:
+def test_filters_are_joined_by_and_and_the_newest_come_first(conn: Connection) -> None:
     moment = datetime(2020, 1, 1, tzinfo=UTC)
     rows = [
         ("a", "running", "app", "high"),
@@ -120,7 +121,7 @@ def test_filters_are_joined_by_and_and_the_newest_come_first(conn: psycopg.Conne
 
 @pytest.mark.parametrize("page", [1, 2, 3, 7])
 @pytest.mark.parametrize("by", ["workflow", "time and id"])
-def test_pages_lose_and_repeat_nothing_where_times_are_equal(conn: psycopg.Connection, page: int, by: str) -> None:
+def test_pages_lose_and_repeat_nothing_where_times_are_equal(conn: Connection, page: int, by: str) -> None:
     for day in (1, 1, 1, 1, 2, 2, 3):
         new_workflow(conn, created_at=f"2020-01-0{day}")
     everything = list_workflows(conn)
@@ -135,7 +136,7 @@ def test_pages_lose_and_repeat_nothing_where_times_are_equal(conn: psycopg.Conne
     assert len(seen) == 7
 
 
-def test_a_later_page_is_read_by_index(conn: psycopg.Connection) -> None:
+def test_a_later_page_is_read_by_index(conn: Connection) -> None:
     conn.execute(
         "insert into workflow (name, type, created_at)"
         " select 'w', 'app', timestamptz '2020-01-01' + n * interval '1 minute' from generate_series(1, 5000) as n"
@@ -152,7 +153,7 @@ def test_a_later_page_is_read_by_index(conn: psycopg.Connection) -> None:
     assert "Sort" not in text
 
 
-def test_tasks_are_listed_as_they_were_created_though_their_times_are_equal(conn: psycopg.Connection) -> None:
+def test_tasks_are_listed_as_they_were_created_though_their_times_are_equal(conn: Connection) -> None:
     workflow = new_workflow(conn)
     times = [{"agent_type": str(n), "created_at": "2020-01-01"} for n in range(50)]
     added = add_tasks(conn, workflow, times[:30]) + add_tasks(conn, workflow, times[30:])
@@ -164,7 +165,7 @@ def test_tasks_are_listed_as_they_were_created_though_their_times_are_equal(conn
 # --- Drift and metrics --------------------------------------------------------------------------------------
 
 
-def test_drift_is_found_in_all_workflows_or_in_those_asked_for(conn: psycopg.Connection) -> None:
+def test_drift_is_found_in_all_workflows_or_in_those_asked_for(conn: Connection) -> None:
     wrong, right = (new_workflow(conn, name="wrong") for _ in range(2))
     for workflow in (wrong, right):
         new_tasks(conn, workflow, "completed", "failed", "cancelled", "running")
@@ -190,7 +191,7 @@ def test_drift_is_found_in_all_workflows_or_in_those_asked_for(conn: psycopg.Con
 
 @pytest.mark.parametrize(("key_type", "keys"), [("bigint", (7, 70)), ("text", ('a "b", {c}', "NULL")), ("uuid", None)])
 def test_a_schema_whose_views_have_the_columns_is_read_whatever_its_keys_are(
-    conn: psycopg.Connection, key_type: str, keys: tuple[Any, Any] | None
+    conn: Connection, key_type: str, keys: tuple[Any, Any] | None
 ) -> None:
     one, two = new_workflow(conn, name="one", status="running"), new_workflow(conn, name="two", status="completed")
     for workflow in (one, two):

@@ -10,14 +10,14 @@ from urllib.parse import urlencode
 from uuid import UUID
 
 import httpx
-import psycopg
 import pytest
+from psycopg import Connection
 from psycopg.conninfo import conninfo_to_dict
 
 import pyapp
 from pyapp import errors
 
-from .helpers import new_tasks, new_workflow, progress
+from .helpers import at_work, progress
 
 PAGE = (Path(pyapp.__file__).parent / "README.md").read_text("utf-8")
 
@@ -49,7 +49,7 @@ def run(text: str, dsn: str) -> dict[str, Any]:
 )
 def test_an_example_runs_and_prints_what_it_says(
     dsn: str,
-    conn: psycopg.Connection,
+    conn: Connection,
     capsys: pytest.CaptureFixture[str],
     text: str,
     name: str,
@@ -62,13 +62,12 @@ def test_an_example_runs_and_prints_what_it_says(
     assert capsys.readouterr().out == printed
     if "engine" in names:
         names["engine"].dispose()
-    if isinstance(names.get("conn"), psycopg.Connection):
+    if isinstance(names.get("conn"), Connection):
         names["conn"].close()
 
 
-def test_the_example_of_fastapi_answers(dsn: str, conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn, name="shown")
-    (task,) = new_tasks(conn, workflow, "running")
+def test_the_example_of_fastapi_answers(dsn: str, conn: Connection) -> None:
+    workflow, (task,) = at_work(conn, 1, name="shown")
     app = run("AsyncConnectionPool", dsn)["app"]
 
     async def ask(*requests: tuple[str, str]) -> list[httpx.Response]:
@@ -94,7 +93,7 @@ def test_the_example_of_fastapi_answers(dsn: str, conn: psycopg.Connection) -> N
     assert [answer.status_code for answer in wrong] == [404, 404, 422]
 
 
-def test_the_example_of_django_belongs_to_its_transaction(dsn: str, conn: psycopg.Connection) -> None:
+def test_the_example_of_django_belongs_to_its_transaction(dsn: str, conn: Connection) -> None:
     where = conninfo_to_dict(dsn)
     options = {"HOST": where["host"], "PORT": where["port"], "USER": where["user"], "NAME": where["dbname"]}
     code = f"""

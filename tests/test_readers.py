@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import Connection
 from psycopg.rows import dict_row
 
 import pyapp
@@ -40,7 +41,7 @@ def standby(pair: tuple[CrashableServer, CrashableServer]) -> CrashableServer:
 
 
 @pytest.fixture
-def conn(primary: CrashableServer) -> Iterator[psycopg.Connection]:
+def conn(primary: CrashableServer) -> Iterator[Connection]:
     """A connection to the primary."""
     with primary.connect("app") as connection:
         yield connection
@@ -48,14 +49,14 @@ def conn(primary: CrashableServer) -> Iterator[psycopg.Connection]:
 
 
 @pytest.fixture
-def reader(standby: CrashableServer) -> Iterator[psycopg.Connection]:
+def reader(standby: CrashableServer) -> Iterator[Connection]:
     """A connection to the standby."""
     with standby.connect("app") as connection:
         yield connection
 
 
 @contextmanager
-def standby_setting(reader: psycopg.Connection, name: str, value: str) -> Iterator[None]:
+def standby_setting(reader: Connection, name: str, value: str) -> Iterator[None]:
     """Change a setting of the standby."""
     before = reader.execute(f"show {name}").fetchone()[0]
     for wanted in (value, before):
@@ -66,14 +67,14 @@ def standby_setting(reader: psycopg.Connection, name: str, value: str) -> Iterat
             yield
 
 
-def waiting_for_locks(reader: psycopg.Connection) -> list[Any]:
+def waiting_for_locks(reader: Connection) -> list[Any]:
     """Our sessions that wait for a lock."""
     query = "select from pg_stat_activity where wait_event_type = 'Lock' and application_name ~ '^agent-progress'"
     return reader.execute(query).fetchall()
 
 
 @contextmanager
-def paused(reader: psycopg.Connection) -> Iterator[Callable[[], Any]]:
+def paused(reader: Connection) -> Iterator[Callable[[], Any]]:
     """Let the standby receive and not replay; yield what lets it go on."""
 
     def go_on() -> None:
@@ -87,7 +88,7 @@ def paused(reader: psycopg.Connection) -> Iterator[Callable[[], Any]]:
         go_on()
 
 
-def running(conn: psycopg.Connection, reader: psycopg.Connection, tasks: int = 4) -> tuple[Any, list[Any]]:
+def running(conn: Connection, reader: Connection, tasks: int = 4) -> tuple[Any, list[Any]]:
     """Create a running workflow that the standby shows."""
     workflow = new_workflow(conn, name="shop", status="running")
     made = new_tasks(conn, workflow, *["running"] * tasks)
@@ -100,7 +101,7 @@ def running(conn: psycopg.Connection, reader: psycopg.Connection, tasks: int = 4
 
 @pytest.mark.parametrize("commit", ["on", "local", "off"])
 def test_what_was_written_is_read_on_the_standby_once_its_position_is_replayed(
-    conn: psycopg.Connection, reader: psycopg.Connection, commit: Any
+    conn: Connection, reader: Connection, commit: Any
 ) -> None:
     workflow, tasks = running(conn, reader, 20)
     conn.execute(f"set synchronous_commit = {commit}")
@@ -112,7 +113,7 @@ def test_what_was_written_is_read_on_the_standby_once_its_position_is_replayed(
 
 @pytest.mark.parametrize("way", ["sync", "async"])
 def test_the_wait_lasts_until_it_is_replayed_and_ends_in_an_error_when_that_takes_too_long(
-    conn: psycopg.Connection, reader: psycopg.Connection, standby: CrashableServer, way: Any
+    conn: Connection, reader: Connection, standby: CrashableServer, way: Any
 ) -> None:
     workflow, (task, *_) = running(conn, reader)
 
@@ -149,7 +150,7 @@ def test_the_wait_lasts_until_it_is_replayed_and_ends_in_an_error_when_that_take
 
 
 def test_a_position_at_the_end_of_a_page_does_not_wait_for_the_next_record(
-    conn: psycopg.Connection, reader: psycopg.Connection
+    conn: Connection, reader: Connection
 ) -> None:
     """What is inserted next would go behind the header of the next page; nothing that is replayed ends there."""
     inserted = "select mod(pg_current_wal_insert_lsn() - '0/0', 8192)"
@@ -168,7 +169,7 @@ def test_a_position_at_the_end_of_a_page_does_not_wait_for_the_next_record(
     wait_for_position(reader, position, 5)
 
 
-def test_a_position_is_told_of_what_is_committed_only(conn: psycopg.Connection, primary: CrashableServer) -> None:
+def test_a_position_is_told_of_what_is_committed_only(conn: Connection, primary: CrashableServer) -> None:
     workflow = new_workflow(conn)
     with primary.connect("app", autocommit=False) as writing:
         report = "insert into agent_task (workflow_id, agent_type) values (%s, 'a')"
@@ -180,7 +181,7 @@ def test_a_position_is_told_of_what_is_committed_only(conn: psycopg.Connection, 
 
 
 def test_waiting_within_a_transaction_that_sees_one_moment_is_refused(
-    conn: psycopg.Connection, reader: psycopg.Connection, standby: CrashableServer
+    conn: Connection, reader: Connection, standby: CrashableServer
 ) -> None:
     position = wal_position(conn)
     with standby.connect("app", autocommit=False) as reading:
@@ -195,9 +196,7 @@ def test_waiting_within_a_transaction_that_sees_one_moment_is_refused(
             wait_for_position(reading, position)
 
 
-def test_a_primary_and_a_position_told_by_a_standby_need_no_wait(
-    conn: psycopg.Connection, reader: psycopg.Connection
-) -> None:
+def test_a_primary_and_a_position_told_by_a_standby_need_no_wait(conn: Connection, reader: Connection) -> None:
     running(conn, reader)
     wait_for_position(conn, "FFFFFFFF/FFFFFFFF", 0)
     wait_for_position(reader, wal_position(reader), 0)
@@ -207,7 +206,7 @@ def test_a_primary_and_a_position_told_by_a_standby_need_no_wait(
 
 
 def test_watching_goes_on_where_a_standby_interrupts_it(
-    conn: psycopg.Connection, reader: psycopg.Connection, standby: CrashableServer, primary: CrashableServer
+    conn: Connection, reader: Connection, standby: CrashableServer, primary: CrashableServer
 ) -> None:
     """It waits for one table and keeps the standby from replaying a lock on another, until that cancels it."""
     workflow, _ = running(conn, reader)
@@ -215,7 +214,7 @@ def test_watching_goes_on_where_a_standby_interrupts_it(
     commit = "select pg_logical_emit_message(true, '', '')"  # takes along what others have written
     losses: list[Any] = []
 
-    def look(conn: psycopg.Connection, _: Any) -> None:
+    def look(conn: Connection, _: Any) -> None:
         conn.execute("select from workflow, agent_task limit 1")
 
     changes = watch_changes(standby.dsn("app"), [workflow], 0.02, look, losses.append)

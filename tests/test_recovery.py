@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg
+from psycopg import Connection
 
 from pyapp import migrate, watch
 from pyapp.cli import main
 
 from .commands import outcome, start
-from .helpers import in_background, new_tasks, new_workflow, set_status
+from .helpers import at_work, deadlocks, in_background, new_tasks, new_workflow, set_status
 from .service import following, serving, wait_for
 
 # A session looks for a deadlock once, so long after it began to wait: who looks first while the circle is closed is the
@@ -40,12 +41,7 @@ def meanwhile(act: Callable[[], object]) -> Iterator[None]:
         going.result(30)
 
 
-def deadlocks(conn: psycopg.Connection) -> int:
-    row = conn.execute("select deadlocks from pg_stat_database where datname = current_database()").fetchone()
-    return row[0]
-
-
-def deadlock_with(other: psycopg.Connection, conn: psycopg.Connection, application: str, table: str) -> None:
+def deadlock_with(other: Connection, conn: Connection, application: str, table: str) -> None:
     """Make a statement of an application that reads ``table`` and others the victim of a deadlock."""
     waiting = (
         "select pid from pg_stat_activity where datname = current_database() and application_name = %s"
@@ -68,8 +64,7 @@ def test_watch_goes_on_after_a_crash_and_says_so_once(own_server: Callable[[], A
     server = own_server()
     migrate(server.dsn)
     with psycopg.connect(server.dsn, autocommit=True) as conn:
-        workflow = new_workflow(conn, name="checkout", status="running")
-        (task,) = new_tasks(conn, workflow, "running")
+        workflow, (task,) = at_work(conn, 1, name="checkout", status="running")
     process = start("watch", workflow, "--interval", "0.05", "--dsn", server.dsn)
     assert "0 of 1 agents" in process.stdout.readline()
     os.kill(server.pid, signal.SIGKILL)
@@ -84,10 +79,9 @@ def test_watch_goes_on_after_a_crash_and_says_so_once(own_server: Callable[[], A
     assert "1 of 1 agents  completed" in out
 
 
-def test_a_loss_does_not_make_watch_wait_for_its_whole_interval(dsn: str, conn: psycopg.Connection) -> None:
+def test_a_loss_does_not_make_watch_wait_for_its_whole_interval(dsn: str, conn: Connection) -> None:
     assert main(["notify", "on", "--dsn", dsn]) == 0
-    workflow = new_workflow(conn, status="running")
-    (task,) = new_tasks(conn, workflow, "running")
+    workflow, (task,) = at_work(conn, 1, status="running")
     changes = watch(dsn, [workflow], interval=3600)
     next(changes)
     following_it = in_background(lambda: next(changes))
@@ -102,7 +96,7 @@ def test_a_loss_does_not_make_watch_wait_for_its_whole_interval(dsn: str, conn: 
 # --- serve ------------------------------------------------------------------------------------------------------
 
 
-def test_serve_answers_the_victim_of_a_deadlock_at_its_second_try(dsn: str, conn: psycopg.Connection) -> None:
+def test_serve_answers_the_victim_of_a_deadlock_at_its_second_try(dsn: str, conn: Connection) -> None:
     workflow, before = new_workflow(conn, status="running"), deadlocks(conn)
     (task,) = new_tasks(conn, workflow, "running")
     with (

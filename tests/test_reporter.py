@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -18,6 +19,7 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from psycopg import Connection
 
 import pyapp
 from pyapp import (
@@ -32,15 +34,25 @@ from pyapp import (
     report_task,
 )
 from pyapp.batches import Batches, Waiting
-from pyapp.both import commit, complete
+from pyapp.both import commit, complete, fetch
 from pyapp.db import Session as Sends
 from pyapp.models import TASK_STATUSES
 
-from .helpers import counters, in_background, kill, new_tasks, new_workflow, progress, wait_until_blocked_by
+from .helpers import (
+    at_work,
+    counters,
+    deadlocks,
+    in_background,
+    kill,
+    new_tasks,
+    new_workflow,
+    progress,
+    wait_until_blocked_by,
+)
 from .service import wait_for
 
 REPORTER = "application_name=reporter"
-Session = Callable[[], psycopg.Connection]
+Session = Callable[[], Connection]
 
 
 class InLoop:
@@ -92,21 +104,22 @@ class InLoop:
 
 
 Reporter = TaskReporter | InLoop
+Start = Callable[..., Reporter]
 
 
 @pytest.fixture(params=[TaskReporter, InLoop], ids=["threads", "asyncio"])
-def start(request: pytest.FixtureRequest, dsn: str) -> Callable[..., Reporter]:
+def start(request: pytest.FixtureRequest, dsn: str) -> Start:
     """Start a reporter of one of the two kinds, on the database of the test unless told otherwise."""
     return lambda dsn=f"{dsn} {REPORTER}", **options: request.param(dsn, **options)
 
 
 @pytest.fixture
-def reporter(start: Callable[..., Reporter]) -> Iterator[Reporter]:
+def reporter(start: Start) -> Iterator[Reporter]:
     with start() as reporter:
         yield reporter
 
 
-def backend(conn: psycopg.Connection) -> int:
+def backend(conn: Connection) -> int:
     """Tell the process that serves the reporter."""
     query = (
         "select pid from pg_stat_activity where datname = current_database() and application_name = 'reporter'"
@@ -116,7 +129,7 @@ def backend(conn: psycopg.Connection) -> int:
 
 
 @contextmanager
-def held(holder: psycopg.Connection, workflow: Any) -> Iterator[None]:
+def held(holder: Connection, workflow: Any) -> Iterator[None]:
     """Keep whatever counts in a workflow waiting."""
     holder.execute("select from workflow where id = %s for no key update", [workflow])
     try:
@@ -125,22 +138,17 @@ def held(holder: psycopg.Connection, workflow: Any) -> Iterator[None]:
         holder.commit()
 
 
-def wait_until_held(conn: psycopg.Connection, holder: psycopg.Connection) -> None:
+def wait_until_held(conn: Connection, holder: Connection) -> None:
     """Wait until the reporter waits for the holder: what is reported from now on goes into the next batch."""
     wait_until_blocked_by(conn, backend(conn), holder.info.backend_pid)
 
 
-def transactions(conn: psycopg.Connection, tasks: list[Any]) -> int:
+def transactions(conn: Connection, tasks: list[Any]) -> int:
     """Count the transactions that wrote these tasks last."""
     return conn.execute("select count(distinct xmin::text) from agent_task where id = any(%s)", [tasks]).fetchone()[0]
 
 
-def deadlocks(conn: psycopg.Connection) -> int:
-    query = "select deadlocks from pg_stat_database where datname = current_database()"
-    return conn.execute(query).fetchone()[0]
-
-
-def wait_until_gone(conn: psycopg.Connection) -> None:
+def wait_until_gone(conn: Connection) -> None:
     query = "select from pg_stat_activity where application_name = 'reporter' and datname = current_database()"
     wait_for(lambda: conn.execute(query).rowcount == 0)
 
@@ -149,7 +157,7 @@ def wait_until_gone(conn: psycopg.Connection) -> None:
 
 
 def test_reports_of_many_threads_over_two_reporters_are_all_counted_and_never_deadlock(
-    conn: psycopg.Connection, start: Callable[..., Reporter]
+    conn: Connection, start: Start
 ) -> None:
     workflows = [new_workflow(conn) for _ in range(3)]
     tasks = {workflow: new_tasks(conn, workflow, *["pending"] * 60) for workflow in workflows}
@@ -171,7 +179,7 @@ def test_reports_of_many_threads_over_two_reporters_are_all_counted_and_never_de
 
 
 def test_what_comes_while_a_commit_is_under_way_is_one_commit_in_the_order_of_the_workflows(
-    conn: psycopg.Connection, session: Session, reporter: Reporter
+    conn: Connection, session: Session, reporter: Reporter
 ) -> None:
     gate, *workflows = sorted(new_workflow(conn) for _ in range(6))
     tasks = {workflow: new_tasks(conn, workflow, *["running"] * 3) for workflow in (gate, *workflows)}
@@ -192,11 +200,8 @@ def test_what_comes_while_a_commit_is_under_way_is_one_commit_in_the_order_of_th
     assert [progress(conn, workflow) for workflow in tasks] == [(100, 3, 3)] * 6
 
 
-def test_a_batch_is_no_larger_than_its_size(
-    conn: psycopg.Connection, session: Session, start: Callable[..., Reporter]
-) -> None:
-    workflow = new_workflow(conn)
-    first, *rest = new_tasks(conn, workflow, *["running"] * 11)
+def test_a_batch_is_no_larger_than_its_size(conn: Connection, session: Session, start: Start) -> None:
+    workflow, (first, *rest) = at_work(conn, 11)
     holder = session()
     with start(size=5) as reporter, held(holder, workflow):
         reporter.report(workflow, first, "completed")
@@ -208,10 +213,9 @@ def test_a_batch_is_no_larger_than_its_size(
 
 
 def test_a_report_that_may_linger_waits_until_the_batch_is_full_or_its_time_is_over(
-    conn: psycopg.Connection, start: Callable[..., Reporter]
+    conn: Connection, start: Start
 ) -> None:
-    workflow = new_workflow(conn)
-    *tasks, last = new_tasks(conn, workflow, *["running"] * 5)
+    workflow, (*tasks, last) = at_work(conn, 5)
     with start(size=4, linger=60) as reporter:
         for task in tasks:
             assert progress(conn, workflow) == (0, 0, 5)  # and time for a reporter that does not wait
@@ -223,15 +227,14 @@ def test_a_report_that_may_linger_waits_until_the_batch_is_full_or_its_time_is_o
 
 
 @pytest.mark.parametrize("hurry", ["flush", "close"])
-def test_nothing_lingers_when_it_is_waited_for(
-    conn: psycopg.Connection, start: Callable[..., Reporter], hurry: str
-) -> None:
+def test_nothing_lingers_when_it_is_waited_for(conn: Connection, start: Start, hurry: str) -> None:
     workflow = new_workflow(conn)
     with start(linger=3600) as reporter:
         for task in new_tasks(conn, workflow, "running", "running"):
             reporter.report(workflow, task, "completed")
         in_background(getattr(reporter, hurry)).result(60)
         assert progress(conn, workflow) == (100, 2, 2)
+        assert not reporter._batches.hurried
 
 
 # --- Order ------------------------------------------------------------------------------------------------------
@@ -255,9 +258,7 @@ def essence(task: Task) -> tuple[Any, ...]:
     return task.status, task.result, task.retry_count, *(time is None for time in times)
 
 
-def test_reports_come_out_as_if_each_had_been_committed_alone(
-    conn: psycopg.Connection, start: Callable[..., Reporter]
-) -> None:
+def test_reports_come_out_as_if_each_had_been_committed_alone(conn: Connection, start: Start) -> None:
     with start(size=5) as reporter:
 
         @PROPERTY
@@ -277,14 +278,14 @@ def test_reports_come_out_as_if_each_had_been_committed_alone(
         check()
 
 
-def test_a_batch_that_is_sent_again_changes_no_more_than_times(conn: psycopg.Connection) -> None:
+def test_a_batch_that_is_sent_again_changes_no_more_than_times(conn: Connection) -> None:
     @PROPERTY
     @given(before=st.lists(st.sampled_from(TASK_STATUSES), min_size=3, max_size=3), reports=Reports)
     def check(before: list[str], reports: list[tuple[int, Any, Any, bool]]) -> None:
         workflow = new_workflow(conn)
         tasks = new_tasks(conn, workflow, *before)
         batches: Batches[Future[Task]] = Batches(
-            Sends(psycopg.Connection, None, None), size=500, linger=0, capacity=1, patience=0, schema=None
+            Sends(Connection, None, None), size=500, linger=0, capacity=1, patience=0, schema=None
         )
         batches.waiting.extend(Waiting(workflow, TaskReport(tasks[n], *rest), Future()) for n, *rest in reports)
         while batch := batches.take():
@@ -310,11 +311,10 @@ BAD: dict[str, tuple[Callable[[Any, Any], tuple[Any, ...]], type[Exception]]] = 
 
 @pytest.mark.parametrize("kind", BAD)
 def test_a_report_that_is_wrong_fails_alone_and_is_told(
-    conn: psycopg.Connection, session: Session, reporter: Reporter, kind: str
+    conn: Connection, session: Session, reporter: Reporter, kind: str
 ) -> None:
     make, error = BAD[kind]
-    workflow = new_workflow(conn)
-    first, bad, *good = new_tasks(conn, workflow, *["running"] * 12)
+    workflow, (first, bad, *good) = at_work(conn, 12)
     (other_task,) = new_tasks(conn, new_workflow(conn), "running")
     holder = session()
     with held(holder, workflow):
@@ -338,10 +338,9 @@ def test_a_report_that_is_wrong_fails_alone_and_is_told(
 
 
 def test_what_failed_is_raised_at_the_end_of_the_block_or_a_note_of_the_error_that_ended_it(
-    conn: psycopg.Connection, start: Callable[..., Reporter]
+    conn: Connection, start: Start
 ) -> None:
-    workflow = new_workflow(conn)
-    one, two = new_tasks(conn, workflow, "running", "running")
+    workflow, (one, two) = at_work(conn, 2)
     with pytest.raises(ExceptionGroup, match="2 reports failed"), start() as reporter:  # noqa: PT012
         reporter.report(workflow, one, "completed")
         for _ in range(2):
@@ -364,11 +363,8 @@ def test_an_unknown_status_and_what_is_no_id_are_refused_at_once(reporter: Repor
             reporter.report(*ids, "completed")
 
 
-def test_a_result_is_what_it_was_when_it_was_reported(
-    conn: psycopg.Connection, session: Session, reporter: Reporter
-) -> None:
-    workflow = new_workflow(conn)
-    (task,) = new_tasks(conn, workflow, "running")
+def test_a_result_is_what_it_was_when_it_was_reported(conn: Connection, session: Session, reporter: Reporter) -> None:
+    workflow, (task,) = at_work(conn, 1)
     holder, result = session(), {"files": [1]}
     with held(holder, workflow):
         reporter.report(workflow, task, "failed", result)
@@ -379,7 +375,7 @@ def test_a_result_is_what_it_was_when_it_was_reported(
 
 
 @pytest.mark.parametrize("options", [{"size": 0}, {"capacity": 0}, {"linger": -1}])
-def test_limits_that_are_none_are_refused(start: Callable[..., Reporter], options: dict[str, Any]) -> None:
+def test_limits_that_are_none_are_refused(start: Start, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="size and capacity are 1 or more"):
         start(**options)
 
@@ -388,10 +384,9 @@ def test_limits_that_are_none_are_refused(start: Callable[..., Reporter], option
 
 
 def test_whoever_reports_waits_for_room_and_is_refused_when_it_is_closed(
-    conn: psycopg.Connection, session: Session, start: Callable[..., Reporter]
+    conn: Connection, session: Session, start: Start
 ) -> None:
-    workflow = new_workflow(conn)
-    tasks = new_tasks(conn, workflow, *["running"] * 6)
+    workflow, tasks = at_work(conn, 6)
     holder = session()
     with start(capacity=2) as reporter:
         with held(holder, workflow):
@@ -421,10 +416,9 @@ def test_whoever_reports_waits_for_room_and_is_refused_when_it_is_closed(
 
 
 def test_a_callback_reports_even_where_there_is_no_room_and_cannot_wait_for_reports(
-    dsn: str, conn: psycopg.Connection, session: Session
+    dsn: str, conn: Connection, session: Session
 ) -> None:
-    workflow = new_workflow(conn)
-    tasks = new_tasks(conn, workflow, *["running"] * 4)
+    workflow, tasks = at_work(conn, 4)
     holder, further, refused = session(), [], []
     with TaskReporter(f"{dsn} {REPORTER}", capacity=1, size=1) as reporter:
 
@@ -446,9 +440,8 @@ def test_a_callback_reports_even_where_there_is_no_room_and_cannot_wait_for_repo
     assert progress(conn, workflow) == (100, 4, 4)
 
 
-def test_in_asyncio_nobody_who_stops_waiting_calls_a_report_back(dsn: str, conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn)
-    one, two = new_tasks(conn, workflow, "running", "running")
+def test_in_asyncio_nobody_who_stops_waiting_calls_a_report_back(dsn: str, conn: Connection) -> None:
+    workflow, (one, two) = at_work(conn, 2)
 
     async def main() -> None:
         outside = pyapp.aio.TaskReporter(dsn)
@@ -479,9 +472,8 @@ def python(code: str, *arguments: Any) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_what_was_reported_is_committed_when_the_interpreter_ends(dsn: str, conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn)
-    (task,) = new_tasks(conn, workflow, "running")
+def test_what_was_reported_is_committed_when_the_interpreter_ends(dsn: str, conn: Connection) -> None:
+    workflow, (task,) = at_work(conn, 1)
     code = """
 import sys, pyapp
 dsn, workflow, task = sys.argv[1:]
@@ -494,9 +486,8 @@ reporter.report(workflow, workflow, "completed")
     assert "1 report failed" in done.stderr
 
 
-def test_a_forked_process_leaves_the_reporter_to_its_parent(dsn: str, conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn)
-    (task,) = new_tasks(conn, workflow, "running")
+def test_a_forked_process_leaves_the_reporter_to_its_parent(dsn: str, conn: Connection) -> None:
+    workflow, (task,) = at_work(conn, 1)
     code = """
 import os, signal, sys, pyapp
 dsn, workflow, task = sys.argv[1:]
@@ -528,11 +519,8 @@ with pyapp.TaskReporter(dsn, linger=60) as reporter:
 # --- What it outlives -------------------------------------------------------------------------------------------
 
 
-def test_serialization_failures_are_tried_again(
-    conn: psycopg.Connection, session: Session, start: Callable[..., Reporter]
-) -> None:
-    workflow = new_workflow(conn)
-    one, two = new_tasks(conn, workflow, "running", "running")
+def test_serialization_failures_are_tried_again(conn: Connection, session: Session, start: Start) -> None:
+    workflow, (one, two) = at_work(conn, 2)
     conn.execute(f"alter database {conn.info.dbname} set default_transaction_isolation = 'repeatable read'")
     other = session()
     with start() as reporter:
@@ -572,9 +560,7 @@ def assert_worked(dsn: str, tasks: dict[UUID, list[UUID]], agents: int) -> None:
         assert conn.execute("select * from workflow_progress_drift").fetchall() == []
 
 
-def test_reports_are_kept_though_sessions_are_ended_at_any_moment(
-    dsn: str, conn: psycopg.Connection, start: Callable[..., Reporter]
-) -> None:
+def test_reports_are_kept_though_sessions_are_ended_at_any_moment(dsn: str, conn: Connection, start: Start) -> None:
     chance, ended, seen, over = random.Random(1), [], [], threading.Event()
     tasks = {workflow: new_tasks(conn, workflow, *["pending"] * 32) for workflow in (new_workflow(conn) for _ in "ab")}
 
@@ -601,7 +587,7 @@ def test_reports_are_kept_though_sessions_are_ended_at_any_moment(
 
 
 @contextmanager
-def unanswered_commits(conn: psycopg.Connection) -> Iterator[None]:
+def unanswered_commits(conn: Connection) -> Iterator[None]:
     """Let commits wait for a standby which is not there: they are done, and the answer is lost with the session."""
     conn.execute("set synchronous_commit = local")
     conn.execute("alter system set synchronous_standby_names = 'nobody'")
@@ -615,7 +601,7 @@ def unanswered_commits(conn: psycopg.Connection) -> Iterator[None]:
 
 
 def test_a_report_whose_answer_was_lost_is_neither_lost_nor_written_over_what_others_did_since(
-    own_server: Callable[[], Any], start: Callable[..., Reporter]
+    own_server: Callable[[], Any], start: Start
 ) -> None:
     dsn = own_server().dsn
     with psycopg.connect(dsn, autocommit=True) as admin:
@@ -646,6 +632,22 @@ def test_a_report_whose_answer_was_lost_is_neither_lost_nor_written_over_what_ot
             assert conn.execute("select * from workflow_progress_drift").fetchall() == []
 
 
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_only_the_server_that_took_a_transaction_can_tell_what_became_of_it(
+    conn: Connection, session: Session, end: str
+) -> None:
+    sends, writing = Sends(psycopg.Connection, conn.info.dsn, None), session()
+    sends.conn = conn
+    batches: Batches[Future[Task]] = Batches(sends, size=1, linger=0, capacity=1, patience=0, schema=None)
+    [(number, server)] = complete(fetch(writing, batches._statements([])[0]))
+    told = in_background(lambda: complete(batches._committed(number, server)))
+    assert not told.done()
+    getattr(writing, end)()
+    assert told.result(60) == (end == "commit")
+    # It was restarted after a crash since.
+    assert not complete(batches._committed(number, datetime.now(UTC)))
+
+
 def test_reports_are_kept_though_the_server_crashes_under_load(own_server: Callable[[], Any]) -> None:
     server = own_server()
     migrate(server.dsn)
@@ -667,15 +669,12 @@ def test_reports_are_kept_though_the_server_crashes_under_load(own_server: Calla
     assert_worked(server.dsn, tasks, 8)
 
 
-def test_a_database_that_stays_away_is_told_to_all(
-    own_server: Callable[[], Any], start: Callable[..., Reporter]
-) -> None:
+def test_a_database_that_stays_away_is_told_to_all(own_server: Callable[[], Any], start: Start) -> None:
     server = own_server()
     migrate(server.dsn)
     with psycopg.connect(server.dsn, autocommit=True) as conn, ExitStack() as closing:
         reporter: Any = closing.enter_context(start(f"{server.dsn} {REPORTER}", patience=0.1, capacity=2, size=1))
-        workflow = new_workflow(conn)
-        tasks = new_tasks(conn, workflow, *["running"] * 4)
+        workflow, tasks = at_work(conn, 4)
         pid = backend(conn)
         os.kill(server.pid, signal.SIGKILL)
         os.kill(pid, signal.SIGKILL)  # it may else get some more done before it finds that its server is gone

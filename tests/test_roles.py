@@ -6,9 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
-from psycopg import errors, sql
+from psycopg import Connection, errors, sql
 
 import pyapp
 from pyapp.cli import main
@@ -47,14 +46,14 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 @pytest.fixture
-def closed(conn: psycopg.Connection) -> None:
+def closed(conn: Connection) -> None:
     """Leave nobody a right that was not granted to him: as careful administrators do."""
     conn.execute(
         "revoke all on schema public from public; revoke execute on all functions in schema public from public"
     )
 
 
-def rights(conn: psycopg.Connection, role: str) -> set[tuple[Any, ...]]:
+def rights(conn: Connection, role: str) -> set[tuple[Any, ...]]:
     """Tell all rights that a role was granted: on what, which, and on which column."""
     return set(conn.execute(RIGHTS, {"role": sql.Identifier(role).as_string()}).fetchall())
 
@@ -64,7 +63,7 @@ def rights(conn: psycopg.Connection, role: str) -> set[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_grant_what_it_prints_and_the_files_do_the_same_and_may_be_repeated(
-    conn: psycopg.Connection, dsn: str, bin_dir: Path, run: Run, new_role: NewRole, kind: str
+    conn: Connection, dsn: str, bin_dir: Path, run: Run, new_role: NewRole, kind: str
 ) -> None:
     one, two, three = new_role(), new_role(name=f"{ODD_NAMES[0]} {kind} {conn.info.dbname}"), new_role()
     for _ in range(2):
@@ -95,7 +94,7 @@ def psql(bin_dir: Path, dsn: str, script: str, *options: str) -> None:
 
 
 def test_several_roles_of_any_name_are_granted_to_at_once_and_revoke_takes_all_of_it_back(
-    conn: psycopg.Connection, dsn: str, run: Run, new_role: NewRole
+    conn: Connection, dsn: str, run: Run, new_role: NewRole
 ) -> None:
     odd = [new_role(name=f"{name} {conn.info.dbname}").name for name in ODD_NAMES]
     reader, both = new_role().name, new_role().name
@@ -112,7 +111,7 @@ def test_several_roles_of_any_name_are_granted_to_at_once_and_revoke_takes_all_o
 
 @pytest.mark.parametrize("name", ["nobody_of_this_name", "public", "none", "current_user", "", "x" * 70, "two\nlines"])
 def test_an_unknown_role_ends_in_one_line_and_nobody_gets_anything(
-    conn: psycopg.Connection, dsn: str, run: Run, new_role: NewRole, name: str
+    conn: Connection, dsn: str, run: Run, new_role: NewRole, name: str
 ) -> None:
     other = new_role().name
     shown = name.replace("\n", "\N{REPLACEMENT CHARACTER}")
@@ -137,7 +136,7 @@ def test_grant_without_a_role_or_a_database_ends_in_one_line(dsn: str, run: Run)
 @pytest.mark.parametrize("has", [None, "agents", "operators"])
 @pytest.mark.parametrize("revoke", [False, True])
 def test_only_the_owner_grants_and_others_are_told_so(
-    conn: psycopg.Connection, dsn: str, run: Run, new_role: NewRole, has: str | None, revoke: bool
+    conn: Connection, dsn: str, run: Run, new_role: NewRole, has: str | None, revoke: bool
 ) -> None:
     granter, role = new_role(), new_role()
     conn.execute(f"alter role {granter.name} set client_min_messages = 'error'")  # PostgreSQL only warns
@@ -153,7 +152,7 @@ def test_only_the_owner_grants_and_others_are_told_so(
 
 
 def test_an_owner_of_the_tables_who_does_not_own_the_schema_grants_where_it_is_open(
-    conn: psycopg.Connection, dsn: str, run: Run, new_role: NewRole
+    conn: Connection, dsn: str, run: Run, new_role: NewRole
 ) -> None:
     owner, role, other = new_role(), new_role(), new_role()
     give_away(conn, owner.name)
@@ -165,11 +164,13 @@ def test_an_owner_of_the_tables_who_does_not_own_the_schema_grants_where_it_is_o
     status, out, err = run(owner.dsn, "grant", "--operator", other.name)
     assert (status, out) == (2, "")
     assert f'"{other.name}" may not use' in err
+    with pytest.raises(errors.InsufficientPrivilege):
+        pyapp.grant(owner.connect(), operators=[other.name])  # each statement of this session commits by itself
     assert rights(conn, other.name) == set()
 
 
 def test_grant_tells_where_a_role_can_do_more_than_that(
-    conn: psycopg.Connection, dsn: str, run: Run, new_role: NewRole
+    conn: Connection, dsn: str, run: Run, new_role: NewRole
 ) -> None:
     creates, owns = new_role(), new_role("superuser")
     conn.execute(f"grant create on schema public to {creates.name}")
@@ -183,7 +184,7 @@ def test_grant_tells_where_a_role_can_do_more_than_that(
 
 
 def test_the_helper_grants_within_the_callers_transaction_and_leaves_its_session_alone(
-    conn: psycopg.Connection, session: Callable[[], psycopg.Connection], new_role: NewRole
+    conn: Connection, session: Callable[[], Connection], new_role: NewRole
 ) -> None:
     name, caller = new_role().name, session()
     caller.execute("set client_min_messages = 'error'")
@@ -197,7 +198,7 @@ def test_the_helper_grants_within_the_callers_transaction_and_leaves_its_session
     assert rights(conn, name) == set()
 
 
-def test_each_table_and_view_is_granted_or_left_out_on_purpose(conn: psycopg.Connection, new_role: NewRole) -> None:
+def test_each_table_and_view_is_granted_or_left_out_on_purpose(conn: Connection, new_role: NewRole) -> None:
     roles = {kind: new_role().name for kind in KINDS}
     pyapp.grant(conn, **{f"{kind}s": [name] for kind, name in roles.items()})
     relations = (
@@ -232,7 +233,7 @@ def test_each_table_and_view_is_granted_or_left_out_on_purpose(conn: psycopg.Con
 
 @pytest.mark.parametrize("schema", ['My "own" Agents', "public"])
 def test_rights_are_given_in_the_schema_that_is_meant_and_no_other(
-    conn: psycopg.Connection, dsn: str, new_role: NewRole, schema: str
+    conn: Connection, dsn: str, new_role: NewRole, schema: str
 ) -> None:
     pyapp.migrate(dsn, schema='My "own" Agents')
     other = {"public": 'My "own" Agents'}.get(schema, "public")
@@ -258,7 +259,7 @@ def test_rights_are_given_in_the_schema_that_is_meant_and_no_other(
 
 
 def test_a_reader_reads_by_every_command_and_writes_nothing(
-    conn: psycopg.Connection, closed: None, new_role: NewRole, run: Run
+    conn: Connection, closed: None, new_role: NewRole, run: Run
 ) -> None:
     role = new_role()
     pyapp.grant(conn, readers=[role.name])
@@ -296,9 +297,7 @@ def test_a_reader_reads_by_every_command_and_writes_nothing(
         "select maintain_progress()",
     ],
 )
-def test_an_operator_changes_neither_rules_nor_schema(
-    conn: psycopg.Connection, new_role: NewRole, statement: str
-) -> None:
+def test_an_operator_changes_neither_rules_nor_schema(conn: Connection, new_role: NewRole, statement: str) -> None:
     role = new_role()
     pyapp.grant(conn, operators=[role.name])
     with pytest.raises(errors.InsufficientPrivilege):

@@ -17,7 +17,7 @@ from pyapp import (
 from pyapp.cli import main
 
 from .crash import QUICK, CrashableServer, run, servers, wait_for
-from .helpers import in_background, new_tasks, new_workflow, set_status
+from .helpers import at_work, in_background, set_status
 from .ledger import Ledger, difference
 from .service import following, serving
 from .test_copies import assert_goes_on, fill
@@ -104,8 +104,7 @@ def test_reading_watching_and_checking_work_on_a_standby(
     # Where notifications are on, a standby cannot listen all the same.
     assert main(["notify", "on", "--dsn", primary.dsn("app")]) == 0
     with primary.connect("app") as conn:
-        workflow = new_workflow(conn, type="bugfix", status="running")
-        tasks = new_tasks(conn, workflow, "running", "running")
+        workflow, tasks = at_work(conn, 2, type="bugfix", status="running")
     standby = standby_of(primary, make)
     wait_until_replayed(primary)
     dsn = standby.dsn("app")
@@ -137,8 +136,7 @@ def test_reading_watching_and_checking_work_on_a_standby(
 
 def test_watching_and_serving_go_on_when_the_standby_is_promoted(primary: CrashableServer, make: Make) -> None:
     with primary.connect("app") as conn:
-        workflow = new_workflow(conn, status="running")
-        first, second = new_tasks(conn, workflow, "running", "running")
+        workflow, (first, second) = at_work(conn, 2, status="running")
     standby = standby_of(primary, make)
     changes = watch(standby.dsn("app"), [workflow], 0.02)
     assert next(changes).progress == 0

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
+from psycopg import Connection
 
 import pyapp
 from pyapp import (
@@ -25,14 +26,14 @@ from pyapp import (
 
 from .helpers import counters, new_tasks, new_workflow
 
-Session = Callable[[], psycopg.Connection]
+Session = Callable[[], Connection]
 LONG_AGO = datetime(2020, 2, 2, 12, tzinfo=UTC)
 
 
 # --- create_workflow ----------------------------------------------------------------------------------------
 
 
-def test_create_workflow_returns_what_is_stored(conn: psycopg.Connection) -> None:
+def test_create_workflow_returns_what_is_stored(conn: Connection) -> None:
     parent = create_workflow(conn, "w", "app")
     assert (parent.status, parent.current_stage, parent.priority) == ("initiated", "initialization", "medium")
     assert (parent.agents_total, parent.agents_planned, parent.trace_id) == (0, None, None)
@@ -59,7 +60,7 @@ def test_create_workflow_returns_what_is_stored(conn: psycopg.Connection) -> Non
 
 
 @pytest.mark.parametrize("table", ["workflow", "workflow_stage"])
-def test_retry_of_what_was_interrupted_makes_one_workflow(conn: psycopg.Connection, table: str) -> None:
+def test_retry_of_what_was_interrupted_makes_one_workflow(conn: Connection, table: str) -> None:
     conn.execute(
         f"""
         create sequence attempt;
@@ -81,7 +82,7 @@ def test_retry_of_what_was_interrupted_makes_one_workflow(conn: psycopg.Connecti
 # --- add_tasks ----------------------------------------------------------------------------------------------
 
 
-def test_add_tasks_takes_tasks_mappings_and_names_and_keeps_their_order(conn: psycopg.Connection) -> None:
+def test_add_tasks_takes_tasks_mappings_and_names_and_keeps_their_order(conn: Connection) -> None:
     workflow = new_workflow(conn)
     full = NewTask(
         "reviewer",
@@ -114,7 +115,7 @@ def test_add_tasks_takes_tasks_mappings_and_names_and_keeps_their_order(conn: ps
 # --- report_task and report_tasks ---------------------------------------------------------------------------
 
 
-def test_reports_come_in_any_form_and_the_id_may_be_text(conn: psycopg.Connection) -> None:
+def test_reports_come_in_any_form_and_the_id_may_be_text(conn: Connection) -> None:
     workflow = new_workflow(conn)
     a, b, c, d, e, _ = add_tasks(conn, workflow, ["a"] * 4 + [NewTask("a", external_id=key) for key in ("e", "f")])
     done = report_tasks(
@@ -146,7 +147,7 @@ def test_reports_come_in_any_form_and_the_id_may_be_text(conn: psycopg.Connectio
 # --- repair and archive -------------------------------------------------------------------------------------
 
 
-def test_archive_takes_a_batch_at_a_time_of_what_ended_long_enough_ago(conn: psycopg.Connection) -> None:
+def test_archive_takes_a_batch_at_a_time_of_what_ended_long_enough_ago(conn: Connection) -> None:
     workflows = sorted(new_workflow(conn) for _ in range(3))
     for workflow in workflows:
         new_tasks(conn, workflow, "completed", "failed")
@@ -173,7 +174,7 @@ INTERRUPTED = {
 
 @pytest.mark.parametrize("kind", INTERRUPTED)
 @pytest.mark.parametrize("way", ["sync", "async"])
-def test_retry_tries_again_what_the_server_interrupted(dsn: str, conn: psycopg.Connection, kind: str, way: str) -> None:
+def test_retry_tries_again_what_the_server_interrupted(dsn: str, conn: Connection, kind: str, way: str) -> None:
     tries = []
     error = f"do $$ begin {INTERRUPTED[kind]}; end $$"
 
@@ -200,7 +201,7 @@ def test_retry_tries_again_what_the_server_interrupted(dsn: str, conn: psycopg.C
 
 
 @pytest.mark.parametrize("statement", ["select 1 / 0", "do $$ begin raise internal_error; end $$"])
-def test_retry_raises_other_errors_at_once(conn: psycopg.Connection, statement: str) -> None:
+def test_retry_raises_other_errors_at_once(conn: Connection, statement: str) -> None:
     tries = []
 
     def act() -> None:

@@ -3,9 +3,8 @@
 from collections.abc import Callable
 from uuid import uuid4
 
-import psycopg
 import pytest
-from psycopg import errors
+from psycopg import Connection, errors
 
 import pyapp
 from pyapp.cli import main
@@ -21,7 +20,7 @@ TABLES = ("workflow", "agent_task", "workflow_stage", "workflow_event")
 class Tenant:
     """A tenant's role, a session of it, and its workflow: one task is completed, two are not."""
 
-    def __init__(self, conn: psycopg.Connection, role: Role) -> None:
+    def __init__(self, conn: Connection, role: Role) -> None:
         pyapp.grant(conn, operators=[role.name])
         self.name, self.dsn, self.session = role.name, role.dsn, role.connect()
         self.workflow = pyapp.create_workflow(self.session, role.name, "bugfix").workflow_id
@@ -30,22 +29,18 @@ class Tenant:
 
 
 @pytest.fixture
-def tenants(conn: psycopg.Connection, new_role: NewRole) -> list[Tenant]:
+def tenants(conn: Connection, new_role: NewRole) -> list[Tenant]:
     """Two tenants in one database, made as the example says."""
     conn.execute((resource("sql") / "optional" / "tenants.sql").read_bytes())
     return [Tenant(conn, new_role()), Tenant(conn, new_role())]
 
 
-def test_every_table_and_view_shows_a_tenant_its_own_rows_only(conn: psycopg.Connection, tenants: list[Tenant]) -> None:
+def test_every_table_and_view_shows_a_tenant_its_own_rows_only(conn: Connection, tenants: list[Tenant]) -> None:
     one, other = tenants
     conn.execute("update agent_task set completed_at = now() - interval '1 hour' where status = 'completed'")
-    relations = [
-        *(("id" if table == "workflow" else "workflow_id", table) for table in TABLES),
-        *(
-            ("workflow_id", view)
-            for (view,) in conn.execute("select viewname from pg_views where schemaname = 'public' order by 1")
-        ),
-    ]
+    columns = "select table_name from information_schema.columns where column_name = 'workflow_id' order by 1"
+    relations = [("id", "workflow"), *(("workflow_id", name) for (name,) in conn.execute(columns))]
+    assert len(relations) > 10
     with conn.transaction():
         # Something for the view of what is wrong to show.
         conn.execute("set local session_replication_role = replica")
@@ -58,7 +53,7 @@ def test_every_table_and_view_shows_a_tenant_its_own_rows_only(conn: psycopg.Con
 
 
 def test_helpers_and_commands_of_a_tenant_reach_its_own_only(
-    conn: psycopg.Connection, tenants: list[Tenant], capsys: pytest.CaptureFixture[str]
+    conn: Connection, tenants: list[Tenant], capsys: pytest.CaptureFixture[str]
 ) -> None:
     one, other = tenants
     assert [found.workflow_id for found in pyapp.list_workflows(one.session)] == [one.workflow]
@@ -83,7 +78,7 @@ def test_helpers_and_commands_of_a_tenant_reach_its_own_only(
     assert main(["show", str(other.workflow), "--dsn", one.dsn]) == 1
 
 
-def test_a_tenant_writes_its_own_only(conn: psycopg.Connection, tenants: list[Tenant]) -> None:
+def test_a_tenant_writes_its_own_only(conn: Connection, tenants: list[Tenant]) -> None:
     one, other = tenants
     for foreign in (other.workflow, uuid4()):  # there or not, the answer is the same
         with pytest.raises(errors.InsufficientPrivilege, match="row-level security"):
@@ -105,7 +100,7 @@ def test_a_tenant_writes_its_own_only(conn: psycopg.Connection, tenants: list[Te
     assert (counters(conn, other.workflow), pyapp.get_state(conn, other.workflow)) == before
 
 
-def test_the_service_of_a_tenant_shows_its_own_only(conn: psycopg.Connection, tenants: list[Tenant]) -> None:
+def test_the_service_of_a_tenant_shows_its_own_only(conn: Connection, tenants: list[Tenant]) -> None:
     one, other = tenants
     with serving(one.dsn) as service, service.client() as client:
         assert [row["id"] for row in client.get("/api/v1/workflows").json()] == [str(one.workflow)]
@@ -129,7 +124,7 @@ def test_the_service_of_a_tenant_shows_its_own_only(conn: psycopg.Connection, te
 
 
 def test_check_says_that_it_sees_a_part_only(
-    conn: psycopg.Connection, dsn: str, tenants: list[Tenant], capsys: pytest.CaptureFixture[str]
+    conn: Connection, dsn: str, tenants: list[Tenant], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["check", "--dsn", tenants[0].dsn]) == 0
     out, err = capsys.readouterr()
@@ -142,13 +137,13 @@ def test_check_says_that_it_sees_a_part_only(
 # --- Where it is forced on the owner as well ----------------------------------------------------------------
 
 
-def force(conn: psycopg.Connection) -> None:
+def force(conn: Connection) -> None:
     for table in TABLES:
         conn.execute(f"alter table {table} force row level security")
 
 
 def test_counters_are_exact_under_forced_row_security_where_the_owner_sees_all_rows(
-    conn: psycopg.Connection, tenants: list[Tenant], new_role: NewRole
+    conn: Connection, tenants: list[Tenant], new_role: NewRole
 ) -> None:
     owner = new_role("bypassrls")
     give_away(conn, owner.name)
@@ -179,7 +174,7 @@ def test_counters_are_exact_under_forced_row_security_where_the_owner_sees_all_r
     ],
 )
 def test_an_owner_that_does_not_see_all_rows_makes_writes_fail_aloud_and_miscounts_nothing(
-    conn: psycopg.Connection, tenants: list[Tenant], new_role: NewRole, statement: str
+    conn: Connection, tenants: list[Tenant], new_role: NewRole, statement: str
 ) -> None:
     tenant = tenants[0]
     if "frozen" in statement:

@@ -117,6 +117,21 @@ def test_watch_shows_first_what_needs_attention_and_tells_how_many_more_there_ar
         assert [row.split()[0] for row in frames(terminal)[0]] == ["failed"]
 
 
+def test_watch_failed_shows_nothing_else(conn: psycopg.Connection, dsn: str) -> None:
+    running(conn, "failed", "completed", name="bad")
+    good = running(conn, "completed", name="good")
+    with Terminal("watch", "--failed", "--interval", "0.05", "--dsn", dsn) as terminal:
+        terminal.read_until("1 of 2")
+        assert not re.search("good|more", terminal.text)
+    process = start("watch", "--failed", "--json", "--interval", "0.05", "--dsn", dsn)
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline())["name"] == "bad"
+    new_tasks(conn, good, "failed")
+    assert json.loads(process.stdout.readline())["name"] == "good"
+    process.kill()
+    process.communicate()
+
+
 @pytest.mark.parametrize(
     ("end", "status"),
     [

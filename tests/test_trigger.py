@@ -116,23 +116,6 @@ def test_a_task_moved_and_changed_at_once_is_counted_as_it_is_now(
 # Bulk and unusual statements
 
 
-def test_one_update_over_many_workflows_counts_each(conn: psycopg.Connection) -> None:
-    workflows = [new_workflow(conn) for _ in range(20)]
-    for size, workflow in enumerate(workflows):
-        new_tasks(conn, workflow, *["running"] * size)
-    conn.execute("update agent_task as t set status = 'completed' from workflow as w where w.id = t.workflow_id")
-    assert [progress(conn, workflow)[1:] for workflow in workflows] == [(size, size) for size in range(20)]
-
-
-def test_deleting_a_workflow_leaves_the_others_alone(conn: psycopg.Connection) -> None:
-    gone, left = new_workflow(conn), new_workflow(conn)
-    new_tasks(conn, gone, "completed", "running")
-    new_tasks(conn, left, "completed", "running")
-    conn.execute("delete from workflow where id = %s", [gone])
-    assert conn.execute("select id, progress from workflow").fetchall() == [(left, 50)]
-    assert conn.execute("select count(*) from agent_task").fetchone() == (2,)
-
-
 def test_a_workflow_deleted_and_inserted_again_in_one_statement_starts_at_zero(
     conn: psycopg.Connection,
 ) -> None:
@@ -160,47 +143,6 @@ def test_a_workflow_and_its_tasks_created_by_one_statement_are_counted_once(
     assert counters(conn, workflow) == (len(tasks), 1, tasks.count("failed"), 0)
 
 
-def test_on_conflict_do_update_counts_new_and_changed_tasks(conn: psycopg.Connection) -> None:
-    one, other = new_workflow(conn), new_workflow(conn)
-    [task, _] = new_tasks(conn, one, "running", "completed")
-    for _ in range(2):
-        conn.execute(
-            "insert into agent_task (id, workflow_id, agent_type, status)"
-            " select v.id, v.workflow_id, 'agent', 'completed'"
-            " from unnest(%s::uuid[], %s::uuid[]) as v (id, workflow_id)"
-            " on conflict (id) do update set status = excluded.status",
-            [[task, uuid.UUID(int=1), uuid.UUID(int=2)], [one, one, other]],
-        )
-        assert (progress(conn, one), progress(conn, other)) == ((100, 3, 3), (100, 1, 1))
-
-
-def test_on_conflict_do_nothing_is_not_counted(conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn)
-    [task] = new_tasks(conn, workflow, "running")
-    conn.execute(
-        "insert into agent_task (id, workflow_id, agent_type, status)"
-        " select v.id, %s, 'agent', 'completed' from unnest(%s::uuid[]) as v (id) on conflict do nothing",
-        [workflow, [task, uuid.UUID(int=1)]],
-    )
-    assert progress(conn, workflow) == (50, 1, 2)
-
-
-def test_a_statement_of_several_modifying_ctes_counts_them_all(conn: psycopg.Connection) -> None:
-    one, other = new_workflow(conn), new_workflow(conn)
-    a, b, c = new_tasks(conn, one, "running", "running", "completed")
-    d, e = new_tasks(conn, other, "failed", "completed")
-    conn.execute(
-        "with completed as (update agent_task set status = 'completed' where id = %s returning 1)"
-        ", moved as (update agent_task set workflow_id = %s where id = %s returning 1)"
-        ", gone as (delete from agent_task where id = any(%s) returning 1)"
-        ", gone_too as (delete from agent_task where id = %s returning 1)"
-        ", more as (insert into agent_task (workflow_id, agent_type) values (%s, 'agent'), (%s, 'agent'))"
-        " insert into agent_task (workflow_id, agent_type, status) values (%s, 'agent', 'cancelled')",
-        [a, other, b, [c, d], e, one, other, other],
-    )
-    assert (counters(conn, one), counters(conn, other)) == ((2, 1, 0, 0), (3, 0, 0, 1))
-
-
 @pytest.mark.parametrize(
     "statement",
     [
@@ -219,16 +161,6 @@ def test_a_statement_that_matches_no_row_writes_nothing(conn: psycopg.Connection
 
 
 # Transactions
-
-
-def test_progress_has_moved_before_deferred_constraints_are_checked(conn: psycopg.Connection) -> None:
-    conn.execute("alter table agent_task alter constraint agent_task_workflow_id_fkey deferrable")
-    workflow = new_workflow(conn)
-    with conn.transaction():
-        conn.execute("set constraints all deferred")
-        [task] = new_tasks(conn, workflow, "running")
-        set_status(conn, task, "completed")
-        assert progress(conn, workflow) == (100, 1, 1)
 
 
 def test_tasks_that_come_before_their_workflow_are_counted_where_the_foreign_key_is_deferred(
@@ -257,10 +189,6 @@ def test_tasks_are_counted_after_their_table_was_altered_in_the_same_session(con
 # Frozen workflows
 
 
-def test_a_workflow_inserted_frozen_keeps_its_counters(conn: psycopg.Connection) -> None:
-    assert progress(conn, new_frozen_workflow(conn)) == FROZEN_ROW
-
-
 @pytest.mark.parametrize(
     "statement",
     [
@@ -282,15 +210,6 @@ def test_a_frozen_workflow_keeps_its_counters(conn: psycopg.Connection, statemen
     assert progress(conn, workflow) == FROZEN_ROW
     assert conn.execute("select progress_updated_at from workflow").fetchone() == before
     assert conn.execute("select count(*) from workflow_progress_drift").fetchone() == (0,)
-
-
-def test_thawing_recounts(conn: psycopg.Connection) -> None:
-    workflow = new_frozen_workflow(conn)
-    new_tasks(conn, workflow, "running", "failed", "completed", "cancelled")
-    conn.execute("update workflow set agents_planned = 5")
-    conn.execute("update workflow set progress_frozen_at = null, agents_completed = 9")
-    assert progress(conn, workflow) == (20, 1, 5)
-    assert counters(conn, workflow) == (4, 1, 1, 1)
 
 
 # TRUNCATE

@@ -9,18 +9,19 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from psycopg import Connection
 
 import pyapp
 from pyapp import Workflow, WorkflowNotFound, watch
 from pyapp.shipped import for_schema, resource
 from pyapp.watch import watch_changes
 
-from .helpers import in_background, new_tasks, new_workflow, set_status
+from .helpers import at_work, in_background, new_tasks, new_workflow, set_status
 
 INTERVAL = 0.02
 
 
-def finish(conn: psycopg.Connection, workflow: Any, status: str = "completed") -> None:
+def finish(conn: Connection, workflow: Any, status: str = "completed") -> None:
     conn.execute("update workflow set status = %s where id = %s", [status, workflow])
 
 
@@ -71,23 +72,22 @@ def watcher(request: pytest.FixtureRequest, dsn: str) -> Iterator[Callable[..., 
         changes.close()
 
 
-def backends(conn: psycopg.Connection) -> list[int]:
+def backends(conn: Connection) -> list[int]:
     rows = conn.execute(
         "select pid from pg_stat_activity where datname = current_database() and application_name = 'agent-progress'"
     ).fetchall()
     return [pid for (pid,) in rows]
 
 
-def wait_until_gone(conn: psycopg.Connection) -> None:
+def wait_until_gone(conn: Connection) -> None:
     """Wait for the server to notice that the watcher's connection is closed."""
     give_up = time.monotonic() + 60
     while backends(conn):
         assert time.monotonic() < give_up
 
 
-def test_the_first_state_and_each_change_are_yielded(conn: psycopg.Connection, watcher: Any) -> None:
-    workflow = new_workflow(conn)
-    one, two = new_tasks(conn, workflow, "running", "running")
+def test_the_first_state_and_each_change_are_yielded(conn: Connection, watcher: Any) -> None:
+    workflow, (one, two) = at_work(conn, 2)
     changes = watcher([workflow])
     assert take(changes).progress == 0
     set_status(conn, one, "completed")
@@ -102,7 +102,7 @@ def test_the_first_state_and_each_change_are_yielded(conn: psycopg.Connection, w
     assert waiting.result(60).name == "renamed"
 
 
-def test_nothing_is_yielded_as_long_as_nothing_changes(dsn: str, conn: psycopg.Connection) -> None:
+def test_nothing_is_yielded_as_long_as_nothing_changes(dsn: str, conn: Connection) -> None:
     workflow = new_workflow(conn)
     polls = watch_changes(dsn, [workflow], INTERVAL)
     assert [len(next(polls)) for _ in range(5)] == [1, 0, 0, 0, 0]
@@ -111,7 +111,7 @@ def test_nothing_is_yielded_as_long_as_nothing_changes(dsn: str, conn: psycopg.C
     polls.close()
 
 
-def test_it_ends_when_all_workflows_are_settled(conn: psycopg.Connection, watcher: Any) -> None:
+def test_it_ends_when_all_workflows_are_settled(conn: Connection, watcher: Any) -> None:
     done, failed, open_one = (new_workflow(conn) for _ in range(3))
     finish(conn, done)
     finish(conn, failed, "failed")
@@ -124,7 +124,7 @@ def test_it_ends_when_all_workflows_are_settled(conn: psycopg.Connection, watche
     wait_until_gone(conn)
 
 
-def test_an_unknown_workflow_raises_at_once(conn: psycopg.Connection, watcher: Any) -> None:
+def test_an_unknown_workflow_raises_at_once(conn: Connection, watcher: Any) -> None:
     workflow = new_workflow(conn)
     with pytest.raises(WorkflowNotFound, match=str(UUID(int=0))):
         next(watcher([workflow, UUID(int=0)]))
@@ -133,9 +133,8 @@ def test_an_unknown_workflow_raises_at_once(conn: psycopg.Connection, watcher: A
     wait_until_gone(conn)
 
 
-def test_it_outlives_its_connection(conn: psycopg.Connection, watcher: Any) -> None:
-    workflow = new_workflow(conn)
-    (task,) = new_tasks(conn, workflow, "running")
+def test_it_outlives_its_connection(conn: Connection, watcher: Any) -> None:
+    workflow, (task,) = at_work(conn, 1)
     changes = watcher([workflow])
     take(changes)
     waiting = next_of(changes)
@@ -154,7 +153,7 @@ def test_a_database_that_cannot_be_reached_raises_at_first(watcher: Any) -> None
         next(watcher(dsn="host=/nowhere dbname=x"))
 
 
-def test_a_deleted_workflow_counts_as_ended(conn: psycopg.Connection, watcher: Any) -> None:
+def test_a_deleted_workflow_counts_as_ended(conn: Connection, watcher: Any) -> None:
     workflow, other = new_workflow(conn), new_workflow(conn)
     changes = watcher([workflow, other])
     take(changes)
@@ -171,7 +170,7 @@ def test_a_deleted_workflow_counts_as_ended(conn: psycopg.Connection, watcher: A
     assert ending.result(60) == []
 
 
-def test_without_ids_new_active_workflows_join_and_their_end_is_told(conn: psycopg.Connection, watcher: Any) -> None:
+def test_without_ids_new_active_workflows_join_and_their_end_is_told(conn: Connection, watcher: Any) -> None:
     old = new_workflow(conn, name="old")
     finish(conn, old)
     first = new_workflow(conn, name="first")
@@ -189,7 +188,7 @@ def test_without_ids_new_active_workflows_join_and_their_end_is_told(conn: psyco
     assert waiting.result(60).name == "second"
 
 
-def test_leaving_the_loop_closes_the_connection(conn: psycopg.Connection, watcher: Any) -> None:
+def test_leaving_the_loop_closes_the_connection(conn: Connection, watcher: Any) -> None:
     new_workflow(conn)
     changes = watcher()
     take(changes)
@@ -200,7 +199,7 @@ def test_leaving_the_loop_closes_the_connection(conn: psycopg.Connection, watche
 
 @pytest.mark.parametrize("schema", ["public", 'My "own" Agents', "ä" * 25])
 def test_a_notification_is_followed_at_once_however_long_the_interval(
-    dsn: str, conn: psycopg.Connection, watcher: Any, schema: str, monkeypatch: pytest.MonkeyPatch
+    dsn: str, conn: Connection, watcher: Any, schema: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AGENT_PROGRESS_SCHEMA", schema)
     pyapp.migrate(dsn)
@@ -220,7 +219,7 @@ def test_a_notification_is_followed_at_once_however_long_the_interval(
 
 
 def test_a_schema_whose_view_has_the_columns_is_followed_whatever_its_keys_are(
-    dsn: str, conn: psycopg.Connection, watcher: Any, monkeypatch: pytest.MonkeyPatch
+    dsn: str, conn: Connection, watcher: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AGENT_PROGRESS_SCHEMA", "adopted")
     conn.execute("""

@@ -17,7 +17,9 @@ from tests.helpers import new_tasks, new_workflow, set_status
 from tests.service import Conn, Service, content, serving, shared
 
 PARTS = ["tree", "tasks", "events", "timeline", "stages", "burnup", "forecast", "metrics", "link", "stream"]
-SORTS = ["created", "-created", "name", "-name", "status", "-status"]
+SORTS = [
+    f"{direction}{order}" for order in ("created", "name", "status", "progress", "duration") for direction in ("", "-")
+]
 STATUSES = ["initiated", "running", "paused", "completed", "failed", "cancelled"]
 CHECKS = [
     "not_a_server_error",
@@ -64,11 +66,9 @@ def pages(client: httpx.Client, **parameters: Any) -> Iterator[list[dict[str, An
     while True:
         assert response.status_code == 200, response.text
         yield response.json()
-        link = response.headers.get("link")
-        if link is None:
+        found = re.search(r'<(/api/v1/workflows\?[^<>"]+)>; rel="next"', response.headers.get("link", ""))
+        if found is None:
             return
-        found = re.fullmatch(r'<(/api/v1/workflows\?[^<>"]+)>; rel="next"', link)
-        assert found, link
         response = client.get(found[1])
 
 
@@ -160,7 +160,7 @@ def test_filters_by_the_beginning_of_the_name_taken_literally(client: httpx.Clie
     [
         ({"status": "finished"}, "status.0: Input should be 'initiated', 'running'"),
         ({"priority": "urgent"}, "priority: should be one of low, medium, high, critical"),
-        ({"sort": "progress"}, "sort: Input should be 'created', '-created'"),
+        ({"sort": "agents"}, "sort: Input should be 'created', '-created'"),
         ({"limit": "0"}, "limit: Input should be greater than or equal to 1"),
         ({"limit": "1001"}, "limit: Input should be less than or equal to 1000"),
         ({"limit": "many"}, "limit: Input should be a valid integer"),

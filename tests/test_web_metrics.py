@@ -48,27 +48,23 @@ def test_the_metrics_hold_what_the_database_does(client: httpx.Client, conn: Con
     assert found["process_resident_memory_bytes",] > 10_000_000
 
 
-def test_workflows_that_have_come_to_a_halt_show_as_a_gauge_and_are_listed(service_dsn: str, conn: Conn) -> None:
-    quiet, _ = (new_workflow(conn, name=name, status="running") for name in ("quiet", "busy"))
+def test_drift_and_what_has_come_to_a_halt_show_as_gauges_and_are_listed(service_dsn: str, conn: Conn) -> None:
+    quiet, busy = (new_workflow(conn, name=name, status="running") for name in ("quiet", "busy"))
     conn.execute("alter table workflow disable trigger user")
     conn.execute("update workflow set progress_updated_at = now() - interval '1 hour' where id = %s", [quiet])
     conn.execute("alter table workflow enable trigger user")
+    (task,) = new_tasks(conn, busy, "completed")
+    with conn.transaction():
+        conn.execute("set local session_replication_role = replica")
+        set_status(conn, task, "failed")
     with serving(service_dsn) as fresh, fresh.client() as client:
-        assert metrics(client)["agent_progress_stalled_workflows",] == 1
+        found = metrics(client)
+        assert found["agent_progress_drifting_workflows",] == found["agent_progress_stalled_workflows",] == 1
         assert [workflow["name"] for workflow in fresh.get("/workflows?stalled=true")] == ["quiet"]
         assert len(fresh.get("/workflows?stalled=false")) == 2
         page = fresh.page("/workflows?stalled=true")
         assert "quiet" in page
         assert "busy" not in page
-
-
-def test_drift_shows_as_a_gauge(service_dsn: str, conn: Conn) -> None:
-    (task,) = new_tasks(conn, new_workflow(conn), "completed")
-    with conn.transaction():
-        conn.execute("set local session_replication_role = replica")
-        set_status(conn, task, "failed")
-    with serving(service_dsn) as fresh, fresh.client() as client:
-        assert metrics(client)["agent_progress_drifting_workflows",] == 1
     conn.execute("select repair_progress()")
 
 

@@ -139,10 +139,12 @@ class Following:
                     live.update(self._table(), refresh=True)
                 else:
                     # What moved below a workflow is news of it.
-                    moved = {key for key, tree in self._trees.items() if told.get(key, tree) != tree}
+                    moved = {
+                        key for key, tree in self._trees.items() if told.get(key, tree) != tree and key in self._seen
+                    }
                     told |= self._trees
                     moved -= {workflow.workflow_id for workflow in changes}
-                    for workflow in [*changes, *(self._seen[key] for key in moved if key in self._seen)]:
+                    for workflow in [*changes, *filter(self._is_wanted, (self._seen[key] for key in moved))]:
                         key = workflow.workflow_id
                         tell(workflow, self._forecasts.get(key), self._trees.get(key))
                 if ended():
@@ -163,7 +165,9 @@ class Following:
         return LiveTable(rows, self._forecasts, self._trees, self._active + ended, self._called.task_nouns)
 
     def _is_wanted(self, workflow: Workflow) -> bool:
-        return not self._failed or workflow.status == "failed" or bool(workflow.agents_failed)
+        tree = self._trees.get(workflow.workflow_id)
+        with_failed = workflow.agents_failed or (tree is not None and tree.agents_failed)
+        return not self._failed or workflow.status == "failed" or bool(with_failed)
 
     def _read_more(self, conn: Connection[Any], workflows: list[Workflow]) -> None:
         there = {workflow.workflow_id for workflow in workflows}
@@ -177,8 +181,8 @@ class Following:
             self._forecasts = helpers.get_forecasts(conn, running, schema=self._schema)
         if "workflow_tree_progress" in self._there and not self._below:  # who sees them all needs no sum of them
             self._trees = helpers.list_tree_progress(conn, there, schema=self._schema)
-        self._active = sum(workflow.status not in SETTLED for workflow in workflows)
-        if not self._keys and self._active >= MOST:
+        self._active = sum(w.status not in SETTLED and self._is_wanted(w) for w in workflows)
+        if not self._keys and len(workflows) >= MOST:
             self._active = self._count_active(conn)
 
     def _count_active(self, conn: Connection[Any]) -> int:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any
@@ -17,19 +18,15 @@ from pyapp import WorkflowNotFound, progress_metrics
 from pyapp.models import BurnupPoint, Forecast, ProgressMetrics, Stage, TimelineEntry, TreeNode, TreeProgress
 from pyapp.web import reads, tasks, trees
 from pyapp.web.answers import Event, Listed, Overview, Problem, SignedLink, described
+from pyapp.web.filters import Wanted
 from pyapp.web.links import page_links
-from pyapp.web.paging import Sort, Wanted, send_page
+from pyapp.web.paging import send_page
 from pyapp.web.parameters import (
     Active,
-    Cursor,
     Key,
     Keys,
     Limit,
     Offset,
-    OnePriority,
-    Parent,
-    Stalled,
-    Statuses,
     TaskCursor,
     TaskStatuses,
     Text,
@@ -38,6 +35,7 @@ from pyapp.web.parameters import (
     after_position,
     ask,
     known_parameters,
+    list_wanted,
     run,
 )
 from pyapp.web.reads import Asked
@@ -123,21 +121,11 @@ def _read(
 
 @router.get("/workflows", **_of(list[_WORKFLOW], 304, 400))
 async def list_workflows(
-    request: Request,
-    status: Statuses = None,
-    type: Annotated[Text | None, Query()] = None,
-    priority: OnePriority = None,
-    name: Annotated[Text | None, Query(description="Beginning of the name.")] = None,
-    parent: Parent = None,
-    stalled: Stalled = False,
-    sort: Annotated[Sort, Query(description="With - in front: descending.")] = "-created",
-    limit: Limit = 50,
-    cursor: Cursor = None,
+    request: Request, wanted: Annotated[Wanted, Depends(list_wanted)], limit: Limit = 50
 ) -> Response:
-    """List workflows, newest first; the Link header leads to the next page."""
-    wanted = Wanted(status or (), type, priority, name, parent, stalled, sort, limit, cursor)
-    page, following = await ask(request, lambda conn, shape: send_page(conn, shape, wanted))
-    return respond(request, as_array(page), page_links(request, next=following))
+    """List workflows, newest first; the Link header leads to the next page and the one before."""
+    page = await ask(request, lambda conn, shape: send_page(conn, shape, replace(wanted, limit=limit)))
+    return respond(request, as_array(page.rows), page_links(request, next=page.next, prev=page.previous))
 
 
 @router.get(_ONE, **_of(_WORKFLOW))

@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path as FilePath
@@ -18,17 +19,20 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from pyapp.models import WorkflowStatus
-from pyapp.web import charts, reads, text, trees
+from pyapp.web import charts, filters, reads, text, trees, usual
 from pyapp.web.address import base_of
 from pyapp.web.database import AWAY
 from pyapp.web.description import complete, operations
-from pyapp.web.paging import Sort, Wanted, list_page
-from pyapp.web.parameters import Cursor, Key, Stalled, Text, after_position, known_parameters, run
+from pyapp.web.filters import Wanted
+from pyapp.web.paging import list_page
+from pyapp.web.parameters import Key, Text, after_position, given_only, known_parameters, list_wanted, run
 from pyapp.web.security import COOKIE, framed_by, local_path, same, session_of
 from pyapp.web.shape import OURS, Shape
 from pyapp.web.wire import error
 
-router = APIRouter(include_in_schema=False, dependencies=[Depends(known_parameters), Depends(after_position)])
+router = APIRouter(
+    include_in_schema=False, dependencies=[Depends(given_only), Depends(known_parameters), Depends(after_position)]
+)
 _HERE = FilePath(__file__).parent
 _PAGE = 50
 _ACTIVE = 20
@@ -108,48 +112,43 @@ def overview(request: Request) -> Response:
 
 
 @router.get("/workflows")
-def workflows(
-    request: Request,
-    status: Annotated[WorkflowStatus | None, GIVEN, Query()] = None,
-    type: Given = None,
-    priority: Given = None,
-    name: Given = None,
-    parent: Given = None,
-    stalled: Stalled = False,
-    sort: Annotated[Sort, BeforeValidator(lambda value: value or "-created"), Query()] = "-created",
-    cursor: Cursor = None,
-) -> Response:
-    """Show the list, filtered, sorted and paged: the workflows that no other started, unless ``parent`` says more."""
-    chosen = {"status": status, "type": type, "priority": priority, "name": name, "parent": parent}
-    chosen |= {"stalled": "true" if stalled else None}
-    given = {key: value for key, value in chosen.items() if value}
-    within = None if parent == "all" else parent or "none"
-    wanted = Wanted([status] if status else (), type, priority, name, within, stalled, sort, _PAGE, cursor or None)
+def workflows(request: Request, wanted: Annotated[Wanted, Depends(list_wanted)]) -> Response:
+    """Show the list, filtered, sorted and paged: the workflows that no other started, unless asked for more.
+
+    A search looks among all.
+    """
+    chosen = wanted
+    within = None if wanted.parent == "all" else wanted.parent or (None if wanted.match else "none")
+    wanted = replace(wanted, parent=within, limit=_PAGE)
 
     def read(conn: Connection[Any], shape: Shape) -> dict[str, Any]:
         above = None if within in (None, "none") else reads.find_workflow(conn, shape, shape.key(within))
-        return {"page": list_page(conn, shape, wanted), "above": above}
+        said = filters.searched(conn, shape, wanted.match) if wanted.match else None
+        return {"page": list_page(conn, shape, wanted), "above": above, "searched": said}
 
     found = read_page(request, read)
-    page, following = found.pop("page")
+    page = found.pop("page")
+    given = request.query_params
+    kept = [(name, value) for name, value in given.multi_items() if name not in ("cursor", "sort", "after_position")]
 
-    def to(**more: Any) -> str:
-        return f"/workflows?{urlencode({**given, **more})}"
+    def to(**more: str | None) -> str:
+        at = [(name, value) for name, value in more.items() if value]
+        return f"/workflows?{urlencode([*(pair for pair in kept if pair[0] not in more), *at])}"
 
-    at = {"sort": sort, **({"cursor": cursor} if cursor else {})}
-
-    listed = {name: value for name, value in (given | {"parent": within} | at | {"limit": 200}).items() if value}
+    sort, again = wanted.sort, {"sort": wanted.sort, "cursor": wanted.cursor}
     more = {
-        "workflows": page,
+        "workflows": page.rows,
         "chosen": chosen,
-        "filtered": bool(given),
+        "given": given,
+        "filtered": bool(kept),
         "sort": sort,
-        "first": to(sort=sort) if cursor else None,
-        "next": to(sort=sort, cursor=following) if following else None,
+        "first": to(sort=sort) if wanted.cursor else None,
+        "previous": to(sort=sort, cursor=page.previous) if page.previous else None,
+        "next": to(sort=sort, cursor=page.next) if page.next else None,
         "widened": to(sort=sort, parent="all"),
         "by": lambda order: to(sort=order),
-        "here_again": to(**at),
-        "list": f"api/v1/workflows?{urlencode(listed)}",
+        "here_again": to(**again),
+        "list": f"api/v1{to(**again, parent=within, limit='200')}",
     }
     return render(request, "workflows.html", found | more)
 
@@ -177,6 +176,7 @@ def workflow(request: Request, workflow_id: Key) -> Response:
             "stages": reads.read_part(conn, shape, key, reads.STAGES),
             "events": reads.read_part(conn, shape, key, reads.EVENTS, _EVENTS),
             "points": reads.read_part(conn, shape, key, reads.BURNUP),
+            "slow": usual.read_slow(conn, shape, found, datetime.now(UTC)),
             "forecast": reads.read_forecast(conn, shape, key),
             "archived_at": reads.read_archived_at(conn, shape, found),
             "trace_url": request.app.state.settings.trace_url,

@@ -3,29 +3,33 @@
 import base64
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 from psycopg import AsyncConnection, Connection, DataError, sql
 from psycopg.rows import class_row
 
+from pyapp.web import filters
 from pyapp.web.answers import Listed
-from pyapp.web.reads import Asked, apart, as_json, fetch, listed, stalled
-from pyapp.web.shape import NotAValue, Shape
+from pyapp.web.filters import NAME, Sort, Wanted
+from pyapp.web.reads import Asked, apart_from, as_json, fetch, listed
+from pyapp.web.shape import Shape
 
-Sort = Literal["created", "-created", "name", "-name", "status", "-status"]
 _LONGEST = 4_000_000  # bytes that a cursor may unfold to
 # The columns that make an order; the key is the last, and the only one that is never null.
 _ORDERS = {
     "created": ("created_at", "workflow_id"),
     "name": ("name", "workflow_id"),
     "status": ("status", "created_at", "workflow_id"),
+    "progress": ("progress", "created_at", "workflow_id"),
+    "duration": ("duration", "workflow_id"),
 }
-_NAME = sql.SQL('p.name collate "C"')
+# On all pages as of the first one, so that what still runs keeps its place.
+_DURATION = sql.SQL("(least(coalesce(p.completed_at, %(as_of)s), %(as_of)s) - p.created_at)")
 
 
 class BadCursor(ValueError):
@@ -37,56 +41,56 @@ class BadCursor(ValueError):
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Which page: filters, an order, and where the page before ended.
+class Page:
+    """Workflows, and the cursors of the pages before and behind them, None where there is none."""
 
-    ``name`` is the beginning of the names, ``parent`` the key of what started them, ``none`` for what nothing did.
-    """
-
-    status: Sequence[str] = ()
-    type: str | None = None
-    priority: str | None = None
-    name: str | None = None
-    parent: str | None = None
-    stalled: bool = False
-    sort: Sort = "-created"
-    limit: int = 50
-    cursor: str | None = None
-
-    @property
-    def order(self) -> tuple[str, ...]:
-        """The columns that make the order."""
-        return _ORDERS[self.sort.removeprefix("-")]
+    rows: list[Any]
+    previous: str | None
+    next: str | None
 
 
-def list_page(conn: Connection[Any], shape: Shape, wanted: Wanted) -> tuple[list[Listed], str | None]:
-    """List a page of workflows.
+@dataclass(frozen=True)
+class _Place:
+    """Where a page begins: behind a row, whose keys it has, or before it; and the time that durations are as of."""
 
-    Returns them and the cursor of the next page, None on the last one. Raises BadCursor and NotAValue.
-    """
-    query, values = page_query(shape, wanted)
+    backwards: bool
+    as_of: str
+    keys: list[str | None]
+
+
+def list_page(conn: Connection[Any], shape: Shape, wanted: Wanted) -> Page:
+    """List a page of workflows, as Listed. Raises BadCursor and NotAValue."""
+    place = _place(wanted)
+    query, values = page_query(shape, wanted, place)
     with _reading(wanted), conn.cursor(row_factory=class_row(Listed)) as reader:
         rows = reader.execute(query, values, prepare=_prepare(values)).fetchall()
-    page = rows[: wanted.limit]
-    if len(rows) == len(page):
-        return page, None
-    return page, _write_cursor([getattr(page[-1], column) for column in wanted.order], wanted.sort)
+    return _turn(rows, wanted, place, lambda row: {name: getattr(row, name) for name in _KEPT})
 
 
-async def send_page(conn: AsyncConnection[Any], shape: Shape, wanted: Wanted) -> tuple[list[bytes], str | None]:
+async def send_page(conn: AsyncConnection[Any], shape: Shape, wanted: Wanted) -> Page:
     """List a page of workflows as ``list_page`` does, each of them as JSON."""
-    if wanted == Wanted(sort=wanted.sort, limit=wanted.limit):
+    place = _place(wanted)
+    if wanted == Wanted(sort=wanted.sort, limit=wanted.limit) and "duration" not in wanted.sort:
         asked: Asked = _unfiltered(shape, wanted.sort, wanted.limit), {}
     else:
-        query, values = page_query(shape, wanted, sent=True)
+        query, values = page_query(shape, wanted, place, sent=True)
         asked = as_json(query), values
     with _reading(wanted):
         rows = await fetch(conn, asked, prepare=_prepare(asked[1]))
-    page = rows[: wanted.limit]
-    if len(rows) == len(page):
-        return page, None
-    last = json.loads(page[-1])
-    return page, _write_cursor([last[column] for column in wanted.order], wanted.sort)
+    return _turn(rows, wanted, place, json.loads)
+
+
+def _turn(rows: list[Any], wanted: Wanted, place: _Place, read: Callable[[Any], Mapping[str, Any]]) -> Page:
+    """Put a page in its order and say what is around it; ``read`` tells the columns of a row."""
+    found, is_more = rows[: wanted.limit], len(rows) > wanted.limit
+    if place.backwards:
+        found.reverse()
+    before, behind = (is_more, True) if place.backwards else (wanted.cursor is not None, is_more)
+    return Page(
+        found,
+        _write_cursor(wanted.sort, True, place.as_of, read(found[0])) if before and found else None,
+        _write_cursor(wanted.sort, False, place.as_of, read(found[-1])) if behind and found else None,
+    )
 
 
 @contextmanager
@@ -106,50 +110,45 @@ def _prepare(values: Mapping[str, Any]) -> bool | None:
 
 @lru_cache
 def _unfiltered(shape: Shape, sort: Sort, limit: int) -> bytes:
-    return as_json(page_query(shape, Wanted(sort=sort, limit=limit), sent=True)[0])
+    wanted = Wanted(sort=sort, limit=limit)
+    return as_json(page_query(shape, wanted, _place(wanted), sent=True)[0])
 
 
-def page_query(shape: Shape, wanted: Wanted, *, sent: bool = False) -> tuple[sql.Composed, dict[str, Any]]:
-    """Compose the query for a page and one row more, which tells whether there is a next one.
-
-    Raises BadCursor and NotAValue.
-    """
-    if wanted.priority and shape.priorities and wanted.priority not in shape.priorities:
-        raise NotAValue(f"priority: should be one of {', '.join(shape.priorities)}")
-    columns, descending = wanted.order, wanted.sort.startswith("-")
+def page_query(
+    shape: Shape, wanted: Wanted, place: _Place | None = None, *, sent: bool = False
+) -> tuple[sql.Composed, dict[str, Any]]:
+    """Compose the query for a page and one row more, which tells whether there is another one. Raises NotAValue."""
+    place = place or _place(wanted)
+    columns = _order_of(wanted.sort)
+    descending = wanted.sort.startswith("-") is not place.backwards
     order = sql.SQL(", ").join(_column(column) + sql.SQL(" desc" if descending else "") for column in columns)
-    values: dict[str, Any] = {}
-    filters: list[sql.Composable] = []
-    for name in ("type", "priority"):
-        if value := getattr(wanted, name):
-            values[name] = value
-            filters.append(_is(name, name))
-    if wanted.stalled:
-        filters.append(stalled(shape))
-    if wanted.name:
-        values["name"] = wanted.name.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_") + "%"
-        filters.append(sql.SQL("{} like %(name)s").format(_NAME))
-    if wanted.parent == "none":
-        filters.append(sql.SQL("p.parent_id is null"))
-    elif wanted.parent:
-        values["parent"] = shape.key(wanted.parent)
-        filters.append(sql.SQL("p.parent_id = %(parent)s"))
+    all_of, values = filters.conditions(shape, wanted)
+    if columns[0] == "duration":
+        values["as_of"] = place.as_of
     # Each status is read by itself, since the index begins with it, and so is each part of what is left.
-    chosen = {f"status{place}": status for place, status in enumerate(dict.fromkeys(wanted.status))}
+    chosen = {f"status{number}": status for number, status in enumerate(dict.fromkeys(wanted.status))}
     statuses: list[sql.Composable] = [_is("status", parameter) for parameter in chosen]
-    if columns[0] == "name" and statuses:
+    if columns[0] not in ("status", "created_at") and statuses:
         statuses = [sql.SQL("({})").format(sql.SQL(" or ").join(statuses))]
-    keys: dict[str, str | None] = {}
-    left: list[sql.Composable] = [sql.SQL("true")]
-    if wanted.cursor is not None:
-        keys = {f"key{place}": key for place, key in enumerate(_read_cursor(wanted.cursor, wanted.sort))}
-        left = _after(list(zip(columns, keys.items(), strict=True)), descending)
-    parts = [sql.SQL(" and ").join([*filters, one, rest]) for one in statuses or [sql.SQL("true")] for rest in left]
-    return listed(shape, apart(shape, parts, order, wanted.limit + 1), order, sent=sent), {**values, **chosen, **keys}
+    keys = {f"key{number}": key for number, key in enumerate(place.keys)}
+    left = _after(list(zip(columns, keys.items(), strict=True)), descending) if keys else [sql.SQL("true")]
+    parts = [sql.SQL(" and ").join([*all_of, one, rest]) for one in statuses or [sql.SQL("true")] for rest in left]
+    if not wanted.match:
+        rows = apart_from([(shape.name("workflow_progress"), part) for part in parts], order, wanted.limit + 1)
+        return listed(shape, rows, order, sent=sent), {**values, **chosen, **keys}
+    search = filters.search(shape, wanted.match)
+    both = [(where, sql.SQL("{} and {}").format(part, one)) for part in parts for where, one in search.parts]
+    query = listed(shape, apart_from(both, order, wanted.limit + 1), order, sent=sent)
+    hits = sql.SQL("with hits as materialized ({}) {}").format(search.keys, query)
+    return hits, {**values, **chosen, **keys, **search.values}
+
+
+def _order_of(sort: Sort) -> tuple[str, ...]:
+    return _ORDERS[sort.removeprefix("-")]
 
 
 def _column(name: str) -> sql.Composable:
-    return _NAME if name == "name" else sql.Identifier("p", name)
+    return {"name": NAME, "duration": _DURATION}.get(name) or sql.Identifier("p", name)
 
 
 def _is(column: str, parameter: str) -> sql.Composed:
@@ -175,20 +174,40 @@ def _after(keys: Sequence[tuple[str, tuple[str, str | None]]], descending: bool)
     return [*parts, sql.SQL("{} is not null").format(column)] if descending else parts
 
 
-def _write_cursor(keys: Sequence[Any], sort: Sort) -> str:
-    text = json.dumps([sort, *(key.isoformat() if isinstance(key, datetime) else key for key in keys)])
+_KEPT = ("completed_at", *{column for order in _ORDERS.values() for column in order if column != "duration"})
+
+
+def _write_cursor(sort: Sort, backwards: bool, as_of: str, row: Mapping[str, Any]) -> str:
+    keys = [_duration(row, as_of) if column == "duration" else row[column] for column in _order_of(sort)]
+    texts = (key.isoformat() if isinstance(key, datetime) else None if key is None else str(key) for key in keys)
+    text = json.dumps([sort, backwards, as_of, *texts])
     # A name may be long; one that an index takes is short when compressed.
     return base64.urlsafe_b64encode(zlib.compress(text.encode())).decode().rstrip("=")
 
 
-def _read_cursor(cursor: str, sort: Sort) -> list[str | None]:
+def _duration(row: Mapping[str, Any], as_of: str) -> str | None:
+    """Write what _DURATION is of a row."""
+    began, ended = (
+        datetime.fromisoformat(value) if isinstance(value, str) else value
+        for value in (row["created_at"], row["completed_at"])
+    )
+    end = datetime.fromisoformat(as_of)
+    return None if began is None else f"{(min(ended or end, end) - began) // timedelta(microseconds=1)} microseconds"
+
+
+def _place(wanted: Wanted) -> _Place:
+    """Read where a page begins. Raises BadCursor."""
+    if wanted.cursor is None:
+        return _Place(False, datetime.now(UTC).isoformat(), [])
     try:
-        packed = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        given, *keys = json.loads(zlib.decompressobj().decompress(packed, _LONGEST))
-        if given != sort or len(keys) != len(_ORDERS[sort.removeprefix("-")]) or keys[-1] is None:
+        packed = base64.b64decode(wanted.cursor + "=" * (-len(wanted.cursor) % 4), altchars=b"-_", validate=True)
+        sort, backwards, as_of, *keys = json.loads(zlib.decompressobj().decompress(packed, _LONGEST))
+        if sort != wanted.sort or len(keys) != len(_order_of(wanted.sort)) or keys[-1] is None:
             raise ValueError
         if any("\0" in key.encode().decode() for key in keys if key is not None):
             raise ValueError
+        if type(backwards) is not bool or datetime.fromisoformat(as_of).tzinfo is None:
+            raise ValueError
     except (ValueError, TypeError, AttributeError, RecursionError, zlib.error):
         raise BadCursor from None
-    return list(keys)
+    return _Place(backwards, as_of, keys)

@@ -1,6 +1,9 @@
 """What requests may ask for."""
 
+import re
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Annotated, Any, TypeVar, get_args
 from urllib.parse import unquote
 
@@ -9,11 +12,13 @@ from fastapi import Path, Query
 from fastapi.dependencies.models import Dependant
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
 from pyapp.models import Priority, TaskStatus, WorkflowStatus
 from pyapp.web.answers import PARENT
 from pyapp.web.database import Database
+from pyapp.web.filters import Sort, Wanted
 from pyapp.web.shape import NotAValue, Shape
 
 T = TypeVar("T")
@@ -42,6 +47,83 @@ _ParentKey = Annotated[str, Field(max_length=500, json_schema_extra={"pattern": 
 Parent = Annotated[
     _ParentKey | None, Query(description="The id of what started them; none: those that no workflow started.")
 ]
+_UNITS = {"": 1, "s": 1, "min": 60, "h": 3600, "d": 86400}
+
+
+def _seconds(text: str | None) -> float | None:
+    parts = re.fullmatch(r"([0-9.]+) ?([a-z]*)", text or "")
+    return float(parts[1]) * _UNITS[parts[2]] if parts else None
+
+
+def _moment(text: str | None, *, through: bool = False) -> datetime | None:
+    """Read a date, or a date with a time, of UTC where it does not say; a date alone ends with its day."""
+    if not text:
+        return None
+    try:
+        at = datetime.fromisoformat(text)
+        at = at if at.tzinfo else at.replace(tzinfo=UTC)
+        return at + timedelta(days=1) if through and len(text) == 10 else at
+    except OverflowError:
+        return datetime.max.replace(tzinfo=UTC)
+    except ValueError:
+        raise PydanticCustomError("date", "Should be a date, as 2026-03-01, or 2026-03-01T10:00:00Z") from None
+
+
+_Date = Annotated[str, Field(max_length=40, json_schema_extra={"format": "date"})]
+_Length = Annotated[str, Field(pattern=r"^[0-9]{1,6}(\.[0-9]{1,3})? ?(s|min|h|d)?$")]
+_LENGTH = "seconds, or 5 min, 2 h, 1 d"
+
+
+def list_wanted(
+    status: Statuses = None,
+    type: Annotated[Text | None, Query()] = None,
+    priority: OnePriority = None,
+    match: Annotated[
+        Text | None,
+        Query(
+            description="Contained in the name, without regard to case; or the id, how it begins, the trace id, or"
+            " the external id of a task. What no index finds (see sql/optional/search.sql) is looked for among the"
+            " newest 200,000 workflows, an external id among the tasks of the newest 10,000."
+        ),
+    ] = None,
+    name: Annotated[Text | None, Query(description="Beginning of the name.")] = None,
+    parent: Parent = None,
+    stalled: Stalled = False,
+    failures: Annotated[bool, Query(description="Only those with tasks that failed.")] = False,
+    created_from: Annotated[_Date | None, AfterValidator(_moment), Query(description="Not before.")] = None,
+    created_to: Annotated[
+        _Date | None, AfterValidator(partial(_moment, through=True)), Query(description="Not after this day.")
+    ] = None,
+    longer: Annotated[_Length | None, AfterValidator(_seconds), Query(description=f"Took more: {_LENGTH}.")] = None,
+    shorter: Annotated[_Length | None, AfterValidator(_seconds), Query(description=f"Took less: {_LENGTH}.")] = None,
+    sort: Annotated[Sort, Query(description="With - in front: descending.")] = "-created",
+    cursor: Cursor = None,
+) -> Wanted:
+    """Take the parameters of a list of workflows."""
+    return Wanted(
+        tuple(status or ()),
+        type,
+        priority,
+        name,
+        match and match.strip(),
+        parent,
+        stalled,
+        failures,
+        created_from,  # type: ignore[arg-type]  # as validated
+        created_to,  # type: ignore[arg-type]
+        longer,  # type: ignore[arg-type]
+        shorter,  # type: ignore[arg-type]
+        sort,
+        cursor=cursor,
+    )
+
+
+def given_only(request: Request) -> None:
+    """Leave out the parameters that are empty: a form sends them as well."""
+    # Where the request keeps them once they are read.
+    request._query_params = QueryParams([pair for pair in request.query_params.multi_items() if pair[1]])
+
+
 WithTree = Annotated[bool, Query(description="All that is below it as well.")]
 # Its address left it escaped.
 Key = Annotated[

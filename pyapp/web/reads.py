@@ -112,8 +112,15 @@ def listed(
 
 def apart(shape: Shape, conditions: Sequence[sql.Composable], order: sql.Composable, limit: int) -> sql.Composed:
     """Read the workflows of each condition by themselves, so that an index gives the order, wherever in it they lie."""
+    return apart_from([(shape.name("workflow_progress"), condition) for condition in conditions], order, limit)
+
+
+def apart_from(
+    parts: Sequence[tuple[sql.Composable, sql.Composable]], order: sql.Composable, limit: int
+) -> sql.Composed:
+    """Read the rows of each condition by themselves, each from where it says."""
     one = sql.SQL("(select p.* from {} as p where {} order by {} limit {})")
-    found = [one.format(shape.name("workflow_progress"), condition, order, limit) for condition in conditions]
+    found = [one.format(rows, condition, order, limit) for rows, condition in parts]
     if len(found) == 1:
         return found[0]
     rows = sql.SQL(" union all ").join(found)

@@ -39,6 +39,19 @@ _COLUMN = """
         and a.attname in ('workflow_id', 'priority')
     order by a.attname desc
 """
+# The columns that an index finds by what is contained in them (name), or by the whole (external_id).
+_INDEXED = """
+    select a.attname
+    from pg_index as i
+    join pg_attribute as a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
+    join pg_opclass as o on o.oid = i.indclass[0]
+    where
+        i.indisvalid
+        and (
+            (i.indrelid = to_regclass(format('%%I.workflow', %s::text)) and o.opcname = 'gin_trgm_ops')
+            or (i.indrelid = to_regclass(format('%%I.agent_task', %s::text)) and a.attname = 'external_id')
+        )
+"""
 
 
 LACKING = (errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction)
@@ -57,7 +70,8 @@ class NotAValue(ValueError):
 class Shape:
     """What the service needs to know of a schema; ``priorities`` is empty where they are any text.
 
-    ``words`` are what workflows and tasks are called.
+    ``words`` are what workflows and tasks are called; ``indexed`` has ``name`` and ``external_id`` where an index
+    finds them.
     """
 
     schema: str
@@ -65,6 +79,7 @@ class Shape:
     key_type: str
     priorities: tuple[str, ...]
     words: Vocabulary = OURS
+    indexed: frozenset[str] = frozenset()
 
     def name(self, relation: str) -> sql.SQL:
         """Write the name of a relation of this schema, for a query with parameters."""
@@ -109,7 +124,8 @@ def find_shape(conn: Connection[Any], schema: str) -> Shape:
     words = OURS if "workflow" in relations else _THEIRS
     if "vocabulary" in relations:
         words = get_vocabulary(conn, schema=schema)
-    return Shape(schema, relations, key_type, tuple(priorities), words)
+    indexed = frozenset(name for (name,) in conn.execute(_INDEXED, [schema, schema]).fetchall())
+    return Shape(schema, relations, key_type, tuple(priorities), words, indexed)
 
 
 def readable(conn: Connection[Any], schema: str, *relations: str) -> None:

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from .application import App
-from .shapes import AIRFLOW, BY_TRIGGER, JSON_JOBS, ONE_TABLE, PARTITIONED, SHARDED, Shape
+from .shapes import AIRFLOW, BY_TRIGGER, JSON_JOBS, ONE_TABLE, PARTITIONED, SHARDED, SOFT, Shape
 
 SHAPES = (AIRFLOW, JSON_JOBS, ONE_TABLE, PARTITIONED, BY_TRIGGER, SHARDED)
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.title)
@@ -158,12 +158,25 @@ def test_failed_tasks_stay_counted_where_the_system_tries_none_again(make: Make,
     app.run(f"delete from {shape.tasks} as t where {shape.keyed()} and {shape.test('failed')}", **app.bind(20))
     assert numbers(app, 20) == (50, 1, 2)  # one is open: nothing is kept
     app.move(20, "failed")
+    app.workflow(21)
     app.remove(20)
     assert numbers(app, 20) == (0, 0, 2)
     app.tasks(20, "completed", 2)
     assert numbers(app, 20) == (50, 2, 4)
     app.run("select * from agent_progress.repair_progress()")
     assert numbers(app, 20) == (50, 2, 4)
+    app.rekey(20, 21)
+    assert numbers(app, 21) == (50, 2, 4)
+
+
+def test_failed_tasks_that_were_kept_go_with_their_workflow_though_others_stay(make: Make) -> None:
+    app = make(SOFT, KEEP, "--keep-failed")
+    app.workflow(20, "completed", "failed")
+    app.run("delete from job where owner_id = 20 and status = 'failed'")
+    assert numbers(app, 20) == (50, 1, 2)
+    app.run("delete from flow where id = 20")
+    left = "select agents_created, agents_failed, removed_failed from agent_progress.workflow_counter where key_1 = 20"
+    assert app.run(left).fetchall() == [(1, 0, 0)]
 
 
 def test_without_the_option_deleted_tasks_are_gone(make: Make) -> None:

@@ -20,9 +20,14 @@ from tests.benchmarks.methods import Options, say
 from tests.benchmarks.report import Measurement, as_json, from_json, heading, table
 from tests.benchmarks.server import Bench, commit_latency, running
 
+FIGURES = Path(__file__).with_name("figures.txt")
+PICTURE = Path(__file__).parents[2] / ".github" / "benchmark.svg"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _arguments(argv)
+    if arguments.renew:
+        arguments.plot = PICTURE
     if arguments.plot:
         try:  # before minutes of measuring
             import tests.benchmarks.plot as plot
@@ -45,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(f"{arguments.source} holds no samples of a benchmark: {error}")
     except KeyboardInterrupt:
         return _refuse("interrupted", 130)
+    if arguments.renew:
+        FIGURES.write_text("\n".join([heading(header), *map(table, measurements)]))
     if arguments.source:
         _keep(arguments.json, header, measurements)
     if arguments.plot and not plot.draw(header, measurements, arguments.plot):
@@ -53,12 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Measurement]]:
-    names = arguments.only or chosen(quick=arguments.quick, full=arguments.full)
+    names = arguments.only or chosen(quick=arguments.quick, full=arguments.full, renew=arguments.renew)
     options = Options(
-        rounds=arguments.rounds or (2 if arguments.quick else Options.rounds),
+        rounds=arguments.rounds or (2 if arguments.quick else 5 if arguments.renew else Options.rounds),
         seconds=arguments.seconds or 1,
         transactions=1_500 if arguments.quick and not arguments.seconds else None,
-        patient=arguments.full,
     )
     size = FULL_SIZE if arguments.full else QUICK_SIZE if arguments.quick else DEFAULT_SIZE
     # Enough tasks that none is met twice: up to 20,000 transactions per second, on the hot workflow as well.
@@ -119,6 +125,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     much = parser.add_mutually_exclusive_group()
     much.add_argument("--quick", action="store_true", help="a first impression in about a minute, on less data")
     much.add_argument("--full", action="store_true", help="all, with ten million tasks: half an hour, 10 GB of disk")
+    much.add_argument("--renew", action="store_true", help="renew figures.txt and the picture: less than ten minutes")
     parser.add_argument("--only", nargs="+", choices=MEASUREMENTS, metavar="NAME", help=", ".join(MEASUREMENTS))
     parser.add_argument("--rounds", type=_positive, metavar="N", help="rounds of each measurement (default 9)")
     parser.add_argument("--seconds", type=_positive, metavar="N", help="length of a pgbench run (default 1)")

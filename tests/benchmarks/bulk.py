@@ -86,14 +86,12 @@ def copy(bench: Bench, options: Options) -> Measurement:
     """Load tasks by COPY into tables that hold only their workflows."""
     size = bench.size
     title = f"COPY of {size.copied:,} tasks into {size.workflows:,} workflows, with its commit"
-    variants = (LIMIT, *((ROW_LEVEL,) if options.patient else ()), RECOUNT, IVM, NO_TIMES, OURS)
+    variants = (LIMIT, RECOUNT, IVM, NO_TIMES, OURS)
     rounds = min(2, options.few)
     samples: Samples = {variant.name: [] for variant in variants}
     wrong = dict.fromkeys(samples, 0)
     for number in range(rounds):
         for variant in variants:
-            if variant is ROW_LEVEL and number:
-                continue  # once is enough
             if not bench.create("copying", variant.way, "bare"):
                 continue
             say(f"{title}: {variant.name}, round {number + 1} of {rounds}")

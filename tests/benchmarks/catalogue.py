@@ -11,10 +11,9 @@ from tests.benchmarks.methods import Options
 from tests.benchmarks.python import command, helpers
 from tests.benchmarks.reads import list_page, read
 from tests.benchmarks.report import Measurement
-from tests.benchmarks.reporter import reporter, reporter_latency
+from tests.benchmarks.reporter import reporter
 from tests.benchmarks.server import Bench, Size
 from tests.benchmarks.single import complete_away, processor, rate
-from tests.benchmarks.storage import bloat, hot_updates, wal
 from tests.benchmarks.whole import whole
 
 MEASUREMENTS: dict[str, Callable[[Bench, Options], Measurement]] = {
@@ -29,14 +28,10 @@ MEASUREMENTS: dict[str, Callable[[Bench, Options], Measurement]] = {
     "savepoints": savepoints,
     **{f"hot-{clients}": partial(hot, clients=clients) for clients in CLIENTS},
     "reporter": reporter,
-    "reporter-latency": reporter_latency,
     "siblings": siblings,
     "read": read,
     "list": list_page,
     "growth": growth,
-    "wal": wal,
-    "bloat": bloat,
-    "hot-updates": hot_updates,
     "adopt": adopt,
     "adopted": adopted,
     "cpu-adopted": cpu_adopted,
@@ -44,8 +39,6 @@ MEASUREMENTS: dict[str, Callable[[Bench, Options], Measurement]] = {
     "command": command,
     "whole": whole,
 }
-# Takes many minutes.
-FULL_ONLY = ("whole",)
 # What a first impression makes do with: the targets.
 QUICK = (
     "complete",
@@ -57,7 +50,6 @@ QUICK = (
     "siblings",
     "read",
     "growth",
-    "hot-updates",
 )
 
 DEFAULT_SIZE = Size()
@@ -75,8 +67,13 @@ QUICK_SIZE = Size(
 )
 
 
-def chosen(*, quick: bool, full: bool) -> list[str]:
+# What the published figures and the picture leave out.
+_UNPUBLISHED = ("whole", "adopt", "reporter", "cpu-adopted")
+
+
+def chosen(*, quick: bool, full: bool, renew: bool) -> list[str]:
     """Return what is measured where no names are given."""
     if quick:
         return list(QUICK)
-    return [name for name in MEASUREMENTS if full or name not in FULL_ONLY]
+    left_out = () if full else _UNPUBLISHED if renew else ("whole",)
+    return [name for name in MEASUREMENTS if name not in left_out]

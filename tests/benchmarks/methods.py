@@ -22,7 +22,6 @@ class Options:
     seconds: int = 1
     transactions: int | None = None  # of each pgbench run, instead of seconds
     batch: int = 1_000  # transactions of one loop inside the server
-    patient: bool = False  # also what takes minutes by itself
 
     @property
     def length(self) -> str:

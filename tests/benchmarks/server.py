@@ -62,7 +62,7 @@ class Size:
     tasks: int = 20  # of each of these workflows
     hot: int = 40_000  # tasks of the hot workflow
     bulk: int = 20_000  # of them completed in one statement
-    saved: int = 8_000  # likewise, each in a savepoint
+    saved: int = 4_000  # likewise, each in a savepoint
     copied: int = 1_000_000
     reads: tuple[int, ...] = (10, 1_000, 100_000, 1_000_000)
     listed: int = 100_000  # workflows of the list

@@ -24,7 +24,7 @@ from typing import Any
 import psycopg
 
 from pyapp import embedded, migrate
-from pyapp.web import paging, reads
+from pyapp.web import filters, paging, reads
 from pyapp.web.database import Database
 from pyapp.web.shape import Shape
 
@@ -100,8 +100,8 @@ def measure_pages(database: Database, runs: int = 30) -> None:
     def measure(conn: psycopg.Connection[Any], shape: Shape) -> None:
         nonlocal worst
         for label, chosen in LIST:
-            wanted = paging.Wanted(**chosen)
-            _, cursor = paging.list_page(conn, shape, wanted)
+            wanted = filters.Wanted(**chosen)
+            cursor = paging.list_page(conn, shape, wanted).next
             figures = []
             for after in (None, cursor) if cursor else (None,):
                 query, values = paging.page_query(shape, replace(wanted, cursor=after))
