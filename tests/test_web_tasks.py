@@ -144,7 +144,7 @@ def test_filters_are_the_same_in_the_api_and_on_the_page(
         "/api/v1/workflows/{w}/tasks?text=%00",
         "/api/v1/stream?x=1",
         "/workflows?x=1",
-        "/workflows/{w}?x",
+        "/workflows/{w}?x=1",
         "/workflows/{w}/tasks?limit=1",
         "/workflows/{w}/timeline?by=agents",
     ],
