@@ -198,7 +198,9 @@ def test_savepoints_undo_what_was_kept(make: Make) -> None:
     assert numbers(app, 20) == (100, 2, 2)
 
 
-@pytest.mark.parametrize("reset", ["delete from flow where id = %(k1)s", "truncate flow_task_2"], ids=["workflow", "partition"])
+@pytest.mark.parametrize(
+    "reset", ["delete from flow where id = %(k1)s", "truncate flow_task_2"], ids=["workflow", "partition"]
+)
 def test_what_is_not_kept_any_more_is_not_taken_back(make: Make, reset: str) -> None:
     app = make(PARTITIONED, KEEP)
     app.workflow(20, "completed", "completed", "failed")
@@ -206,5 +208,6 @@ def test_what_is_not_kept_any_more_is_not_taken_back(make: Make, reset: str) -> 
         app.run("delete from flow_task where flow_id = %(k1)s and status = 'completed'", **app.bind(20))
         app.run(reset, **(app.bind(20) if "%" in reset else {}))
         app.tasks(20, "pending")
-    left = "select agents_created, agents_completed, agents_failed, removed_completed from agent_progress.workflow_counter"
+    columns = "agents_created, agents_completed, agents_failed, removed_completed"
+    left = f"select {columns} from agent_progress.workflow_counter"
     assert app.run(f"{left} where key_1 = %(k1)s", **app.bind(20)).fetchall() == [(2, 0, 1, 0)]
