@@ -175,7 +175,7 @@ def test_the_table_names_every_variable_that_is_read() -> None:
         name
         for file in (ROOT / "pyapp").rglob("*.py")
         for name in re.findall(r"environ[^\n]*?\"([A-Z]+[A-Z_]+)\"", file.read_text("utf-8"))
-    } - {"LOGNAME", "SHELL", "PG"}
+    } - {"LOGNAME", "SHELL", "TERM", "PG"}
     assert {name for name in read if f"`{name}`" not in page} == set()
 
 

@@ -22,7 +22,7 @@ from pyapp.demo.files import SAMPLE
 from pyapp.migrate import require_version
 
 from .conftest import TEST_DATABASE_URL
-from .crash import give
+from .crash import give, run
 from .helpers import new_tasks, new_workflow
 from .service import wait_for
 from .test_trace import instance
@@ -182,26 +182,8 @@ def test_a_hot_standby_serves_readers_and_tells_writers_why(
     shutil.copystat(primary.data_dir.parent, tmp_path)
     copy.mkdir(mode=0o700)
     give(copy)
-    subprocess.run(
-        [
-            bin_dir / "pg_basebackup",
-            "-D",
-            copy,
-            "-h",
-            where["host"],
-            "-p",
-            where["port"],
-            "-U",
-            "postgres",
-            "-R",
-            "-c",
-            "fast",
-        ],
-        check=True,
-        cwd="/",
-        capture_output=True,
-        **embedded.account(),
-    )
+    source = ("-h", where["host"], "-p", where["port"], "-U", "postgres")
+    run(bin_dir, "pg_basebackup", "-D", copy, *source, "-R", "-c", "fast")
     with embedded.server(copy, bin_dir=bin_dir) as standby:
         for command in (*READS, ["pending"], ["repair"]):
             assert call(standby.dsn, *command)[0] == 0, command

@@ -12,7 +12,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import tomllib
 import zipfile
@@ -79,8 +78,8 @@ def test_the_wheel_has_the_package_with_its_sql_migrations_and_data(wheel: Path)
 
 
 def test_the_source_distribution_builds_the_same_wheel(built: Path, wheel: Path, tmp_path: Path) -> None:
-    with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
-        archive.extractall(tmp_path, filter="data")
+    # By tar itself: the filter that Python warns about when it is missing came with 3.11.4.
+    call("tar", "-xzf", next(built.glob("*.tar.gz")), "-C", tmp_path)
     (source,) = tmp_path.iterdir()
     missing = {name for name in files("tests", ".ci", ".github") if not (source / name).exists()}
     assert missing == set()
@@ -101,8 +100,7 @@ def test_the_version_is_that_of_the_distribution(wheel: Path) -> None:
 def test_links_and_pictures_of_the_readme_are_absolute_where_the_repository_is_named(
     built: Path, tmp_path: Path, repository: str
 ) -> None:
-    with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
-        archive.extractall(tmp_path, filter="data")
+    call("tar", "-xzf", next(built.glob("*.tar.gz")), "-C", tmp_path)
     (source,) = tmp_path.iterdir()
     settings = source / "pyproject.toml"
     settings.write_text(settings.read_text("utf-8").replace('repository = ""', f'repository = "{repository}"'), "utf-8")

@@ -223,7 +223,7 @@ def test_rows_inserted_meanwhile_neither_repeat_nor_hide_any(client: httpx.Clien
 
 
 @pytest.mark.parametrize(
-    "cursor", ["x", "", "====", "bnVsbA", "W10", "eJyLVlDQAAAB", "A" * 7000, "\u00fc", "%00", "../.."]
+    "cursor", ["x", "", "====", "bnVsbA", "W10", "eJyLVlDQAAAB", "A" * 4400, "\u00fc", "%00", "../.."]
 )
 def test_a_malformed_cursor_is_a_clear_400(client: httpx.Client, cursor: str) -> None:
     assert get(client, "/workflows", 400, cursor=cursor)["error"].startswith("cursor: not one of this list")

@@ -36,7 +36,8 @@ Text = Annotated[
 Stalled = Annotated[bool, Query(description="Only those that run and have come to a halt.")]
 Limit = Annotated[int, Query(ge=1, le=1000, description="At most so many.")]
 Offset = Annotated[int, Query(ge=0, le=10_000_000, description="Leave out so many at the beginning.")]
-Cursor = Annotated[str | None, Query(max_length=8000, description="From the Link header of a page.")]
+# What is longer when escaped (12 bytes a character) would not fit into an address of the 64 kB that the server takes.
+Cursor = Annotated[str | None, Query(max_length=4500, description="From the Link header of a page.")]
 Statuses = Annotated[list[WorkflowStatus] | None, Query(description="Any of these statuses.")]
 # Shorter, so that with the other filters of tasks no address is longer than the server takes.
 TaskCursor = Annotated[str | None, Query(max_length=3000, description="From the Link header of a page.")]

@@ -136,7 +136,10 @@ begin
                 agents_cancelled = null,
                 removed_completed = 0,
                 removed_failed = 0,
-                removed_cancelled = 0;
+                removed_cancelled = 0,
+                kept_completed = 0,
+                kept_failed = 0,
+                kept_cancelled = 0;
         else
             update {schema}.workflow_counter as c
             set
@@ -146,7 +149,10 @@ begin
                 agents_cancelled = c.agents_cancelled - c.removed_cancelled,
                 removed_completed = 0,
                 removed_failed = 0,
-                removed_cancelled = 0
+                removed_cancelled = 0,
+                kept_completed = 0,
+                kept_failed = 0,
+                kept_cancelled = 0
             where c.removed_completed + c.removed_failed + c.removed_cancelled > 0;
             perform from {schema}.repair_progress();
         end if;

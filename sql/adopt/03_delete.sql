@@ -52,6 +52,9 @@ begin
                     removed_completed = 0,
                     removed_failed = 0,
                     removed_cancelled = 0,
+                    kept_completed = 0,
+                    kept_failed = 0,
+                    kept_cancelled = 0,
                     frozen_progress = null
                 where {c_is_this};
             -- The lock lets the end of the back-fill wait, as in 02: it has to count the row that is marked below.
@@ -70,7 +73,10 @@ begin
                     agents_cancelled = null,
                     removed_completed = 0,
                     removed_failed = 0,
-                    removed_cancelled = 0
+                    removed_cancelled = 0,
+                    kept_completed = 0,
+                    kept_failed = 0,
+                    kept_cancelled = 0
                 where {c_is_this};
             end if;
         end if;

@@ -196,3 +196,18 @@ def test_savepoints_undo_what_was_kept(make: Make) -> None:
         app.tasks(20, "pending")
         app.remove(20, 1)
     assert numbers(app, 20) == (100, 2, 2)
+
+
+@pytest.mark.parametrize(
+    "reset", ["delete from flow where id = %(k1)s", "truncate flow_task_2"], ids=["workflow", "partition"]
+)
+def test_what_is_not_kept_any_more_is_not_taken_back(make: Make, reset: str) -> None:
+    app = make(PARTITIONED, KEEP)
+    app.workflow(20, "completed", "completed", "failed")
+    with app.conn.transaction():
+        app.run("delete from flow_task where flow_id = %(k1)s and status = 'completed'", **app.bind(20))
+        app.run(reset, **(app.bind(20) if "%" in reset else {}))
+        app.tasks(20, "pending")
+    columns = "agents_created, agents_completed, agents_failed, removed_completed"
+    left = f"select {columns} from agent_progress.workflow_counter"
+    assert app.run(f"{left} where key_1 = %(k1)s", **app.bind(20)).fetchall() == [(2, 0, 1, 0)]
