@@ -13,8 +13,8 @@ select
     t.cancelled,
     trim_scale(round(t.ended * 3600 / extract(epoch from t.length), 4)) as per_hour,
     trim_scale(round(t.failed::numeric / nullif(t.ended, 0), 4)) as failure_rate,
-    round(t.seconds[1]::numeric, 3) as p50_seconds,
-    round(t.seconds[2]::numeric, 3) as p95_seconds,
+    round(t.p50::numeric, 3) as p50_seconds,
+    round(t.p95::numeric, 3) as p95_seconds,
     false as sampled
 from (
     select
@@ -25,7 +25,8 @@ from (
         count(*) filter (where e.status = 'completed') as completed,
         count(*) filter (where e.status = 'failed') as failed,
         count(*) filter (where e.status = 'cancelled') as cancelled,
-        percentile_cont(array[0.5, 0.95]) within group (order by e.seconds) as seconds
+        percentile_cont(0.5) within group (order by e.seconds) as p50,
+        percentile_cont(0.95) within group (order by e.seconds) as p95
     from public.workflow_progress as w
     cross join (values ('24 h', interval '24 hours'), ('7 d', '168 hours'), ('30 d', '720 hours')) as p (period, length)
     cross join lateral (
@@ -116,8 +117,8 @@ select
     t.cancelled,
     trim_scale(round(t.ended * 3600 / extract(epoch from t.length), 4)) as per_hour,
     trim_scale(round(t.failed::numeric / nullif(t.ended, 0), 4)) as failure_rate,
-    round(t.seconds[1]::numeric, 3) as p50_seconds,
-    round(t.seconds[2]::numeric, 3) as p95_seconds,
+    round(t.p50::numeric, 3) as p50_seconds,
+    round(t.p95::numeric, 3) as p95_seconds,
     (select count(*) = 1000 from sampled_workflow)
     or exists (select from sampled_task as s group by s.workflow_id having count(*) = 100) as sampled
 from (
@@ -129,7 +130,8 @@ from (
         count(*) filter (where e.status = 'completed') as completed,
         count(*) filter (where e.status = 'failed') as failed,
         count(*) filter (where e.status = 'cancelled') as cancelled,
-        percentile_cont(array[0.5, 0.95]) within group (order by e.seconds) as seconds
+        percentile_cont(0.5) within group (order by e.seconds) as p50,
+        percentile_cont(0.95) within group (order by e.seconds) as p95
     from sampled_task as a
     cross join (values ('24 h', interval '24 hours'), ('7 d', '168 hours'), ('30 d', '720 hours')) as p (period, length)
     cross join lateral (
