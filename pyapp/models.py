@@ -249,6 +249,26 @@ class BurnupPoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Trend:
+    """How what is of a type ended in a period: one row of the view ``workflow_trend`` or ``task_trend``.
+
+    Where it is ``sampled``, the numbers and ``per_hour`` are those of the tasks that were read.
+    """
+
+    type: str | None
+    period: Literal["24 h", "7 d", "30 d"]
+    ended: int
+    completed: int
+    failed: int
+    cancelled: int
+    per_hour: Decimal
+    failure_rate: Decimal | None
+    p50_seconds: Decimal | None
+    p95_seconds: Decimal | None
+    sampled: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ProgressMetrics:
     """Progress of one workflow, how long it took to read (milliseconds), and whether it is wrong."""
 

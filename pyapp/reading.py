@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from datetime import datetime
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, LiteralString, TypeVar
 
 from pyapp.both import Conn
 from pyapp.models import (
@@ -24,6 +24,7 @@ from pyapp.models import (
     TimelineEntry,
     TreeNode,
     TreeProgress,
+    Trend,
     Vocabulary,
     Workflow,
     WorkflowState,
@@ -48,6 +49,10 @@ TREE = f"""
     select {{columns}} from tree order by place limit %s
 """  # noqa: S608 (columns of a model)
 
+# A type after the other, those first of which most ended, from the shortest period to the longest.
+ORDER_OF_TRENDS: LiteralString = (
+    "max(ended) over (partition by type) desc, type, array_position(array['24 h', '7 d', '30 d'], period)"
+)
 _NEWEST = "created_at desc, workflow_id desc"
 _RESTS = "status = 'running' and last_updated_at < now() - interval '1 minute'"
 _ATTENTION = f"agents_failed > 0 is true desc, ({_RESTS}) is true desc"
@@ -218,6 +223,24 @@ async def list_burnup(conn: Conn, workflow_id: Key, *, schema: str | None = None
     """List the numbers of tasks completed and created over time, for plotting. Raises WorkflowNotFound."""
     query = "select {columns} from {schema}.workflow_burnup where workflow_id = %s order by at"
     return await _fetch_of(conn, schema, workflow_id, BurnupPoint, query, str(workflow_id))
+
+
+async def list_workflow_trends(conn: Conn, *, schema: str | None = None) -> list[Trend]:
+    """List how workflows ended in the last 24 hours, 7 days and 30 days, by their type, the most frequent first.
+
+    Reads all workflows.
+    """
+    query = "select {columns} from {schema}.workflow_trend order by " + ORDER_OF_TRENDS  # noqa: S608 (a constant)
+    return await fetch_rows(conn, schema, Trend, query)
+
+
+async def list_task_trends(conn: Conn, *, schema: str | None = None) -> list[Trend]:
+    """List the same of tasks, by the type of their agents.
+
+    Reads at most the 100 tasks that were settled last of each of the newest 1,000 workflows.
+    """
+    query = "select {columns} from {schema}.task_trend order by " + ORDER_OF_TRENDS  # noqa: S608 (a constant)
+    return await fetch_rows(conn, schema, Trend, query)
 
 
 async def find_drift(

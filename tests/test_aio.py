@@ -126,6 +126,9 @@ def use_every_helper(call: Caller) -> UUID:
     assert call("list_timeline", workflow, after=moments[2]) == moments[3:]
     assert moments[-1].detail
     assert call("list_burnup", workflow)[-1].agents_completed == 1
+    assert call("list_workflow_trends") == []
+    # What this transaction did comes after its beginning, until which they are told.
+    assert {trend.type for trend in call("list_task_trends")} <= {"a"}
     assert call("get_vocabulary").task_nouns == "agents"
     metrics = call("progress_metrics", workflow)
     assert (metrics.progress_percentage, metrics.stale_data) == (50, False)

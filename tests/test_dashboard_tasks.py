@@ -27,7 +27,13 @@ def fill(conn: Conn, number: int) -> tuple[Any, list[str]]:
     )
     here = f"/workflows/{workflow}"
     task = conn.execute("select id from agent_task order by status = 'failed' desc limit 1").fetchone()
-    return workflow, [f"{here}/tasks", f"{here}/timeline", *([f"{here}/tasks/{task[0]}"] if task else []), here]
+    return workflow, [
+        f"{here}/tasks",
+        f"{here}/timeline",
+        "/trends",
+        *([f"{here}/tasks/{task[0]}"] if task else []),
+        here,
+    ]
 
 
 @pytest.mark.parametrize("number", [0, 40, 5000])

@@ -51,6 +51,7 @@ TO_BE_CALLED = {
     "progress_total",
 }
 VIEWS = [
+    "task_trend",
     "vocabulary",
     "workflow_burnup",
     "workflow_forecast",
@@ -61,6 +62,7 @@ VIEWS = [
     "workflow_stage_progress",
     "workflow_timeline",
     "workflow_tree_progress",
+    "workflow_trend",
 ]
 # Whatever a database holds beside what every new one has, with the rights on it.
 CATALOG = """

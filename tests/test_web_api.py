@@ -479,6 +479,7 @@ def test_the_description_is_complete(client: httpx.Client, conn: Conn) -> None:
         one,
         *(f"{one}/{part}" for part in [*PARTS, "tasks/{task_id}"]),
         "/api/v1/stats/overview",
+        "/api/v1/stats/trends",
         "/api/v1/stream",
     }
     assert set(described["paths"]) == {*ours, "/healthz", "/readyz", "/metrics"}
@@ -533,7 +534,7 @@ def test_no_request_that_can_be_thought_of_breaks_it(service: Service, conn: Con
     schema = schemathesis.openapi.from_url(f"{service.url}openapi.json")
     # Streams do not end; they have tests of their own.
     operations = [found.ok() for found in schema.exclude(path_regex="stream$").get_all_operations()]
-    assert len(operations) == 16
+    assert len(operations) == 17
     bounded = settings(max_examples=6, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     for operation in operations:
         for mode in schemathesis.GenerationMode:

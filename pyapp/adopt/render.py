@@ -77,16 +77,21 @@ class Renderer:
     def script(self) -> Script:
         """Render all that an adoption installs."""
         of, parts = self._of, self._partitions
-        files = ["02_count.sql", *(["03_delete.sql"] if of.workflows else []), "04_workflows.sql", "05_tasks.sql"]
+        # What is written once for all: the files of sql/ that adoptions share.
+        files = ["../03_formula.sql", "02_count.sql", *(["03_delete.sql"] if of.workflows else [])]
+        files += ["04_workflows.sql", "05_tasks.sql"]
         files += [
             "06_views.sql",
             "07_repair.sql",
             "09_trees.sql",
+            "../21_trends.sql",
             *(["08_publish.sql"] if of.publishes else []),
             "09_rights.sql",
         ]
-        # The formula is written once for all: its file is the one of sql/ that adoptions share.
-        objects = [for_schema(read_template("../03_formula.sql"), of.schema), *map(self.render, files)]
+        objects = [
+            for_schema(read_template(file), of.schema) if file.startswith("../") else self.render(file)
+            for file in files
+        ]
         made = _hash("\n".join([*objects, read_template("01_schema.sql")]))
         definition = text(json.dumps(of.to_json() | {"script": made}, sort_keys=True))
         objects.insert(0, self.render("01_schema.sql", definition=definition))

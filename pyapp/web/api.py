@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, HTTPException, Query
 from psycopg import AsyncConnection, Connection
@@ -15,8 +15,8 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from pyapp import WorkflowNotFound, progress_metrics
-from pyapp.models import BurnupPoint, Forecast, ProgressMetrics, Stage, TimelineEntry, TreeNode, TreeProgress
-from pyapp.web import reads, tasks, trees
+from pyapp.models import BurnupPoint, Forecast, ProgressMetrics, Stage, TimelineEntry, TreeNode, TreeProgress, Trend
+from pyapp.web import reads, tasks, trees, trends
 from pyapp.web.answers import Event, Listed, Overview, Problem, SignedLink, described
 from pyapp.web.filters import Wanted
 from pyapp.web.links import page_links
@@ -242,6 +242,24 @@ async def get_overview(request: Request) -> Response:
     """Count workflows by status, and their agents."""
     [overview] = await ask(request, lambda conn, shape: reads.fetch(conn, reads.ask_overview(shape)))
     return respond(request, overview)
+
+
+_TRENDS = _of(list[described(Trend)], 304, tag="stats")  # type: ignore[misc]
+_TRENDS["responses"][200] = {"content": {"text/csv": {}}}
+
+
+@router.get("/stats/trends", **_TRENDS)
+async def list_trends(
+    request: Request,
+    by: Annotated[trends.By, Query(description="Workflows by their type, or tasks by the type of their agents.")],
+    format: Literal["json", "csv"] = "json",
+) -> Response:
+    """List how many ended in 24 hours, 7 days and 30 days, how many of them failed, and how long they took, by type."""
+    rows = await ask(request, lambda conn, shape: reads.fetch(conn, trends.ask_trends(shape, by)))
+    if format == "json":
+        return respond(request, as_array(rows))
+    headers = {"Content-Disposition": f'attachment; filename="trends-by-{by}.csv"', "Cache-Control": "no-store"}
+    return Response(trends.as_csv(rows), headers=headers, media_type="text/csv")
 
 
 class EventStream(StreamingResponse):

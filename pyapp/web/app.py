@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from pyapp import StandbyBehind, WorkflowNotFound
-from pyapp.web import api, pages, task_pages
+from pyapp.web import api, pages, task_pages, trends
 from pyapp.web.address import addressed
 from pyapp.web.answers import Problem, Ready, Standby
 from pyapp.web.database import AWAY, Database
@@ -90,6 +90,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(api.router)
     app.include_router(pages.router)
     app.include_router(task_pages.router)
+    app.include_router(trends.router)
     app.mount("/static/{mark}", StaticFiles(directory=_STATIC))
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
     _add_probes(app, database, metrics)

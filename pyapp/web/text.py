@@ -3,6 +3,7 @@
 import json
 import re
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
 
@@ -25,6 +26,11 @@ def shown(text: str | None) -> str:
 def number(count: int | None) -> str:
     """Write a number with its thousands apart; what was not counted yet is a dash."""
     return "\N{EN DASH}" if count is None else f"{count:,}"
+
+
+def few(value: Decimal) -> str:
+    """Write a number with what tells of it: three digits, or all before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{float(value):.3g}"
 
 
 def share(of: Workflow) -> str:
@@ -111,6 +117,7 @@ FILTERS = {
     for function in (
         shown,
         number,
+        few,
         share,
         has_nothing,
         iso,

@@ -19,7 +19,9 @@ grant select on
     public.workflow_timeline,
     public.workflow_forecast,
     public.workflow_burnup,
-    public.vocabulary
+    public.vocabulary,
+    public.workflow_trend,
+    public.task_trend
 to :"role";
 
 grant execute on function
