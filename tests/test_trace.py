@@ -161,6 +161,12 @@ def test_each_status_has_its_outcome(path: Path) -> None:
     assert outcomes == {"1": "completed", "2": "failed", "3": "cancelled", "4": "completed"}
 
 
+def test_a_failed_task_tells_the_status_that_its_program_ended_with(path: Path) -> None:
+    rows = ("1\tnative\tA\tFAILED\t137\t1000\t1000\t2000", "2\tnative\tB\tCOMPLETED\t0\t1000\t1000\t2000")
+    path.write_text("\n".join(("task_id\tnative_id\tname\tstatus\texit\tsubmit\tstart\tcomplete", *rows)))
+    assert {key: task.error for key, task in by_key(read_trace(path)).items()} == {"1": "exit status 137", "2": None}
+
+
 def test_a_cached_task_takes_no_time_and_does_not_stretch_the_trace(path: Path) -> None:
     cached = row(1, "P (a)", "CACHED", submit=-86_400_000, start=-86_400_000, end=-80_000_000)
     trace = read(path, FULL, cached, row(2, "P (b)", end=4000), row(3, "P (c)", "CACHED", submit="-", end="-"))

@@ -40,6 +40,7 @@ class _Row:
     submit: int
     start: int
     end: int | None
+    exit: str
 
 
 def parse(data: bytes, path: Path) -> Trace:
@@ -106,7 +107,7 @@ def _row(line: int, run: int, values: dict[str, str]) -> _Row:
     if start is None:
         start = submit if end is None or realtime is None else end - realtime
     key = str(task_id) if run == 1 else f"{run}-{task_id}"  # numbers begin at 1 again in each run
-    return _Row(line, run, key, name, status, attempt, action, submit, start, end)
+    return _Row(line, run, key, name, status, attempt, action, submit, start, end, given.get("exit", ""))
 
 
 def _value(given: dict[str, str], field: str, read: Callable[[str], int]) -> int | None:
@@ -175,4 +176,6 @@ def _task(rows: list[_Row], origin: int) -> TraceTask:
         start = min(max(row.start, submit), end)
         submitted, started, finished = ((moment - origin) / 1000 for moment in (submit, start, end))
         attempts.append(Attempt(submitted, started, finished, _OUTCOME[row.status]))
-    return TraceTask(rows[0].key, name, scope[-1] if scope else name, tuple(attempts))
+    exits = [row.exit for row in rows if row.status == "FAILED" and row.exit.isdecimal()]
+    error = f"exit status {exits[-1][:9]}" if exits else None
+    return TraceTask(rows[0].key, name, scope[-1] if scope else name, tuple(attempts), error)

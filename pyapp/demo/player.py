@@ -101,7 +101,8 @@ class Player:
             del run.stages[: run.stages.index(task.stage) + 1]
             self._persist(pyapp.transition, run.workflow_id, "running", stage=task.stage)
         agent = agents[hash(task.key) % len(agents)]  # always the same: it keeps its reports in order
-        agent.report(run.workflow_id, run.row_ids[task.key], status, reopen=status == "pending")
+        result = {"error": task.error} if status == "failed" and task.error else None
+        agent.report(run.workflow_id, run.row_ids[task.key], status, result, reopen=status == "pending")
 
     def _end_task(self, run: _Run, agents: list[pyapp.TaskReporter]) -> None:
         run.ended += 1

@@ -32,6 +32,8 @@ class TraceTask:
     agent_type: str
     stage: str
     attempts: tuple[Attempt, ...]
+    error: str | None = None
+    """What the trace says of its last failure."""
 
 
 @dataclass(frozen=True, slots=True)
