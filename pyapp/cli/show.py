@@ -82,10 +82,12 @@ def show(target: Target, id: str, zone: tzinfo | None, as_json: bool, **wanted: 
             Column("COMPLETED", style="dim", leaves=6),
             Column("ERROR", least=8, style="red", leaves=1),
         )
-        rows = [_task_row(task, zone) for task in tasks]
+        cells = [_task_row(task, zone) for task in tasks]
         # What no task has takes no room from the errors.
-        shown = [n for n, column in enumerate(columns) if not rows or not column.leaves or any(row[n] for row in rows)]
-        _print_part([columns[n] for n in shown], [[row[n] for n in shown] for row in rows])
+        shown = [
+            n for n, column in enumerate(columns) if not cells or not column.leaves or any(row[n] for row in cells)
+        ]
+        _print_part([columns[n] for n in shown], [[row[n] for n in shown] for row in cells])
 
 
 def _print_part(columns: Iterable[Column | str], rows: Iterable[Sequence[Cell]]) -> None:
