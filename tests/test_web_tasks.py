@@ -250,8 +250,9 @@ def test_a_timeline_has_a_bar_for_each_task_in_the_lane_of_its_stage_or_agent(se
     conn.execute("alter table agent_task enable trigger user")
     conn.execute("update workflow set status = status")
     shown = service.page(f"/workflows/{workflow}/timeline")
-    assert [said.partition(", ")[0] for said in bars(shown)] == ["job-1: completed", "job-3: running", "job-2: failed"]
-    assert "job-2: failed, 8 min 0 s, from 2026-01-01 00:02:00 UTC" in shown
+    told = ["agent-1 job-1: completed", "agent-3 job-3: running", "agent-2 job-2: failed"]
+    assert [said.partition(", ")[0] for said in bars(shown)] == told
+    assert "agent-2 job-2: failed, 8 min 0 s, from 2026-01-01 00:02:00 UTC" in shown
     assert re.findall(r"<p class=\"lane\"><b><bdi[^>]*>(\w+)", shown) == ["test", "build"]
     by_agent = service.page(f"/workflows/{workflow}/timeline?by=agent")
     assert re.findall(r"<p class=\"lane\"><b><bdi[^>]*>([\w-]+)", by_agent) == ["agent-1", "agent-2", "agent-3"]

@@ -32,7 +32,9 @@ _LIMIT = click.IntRange(1, 2**31 - 1)
 @click.option(
     "--priority", help=f"Only with this: {', '.join(_PRIORITIES)}.", shell_complete=complete_from(_PRIORITIES)
 )
-@click.option("--match", metavar="TEXT", help="Only those whose name contains it, in capitals or not.")
+@click.option(
+    "--match", metavar="TEXT", help="Only those whose name contains it, in capitals or not; of all, also below others."
+)
 @click.option("--all", "below", is_flag=True, help="Those that others started as well, wherever in a tree they are.")
 @click.option("--limit", type=_LIMIT, default=50, show_default=True, metavar="N", help="At most N of them.")
 @click.option("--after", metavar="ID", help="The next page: those after this one.", shell_complete=complete_ids)
@@ -50,7 +52,9 @@ def list_(target: Target, after: str | None, below: bool, zone: tzinfo | None, a
     schema = target.schema
     with connection(target, reads=True) as conn:
         last = helpers.get_workflow(conn, find_id(conn, after, schema), schema=schema) if after else None
-        workflows = helpers.list_workflows(conn, after=last, roots=not below, schema=schema, **chosen)
+        workflows = helpers.list_workflows(
+            conn, after=last, roots=not (below or chosen["match"]), schema=schema, **chosen
+        )
         there = relations(conn, schema)
         called = vocabulary(conn, schema, there)
         trees: dict[Key, TreeProgress] = {}

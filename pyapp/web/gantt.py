@@ -25,7 +25,7 @@ _QUERY = """
     with task as materialized (
         select
             p.id::text as id,
-            coalesce(p.external_id, p.agent_type, p.id::text) as name,
+            coalesce(nullif(concat_ws(' ', p.agent_type, p.external_id), ''), p.id::text) as name,
             p.{column} as lane,
             p.status::text as status,
             extract(epoch from t.began)::float8 as began,

@@ -1,5 +1,6 @@
 """Running the service: where it listens, what it logs, and how it ends."""
 
+import errno
 import ipaddress
 import logging
 import os
@@ -139,6 +140,7 @@ def _listen(host: str, port: int, *, anywhere: bool) -> socket.socket:
             listening.listen(2048)
         except (OSError, UnicodeError) as error:
             why = getattr(error, "strerror", None) or "not an address"
-            raise CannotServe(f"cannot listen on {host} port {port}: {why}") from None
+            hint = " (--port takes another)" if isinstance(error, OSError) and error.errno == errno.EADDRINUSE else ""
+            raise CannotServe(f"cannot listen on {host} port {port}: {why}{hint}") from None
         opened.pop_all()
         return listening
