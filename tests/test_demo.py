@@ -166,11 +166,11 @@ def test_sessions_that_are_ended_at_any_moment_count_nothing_twice(
     chance, terminated = random.Random(seed), 0
     playing = Player(dsn, [TRACE], agents=5, speed=100)
     ended = in_background(playing.play)
+    sessions = "from pg_stat_activity where application_name = 'agent-progress' and datname = current_database()"
+    # At any moment once it plays: where the first connection of an agent fails, it says so and ends.
+    wait_for(lambda: conn.execute(f"select count(*) filter (where query <> '') >= 6 {sessions}").fetchone() == (True,))
     while not ended.done():
-        rows = conn.execute(
-            "select pid from pg_stat_activity where application_name = 'agent-progress'"
-            " and datname = current_database() order by pid"
-        ).fetchall()
+        rows = conn.execute(f"select pid {sessions} order by pid").fetchall()
         if rows:
             conn.execute("select pg_terminate_backend(%s)", chance.choice(rows))
             terminated += 1
