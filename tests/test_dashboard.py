@@ -297,18 +297,24 @@ def test_without_javascript_the_pages_filter_sort_and_page(service: Service, con
     conn.execute("insert into workflow (name, type) select 'job ' || n, 'app' from generate_series(100, 160) as n")
     conn.execute("insert into workflow (name, type) values ('other', 'bugfix')")
     page = visit(service, "/workflows", js=False)
+
+    def follow(role: Any, name: str) -> None:
+        with page.expect_navigation():  # a click does not wait for it
+            page.get_by_role(role, name=name).click()
+
     page.get_by_label("Search").fill("job")
     page.get_by_label("Type").fill("app")
-    page.get_by_role("button", name="Filter").click()
-    page.get_by_role("columnheader", name="Name").get_by_role("link").click()
+    follow("button", "Filter")
+    with page.expect_navigation():
+        page.get_by_role("columnheader", name="Name").get_by_role("link").click()
     names = page.locator(".name").all_text_contents()
-    page.get_by_role("link", name="Next").click()
+    follow("link", "Next")
     names += page.locator(".name").all_text_contents()
     assert names == [f"job {n}" for n in range(100, 161)]
-    page.get_by_role("link", name="Previous").click()
+    follow("link", "Previous")
     assert page.locator(".name").all_text_contents() == names[:50]
     assert page.get_by_role("link", name="Previous").count() == 0
-    page.get_by_role("link", name="First").click()
+    follow("link", "First")
     assert page.locator(".name").first.text_content() == "job 100"
     page.get_by_label("Search").fill("OTHER")
     page.get_by_label("Type").fill("")
@@ -317,7 +323,7 @@ def test_without_javascript_the_pages_filter_sort_and_page(service: Service, con
     page.get_by_label("paused").check()
     page.get_by_label("Created from").fill("2020-01-01")
     page.get_by_label("Took less than").fill("1 h")
-    page.get_by_role("button", name="Filter").click()
+    follow("button", "Filter")
     assert page.locator(".name").all_text_contents() == ["other"]
     assert page.get_by_label("paused").is_checked()
     assert page.get_by_label("Took less than").input_value() == "1 h"
