@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 
 try:
-    import psycopg as _psycopg  # noqa: F401
+    import psycopg as _psycopg  # noqa: F401 (only to see that it is there)
 except ImportError as error:
     raise ImportError(
         "psycopg finds no libpq: install agent-progress with its extra binary, or libpq itself (on Debian libpq5)"

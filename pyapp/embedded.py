@@ -115,7 +115,7 @@ def binaries(major: int = 18) -> Path:
         with tempfile.TemporaryDirectory(dir=COPIES, ignore_cleanup_errors=True) as new:
             for part in package.parent.glob(f"{package.name}*"):  # with the shared libraries beside it
                 shutil.copytree(part, Path(new, "copy", part.name), symlinks=True)
-            subprocess.run(["chmod", "-R", "a+rX", COPIES])  # noqa: S607
+            subprocess.run(["chmod", "-R", "a+rX", COPIES])  # noqa: S607 (of the PATH)
             with suppress(OSError):  # another process was faster
                 Path(new, "copy").rename(target)
     return target / bin_dir.relative_to(package.parent)
@@ -126,7 +126,7 @@ class _Cluster:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.data_dir, self.bin_dir, self.who = data_dir, bin_dir, account(data_dir)
         # Short, and the same for all users of the directory.
-        self.sockets = Path(f"/tmp/agent-progress-{data_dir.stat().st_dev:x}-{data_dir.stat().st_ino:x}")  # noqa: S108
+        self.sockets = Path(f"/tmp/agent-progress-{data_dir.stat().st_dev:x}-{data_dir.stat().st_ino:x}")  # noqa: S108 (short)
 
     @contextmanager
     def locked(self, name: str, *, shared: bool = False, wait: bool = False) -> Iterator[int]:
