@@ -2,7 +2,8 @@
 
 Prepared statements, 200 workflows of 20 tasks, the difference of 1,000 and 200 statements; repeats differ by 100. Pages
 have room for new row versions, as in any table that has been updated and vacuumed: in a table that was only loaded,
-each statement takes some thousands more. Run by hand: python -m tests.benchmarks.instructions [--sql DIR] [--ways NAME...] [--statements NAME...]. Takes valgrind.
+each statement takes some thousands more. Run by hand: python -m tests.benchmarks.instructions [--sql DIR]
+[--ways NAME...] [--statements NAME...]. Takes valgrind.
 """
 
 import argparse
