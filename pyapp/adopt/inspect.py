@@ -113,24 +113,18 @@ class _Inspection:
     def findings(self) -> Findings:
         wanted, tasks, workflows = self.request, self.tasks, self.workflows
         keys, workflow_keys, link = self._keys()
-        for option, condition in (("--where", wanted.where), *self._options(wanted.conditions, "")):
-            self._check(tasks, "task", option, condition, boolean=True)
+        self._check(tasks, "task", "--where", wanted.where, boolean=True)
+        for outcome, condition in wanted.conditions.items():
+            self._check(tasks, "task", f"--{outcome}-when", condition, boolean=True)
         status = self._status(tasks, "task", "--status", wanted.status, needed="completed" not in wanted.conditions)
         workflow_status = None
         if workflows:
-            for option, condition in self._options(wanted.workflow_conditions, "workflow-"):
-                self._check(workflows, "workflow", option, condition, boolean=True)
-            needed = bool(wanted.workflow_words)
-            workflow_status = self._status(
-                workflows, "workflow", "--workflow-status", wanted.workflow_status, needed=needed
-            )
+            for outcome, condition in wanted.workflow_conditions.items():
+                self._check(workflows, "workflow", f"--workflow-{outcome}-when", condition, boolean=True)
+            option, needed = "--workflow-status", bool(wanted.workflow_words)
+            workflow_status = self._status(workflows, "workflow", option, wanted.workflow_status, needed=needed)
         shown_of, row = (workflows, "workflow") if workflows else (tasks, "task")
         columns = self._shown(shown_of, row, "--column", wanted.column, WORKFLOW_COLUMNS, guess=workflows is not None)
-        generated = {
-            name(f"{column.name}"): column
-            for column in (workflows.columns.values() if workflows else ())
-            if column.generated
-        }
         adoption = Adoption(
             schema=self._schema(),
             tasks=tasks.table,
@@ -152,8 +146,8 @@ class _Inspection:
             columns=columns,
             task_columns=self._task_columns(),
             workflow_generated={
-                f"workflow.{quoted}": f"({column.expression})"
-                for quoted, column in generated.items()
+                f"workflow.{name(column.name)}": f"({column.expression})"
+                for column in (workflows.columns.values() if workflows else ())
                 if column.expression
             },
             preset=wanted.preset,
@@ -169,23 +163,19 @@ class _Inspection:
         schema = self.request.schema
         if not re.fullmatch(r"[a-z_][a-z0-9_]{0,39}", schema) or schema.startswith("pg_"):
             raise AdoptError(f"--schema {schema!r}: small letters, digits and _ only, up to 40")
-        rows = self.conn.cursor(row_factory=tuple_row).execute(
+        others = self._ask(
             "select relname from pg_class"
-            " where relnamespace = to_regnamespace(%(schema)s) and relkind in ('r', 'v', 'p')"
-            " and not exists (select from pg_proc where proname = 'adoption' and pronamespace = relnamespace)",
-            {"schema": name(schema)},
+            f" where relnamespace = to_regnamespace('{name(schema)}') and relkind in ('r', 'v', 'p')"
+            " and not exists (select from pg_proc where proname = 'adoption' and pronamespace = relnamespace)"
         )
-        if schema in ("public", "information_schema") or (found := rows.fetchone()):
-            there = f" ({found[0]})" if schema not in ("public", "information_schema") and found else ""
+        if others or schema in ("public", "information_schema"):
+            there = f" ({others[0][0]})" if others else ""
             raise AdoptError(f"schema {schema} has other things in it{there}: give another one, --schema")
         return schema
 
     def _ask(self, query: str) -> list[tuple[Any, ...]]:
         """Execute a query with expressions of the user's."""
         return self.conn.cursor(row_factory=tuple_row).execute(locate(query, "pg_temp").encode()).fetchall()
-
-    def _options(self, conditions: Mapping[str, str], prefix: str) -> list[tuple[str, str]]:
-        return [(f"--{prefix}{outcome}-when", condition) for outcome, condition in conditions.items()]
 
     # Keys.
 
@@ -199,7 +189,7 @@ class _Inspection:
             found = [key for key in found if sorted(key[0]) == sorted(wanted.key)]
         if given and (not found or wanted.key_sql or wanted.workflow_key):
             keys = self._given_keys()
-            link = f"references it, {found[0][2]}" if found and not wanted.key_sql else "without a foreign key"
+            link = f"references it{found[0][2]}" if found and not wanted.key_sql else "without a foreign key"
             theirs = self._workflow_keys(keys, list(wanted.key)) if workflows else ()
         else:
             if not workflows:
@@ -219,7 +209,7 @@ class _Inspection:
             ours, referenced, rules = found[0]
             keys = tuple(self._column_key(tasks, "task", column, "--key") for column in ours)
             theirs = tuple(self._column_key(workflows, "workflow", column, "--workflow-key") for column in referenced)
-            link = f"references it, {rules}"
+            link = f"references it{rules}"
         if len(keys) > 4:
             raise AdoptError("a key has four parts at most")
         if len(keys) > 1 and (odd := [key for key in keys if key.type not in _PLAIN]):
@@ -332,12 +322,15 @@ class _Inspection:
             f" select ({adoption.status})::text as value, {render.outcome} as outcome, count(*) as tasks"
             f" from {adoption.tasks.sql} as task{where} group by 1, 2) as t group by 1 order by 2 desc, 1 limit 100"
         )
-        known = {word for words in TASK_WORDS.values() for word in words}
-        known |= {word for words in adoption.words.values() for word in words}
-        meanings: dict[int | None, str] = {None: "ignored", 0: "open"}
-        meanings |= {number + 1: outcome for number, outcome in enumerate(OUTCOMES)}
+        known = {word for words in (*TASK_WORDS.values(), *adoption.words.values()) for word in words}
+        meanings = ("open", *OUTCOMES)
         return [
-            Value(value, rows, meanings[outcome], value is None or bool(adoption.outcomes) or value.lower() in known)
+            Value(
+                value,
+                rows,
+                "ignored" if outcome is None else meanings[outcome],
+                value is None or bool(adoption.outcomes) or value.lower() in known,
+            )
             for value, rows, outcome in self._ask(query)
         ]
 
@@ -353,15 +346,12 @@ class _Inspection:
         return tuple(dict.fromkeys([*found[:4], *named[:2], *usual]))[:6]  # each costs a little, in each statement
 
     def _doubts(self, adoption: Adoption, values: Sequence[Value]) -> list[str]:
-        doubts = []
-        unknown = [value for value in values if not value.known]
+        """Doubt that nothing is completed, though some tasks look ended."""
         ended = [value for value in values if not value.known or value.meaning in ("failed", "cancelled")]
-        if ended and not any(value.meaning == "completed" for value in values) and "completed" not in adoption.outcomes:
-            told = ", ".join(str(value.value) for value in unknown[:5]) or "failed and cancelled ones"
-            doubts.append(
-                f"no task is completed, though some look ended ({told}): say which status means so, --completed"
-            )
-        return doubts
+        if not ended or "completed" in (*adoption.outcomes, *(value.meaning for value in values)):
+            return []
+        told = ", ".join(str(value.value) for value in ended if not value.known) or "failed and cancelled ones"
+        return [f"no task is completed, though some look ended ({told}): say which status means so, --completed"]
 
     # Columns.
 
@@ -441,24 +431,17 @@ class _Inspection:
             raise AdoptError(f"{where} is of type {column.declared}: it needs a number")
         if not percent:
             return
-        probe = f"select cast(v as {column.declared}) from unnest(array[0, 1, 50, 99, 100]) as v"
-        cursor = self.conn.cursor(row_factory=tuple_row)
-        checks = cursor.execute(
-            "select conname, pg_get_expr(conbin, conrelid) from pg_constraint"
-            " where conrelid = %s and contype = 'c' and conkey = array[%s]::smallint[]",
-            [workflows.oid, column.number],
-        ).fetchall()
+        checks = self._ask(
+            "select format('constraint %I %s', conname, pg_get_constraintdef(oid)) from pg_constraint"
+            f" where conrelid = {workflows.oid} and contype = 'c' and conkey = array[{column.number}]::smallint[]"
+        )
+        parts = ", ".join((f"{name(column.name)} {column.declared}", *(check for (check,) in checks)))
         try:
             with self.conn.transaction(force_rollback=True):
-                cursor.execute(probe.encode())
+                self.conn.execute(f"create temporary table published ({parts})".encode())
+                self.conn.execute("insert into pg_temp.published values (0), (1), (50), (99), (100)")
         except Error as error:
-            raise AdoptError(f"{where} is of type {column.declared}, which cannot hold 0 to 100") from error
-        for constraint, check in checks:
-            query = f"select bool_and(coalesce(({check}), true)) from ({probe}) as t ({name(column.name)})"
-            if cursor.execute(query.encode()).fetchone() == (False,):
-                raise AdoptError(
-                    f"the constraint {constraint} of {workflows.table.sql} does not allow 0 to 100: {check}"
-                )
+            raise AdoptError(f"{where} does not allow 0 to 100: {first_line(error)}") from error
 
     # What the user is told.
 
