@@ -48,11 +48,11 @@ _COLUMNS = """
             when 'varchar'::regtype then 'text'
             else format_type(coalesce(b.oid, t.oid), null)
         end as type,
-        coalesce(b.typtype, t.typtype)::text as kind,
-        coalesce(b.typnamespace, t.typnamespace) = 'pg_catalog'::regnamespace as built_in,
+        coalesce(b.typtype, t.typtype) = 'e'
+            or coalesce(b.typtype, t.typtype) = 'b'
+            and coalesce(b.typnamespace, t.typnamespace) = 'pg_catalog'::regnamespace as as_key,
         a.attgenerated::text as generated,
-        pg_get_expr(d.adbin, d.adrelid) as expression,
-        case when a.attcollation <> t.typcollation then a.attcollation::regcollation::text end as collation
+        pg_get_expr(d.adbin, d.adrelid) as expression
     from pg_attribute as a
     join pg_type as t on t.oid = a.atttypid
     left join pg_type as b on b.oid = t.typbasetype
@@ -94,7 +94,7 @@ _UNIQUE = """
 
 @dataclass(frozen=True)
 class Column:
-    """A column; ``type`` and ``kind`` (``b`` base, ``e`` enum) are those below a domain, ``declared`` is its own.
+    """A column; ``type`` is the one below a domain, ``declared`` is its own; ``as_key``: a key can be of this type.
 
     ``generated`` is ``s`` where it is stored, ``v`` where it is virtual, and empty else.
     """
@@ -103,11 +103,9 @@ class Column:
     number: int
     declared: str
     type: str
-    kind: str
-    built_in: bool
+    as_key: bool
     generated: str
     expression: str | None
-    collation: str | None
 
 
 @dataclass(frozen=True)

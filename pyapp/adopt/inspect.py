@@ -128,9 +128,9 @@ class _Inspection:
         adoption = Adoption(
             schema=self._schema(),
             tasks=tasks.table,
-            keys=keys,
+            keys=tuple(keys),
             workflows=workflows.table if workflows else None,
-            workflow_keys=workflow_keys,
+            workflow_keys=tuple(workflow_keys),
             task_id=self._task_id(),
             where=wanted.where,
             status=status,
@@ -179,37 +179,32 @@ class _Inspection:
 
     # Keys.
 
-    def _keys(self) -> tuple[tuple[Key, ...], tuple[Key, ...], str]:
+    def _keys(self) -> tuple[list[Key], list[Key], str]:
+        """Find the key of tasks and that of workflows, and say how they belong together."""
         wanted, tasks, workflows = self.request, self.tasks, self.workflows
+        ours, theirs, link = list(wanted.key), list(wanted.workflow_key), "without a foreign key"
         found = foreign_keys(self.conn, tasks, workflows) if workflows else []
-        given = wanted.key or wanted.key_sql
-        if wanted.key:
-            for column in wanted.key:
-                tasks.column(column, "--key")
-            found = [key for key in found if sorted(key[0]) == sorted(wanted.key)]
-        if given and (not found or wanted.key_sql or wanted.workflow_key):
-            keys = self._given_keys()
-            link = f"references it{found[0][2]}" if found and not wanted.key_sql else "without a foreign key"
-            theirs = self._workflow_keys(keys, list(wanted.key)) if workflows else ()
-        else:
-            if not workflows:
-                raise AdoptError(
-                    "without --workflows, say which workflow a task belongs to: --key COLUMN, or --key-sql SQL"
-                )
-            if not found:
-                raise AdoptError(
-                    f"{tasks.table.sql} has no foreign key to {workflows.table.sql}:"
-                    " say which of its columns hold the workflow, --key"
-                )
-            if len(found) > 1:
-                names = "; ".join(",".join(key[0]) for key in found)
-                raise AdoptError(
-                    f"{tasks.table.sql} refers to {workflows.table.sql} by several columns ({names}): say --key"
-                )
-            ours, referenced, rules = found[0]
-            keys = tuple(self._column_key(tasks, "task", column, "--key") for column in ours)
-            theirs = tuple(self._column_key(workflows, "workflow", column, "--workflow-key") for column in referenced)
-            link = f"references it{rules}"
+        if ours or wanted.key_sql:
+            found = [key for key in found if sorted(key[0]) == sorted(ours) and not wanted.key_sql]
+        elif not workflows:
+            raise AdoptError(
+                "without --workflows, say which workflow a task belongs to: --key COLUMN, or --key-sql SQL"
+            )
+        elif len(found) != 1:
+            names, where = "; ".join(",".join(key[0]) for key in found), workflows.table.sql
+            raise AdoptError(
+                f"{tasks.table.sql} has several foreign keys to {where} ({names}): say which, --key"
+                if found
+                else f"{tasks.table.sql} has no foreign key to {where}: say which columns hold the workflow, --key"
+            )
+        if found:
+            link = f"references it{found[0][2]}"
+            if not (ours and theirs):
+                ours, theirs = found[0][:2]
+        keys = [self._column_key(tasks, "task", column, "--key") for column in ours]
+        for expression in wanted.key_sql:
+            self._check(tasks, "task", "--key-sql", expression)
+            keys.append(Key(f"({expression})", self._type_of(tasks, "task", expression)))
         if len(keys) > 4:
             raise AdoptError("a key has four parts at most")
         if len(keys) > 1 and (odd := [key for key in keys if key.type not in _PLAIN]):
@@ -217,39 +212,31 @@ class _Inspection:
                 f"{odd[0].sql} is of type {odd[0].type}: a key of several parts takes text, numbers and uuid;"
                 " write it as text, --key-sql"
             )
-        for ours_, theirs_ in zip(keys, theirs, strict=bool(theirs)):
-            self._comparable(ours_, theirs_)
-        return keys, theirs, link
+        return keys, self._workflow_keys(workflows, keys, ours, theirs) if workflows else [], link
 
-    def _given_keys(self) -> tuple[Key, ...]:
-        keys = [self._column_key(self.tasks, "task", column, "--key") for column in self.request.key]
-        for expression in self.request.key_sql:
-            self._check(self.tasks, "task", "--key-sql", expression)
-            keys.append(Key(f"({expression})", self._type_of(self.tasks, "task", expression)))
-        return tuple(keys)
-
-    def _workflow_keys(self, keys: tuple[Key, ...], names: Sequence[str]) -> tuple[Key, ...]:
-        workflows = self.workflows
-        assert workflows is not None, "asked without a table of workflows"
-        columns: Sequence[str] = self.request.workflow_key
-        if not columns:
-            same = [list(names)] if names and sorted(names) in map(sorted, workflows.unique) and len(names) > 1 else []
-            columns = same[0] if same else workflows.primary
-        if len(columns) != len(keys):
+    def _workflow_keys(self, workflows: Found, keys: list[Key], ours: list[str], theirs: list[str]) -> list[Key]:
+        """See that columns of workflows are such a key; by default those of the same names, or the primary key."""
+        unique = [sorted(columns) for columns in workflows.unique]
+        if not theirs:
+            theirs = ours if len(ours) > 1 and sorted(ours) in unique else list(workflows.primary)
+        if len(theirs) != len(keys):
             raise AdoptError(
-                f"the key has {len(keys)} parts, that of {workflows.table.sql} {len(columns)}: say --workflow-key"
+                f"the key has {len(keys)} parts, that of {workflows.table.sql} {len(theirs)}: say --workflow-key"
             )
-        for column in columns:
-            workflows.column(column, "--workflow-key")
-        if sorted(columns) not in map(sorted, workflows.unique):
+        found = [self._column_key(workflows, "workflow", column, "--workflow-key") for column in theirs]
+        if sorted(theirs) not in unique:
             raise AdoptError(
-                f"--workflow-key {','.join(columns)}: no unique index of {workflows.table.sql} has these columns"
+                f"--workflow-key {','.join(theirs)}: no unique index of {workflows.table.sql} has these columns"
             )
-        return tuple(self._column_key(workflows, "workflow", column, "--workflow-key") for column in columns)
+        for one, other in zip(keys, found, strict=True):
+            kinds = {one.type, other.type}
+            if len(kinds) > 1 and not kinds <= _NUMBERS and not kinds <= _STRINGS:
+                raise AdoptError(f"{one.sql} is {one.type} and {other.sql} is {other.type}: they cannot be compared")
+        return found
 
     def _column_key(self, table: Found, row: str, column: str, option: str) -> Key:
         found = table.column(column, option)
-        if not (found.built_in or found.kind == "e") or found.kind not in "be":
+        if not found.as_key:
             raise AdoptError(
                 f"{table.table.sql}.{name(column)} is of type {found.declared}:"
                 " a key has to be of a type that is built in, such as uuid, bigint or text"
@@ -260,14 +247,9 @@ class _Inspection:
         query = f"select pg_typeof({expression}) from (select) as x left join {table.table.sql} as {row} on false"
         return str(self._ask(query)[0][0])
 
-    def _comparable(self, one: Key, other: Key) -> None:
-        kinds = {one.type, other.type}
-        if len(kinds) > 1 and not kinds <= _NUMBERS and not kinds <= _STRINGS:
-            raise AdoptError(f"{one.sql} is {one.type} and {other.sql} is {other.type}: they cannot be compared")
-
     def _task_id(self) -> Key:
         primary = [self.tasks.columns[column] for column in self.tasks.primary]
-        if len(primary) == 1 and primary[0].built_in:
+        if len(primary) == 1 and primary[0].as_key:
             return Key(reference(primary[0], "task"), primary[0].type)
         if primary:
             return Key(" || '/' || ".join(f"({reference(column, 'task')})::text" for column in primary), "text")
