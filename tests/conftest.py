@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -221,6 +223,20 @@ def no_drift(request: pytest.FixtureRequest) -> Iterator[None]:
 def empty(databases: Databases) -> Callable[[], str]:
     """Create empty databases: each call returns the DSN of a new one."""
     return databases.empty
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the wheel and the source distribution."""
+    directory = tmp_path_factory.mktemp("dist")
+    build = [sys.executable, "-m", "hatchling", "build", "-d", str(directory)]
+    subprocess.run(build, cwd=Path(__file__).parents[1], check=True, capture_output=True)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def wheel(built: Path) -> Path:
+    return next(built.glob("*.whl"))
 
 
 @pytest.fixture

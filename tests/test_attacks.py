@@ -76,6 +76,10 @@ ON_WORKFLOW = [
     f"select public.transition_workflow('{ID}', 'completed')",
     f"select public.transition_workflow('{ID}', 'cancelled')",
     f"select public.advance_workflow('{ID}')",
+    "select public.create_workflow('w', 'app')",
+    "select public.archive_workflows('0 days')",
+    "update public.workflow set parent_id = null",
+    "select from public.workflow_event",
     "insert into public.workflow_transition values ('completed', 'running')",
     "insert into public.workflow_event (workflow_id, event_type) select workflow_id, 'x' from public.workflow_progress",
     "update public.workflow_stage set status = 'completed'",
@@ -87,6 +91,7 @@ ON_TASKS = [
     "update public.agent_task set workflow_id = gen_random_uuid()",
     "update public.agent_task set id = gen_random_uuid()",
     "update public.agent_task set payload = '{}'",
+    "update public.agent_task set ordinal = 1",
     "merge into public.agent_task as t using (select) as s on true when matched then delete",
     "begin; lock table public.agent_task in share row exclusive mode",
 ]

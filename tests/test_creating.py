@@ -128,22 +128,6 @@ def test_what_is_refused_leaves_nothing(conn: psycopg.Connection, arguments: str
     assert conn.execute("select count(*) from workflow_stage").fetchone() == (0,)
 
 
-def test_a_workflow_and_its_stages_come_and_go_together_under_autocommit(conn: psycopg.Connection) -> None:
-    # One statement: an attempt that fails after the insert leaves no half, so that trying again never doubles.
-    conn.execute("""
-        create function fail() returns trigger language plpgsql as $$ begin
-            raise serialization_failure;
-        end $$;
-        create trigger fail after insert on workflow_stage for each statement execute function fail();
-    """)
-    for _ in range(3):
-        with pytest.raises(psycopg.errors.SerializationFailure):
-            conn.execute("select create_workflow('w', 'app')")
-    conn.execute("drop trigger fail on workflow_stage")
-    conn.execute("select create_workflow('w', 'app')")
-    assert conn.execute("select count(distinct w.id), count(*) from workflow as w, workflow_stage").fetchone() == (1, 8)
-
-
 # --- add_tasks ----------------------------------------------------------------------------------------------
 
 

@@ -24,33 +24,7 @@ def read_row(conn: psycopg.Connection, workflow: Any) -> dict[str, Any]:
     return dict(zip([column.name for column in cursor.description], cursor.fetchone(), strict=True))
 
 
-def save_row(conn: psycopg.Connection, row: dict[str, Any]) -> None:
-    """Write every column, as Django's save() and SQLAlchemy's merge() do."""
-    columns = ", ".join(f"{name} = %({name})s" for name in row if name != "id")
-    conn.execute(f"update workflow set {columns} where id = %(id)s", row)
-
-
 # Planned totals
-
-
-def test_a_planned_workflow_whose_tasks_come_in_stages_never_reads_100_early(conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn, agents_planned=6)
-    seen = [progress(conn, workflow)]
-    for _ in range(3):
-        for task in new_tasks(conn, workflow, "running", "running"):
-            set_status(conn, task, "completed")
-        seen.append(progress(conn, workflow))
-    assert seen == [(0, 0, 6), (33, 2, 6), (67, 4, 6), (100, 6, 6)]
-
-
-def test_a_plan_set_raised_lowered_and_dropped_moves_total_and_progress(conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn)
-    new_tasks(conn, workflow, "completed", "completed", "running", "running")
-    seen = []
-    for planned in [8, 20, 5, 1, 0, None]:
-        conn.execute("update workflow set agents_planned = %s", [planned])
-        seen.append(progress(conn, workflow))
-    assert seen == [(25, 2, 8), (10, 2, 20), (40, 2, 5), (50, 2, 4), (50, 2, 4), (50, 2, 4)]
 
 
 # Made-up numbers
@@ -94,16 +68,6 @@ def test_a_trigger_on_another_table_cannot_write_counters_either(conn: psycopg.C
     before = read_row(conn, workflow)
     conn.execute("insert into note values (%s)", [workflow])
     assert read_row(conn, workflow) == before
-
-
-def test_an_orchestrator_that_writes_percentages_gets_the_true_one_back(conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn)
-    tasks = new_tasks(conn, workflow, *["running"] * 4)
-    returned = []
-    for stage, task in enumerate(tasks, start=1):
-        set_status(conn, task, "completed")
-        returned += conn.execute("update workflow set progress = 15 * %s returning progress", [stage]).fetchone()
-    assert returned == [25, 50, 75, 100]
 
 
 @pytest.mark.parametrize(
@@ -164,23 +128,6 @@ def test_a_status_set_by_a_trigger_on_tasks_moves_total_and_progress(conn: psyco
     tasks = new_tasks(conn, workflow, "running", "failed")
     set_status(conn, tasks[0], "completed")
     assert progress(conn, workflow) == (50, 1, 2)
-
-
-def test_a_plan_set_by_a_trigger_moves_total_and_progress(conn: psycopg.Connection) -> None:
-    conn.execute("""
-        create function plan() returns trigger language plpgsql as $$ begin
-            update workflow set agents_planned = (new.payload ->> 'agents')::integer where id = new.workflow_id;
-            return null;
-        end $$;
-        create trigger plan after insert on workflow_event for each row execute function plan();
-    """)
-    workflow = new_workflow(conn)
-    new_tasks(conn, workflow, "completed", "running")
-    conn.execute(
-        "insert into workflow_event (workflow_id, event_type, payload) values (%s, 'planned', '{\"agents\": 4}')",
-        [workflow],
-    )
-    assert progress(conn, workflow) == (25, 1, 4)
 
 
 def test_a_before_trigger_that_writes_progress_is_overruled(conn: psycopg.Connection) -> None:
