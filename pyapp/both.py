@@ -63,19 +63,11 @@ async def fetch(conn: Conn, statement: Statement) -> Any:
     return await outcome(sent.fetchall())
 
 
-async def commit(conn: Conn, statements: Sequence[Statement], rows: list[list[Any]]) -> None:
+def commit(conn: Connection[Any], statements: Sequence[Statement], rows: list[list[Any]]) -> None:
     """Send statements in one pipeline and commit them. ``rows`` gets the rows of each before the commit is sent."""
-    if isinstance(conn, AsyncConnection):
-        async with conn.pipeline(), conn.transaction():
-            rows += await _fetch_all(conn, statements)
-    else:
-        with conn.pipeline(), conn.transaction():
-            rows += await _fetch_all(conn, statements)
-
-
-async def _fetch_all(conn: Conn, statements: Sequence[Statement]) -> list[list[Any]]:
-    sent = [await outcome(_cursor(conn, each).execute(each.text, each.values)) for each in statements]
-    return [await outcome(cursor.fetchall()) for cursor in sent]
+    with conn.pipeline(), conn.transaction():
+        sent = [_cursor(conn, each).execute(each.text, each.values) for each in statements]
+        rows += [cursor.fetchall() for cursor in sent]
 
 
 async def hear(conn: Conn, seconds: float) -> bool:

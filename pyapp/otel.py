@@ -79,10 +79,10 @@ class _Span:
         return [] if self.made else [self, *(self.above.to_be_made() if self.above else ())]
 
 
-class _Spans(Batches[Future[Task]]):
+class _Spans(Batches):
     """Batches that write spans: again where interrupted, and what the database refuses alone."""
 
-    def _statements(self, batch: Sequence[Waiting[Future[Task]]]) -> list[Statement]:
+    def _statements(self, batch: Sequence[Waiting]) -> list[Statement]:
         reports = [each.report for each in batch]
         spans = list({each.key: each.row for report in reports for each in report.result[0].to_be_made()}.values())
         ends = [report.result[0].row | report.result[1] for report in reports if "at" in report.result[1]]
@@ -94,8 +94,8 @@ class _Spans(Batches[Future[Task]]):
                 statements.append(Statement(text, [Jsonb(rows)]))
         return statements
 
-    async def _commit(self, batch: Sequence[Waiting[Future[Task]]]) -> Any:
-        await super()._commit(batch)
+    def _commit(self, batch: Sequence[Waiting]) -> Any:
+        super()._commit(batch)
         for span in (span for each in batch for span in each.report.result[0].to_be_made()):
             # Below another process it is written again with what follows: its parent may come later.
             span.made = span.row["above"] is None or span.row["run"] is not None
