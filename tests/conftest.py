@@ -1,12 +1,11 @@
 """A real server for the tests, and a freshly migrated database for each."""
 
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pyapp import embedded, migrate
 
+from .crash import directory, new_cluster
 from .databases import Databases, template
 from .helpers import run_script
 
@@ -118,17 +118,13 @@ def server(bin_dir: Path) -> Iterator[TestServer]:
             bin_dir,
         )
         return
-    memory = Path("/dev/shm")
-    roomy = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2**30
-    parent = Path(tempfile.mkdtemp(prefix="ap-", dir=memory if roomy else None))
-    parent.chmod(0o755)
-    try:
-        settings = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
-        with embedded.server(parent / "data", bin_dir=bin_dir, settings=settings) as running:
-            where = conninfo_to_dict(running.dsn)
-            yield TestServer(str(where["host"]), int(str(where["port"])), str(where["user"]), "", bin_dir)
-    finally:
-        shutil.rmtree(parent, ignore_errors=True)
+    settings = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+    with (
+        directory() as parent,
+        embedded.server(new_cluster(bin_dir, parent / "data"), bin_dir=bin_dir, settings=settings) as running,
+    ):
+        where = conninfo_to_dict(running.dsn)
+        yield TestServer(str(where["host"]), int(str(where["port"])), str(where["user"]), "", bin_dir)
 
 
 @pytest.fixture(scope="session")
@@ -242,16 +238,10 @@ def wheel(built: Path) -> Path:
 @pytest.fixture
 def own_server(bin_dir: Path) -> Iterator[Callable[[], Any]]:
     """A server of the test's own: each call starts it, again where it was killed."""
-    memory = Path("/dev/shm")
-    parent = Path(tempfile.mkdtemp(prefix="ap-", dir=memory if os.access(memory, os.W_OK) else None))
-    parent.chmod(0o755)
-    contexts: list[Any] = []
+    with directory() as parent, ExitStack() as stopping:
+        data = new_cluster(bin_dir, parent / "data")
 
-    def start(**settings: str) -> Any:
-        contexts.append(embedded.server(parent / "data", bin_dir=bin_dir, settings={"fsync": "off", **settings}))
-        return contexts[-1].__enter__()
+        def start(**settings: str) -> Any:
+            return stopping.enter_context(embedded.server(data, bin_dir=bin_dir, settings={"fsync": "off", **settings}))
 
-    yield start
-    for context in reversed(contexts):
-        context.__exit__(None, None, None)
-    shutil.rmtree(parent, ignore_errors=True)
+        yield start

@@ -62,8 +62,6 @@ def install_from_npm(directory: Path, *packages: str) -> None:
     if not (shutil.which("node") and shutil.which("npm")):
         pytest.skip("Node and npm are not installed")
     command = ["npm", "install", "--silent", "--no-fund", "--no-audit", "--ignore-scripts", *packages]
-    done = subprocess.run(
-        command, cwd=directory, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
-    )
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if done.returncode:
         pytest.skip(f"the npm registry is out of reach: {done.stderr.strip()[-200:]}")

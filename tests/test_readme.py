@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from pyapp import pending
 from pyapp.cli.main import COMMANDS
 from tests.conftest import TestServer
 from tests.pages import ROOT, block_with, blocks, install_from_npm, page, psql, run_python, url
@@ -76,10 +77,7 @@ def test_the_shell_examples_of_the_schema_run(empty: Callable[[], str], server: 
             ["bash", "-ec", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
-        pending = subprocess.run(
-            [sys.executable, "-m", "pyapp", "pending", "--json"], env=environment, capture_output=True, check=True
-        )
-        assert pending.stdout == b"[]\n"
+        assert pending(dsn) == []
 
 
 def test_ci_calls_the_test_command_of_the_readme() -> None:

@@ -86,7 +86,7 @@ def test_a_loss_does_not_make_watch_wait_for_its_whole_interval(dsn: str, conn: 
     next(changes)
     following_it = in_background(lambda: next(changes))
     watching = "from pg_stat_activity where datname = current_database() and application_name = 'agent-progress'"
-    wait_for(lambda: conn.execute(f"select {watching} and wait_event = 'ClientRead'").fetchone())
+    wait_for(lambda: conn.execute(f"select {watching} and wait_event = 'ClientRead'").fetchall())
     assert conn.execute(f"select pg_terminate_backend(pid, 5000) {watching}").fetchall() == [(True,)]
     set_status(conn, task, "completed")
     assert following_it.result(10).progress == 100
@@ -107,7 +107,7 @@ def test_serve_answers_the_victim_of_a_deadlock_at_its_second_try(dsn: str, conn
         where = f"/api/v1/workflows/{workflow}/timeline"
         assert client.get(where).status_code == 200
         locking = in_background(deadlock_with, other, conn, "victim", "agent_task")
-        wait_for(lambda: conn.execute("select from pg_locks where mode = 'AccessExclusiveLock' and granted").fetchone())
+        wait_for(lambda: conn.execute("select from pg_locks where mode = 'AccessExclusiveLock' and granted").fetchall())
         answer = client.get(where)
         locking.result(10)
         assert answer.status_code == 200

@@ -59,7 +59,7 @@ CHANGED = {
     "trigger workflow_events": "create or replace trigger workflow_events after update of status on workflow"
     " for each row execute function record_event()",
     "function advance_workflow": "drop function advance_workflow",
-    "view workflow_progress_drift": "drop view workflow_progress_drift cascade",
+    "view workflow_timeline": "drop view workflow_timeline",
     "trigger workflow_stages": "drop trigger workflow_stages on workflow",
 }
 

@@ -16,7 +16,6 @@ from .helpers import (
     new_workflow,
     progress,
     row_version,
-    set_status,
     wait_until_blocked_by,
 )
 

@@ -15,16 +15,14 @@ from pyapp import (
     Task,
     TaskReport,
     add_tasks,
-    archive,
     create_workflow,
     get_workflow,
     list_tasks,
     report_tasks,
     retry,
-    transition,
 )
 
-from .helpers import counters, new_tasks, new_workflow
+from .helpers import counters, new_workflow
 
 Session = Callable[[], Connection]
 LONG_AGO = datetime(2020, 2, 2, 12, tzinfo=UTC)

@@ -1,6 +1,5 @@
 """Progress of a workflow with all that is below it, in every snapshot; that sums are right: see test_state_machine."""
 
-import random
 from collections.abc import Callable
 from typing import Any
 from uuid import uuid4

@@ -104,13 +104,13 @@ def test_a_frozen_workflow_keeps_its_counters(conn: psycopg.Connection, statemen
         "merge into agent_task as t using (select) as s on false when matched then delete",
     ],
 )
-@pytest.mark.parametrize("tasks", [1, 3], ids=["of one task", "of several"])
-def test_a_statement_that_settles_no_task_writes_nothing(conn: psycopg.Connection, statement: str, tasks: int) -> None:
+def test_a_statement_that_settles_no_task_writes_nothing(conn: psycopg.Connection, statement: str) -> None:
     workflow = new_workflow(conn)
-    new_tasks(conn, workflow, *["completed", "pending", "assigned"][:tasks])
-    before = row_version(conn, workflow)
-    conn.execute(statement)
-    assert row_version(conn, workflow) == before
+    for more in (["completed"], ["pending", "assigned"]):
+        new_tasks(conn, workflow, *more)
+        before = row_version(conn, workflow)
+        conn.execute(statement)
+        assert row_version(conn, workflow) == before
 
 
 def test_changes_that_cancel_out_write_nothing(conn: psycopg.Connection) -> None:
