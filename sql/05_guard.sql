@@ -100,7 +100,7 @@ begin
     if
         new.progress_updated_at operator(pg_catalog.=) 'epoch'
         and pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1
-        and new.id operator(pg_catalog.=) old.id
+        and old.id is not null
         and old.progress_frozen_at is null
     then
         total := public.progress_total(new.status, new.agents_created::bigint, new.agents_planned::bigint);

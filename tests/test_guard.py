@@ -70,6 +70,37 @@ def test_a_trigger_on_another_table_cannot_write_counters_either(conn: psycopg.C
     assert read_row(conn, workflow) == before
 
 
+def test_a_workflow_that_a_trigger_inserts_with_the_mark_starts_at_zero(conn: psycopg.Connection) -> None:
+    conn.execute("""
+        create table note (name text);
+        create function make() returns trigger language plpgsql as $$ begin
+            insert into workflow (name, type, agents_created, agents_completed, progress_updated_at)
+            values (new.name, 'app', 9, 7, 'epoch');
+            return null;
+        end $$;
+        create trigger make after insert on note for each row execute function make();
+        insert into note values ('made');
+    """)
+    made = conn.execute("select id from workflow").fetchone()
+    assert made is not None
+    assert (progress(conn, made[0]), counters(conn, made[0])) == ((0, 0, 0), (0, 0, 0, 0))
+
+
+def test_an_upsert_of_a_workflow_that_is_there_reads_none_of_its_tasks(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    new_tasks(conn, workflow, *["completed"] * 50)
+    upsert = (
+        "insert into workflow (id, name, type) values (%s, 'again', 'app')"
+        " on conflict (id) do update set name = excluded.name"
+    )
+    read = "select seq_tup_read + idx_tup_fetch from pg_stat_xact_user_tables where relname = 'agent_task'"
+    with conn.transaction():
+        before = conn.execute(read).fetchone()
+        conn.execute(upsert, [workflow])
+        assert conn.execute(read).fetchone() == before
+    assert progress(conn, workflow) == (100, 50, 50)
+
+
 @pytest.mark.parametrize(
     ("assignments", "expected"),
     [

@@ -13,7 +13,7 @@ from psycopg.rows import tuple_row
 
 from pyapp.adopt.adoption import AdoptError, Adoption
 from pyapp.adopt.backfill import Backfill, is_live
-from pyapp.adopt.catalog import first_line
+from pyapp.adopt.catalog import first_line, unindexed_key
 from pyapp.adopt.install import new_partitions, outdated, render
 from pyapp.adopt.render import Renderer, name
 
@@ -108,6 +108,8 @@ def examine(conn: Connection[Any], adoption: Adoption) -> tuple[list[str], list[
             f"new partitions ({', '.join(new)}): what is written to one by its own name is not counted, what is written"
             " through the whole table is; agent-progress adopt takes them in"
         )
+    if told := unindexed_key(conn, adoption):
+        notes.append(told)
     if adoption.shadow and (different := _different(conn, adoption)):
         noun = "workflow says" if different == 1 else "workflows say"
         notes.append(f"{different} {noun} something else than what was counted; adopt --live publishes it")

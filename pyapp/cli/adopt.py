@@ -39,6 +39,12 @@ class Values(click.ParamType):  # type: ignore[type-arg]  # generic from click 8
         return found
 
 
+def _noun(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not (value.strip() and value.isprintable()):
+        raise click.BadParameter(f"{value!r}: it is a word or a few, which people read")
+    return value
+
+
 class Mapping(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
     """OURS=THEIRS."""
 
@@ -95,8 +101,8 @@ def _outcome_options(prefix: str, what: str, outcomes: Iterable[str]) -> Callabl
 @click.option("--no-publish", is_flag=True, help="Write no column of the application's.")
 @click.option("--column", type=Mapping(), multiple=True, metavar="OURS=THEIRS", help="What to show of a workflow.")
 @click.option("--task-column", type=Mapping(), multiple=True, metavar="OURS=THEIRS", help="What to show of a task.")
-@click.option("--workflow-noun", metavar="NOUN", help="What people call a workflow.")
-@click.option("--task-noun", metavar="NOUN", help="What people call a task.")
+@click.option("--workflow-noun", callback=_noun, metavar="NOUN", help="What people call a workflow.")
+@click.option("--task-noun", callback=_noun, metavar="NOUN", help="What people call a task.")
 @click.option("--dry-run", is_flag=True, help="Only show what would change, from what to what.")
 @click.option("--print", "print_", is_flag=True, help="Only print the SQL, for a migration of the application's.")
 @click.option("--continue", "go_on", is_flag=True, help="Count what has not been counted yet.")
