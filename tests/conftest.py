@@ -27,13 +27,6 @@ TEST_DATABASE_URL = os.environ.get("TEST_DATABASE_URL")
 # 18, 16, or the bin directory of an installed PostgreSQL.
 TEST_POSTGRES = os.environ.get("TEST_POSTGRES", "18")
 
-# Whose tests run once more with partitioned tasks, and those among them that cannot.
-ALSO_PARTITIONED = {"tests.test_repair", "tests.test_trigger"}
-NOT_PARTITIONED = {
-    "test_on_conflict_do_update_counts_new_and_changed_tasks",
-    "test_truncating_a_part_of_the_tasks_counts_those_that_are_left",  # by inheritance
-}
-
 
 @dataclass(frozen=True)
 class TestServer:
@@ -142,13 +135,6 @@ def partition(dsn: str) -> None:
 
 migrated = template(migrate)
 partitioned = template(partition, "partitioned")
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run what is said of the numbers on partitioned tasks as well."""
-    if metafunc.module.__name__ in ALSO_PARTITIONED and "dsn" in metafunc.fixturenames:
-        whole = metafunc.function.__name__ in NOT_PARTITIONED
-        metafunc.parametrize("dsn", ["migrated"] if whole else ["migrated", "partitioned"], indirect=True)
 
 
 @pytest.fixture

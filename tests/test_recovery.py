@@ -2,9 +2,7 @@
 
 import os
 import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -25,23 +23,6 @@ from .service import following, serving, wait_for
 VICTIM = "options='-c deadlock_timeout=400ms'"
 OTHER = "options='-c deadlock_timeout=5s'"
 OWN_TABLES = ("workflow", "agent_task", "workflow_stage", "workflow_event", "stage_definition")
-
-
-@contextmanager
-def meanwhile(act: Callable[[], object]) -> Iterator[None]:
-    """Do something again and again in a thread of its own until the block ends."""
-    done = threading.Event()
-
-    def run() -> None:
-        while not done.is_set():
-            act()
-
-    going = in_background(run)
-    try:
-        yield
-    finally:
-        done.set()
-        going.result(30)
 
 
 def deadlock_with(other: Connection, conn: Connection, application: str, table: str) -> None:
@@ -136,6 +117,3 @@ def test_serve_answers_the_victim_of_a_deadlock_at_its_second_try(dsn: str, conn
             conn.execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'victim'")
             set_status(conn, task, "completed")
             stream.until(lambda _: stream.latest[str(workflow)]["progress"] == 100)
-
-
-# --- Users' own ---------------------------------------------------------------------------------------------------
