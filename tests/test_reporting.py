@@ -84,7 +84,7 @@ def test_a_result_is_kept_until_another_is_told_or_the_task_is_opened_again(
 
     def told(status: str, result: Any = None, reopen: bool = False) -> Any:
         if single:
-            return report_one(conn, workflow, task, status, json.dumps(result) if result else None, reopen)["result"]
+            return report_one(conn, workflow, task, status, json.dumps(result), reopen)["result"]
         [found] = report(conn, workflow, {"task_id": task, "status": status, "result": result, "reopen": reopen})
         return found["result"]
 
@@ -379,6 +379,21 @@ def test_a_report_that_waited_for_another_one_is_judged_by_what_that_left(
     assert (returned if single else returned[0])["status"] == "completed"
     other.commit()
     assert progress(conn, workflow) == (100, 1, 1)
+
+
+def test_a_report_that_finds_its_task_opened_again_brings_its_result(
+    conn: psycopg.Connection, session: Session
+) -> None:
+    workflow = new_workflow(conn)
+    [task] = new_tasks(conn, workflow, "completed")
+    one, other = session(), session()
+    report_one(one, workflow, task, "pending", None, True)
+    waiting = in_background(report_one, other, workflow, task, "running", '{"n": 1}')
+    wait_until_blocked_by(conn, other.info.backend_pid, one.info.backend_pid)
+    one.commit()
+    returned = waiting.result(60)
+    assert (returned["status"], returned["result"]) == ("running", {"n": 1})
+    other.commit()
 
 
 # --- What it reads --------------------------------------------------------------------------------------------
