@@ -1,6 +1,6 @@
 -- When a workflow will be done, at the rate of its last completions, and whether it has come to a halt. Both are read
 -- by index from the last completions and the assigned and running tasks, however many others there are. Time in which
--- the workflow did not run is left out of the rate. The burn-up reads all tasks.
+-- the workflow did not run is left out of the rate.
 
 create or replace view public.workflow_forecast
 with (security_invoker = true)
@@ -117,26 +117,3 @@ comment on column public.workflow_forecast.last_activity_at is
     'When a task was last created, assigned, started or settled, or the workflow changed status or stage; or tasks were counted below it.';
 comment on column public.workflow_forecast.stalled is
     'Whether the workflow runs and nothing of that happened for 10 minutes, or for the interval in the parameter agent_progress.stalled_after.';
-
-create or replace view public.workflow_burnup
-with (security_invoker = true)
-as
-select
-    c.workflow_id,
-    c.at,
-    (sum(sum(c.completed)) over (partition by c.workflow_id order by c.at))::integer as agents_completed,
-    (sum(sum(c.created)) over (partition by c.workflow_id order by c.at))::integer as agents_total
-from (
-    select a.workflow_id, a.created_at as at, 0 as completed, 1 as created from public.agent_task as a
-    union all
-    select a.workflow_id, a.completed_at as at, 1 as completed, 0 as created
-    from public.agent_task as a
-    where a.status = 'completed' and a.completed_at is not null
-) as c
-group by c.workflow_id, c.at;
-
-comment on view public.workflow_burnup is
-    'Tasks completed and created over time, cumulated, from their own timestamps; to be read for one workflow at a time.';
-comment on column public.workflow_burnup.at is 'When the number changed.';
-comment on column public.workflow_burnup.agents_completed is 'Tasks completed until then, of those that are completed now.';
-comment on column public.workflow_burnup.agents_total is 'Tasks created until then, of those that exist now.';

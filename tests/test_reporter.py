@@ -2,11 +2,9 @@
 
 import asyncio
 import os
-import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -561,32 +559,6 @@ def assert_worked(dsn: str, tasks: dict[UUID, list[UUID]], agents: int) -> None:
                 expected = ("completed", number, 1) if number % 2 else ("failed", "first", 0)
                 assert {outcome[task] for task in of_workflow[number::agents]} == {expected}
         assert conn.execute("select * from workflow_progress_drift").fetchall() == []
-
-
-def test_reports_are_kept_though_sessions_are_ended_at_any_moment(dsn: str, conn: Connection, start: Start) -> None:
-    chance, ended, seen, over = random.Random(1), [], [], threading.Event()
-    tasks = {workflow: new_tasks(conn, workflow, *["pending"] * 32) for workflow in (new_workflow(conn) for _ in "ab")}
-
-    def terminate() -> None:
-        while not over.is_set():
-            now = conn.execute("select sum(agents_failed), sum(agents_completed) from workflow").fetchone()
-            if now not in seen[-1:]:  # it must get on in between
-                seen.append(now)
-                over.wait(chance.uniform(0, 0.01))
-                ended.extend(
-                    conn.execute(
-                        "select pg_terminate_backend(pid) from pg_stat_activity"
-                        " where application_name = 'reporter' and datname = current_database()"
-                    ).fetchall()
-                )
-
-    with start(size=20) as reporter:
-        terminating = in_background(terminate)
-        work_hard(reporter, tasks, agents=8)
-        over.set()
-        terminating.result(60)
-        assert len(ended) > 3
-    assert_worked(dsn, tasks, 8)
 
 
 @contextmanager

@@ -90,7 +90,7 @@ class Renderer:
         files += [
             "06_views.sql",
             "07_repair.sql",
-            "09_trees.sql",
+            "../16_tree_progress.sql",
             "../21_trends.sql",
             *(["08_publish.sql"] if of.publishes else []),
             "09_rights.sql",
