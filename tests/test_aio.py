@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 from collections.abc import Callable, Iterator
+from itertools import cycle
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
@@ -140,8 +141,7 @@ def use_every_helper(call: Caller) -> UUID:
     return workflow
 
 
-@pytest.mark.parametrize("rows", ROWS)
-@pytest.mark.parametrize("autocommit", [True, False], ids=["autocommit", "transaction"])
+@pytest.mark.parametrize(("rows", "autocommit"), list(zip(ROWS, cycle([True, False]))))
 def test_every_helper_works_whatever_rows_the_connection_makes(
     dsn: str, connect: Callable[..., Caller], rows: str, autocommit: bool
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from psycopg.errors import Error
 from psycopg.rows import class_row, dict_row, tuple_row
 
 from pyapp.adopt.adoption import AdoptError, Adoption, Table
-from pyapp.adopt.render import Partitions, name
+from pyapp.adopt.render import Partitions, Renderer, name
 
 _TABLE = """
     select
@@ -186,6 +187,29 @@ def partitions(conn: Connection[Any], adoption: Adoption) -> Partitions:
         return [Table(*row) for row in rows.fetchall()]
 
     return Partitions(of(adoption.tasks), of(adoption.workflows))
+
+
+def has_index(conn: Connection[Any], wanted: str) -> bool:
+    """Ask the planner whether it could find these rows by an index, of whatever kind."""
+    with conn.transaction(force_rollback=True):
+        conn.execute("set local enable_seqscan = off")
+        cursor = conn.cursor(row_factory=tuple_row)
+        return "Index Cond" in json.dumps(
+            cursor.execute(f"explain (format json) select from {wanted}".encode()).fetchall()
+        )
+
+
+def unindexed_key(conn: Connection[Any], adoption: Adoption) -> str | None:
+    """Tell which index is missing where one workflow is looked for by a key of several columns."""
+    if adoption.workflows is None or len(adoption.keys) == 1:
+        return None
+    table, written = adoption.workflows.sql, Renderer(adoption).slots["workflow_id"]
+    if has_index(conn, f"{table} as workflow where {written} = (select null::text offset 0)"):
+        return None
+    return (
+        f"reading one workflow reads all of {table}; an index on the key as it is shown avoids that:"
+        f" create index concurrently on {table} (({written.replace('workflow.', '')}))"
+    )
 
 
 def snake(given: str) -> str:

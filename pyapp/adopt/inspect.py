@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,8 +12,18 @@ from psycopg.errors import Error
 from psycopg.rows import tuple_row
 
 from pyapp.adopt.adoption import OUTCOMES, AdoptError, Adoption, Key
-from pyapp.adopt.catalog import Column, Found, first_line, foreign_keys, partitions, read_table, reference
-from pyapp.adopt.render import Renderer, name
+from pyapp.adopt.catalog import (
+    Column,
+    Found,
+    first_line,
+    foreign_keys,
+    has_index,
+    partitions,
+    read_table,
+    reference,
+    unindexed_key,
+)
+from pyapp.adopt.render import Renderer, locate, name, read_template
 from pyapp.adopt.request import Request, read_preset
 from pyapp.adopt.words import STATUS, TASK_COLUMNS, TASK_WORDS, WORKFLOW_COLUMNS, WORKFLOW_WORDS
 
@@ -24,25 +33,37 @@ _STRINGS = frozenset({"text", "bpchar", "name"})
 _PLAIN = _INTEGERS | _STRINGS | {"uuid", "boolean", "numeric"}  # what a part of a path can be written from
 _TIMES = ("created_at", "updated_at", "completed_at", "assigned_at", "started_at")
 _COUNTS = ("agents_planned", "retry_count", "max_retries", "timeout_ms", "ordinal")
-# What changes by time alone, or by chance, cannot be counted by triggers.
-_FUNCTIONS = """
-    select p.proname
+# What is wrong with the expression of a check constraint: what changes by time alone or by chance, and virtual columns,
+# cannot be counted by triggers; a cast of text to JSON fails where one row holds none.
+_FLAWS = """
+    select p.proname || ' changes by itself: that cannot be counted by triggers', true
     from pg_constraint as c
     cross join regexp_matches(c.conbin::text, ':funcid (\\d+)', 'g') as m (ids)
     join pg_proc as p on p.oid = m.ids[1]::oid
     where
-        c.conrelid = %(table)s::regclass
+        c.conrelid = %(checked)s::regclass
         and (p.provolatile = 'v' or p.proname in ('now', 'transaction_timestamp', 'statement_timestamp'))
     union all
-    select 'current_timestamp' from pg_constraint as c
-    where c.conrelid = %(table)s::regclass and c.conbin::text like '%%{SQLVALUEFUNCTION%%'
-"""
-_COLUMNS_OF_CHECK = """
-    select a.attname
+    select 'current_timestamp changes by itself: that cannot be counted by triggers', true
     from pg_constraint as c
-    cross join unnest(c.conkey) as k (number)
-    join pg_attribute as a on a.attrelid = c.conrelid and a.attnum = k.number
-    where c.conrelid = %s::regclass and c.contype = 'c'
+    where c.conrelid = %(checked)s::regclass and c.conbin::text like '%%{SQLVALUEFUNCTION%%'
+    union all
+    select
+        format(
+            'triggers cannot read the virtual column %%s: write its expression, %%s',
+            a.attname, pg_get_expr(d.adbin, d.adrelid)
+        ),
+        true
+    from pg_constraint as c
+    join pg_attribute as a on a.attnum = any (c.conkey) and a.attgenerated = 'v'
+    join pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum
+    where c.conrelid = %(checked)s::regclass and c.contype = 'c' and a.attrelid = %(table)s
+    union all
+    select 'one row whose text is no JSON would hide all others: write as_json(column) instead of a cast', false
+    from pg_constraint as c
+    where
+        c.conrelid = %(checked)s::regclass
+        and c.conbin::text ~ '\\{COERCEVIAIO .*:resulttype (114|3802) '
 """
 
 
@@ -74,7 +95,9 @@ def inspect(conn: Connection[Any], request: Request) -> Findings:
     """Look at tables and work out how to adopt them. Changes nothing. Raises AdoptError for what cannot work."""
     if request.preset:
         request = request.over(read_preset(request.preset))
-    return _Inspection(conn, request).findings()
+    with conn.transaction(force_rollback=True):
+        conn.execute(sql.SQL(read_template("as_json.sql")).format(schema=sql.SQL("pg_temp")))
+        return _Inspection(conn, request).findings()
 
 
 class _Inspection:
@@ -156,6 +179,10 @@ class _Inspection:
             there = f" ({found[0]})" if schema not in ("public", "information_schema") and found else ""
             raise AdoptError(f"schema {schema} has other things in it{there}: give another one, --schema")
         return schema
+
+    def _ask(self, query: str) -> list[tuple[Any, ...]]:
+        """Execute a query with expressions of the user's."""
+        return self.conn.cursor(row_factory=tuple_row).execute(locate(query, "pg_temp").encode()).fetchall()
 
     def _options(self, conditions: Mapping[str, str], prefix: str) -> list[tuple[str, str]]:
         return [(f"--{prefix}{outcome}-when", condition) for outcome, condition in conditions.items()]
@@ -240,11 +267,8 @@ class _Inspection:
         return Key(reference(found, row), found.type)
 
     def _type_of(self, table: Found, row: str, expression: str) -> str:
-        query = sql.SQL("select pg_typeof({}) from (select) as x left join {} as {} on false").format(
-            sql.SQL(expression), sql.SQL(table.table.sql), sql.SQL(row)
-        )
-        found = self.conn.cursor(row_factory=tuple_row).execute(query).fetchone()
-        return str(found[0]) if found else "text"
+        query = f"select pg_typeof({expression}) from (select) as x left join {table.table.sql} as {row} on false"
+        return str(self._ask(query)[0][0])
 
     def _comparable(self, one: Key, other: Key) -> None:
         kinds = {one.type, other.type}
@@ -279,36 +303,29 @@ class _Inspection:
         if given is None:
             return
         check = f"({given})" if boolean else f"({given}) is not null"
-        create = sql.SQL("create temporary table {} (like {}, check ({}))").format(
-            sql.Identifier(row), sql.SQL(table.table.sql), sql.SQL(check)
-        )
+        create = f"create temporary table {row} (like {table.table.sql}, check ({check}))"
         try:
             with self.conn.transaction(force_rollback=True):
                 cursor = self.conn.cursor(row_factory=tuple_row)
                 cursor.execute("set local search_path = pg_catalog, pg_temp")
                 # By the extended protocol: one statement, so that a semicolon is refused.
-                cursor.execute(create, prepare=True)
-                moving = cursor.execute(_FUNCTIONS, {"table": f"pg_temp.{row}"}).fetchall()
-                used = cursor.execute(_COLUMNS_OF_CHECK, [f"pg_temp.{row}"]).fetchall()
+                cursor.execute(locate(create, "pg_temp").encode(), prepare=True)
+                flaws = cursor.execute(_FLAWS, {"checked": f"pg_temp.{row}", "table": table.oid}).fetchall()
         except Error as error:
             told = first_line(error)
             if "subquery" in told:
                 told = "it has to be about its own row alone: what a subquery finds moves without it"
             raise AdoptError(f"{option} {given}: {told}") from error
-        if moving:
-            raise AdoptError(f"{option} {given}: {moving[0][0]} changes by itself: that cannot be counted by triggers")
-        for (column,) in used:
-            if table.columns[column].generated == "v":
-                raise AdoptError(
-                    f"{option} {given}: triggers cannot read the virtual column {column}:"
-                    f" write its expression, {table.columns[column].expression}"
-                )
+        for told, refused in flaws:
+            if refused:
+                raise AdoptError(f"{option} {given}: {told}")
+            self.warnings.append(f"{option} {given}: {told}")
 
     def _values(self, adoption: Adoption) -> list[Value]:
         """List each value of the status, with its rows and its meaning."""
         if adoption.status is None:
             return []
-        render = Renderer(adoption)
+        render = Renderer(replace(adoption, schema="pg_temp"))
         where = f" where ({adoption.where}) is true" if adoption.where else ""
         query = (
             f"select t.value, sum(t.tasks)::bigint, (array_agg(t.outcome order by t.tasks desc))[1] from ("
@@ -321,7 +338,7 @@ class _Inspection:
         meanings |= {number + 1: outcome for number, outcome in enumerate(OUTCOMES)}
         return [
             Value(value, rows, meanings[outcome], value is None or bool(adoption.outcomes) or value.lower() in known)
-            for value, rows, outcome in self.conn.cursor(row_factory=tuple_row).execute(query.encode())
+            for value, rows, outcome in self._ask(query)
         ]
 
     def _seen(self, adoption: Adoption, values: Sequence[Value]) -> tuple[str, ...]:
@@ -382,8 +399,8 @@ class _Inspection:
     def _time_of_number(self, table: Found, column: Column, row: str) -> str:
         """Read a number as a time: of seconds, milliseconds or microseconds, by its size."""
         query = f"select max({name(column.name)}) from {table.table.sql}"
-        found = self.conn.cursor(row_factory=tuple_row).execute(query.encode()).fetchone()
-        largest = float(found[0]) if found and found[0] is not None else 1e12
+        [(found,)] = self._ask(query)
+        largest = float(found) if found is not None else 1e12
         unit, divisor = (
             ("seconds", 1) if largest < 1e11 else ("milliseconds", 1000) if largest < 1e14 else ("microseconds", 10**6)
         )
@@ -469,17 +486,12 @@ class _Inspection:
             )
             self.notes.append(f"{what}: {name(column)} is {told}")
         parts = " and ".join(f"({key.sql})::{key.type} = (select null::{key.type} offset 0)" for key in adoption.keys)
-        if not self._has_index(f"{adoption.tasks.sql} as task where {parts}"):
+        if not has_index(self.conn, locate(f"{adoption.tasks.sql} as task where {parts}", "pg_temp")):
             self.warnings.append(
                 f"no index of {adoption.tasks.sql} finds the tasks of a workflow: repairs and pages read all tasks"
             )
-        if adoption.workflows and len(adoption.keys) > 1:
-            table, written = adoption.workflows.sql, Renderer(adoption).slots["workflow_id"]
-            if not self._has_index(f"{table} as workflow where {written} = (select null::text offset 0)"):
-                self.warnings.append(
-                    f"reading one workflow reads all of {table}; an index on the key as it is shown avoids that:"
-                    f" create index concurrently on {table} (({written.replace('workflow.', '')}))"
-                )
+        if index := unindexed_key(self.conn, adoption):
+            self.warnings.append(index)
         if adoption.workflows != adoption.tasks and self._names_nothing(adoption):
             told = ", ".join(key.sql.removeprefix("task.") for key in adoption.keys)
             self.warnings.append(f"none of the tasks names a workflow by {told}: until one does, nothing is counted")
@@ -493,15 +505,7 @@ class _Inspection:
             f"select exists (select from {adoption.tasks.sql} as task)"
             f" and not exists (select from {adoption.tasks.sql} as task where {known})"
         )
-        return self.conn.cursor(row_factory=tuple_row).execute(query.encode()).fetchone() == (True,)
-
-    def _has_index(self, wanted: str) -> bool:
-        """Ask the planner whether it could find these rows by an index, of whatever kind."""
-        with self.conn.transaction(force_rollback=True):
-            cursor = self.conn.cursor(row_factory=tuple_row)
-            cursor.execute("set local enable_seqscan = off")
-            plan = cursor.execute(f"explain (format json) select from {wanted}".encode())
-            return "Index Cond" in json.dumps(plan.fetchall())
+        return self._ask(query) == [(True,)]
 
     def _tell_triggers(self, adoption: Adoption) -> None:
         assert self.workflows is not None, "nothing else is published"

@@ -24,6 +24,7 @@ MARK = "$agent_progress$"
 """Quotes the bodies of functions: nothing that is filled in may hold it."""
 _STATES = ("completed", "failed", "cancelled", "paused", "initiated")
 _BY_RULE = re.compile(r"(\w+)_is_(\w+)")
+_AS_JSON = re.compile(r"(?<![\w.])as_json\(")
 
 
 def read_template(file: str) -> str:
@@ -39,6 +40,11 @@ def text(value: str) -> str:
 def name(value: str) -> str:
     """Write an identifier."""
     return sql.Identifier(value).as_string(None)
+
+
+def locate(expressions: str, schema: str) -> str:
+    """Write out where the function as_json() lies, which expressions name without a schema."""
+    return _AS_JSON.sub(lambda _: f"{schema}.as_json(", expressions)
 
 
 @dataclass(frozen=True)
@@ -68,9 +74,10 @@ class Renderer:
 
     def __init__(self, adoption: Adoption, partitions: Partitions = Partitions()) -> None:
         """Take the adoption, and the partitions that its tables have now."""
-        written = json.dumps(adoption.to_json(), sort_keys=True)  # in one order, wherever it comes from
-        self._of, self._partitions = Adoption.from_json(json.loads(written)), partitions
-        self._schema = name(adoption.schema)
+        self._record = adoption.to_json()
+        written = json.dumps(self._record, sort_keys=True)  # in one order, wherever it comes from
+        self._schema, self._partitions = name(adoption.schema), partitions
+        self._of = Adoption.from_json(json.loads(locate(written, json.dumps(self._schema)[1:-1])))
         if MARK in written:
             raise AdoptError(f"{MARK} cannot stand in a name or an expression")
 
@@ -78,12 +85,12 @@ class Renderer:
         """Render all that an adoption installs."""
         of, parts = self._of, self._partitions
         # What is written once for all: the files of sql/ that adoptions share.
-        files = ["../03_formula.sql", "02_count.sql", *(["03_delete.sql"] if of.workflows else [])]
+        files = ["../03_formula.sql", "as_json.sql", "02_count.sql", *(["03_delete.sql"] if of.workflows else [])]
         files += ["04_workflows.sql", "05_tasks.sql"]
         files += [
             "06_views.sql",
             "07_repair.sql",
-            "09_trees.sql",
+            "../16_tree_progress.sql",
             "../21_trends.sql",
             *(["08_publish.sql"] if of.publishes else []),
             "09_rights.sql",
@@ -93,7 +100,7 @@ class Renderer:
             for file in files
         ]
         made = _hash("\n".join([*objects, read_template("01_schema.sql")]))
-        definition = text(json.dumps(of.to_json() | {"script": made}, sort_keys=True))
+        definition = text(json.dumps(self._record | {"script": made}, sort_keys=True))
         objects.insert(0, self.render("01_schema.sql", definition=definition))
         on_tasks = [self.render("11_task_triggers.sql", table=table.sql) for table in (of.tasks, *parts.tasks)]
         on_tasks += [self.render("12_partitions.sql")] if parts.tasks else []
@@ -275,9 +282,6 @@ class Renderer:
         slots["counter_is_of_new"] = " and ".join(
             f"c.key_{i + 1} = {key(part, 'new')}" for i, part in enumerate(of.workflow_keys)
         )
-        # With a plan, what is published depends on two rows: the second one is locked before it is read.
-        lock = f"perform from {self._workflows} as workflow where {self._workflow_is('this')} for no key update;"
-        slots["lock_workflow"] = lock if planned else ""
         return slots
 
     # All slots.
@@ -360,7 +364,7 @@ class Renderer:
             "stored_progress": f"coalesce(k.frozen_progress, {schema}.progress_percentage(k.stored_completed,"
             f" {schema}.progress_total(w.status::{schema}.workflow_status, k.stored_created, w.planned)))",
             "published_differs": "false",
-            **dict.fromkeys(("keep", "carry", "publish", "publish_counted", "describe"), ""),
+            **dict.fromkeys(("keep", "carry", "ended", "publish", "publish_counted", "lock_workflow", "describe"), ""),
             **{f"task_{c}": _cast(of.task_columns.get(c), kind) for c, (kind, *_) in TASK_COLUMNS.items()},
             **self._listed(),
         }
@@ -378,7 +382,9 @@ class Renderer:
         probes = []
         if of.publishes:
             slots |= self._publish_slots()
-            slots |= {part: self.render(f"{part}.sql").strip() for part in ("publish", "publish_counted")}
+            parts = ["lock_workflow"] if "agents_planned" in of.columns else []
+            for part in (*parts, "publish", "publish_counted"):
+                slots[part] = self.render(f"{part}.sql").strip()
             if "progress" in of.publish:
                 slots["stored_progress"] = "w.published::integer"
                 slots["published_differs"] = "(w.key_1 is not null and w.published is distinct from p.progress)"
@@ -386,11 +392,9 @@ class Renderer:
             probes += [f"{value} = 0" for value in self._published("0", "0", "null::integer").values()]
         if of.keep_finished:
             ended = " or ".join(map(self.workflow_is, OUTCOMES))
-            row = f"{self._workflows} as workflow where {slots['workflow_is_this']}"
-            slots["keep_failed"] = str(of.keep_failed).lower()
-            either = f"select this.ended or {ended}, this.closed or {ended} into ended, closed from {row};"
-            slots["ended_by_workflow"] = either if of.workflows else ""
-            slots |= {part: self.render(f"{part}.sql").strip() for part in ("keep", "carry")}
+            slots |= {"keep_failed": str(of.keep_failed).lower(), "workflow_ended": f"({ended})"}
+            for part in (*(["ended"] if of.workflows else []), "keep", "carry"):
+                slots[part] = self.render(f"{part}.sql").strip()
             probes.append(ended)
         if self._described != "null::jsonb":
             slots["describe"] = self.render("describe.sql").strip()

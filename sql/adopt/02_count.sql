@@ -27,6 +27,7 @@ declare
     ended boolean;
     closed boolean;
     left_failed integer;
+    the_description jsonb;
     pair record;
     is_live boolean;
     changes refcursor;
