@@ -31,7 +31,7 @@ from pyapp import (
     migrate,
     report_task,
 )
-from pyapp.batches import Batches, Waiting
+from pyapp.batches import Batches, Entry
 from pyapp.both import commit, complete, fetch
 from pyapp.db import Session as Sends
 from pyapp.models import TASK_STATUSES
@@ -236,7 +236,7 @@ def test_a_batch_that_is_sent_again_changes_no_more_than_times(conn: Connection)
         batches: Batches = Batches(
             Sends(Connection, None, None), size=500, linger=0, capacity=1, patience=0, schema=None
         )
-        batches.waiting.extend(Waiting(workflow, TaskReport(tasks[n], *rest), Future()) for n, *rest in reports)
+        batches.waiting.extend(Entry(workflow, TaskReport(tasks[n], *rest), Future()) for n, *rest in reports)
         while batch := batches.take():
             statements = batches._statements(batch)
             commit(conn, statements, [])

@@ -151,7 +151,7 @@ def test_a_batch_ends_as_its_reports_do_one_by_one_and_as_the_model_says(
         which = {"external_id": str(place)} if by_name else {"task_id": batched[place]}
         result = None if number is None else {"n": number}
         sent.append({**which, "status": status, "result": result, "reopen": reopen})
-        values = [status, None if result is None else json.dumps(result), reopen]
+        values = [status, json.dumps(result), reopen]  # to be told null is to be told nothing
         report_one(conn, other, single[place], *values)
         was, kept, retries = model[place]
         if was in SETTLED and status in OPEN:
@@ -294,6 +294,21 @@ def test_a_report_that_waited_for_another_one_is_judged_by_what_that_left(
     assert (returned if single else returned[0])["status"] == "completed"
     other.commit()
     assert progress(conn, workflow) == (100, 1, 1)
+
+
+def test_a_report_that_finds_its_task_opened_again_brings_its_result(
+    conn: psycopg.Connection, session: Session
+) -> None:
+    workflow = new_workflow(conn)
+    [task] = new_tasks(conn, workflow, "completed")
+    one, other = session(), session()
+    report_one(one, workflow, task, "pending", None, True)
+    waiting = in_background(report_one, other, workflow, task, "running", '{"n": 1}')
+    wait_until_blocked_by(conn, other.info.backend_pid, one.info.backend_pid)
+    one.commit()
+    returned = waiting.result(60)
+    assert (returned["status"], returned["result"]) == ("running", {"n": 1})
+    other.commit()
 
 
 # --- What it reads --------------------------------------------------------------------------------------------

@@ -90,6 +90,15 @@ def test_an_inserted_workflow_is_planned_at_its_first_change_and_not_before(conn
     assert started == created
 
 
+def test_a_stage_that_began_before_there_was_a_plan_has_no_known_beginning(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn, type="other", status="running")
+    conn.execute("update workflow set current_stage = 'validation'")
+    conn.execute("update workflow set type = 'bugfix'")
+    advance(conn, workflow)
+    found = conn.execute("select status, started_at from workflow_stage where name = 'validation'").fetchall()
+    assert found == [("completed", None)]
+
+
 def test_workflows_of_different_types_changed_at_once_are_planned_by_their_types(conn: psycopg.Connection) -> None:
     workflows = [new_workflow(conn, type=type) for type in ("app", "bugfix", "other", "feature")]
     conn.execute("update workflow set status = 'running'")
