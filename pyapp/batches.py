@@ -34,7 +34,7 @@ _FATE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class Entry:
     """A report that is not committed yet, and the future that tells what became of it."""
 
     workflow_id: UUID
@@ -43,12 +43,12 @@ class Waiting:
     since: float = field(default_factory=time.monotonic)
 
 
-def waiting_report(
+def checked_entry(
     done: Future[Task], workflow_id: Key, task_id: Key, status: TaskStatus, result: Any, reopen: bool
-) -> Waiting:
+) -> Entry:
     """Check a report and copy its result. Raises UnknownStatus, and ValueError for what is no id."""
     check_status(status)
-    return Waiting(UUID(str(workflow_id)), TaskReport(UUID(str(task_id)), status, deepcopy(result), reopen), done)
+    return Entry(UUID(str(workflow_id)), TaskReport(UUID(str(task_id)), status, deepcopy(result), reopen), done)
 
 
 class Batches:
@@ -63,8 +63,8 @@ class Batches:
         self.session = session
         self._size, self._linger, self._capacity = size, linger, capacity
         self._patience, self._schema = patience, schema
-        self.waiting: deque[Waiting] = deque()
-        self.sending: Sequence[Waiting] = ()
+        self.waiting: deque[Entry] = deque()
+        self.sending: Sequence[Entry] = ()
         self.hurried = self.closed = False
         self.broken: BaseException | None = None
         self.lock = threading.Lock()
@@ -83,7 +83,7 @@ class Batches:
     @property
     def under_way(self) -> list[Future[Task]]:
         """The futures of the reports that are neither committed nor refused."""
-        return [waiting.done for waiting in (*self.sending, *self.waiting) if not waiting.done.done()]
+        return [entry.done for entry in (*self.sending, *self.waiting) if not entry.done.done()]
 
     @property
     def linger(self) -> float:
@@ -92,12 +92,12 @@ class Batches:
             return 0
         return max(0, self.waiting[0].since + self._linger - time.monotonic())
 
-    def take(self) -> Sequence[Waiting]:
+    def take(self) -> Sequence[Entry]:
         """Take the next batch: where a report opens a task again, the batch has no other report of that task.
 
         A batch may be sent twice. If it opened a task and settled it, the second time would count another retry.
         """
-        batch: list[Waiting] = []
+        batch: list[Entry] = []
         opens: dict[Key | None, bool] = {}
         while self.waiting and len(batch) < self._size:
             report = self.waiting[0].report
@@ -109,7 +109,7 @@ class Batches:
         self.sending = batch
         return batch
 
-    def deliver(self, batch: Sequence[Waiting]) -> None:
+    def deliver(self, batch: Sequence[Entry]) -> None:
         """Commit a batch; where it is refused, halve it until the reports that are wrong are alone."""
         try:
             tasks = self._commit(batch)
@@ -119,18 +119,18 @@ class Batches:
             if len(batch) == 1:
                 return self._refuse(batch[0], error)
         else:
-            for waiting in batch:
-                if not waiting.done.done():
-                    waiting.done.set_result(tasks[waiting.workflow_id, waiting.report.task_id])
+            for entry in batch:
+                if not entry.done.done():
+                    entry.done.set_result(tasks[entry.workflow_id, entry.report.task_id])
             return None
         middle = len(batch) // 2
         self.deliver(batch[:middle])
         return self.deliver(batch[middle:])
 
-    def _commit(self, batch: Sequence[Waiting]) -> dict[tuple[UUID, Key | None], Task]:
+    def _commit(self, batch: Sequence[Entry]) -> dict[tuple[UUID, Key | None], Task]:
         """Commit a batch once: retry where the server interrupted it, ended the session or restarted."""
         rows: list[list[Any]] = []  # of the last attempt, if its commit may have been sent
-        tries, give_up = 0, 0.0
+        tries, deadline = 0, 0.0
         while True:
             try:
                 if self.session.lost:
@@ -143,8 +143,8 @@ class Batches:
                 tries += 1
                 complete(self.session.close_if_useless(error))
                 if self.session.lost:
-                    give_up = give_up or time.monotonic() + self._patience
-                    if time.monotonic() > give_up:
+                    deadline = deadline or time.monotonic() + self._patience
+                    if time.monotonic() > deadline:
                         raise
                 elif interrupted(error) and tries < _MOST_TRIES:
                     rows = []
@@ -152,7 +152,7 @@ class Batches:
                     raise
             time.sleep(pause_after(tries))
 
-    def _statements(self, batch: Sequence[Waiting]) -> list[Statement]:
+    def _statements(self, batch: Sequence[Entry]) -> list[Statement]:
         """Number the transaction, then report workflow by workflow in the order of their ids, so that two reporters
         never deadlock.
         """
@@ -163,23 +163,25 @@ class Batches:
         ]
         return [_NUMBER, *reports]
 
-    def _committed(self, number: str, server: Any) -> bool:
+    def _committed(self, number: str, stats_reset: Any) -> bool:
         """Find out whether a transaction was committed whose connection was lost; it may still be in progress.
 
         A server that crashed and recovered, or another that took its place, cannot tell: it may have given the number
         to another transaction since. Then the answer is False, and the batch is sent again.
         """
-        while (fate := complete(fetch(self.session.conn, Statement(_FATE, [server, number])))) == [("in progress",)]:
+        while (fate := complete(fetch(self.session.conn, Statement(_FATE, [stats_reset, number])))) == [
+            ("in progress",)
+        ]:
             time.sleep(_PAUSE)
         return bool(fate == [("committed",)])
 
-    def _refuse(self, waiting: Waiting, error: Exception) -> None:
-        if isinstance(error, psycopg.Error) and (meant := translate(error, waiting.workflow_id)):
+    def _refuse(self, entry: Entry, error: Exception) -> None:
+        if isinstance(error, psycopg.Error) and (meant := translate(error, entry.workflow_id)):
             meant.__cause__ = error
             error = meant
-        report = waiting.report
-        error.add_note(f"report: {report.status} of task {report.task_id} of workflow {waiting.workflow_id}")
-        self._fail([waiting.done], error)
+        report = entry.report
+        error.add_note(f"report: {report.status} of task {report.task_id} of workflow {entry.workflow_id}")
+        self._fail([entry.done], error)
 
     def give_up(self, error: BaseException) -> None:
         """Accept no more reports, and fail those that are under way."""

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from psycopg import Connection
 
-from pyapp.batches import Batches, Waiting, waiting_report
+from pyapp.batches import Batches, Entry, checked_entry
 from pyapp.both import complete
 from pyapp.db import Session
 from pyapp.models import Key, Task, TaskStatus
@@ -43,7 +43,7 @@ class Sender:
         finally:
             complete(self._batches.session.close())
 
-    def _next_batch(self) -> Sequence[Waiting]:
+    def _next_batch(self) -> Sequence[Entry]:
         """Wait for reports and take the next batch; empty when the reporter is closed and all are sent."""
         with self._work:
             self._batches.sending = ()
@@ -120,13 +120,13 @@ class TaskReporter(Sender):
         """
         self._refuse_in_a_fork()
         done: Future[Task] = Future()
-        waiting = waiting_report(done, workflow_id, task_id, status, result, reopen)
+        entry = checked_entry(done, workflow_id, task_id, status, result, reopen)
         done.set_running_or_notify_cancel()
         with self._work:
             # A callback of a future runs in the sending thread, which would wait for itself.
             while self._batches.full and threading.current_thread() is not self._thread:
                 self._room.wait()
-            self._batches.waiting.append(waiting)
+            self._batches.waiting.append(entry)
             self._work.notify()
         return done
 

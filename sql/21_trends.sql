@@ -30,6 +30,7 @@ from (
         percentile_cont(0.95) within group (order by e.seconds) as p95
     from public.workflow_progress as w
     cross join (values ('24 h', interval '24 hours'), ('7 d', '168 hours'), ('30 d', '720 hours')) as p (period, length)
+    -- Null, not filtered out: so each type has a row for each period. The bound leaves out -infinity and years BC.
     cross join lateral (
         select
             d.status,

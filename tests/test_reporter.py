@@ -2,11 +2,9 @@
 
 import asyncio
 import os
-import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,7 +31,7 @@ from pyapp import (
     migrate,
     report_task,
 )
-from pyapp.batches import Batches, Waiting
+from pyapp.batches import Batches, Entry
 from pyapp.both import commit, complete, fetch
 from pyapp.db import Session as Sends
 from pyapp.models import TASK_STATUSES
@@ -238,7 +236,7 @@ def test_a_batch_that_is_sent_again_changes_no_more_than_times(conn: Connection)
         batches: Batches = Batches(
             Sends(Connection, None, None), size=500, linger=0, capacity=1, patience=0, schema=None
         )
-        batches.waiting.extend(Waiting(workflow, TaskReport(tasks[n], *rest), Future()) for n, *rest in reports)
+        batches.waiting.extend(Entry(workflow, TaskReport(tasks[n], *rest), Future()) for n, *rest in reports)
         while batch := batches.take():
             statements = batches._statements(batch)
             commit(conn, statements, [])
@@ -561,32 +559,6 @@ def assert_worked(dsn: str, tasks: dict[UUID, list[UUID]], agents: int) -> None:
                 expected = ("completed", number, 1) if number % 2 else ("failed", "first", 0)
                 assert {outcome[task] for task in of_workflow[number::agents]} == {expected}
         assert conn.execute("select * from workflow_progress_drift").fetchall() == []
-
-
-def test_reports_are_kept_though_sessions_are_ended_at_any_moment(dsn: str, conn: Connection, start: Start) -> None:
-    chance, ended, seen, over = random.Random(1), [], [], threading.Event()
-    tasks = {workflow: new_tasks(conn, workflow, *["pending"] * 32) for workflow in (new_workflow(conn) for _ in "ab")}
-
-    def terminate() -> None:
-        while not over.is_set():
-            now = conn.execute("select sum(agents_failed), sum(agents_completed) from workflow").fetchone()
-            if now not in seen[-1:]:  # it must get on in between
-                seen.append(now)
-                over.wait(chance.uniform(0, 0.01))
-                ended.extend(
-                    conn.execute(
-                        "select pg_terminate_backend(pid) from pg_stat_activity"
-                        " where application_name = 'reporter' and datname = current_database()"
-                    ).fetchall()
-                )
-
-    with start(size=20) as reporter:
-        terminating = in_background(terminate)
-        work_hard(reporter, tasks, agents=8)
-        over.set()
-        terminating.result(60)
-        assert len(ended) > 3
-    assert_worked(dsn, tasks, 8)
 
 
 @contextmanager
