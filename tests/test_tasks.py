@@ -15,6 +15,7 @@ from pyapp import (
     Task,
     TaskReport,
     add_tasks,
+    archive,
     create_workflow,
     get_workflow,
     list_tasks,
