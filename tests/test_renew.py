@@ -415,7 +415,7 @@ def test_the_environment_and_the_command_name_the_schema(empty: Empty, monkeypat
 
 
 @pytest.fixture
-def doomed(databases: Any, migrated: Any) -> Iterator[Callable[[int], str]]:
+def doomed(databases: Any) -> Iterator[Callable[[int], str]]:
     """Make a database in which all has to be made anew and counted, and kill the renewal at one of its statements."""
     code = """
 import os, sys, psycopg
@@ -433,7 +433,7 @@ print(sent)
 """
 
     def kill(place: int) -> str:
-        dsn = copies.enter_context(databases.copy(migrated))
+        dsn = copies.enter_context(databases.copy(migrate))
         with psycopg.connect(dsn, autocommit=True) as conn:
             conn.execute("alter table workflow disable trigger workflow_events")
             new_tasks(conn, new_workflow(conn), "completed", "running")
