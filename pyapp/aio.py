@@ -2,21 +2,20 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import suppress
+from functools import partial
 from typing import Any, Self, TypeVar
 
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
-from pyapp import reading, standby, writing
-from pyapp.batches import Batches, Waiting, waiting_report
+from pyapp import reading, reporter, standby, writing
 from pyapp.both import asynchronous
 from pyapp.db import Session, open_connection, try_again
 from pyapp.models import Key, Task, TaskStatus, Workflow
-from pyapp.reporter import note
 from pyapp.watch import Follower
 
 T = TypeVar("T")
+_ROOM = 0.01  # seconds until a report that has no room looks for it again
 
 get_workflow = asynchronous(reading.get_workflow)
 get_workflows = asynchronous(reading.get_workflows)
@@ -88,7 +87,7 @@ async def watch(
 
 
 class TaskReporter:
-    """Reports tasks for many asyncio tasks, in batches, as ``pyapp.TaskReporter`` does for threads.
+    """Reports tasks for many asyncio tasks, in batches: a ``pyapp.TaskReporter``, whose thread sends them.
 
     Use it in an ``async with`` block, which connects: reports, ``flush`` and ``close`` belong inside.
     """
@@ -105,17 +104,21 @@ class TaskReporter:
         prepare: bool | None = None,
     ) -> None:
         """Take the options of ``pyapp.TaskReporter``."""
-        self._session = Session(AsyncConnection, dsn, prepare)
-        self._batches: Batches[asyncio.Future[Task]] = Batches(
-            self._session, size=size, linger=linger, capacity=capacity, patience=patience, schema=schema
+        self._connect = partial(
+            reporter.TaskReporter,
+            dsn,
+            size=size,
+            linger=linger,
+            capacity=capacity,
+            patience=patience,
+            schema=schema,
+            prepare=prepare,
         )
-        self._work, self._room = asyncio.Event(), asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._reporter: reporter.TaskReporter | None = None
 
     async def __aenter__(self) -> Self:
         """Connect; raises ``psycopg.OperationalError`` where the database cannot be reached."""
-        await self._session.connect()
-        self._task = asyncio.create_task(self._run(), name="TaskReporter")
+        self._reporter = await asyncio.to_thread(self._connect)
         return self
 
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
@@ -123,7 +126,7 @@ class TaskReporter:
         try:
             await self.close()
         except BaseExceptionGroup as failed:
-            note(failed, error)
+            reporter.note(failed, error)
 
     async def report(
         self, workflow_id: Key, task_id: Key, status: TaskStatus, result: Any = None, reopen: bool = False
@@ -134,16 +137,10 @@ class TaskReporter:
         does not withdraw the report. ``result`` is copied. Raises UnknownStatus, ValueError for what is no id, and
         RuntimeError outside of the block and after the reporter gave up (the cause says why).
         """
-        done: asyncio.Future[Task] = asyncio.get_running_loop().create_future()
-        waiting = waiting_report(done, workflow_id, task_id, status, result, reopen)
-        if self._task is None:
-            raise RuntimeError("this TaskReporter is not connected: use it in an async with block")
-        while self._batches.full:
-            self._room.clear()
-            await self._room.wait()
-        self._batches.waiting.append(waiting)
-        self._work.set()
-        told = asyncio.shield(done)
+        connected = self._connected()
+        while connected.full:
+            await asyncio.sleep(_ROOM)
+        told = asyncio.wrap_future(connected.report(workflow_id, task_id, status, result, reopen))
         # ``flush`` and ``close`` raise the error as well, so asyncio need not warn where nobody awaits this future.
         told.add_done_callback(lambda future: future.cancelled() or future.exception())
         return told
@@ -153,47 +150,13 @@ class TaskReporter:
 
         Raises an ExceptionGroup of what was refused since the last time (the first hundred errors).
         """
-        under_way = self._batches.under_way
-        self._batches.hurried = bool(self._batches.waiting)
-        self._work.set()
-        if under_way:
-            await asyncio.wait(under_way)
-        self._batches.raise_failed()
+        await asyncio.to_thread(self._connected().flush)
 
     async def close(self) -> None:
         """Take no more reports, send those that are there, and close the connection. Raises as ``flush`` does."""
-        self._batches.closed = True
-        self._work.set()
-        self._room.set()
-        if self._task is not None:
-            await asyncio.wait([self._task])
-        self._batches.raise_failed()
+        await asyncio.to_thread(self._connected().close)
 
-    async def _run(self) -> None:
-        try:
-            while batch := await self._next_batch():
-                await self._batches.deliver(batch)
-        except BaseException as error:  # of any kind, so that nobody waits for ever
-            self._batches.give_up(error)
-            self._room.set()
-            if isinstance(error, asyncio.CancelledError):
-                raise
-        finally:
-            await self._session.close()
-
-    async def _next_batch(self) -> Sequence[Waiting[asyncio.Future[Task]]]:
-        """Wait for reports and take the next batch; empty when the reporter is closed and all are sent."""
-        self._batches.sending = ()
-        while not self._batches.waiting and not self._batches.closed:
-            await self._wait_for_work(None)
-        while left := self._batches.linger:
-            await self._wait_for_work(left)
-        batch = self._batches.take()
-        self._room.set()
-        return batch
-
-    async def _wait_for_work(self, seconds: float | None) -> None:
-        self._work.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._work.wait()
+    def _connected(self) -> reporter.TaskReporter:
+        if self._reporter is None:
+            raise RuntimeError("this TaskReporter is not connected: use it in an async with block")
+        return self._reporter

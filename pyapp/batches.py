@@ -1,6 +1,5 @@
-"""Batches of reports, and what commits each of them once: all of a reporter but its thread or asyncio task."""
+"""Batches of reports, and what commits each of them once: all of a reporter but its thread."""
 
-import asyncio
 import threading
 import time
 from collections import deque
@@ -10,19 +9,17 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
-from typing import Any, Generic, TypeVar
+from typing import Any
 from uuid import UUID
 
 import psycopg
 
-from pyapp.both import Statement, commit, fetch
+from pyapp.both import Statement, commit, complete, fetch
 from pyapp.db import Session, interrupted, pause_after
 from pyapp.errors import translate
 from pyapp.models import Key, Task, TaskReport, TaskStatus
 from pyapp.statements import statement
 from pyapp.writing import REPORT_TASKS, as_json, check_status
-
-F = TypeVar("F", bound=Future[Task] | asyncio.Future[Task])
 
 _MOST_TOLD = 100  # errors that are kept, to be raised; the others are only counted
 _MOST_TRIES = 100  # of a batch whose transaction others interrupt
@@ -37,24 +34,24 @@ _FATE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting(Generic[F]):
+class Entry:
     """A report that is not committed yet, and the future that tells what became of it."""
 
     workflow_id: UUID
     report: TaskReport
-    done: F
+    done: Future[Task]
     since: float = field(default_factory=time.monotonic)
 
 
-def waiting_report(
-    done: F, workflow_id: Key, task_id: Key, status: TaskStatus, result: Any, reopen: bool
-) -> Waiting[F]:
+def checked_entry(
+    done: Future[Task], workflow_id: Key, task_id: Key, status: TaskStatus, result: Any, reopen: bool
+) -> Entry:
     """Check a report and copy its result. Raises UnknownStatus, and ValueError for what is no id."""
     check_status(status)
-    return Waiting(UUID(str(workflow_id)), TaskReport(UUID(str(task_id)), status, deepcopy(result), reopen), done)
+    return Entry(UUID(str(workflow_id)), TaskReport(UUID(str(task_id)), status, deepcopy(result), reopen), done)
 
 
-class Batches(Generic[F]):
+class Batches:
     """The reports that wait and those being sent."""
 
     def __init__(
@@ -66,8 +63,8 @@ class Batches(Generic[F]):
         self.session = session
         self._size, self._linger, self._capacity = size, linger, capacity
         self._patience, self._schema = patience, schema
-        self.waiting: deque[Waiting[F]] = deque()
-        self.sending: Sequence[Waiting[F]] = ()
+        self.waiting: deque[Entry] = deque()
+        self.sending: Sequence[Entry] = ()
         self.hurried = self.closed = False
         self.broken: BaseException | None = None
         self.lock = threading.Lock()
@@ -84,9 +81,9 @@ class Batches(Generic[F]):
         return len(self.waiting) >= self._capacity
 
     @property
-    def under_way(self) -> list[F]:
+    def under_way(self) -> list[Future[Task]]:
         """The futures of the reports that are neither committed nor refused."""
-        return [waiting.done for waiting in (*self.sending, *self.waiting) if not waiting.done.done()]
+        return [entry.done for entry in (*self.sending, *self.waiting) if not entry.done.done()]
 
     @property
     def linger(self) -> float:
@@ -95,12 +92,12 @@ class Batches(Generic[F]):
             return 0
         return max(0, self.waiting[0].since + self._linger - time.monotonic())
 
-    def take(self) -> Sequence[Waiting[F]]:
+    def take(self) -> Sequence[Entry]:
         """Take the next batch: where a report opens a task again, the batch has no other report of that task.
 
         A batch may be sent twice. If it opened a task and settled it, the second time would count another retry.
         """
-        batch: list[Waiting[F]] = []
+        batch: list[Entry] = []
         opens: dict[Key | None, bool] = {}
         while self.waiting and len(batch) < self._size:
             report = self.waiting[0].report
@@ -112,50 +109,50 @@ class Batches(Generic[F]):
         self.sending = batch
         return batch
 
-    async def deliver(self, batch: Sequence[Waiting[F]]) -> None:
+    def deliver(self, batch: Sequence[Entry]) -> None:
         """Commit a batch; where it is refused, halve it until the reports that are wrong are alone."""
         try:
-            tasks = await self._commit(batch)
+            tasks = self._commit(batch)
         except Exception as error:
             if self.session.lost:
                 raise
             if len(batch) == 1:
                 return self._refuse(batch[0], error)
         else:
-            for waiting in batch:
-                if not waiting.done.done():
-                    waiting.done.set_result(tasks[waiting.workflow_id, waiting.report.task_id])
+            for entry in batch:
+                if not entry.done.done():
+                    entry.done.set_result(tasks[entry.workflow_id, entry.report.task_id])
             return None
         middle = len(batch) // 2
-        await self.deliver(batch[:middle])
-        return await self.deliver(batch[middle:])
+        self.deliver(batch[:middle])
+        return self.deliver(batch[middle:])
 
-    async def _commit(self, batch: Sequence[Waiting[F]]) -> dict[tuple[UUID, Key | None], Task]:
+    def _commit(self, batch: Sequence[Entry]) -> dict[tuple[UUID, Key | None], Task]:
         """Commit a batch once: retry where the server interrupted it, ended the session or restarted."""
         rows: list[list[Any]] = []  # of the last attempt, if its commit may have been sent
-        tries, give_up = 0, 0.0
+        tries, deadline = 0, 0.0
         while True:
             try:
                 if self.session.lost:
-                    await self.session.connect()
-                if not rows or not await self._committed(*rows[0][0]):
+                    complete(self.session.connect())
+                if not rows or not self._committed(*rows[0][0]):
                     rows = []
-                    await commit(self.session.conn, self._statements(batch), rows)
+                    commit(self.session.conn, self._statements(batch), rows)
                 return {(task.workflow_id, task.id): task for tasks in rows[1:] for task in tasks}
             except Exception as error:
                 tries += 1
-                await self.session.close_if_useless(error)
+                complete(self.session.close_if_useless(error))
                 if self.session.lost:
-                    give_up = give_up or time.monotonic() + self._patience
-                    if time.monotonic() > give_up:
+                    deadline = deadline or time.monotonic() + self._patience
+                    if time.monotonic() > deadline:
                         raise
                 elif interrupted(error) and tries < _MOST_TRIES:
                     rows = []
                 else:
                     raise
-            await self.session.pause(pause_after(tries))
+            time.sleep(pause_after(tries))
 
-    def _statements(self, batch: Sequence[Waiting[F]]) -> list[Statement]:
+    def _statements(self, batch: Sequence[Entry]) -> list[Statement]:
         """Number the transaction, then report workflow by workflow in the order of their ids, so that two reporters
         never deadlock.
         """
@@ -166,23 +163,25 @@ class Batches(Generic[F]):
         ]
         return [_NUMBER, *reports]
 
-    async def _committed(self, number: str, server: Any) -> bool:
+    def _committed(self, number: str, stats_reset: Any) -> bool:
         """Find out whether a transaction was committed whose connection was lost; it may still be in progress.
 
         A server that crashed and recovered, or another that took its place, cannot tell: it may have given the number
         to another transaction since. Then the answer is False, and the batch is sent again.
         """
-        while (fate := await fetch(self.session.conn, Statement(_FATE, [server, number]))) == [("in progress",)]:
-            await self.session.pause(_PAUSE)
+        while (fate := complete(fetch(self.session.conn, Statement(_FATE, [stats_reset, number])))) == [
+            ("in progress",)
+        ]:
+            time.sleep(_PAUSE)
         return bool(fate == [("committed",)])
 
-    def _refuse(self, waiting: Waiting[F], error: Exception) -> None:
-        if isinstance(error, psycopg.Error) and (meant := translate(error, waiting.workflow_id)):
+    def _refuse(self, entry: Entry, error: Exception) -> None:
+        if isinstance(error, psycopg.Error) and (meant := translate(error, entry.workflow_id)):
             meant.__cause__ = error
             error = meant
-        report = waiting.report
-        error.add_note(f"report: {report.status} of task {report.task_id} of workflow {waiting.workflow_id}")
-        self._fail([waiting.done], error)
+        report = entry.report
+        error.add_note(f"report: {report.status} of task {report.task_id} of workflow {entry.workflow_id}")
+        self._fail([entry.done], error)
 
     def give_up(self, error: BaseException) -> None:
         """Accept no more reports, and fail those that are under way."""
@@ -192,7 +191,7 @@ class Batches(Generic[F]):
             self.waiting.clear()
         self._fail(left, error)
 
-    def _fail(self, futures: Sequence[F], error: BaseException) -> None:
+    def _fail(self, futures: Sequence[Future[Task]], error: BaseException) -> None:
         """Fail the futures of reports, and keep the error for ``flush`` and ``close``."""
         with self.lock:
             self._failed += len(futures)

@@ -26,11 +26,11 @@ Conn: TypeAlias = Connection[Any] | AsyncConnection[Any]
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A statement to send; its rows come back as ``row``, or as tuples."""
+    """A statement to send; its rows come back as objects of ``model``, or as tuples."""
 
     text: str
     values: Sequence[Any] = ()
-    row: type[Any] | None = None
+    model: type[Any] | None = None
 
 
 def complete(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -44,7 +44,7 @@ def complete(coroutine: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("this waits for an event loop")
 
 
-async def outcome(called: Any) -> Any:
+async def maybe_await(called: Any) -> Any:
     """Return what a call returned, or what it will return where that is to be awaited."""
     return await called if isinstance(called, Awaitable) else called
 
@@ -59,23 +59,15 @@ async def pause(kind: type[Conn], seconds: float) -> None:
 
 async def fetch(conn: Conn, statement: Statement) -> Any:
     """Send a statement and return its rows."""
-    sent = await outcome(_cursor(conn, statement).execute(statement.text, statement.values))
-    return await outcome(sent.fetchall())
+    sent = await maybe_await(_cursor(conn, statement).execute(statement.text, statement.values))
+    return await maybe_await(sent.fetchall())
 
 
-async def commit(conn: Conn, statements: Sequence[Statement], rows: list[list[Any]]) -> None:
+def commit(conn: Connection[Any], statements: Sequence[Statement], rows: list[list[Any]]) -> None:
     """Send statements in one pipeline and commit them. ``rows`` gets the rows of each before the commit is sent."""
-    if isinstance(conn, AsyncConnection):
-        async with conn.pipeline(), conn.transaction():
-            rows += await _fetch_all(conn, statements)
-    else:
-        with conn.pipeline(), conn.transaction():
-            rows += await _fetch_all(conn, statements)
-
-
-async def _fetch_all(conn: Conn, statements: Sequence[Statement]) -> list[list[Any]]:
-    sent = [await outcome(_cursor(conn, each).execute(each.text, each.values)) for each in statements]
-    return [await outcome(cursor.fetchall()) for cursor in sent]
+    with conn.pipeline(), conn.transaction():
+        sent = [_cursor(conn, each).execute(each.text, each.values) for each in statements]
+        rows += [cursor.fetchall() for cursor in sent]
 
 
 async def hear(conn: Conn, seconds: float) -> bool:
@@ -91,11 +83,11 @@ def _cursor(conn: Conn, statement: Statement) -> Any:
     It parses JSON where the connection does not, as Django's, and times whatever the DateStyle.
     """
     kind: Any = AsyncCursor if isinstance(conn, AsyncConnection) else Cursor
-    made = kind(conn, row_factory=args_row(statement.row) if statement.row else tuple_row)
+    made = kind(conn, row_factory=args_row(statement.model) if statement.model else tuple_row)
     if not (conn.info.parameter_status("DateStyle") or "ISO").startswith("ISO"):
         # psycopg parses times in text format only in ISO style. To set that would affect a pooler's other sessions.
         made.format = Format.BINARY
-        made.adapters.register_loader(0, TextBinaryLoader)  # of enums
+        made.adapters.register_loader(0, TextBinaryLoader)  # oid 0: types that have no loader, such as these enums
     oids = psycopg.adapters.types
     loads_text = conn.adapters.get_loader(oids["text"].oid, Format.TEXT)
     if conn.adapters.get_loader(oids["jsonb"].oid, Format.TEXT) is loads_text:

@@ -3,15 +3,15 @@
 import os
 import random
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, LiteralString, TypeVar
 
 import psycopg
 from psycopg import Connection, sql
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import PipelineStatus, TransactionStatus
-from psycopg.rows import TupleRow
+from psycopg.rows import TupleRow, tuple_row
 
-from pyapp.both import Conn, Statement, complete, fetch, outcome, pause
+from pyapp.both import Conn, Statement, complete, fetch, maybe_await, pause
 
 T = TypeVar("T")
 
@@ -60,6 +60,21 @@ def quoted_name(*names: str) -> sql.SQL:
     return sql.SQL(sql.Identifier(*names).as_string().replace("%", "%%"))
 
 
+def rows(conn: Connection[Any], schema: str, query: LiteralString, *values: Any) -> list[Any]:
+    """Read rows; in the query, {schema} stands for the schema, and {name} for its name as text.
+
+    A question is a ``select where …``: one row without columns means yes.
+    """
+    literal = sql.SQL(sql.Literal(sql.Identifier(schema).as_string()).as_string().replace("%", "%%"))
+    composed = sql.SQL(query).format(schema=quoted_name(schema), name=literal)
+    return conn.cursor(row_factory=tuple_row).execute(composed, values).fetchall()
+
+
+def exists(conn: Connection[Any], schema: str, relation: str) -> bool:
+    """Tell whether a schema has a table or view of a name."""
+    return bool(rows(conn, schema, "select where to_regclass({name} || '.' || quote_ident(%s)) is not null", relation))
+
+
 def connection_parameters(dsn: str | None = None) -> dict[str, Any]:
     """Return the parameters to connect with: those of the DSN, and defaults for what it leaves out.
 
@@ -89,7 +104,7 @@ def connect(dsn: str | None = None, *, prepare: bool | None = None, **options: A
 
 async def open_connection(kind: type[Conn], dsn: str | None, prepare: bool | None, options: dict[str, Any]) -> Any:
     """Open a connection of a kind as ``connect`` does."""
-    conn = await outcome(kind.connect(**(connection_parameters(dsn) | options)))
+    conn = await maybe_await(kind.connect(**(connection_parameters(dsn) | options)))
     if "prepare_threshold" not in options:
         await avoid_preparing(conn, prepare)
     return conn
@@ -113,7 +128,7 @@ async def is_pooled(conn: Conn) -> bool:
     was_open = in_transaction(conn)
     [(process,)] = await fetch(conn, Statement("select pg_backend_pid()"))
     if not was_open:
-        await outcome(conn.rollback())  # which does nothing where the connection commits by itself
+        await maybe_await(conn.rollback())  # which does nothing where the connection commits by itself
     return bool(process != conn.info.backend_pid)
 
 
@@ -141,7 +156,7 @@ class Session:
     async def close(self) -> None:
         """Close the connection if there is one."""
         if self.conn is not None:
-            await outcome(self.conn.close())
+            await maybe_await(self.conn.close())
 
     async def close_if_useless(self, error: Exception) -> None:
         """Close the connection if it is of no use after an error: about to be lost, or stuck in a pipeline."""
@@ -181,9 +196,9 @@ async def try_again(transaction: Callable[[], Any], tries: int, kind: type[Conn]
     """Do a transaction as ``retry`` does; it is a function or a coroutine function."""
     for attempt in range(tries - 1):
         try:
-            return await outcome(transaction())
+            return await maybe_await(transaction())
         except psycopg.Error as error:
             if not interrupted(error):
                 raise
         await pause(kind, pause_after(attempt))
-    return await outcome(transaction())
+    return await maybe_await(transaction())

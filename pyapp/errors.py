@@ -3,12 +3,12 @@
 import copyreg
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import psycopg
 
-from pyapp.models import TASK_STATUSES, Key
+from pyapp.models import TASK_STATUSES, WORKFLOW_STATUSES, Key
 
 
 class AgentProgressError(Exception):
@@ -76,13 +76,14 @@ class ParentNotAllowed(AgentProgressError):
 
 
 class UnknownStatus(AgentProgressError, ValueError):
-    """A task has no such status; raised before anything is sent."""
+    """A task, or a workflow, has no such status; raised before anything is sent."""
 
     sqlstate = "22P02"
 
-    def __init__(self, status: str) -> None:
+    def __init__(self, status: str, of: Literal["task", "workflow"] = "task") -> None:
         """Name the status that was given; the message names those that there are."""
-        super().__init__(f"{status!r} is no status of a task: {', '.join(TASK_STATUSES)}")
+        statuses = TASK_STATUSES if of == "task" else WORKFLOW_STATUSES
+        super().__init__(f"{status!r} is no status of a {of}: {', '.join(statuses)}")
         self.status = status
 
 

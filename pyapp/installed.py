@@ -9,9 +9,8 @@ from typing import Any, LiteralString, NamedTuple
 
 import psycopg
 from psycopg import Connection, sql
-from psycopg.rows import tuple_row
 
-from pyapp.db import quoted_name
+from pyapp.db import quoted_name, rows
 from pyapp.shipped import Item, shipped_items
 
 # With the arguments of functions: somebody may have one of the same name beside it.
@@ -55,18 +54,6 @@ class Compared(NamedTuple):
     found: Found | None
     up_to_date: bool
     """Whether text, definition and version of the server are as recorded."""
-
-
-def rows(conn: Connection[Any], schema: str, query: LiteralString, *values: Any) -> list[Any]:
-    """Read rows; in the query, {schema} stands for the schema, and {name} for its name as text."""
-    literal = sql.SQL(sql.Literal(sql.Identifier(schema).as_string()).as_string().replace("%", "%%"))
-    composed = sql.SQL(query).format(schema=quoted_name(schema), name=literal)
-    return conn.cursor(row_factory=tuple_row).execute(composed, values).fetchall()
-
-
-def exists(conn: Connection[Any], schema: str, relation: str) -> bool:
-    """Tell whether a schema has a table or view of a name."""
-    return bool(rows(conn, schema, "select where to_regclass({name} || '.' || quote_ident(%s)) is not null", relation))
 
 
 def find_installed(conn: Connection[Any], schema: str, items: Sequence[Item]) -> list[tuple[Item, Found | None]]:

@@ -7,15 +7,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from selectors import EVENT_READ, DefaultSelector
-from typing import Any, LiteralString
+from typing import Any, LiteralString, TypeAlias
 
 import psycopg
 from psycopg import Connection
 
-from pyapp.db import connect
+from pyapp.db import connect, rows
 from pyapp.errors import MigrationError
-from pyapp.installed import rows
-from pyapp.renew import OnStep
+
+OnStep: TypeAlias = Callable[[str], None]
+"""Is told each step, in a line."""
 
 PATIENCE = 60.0
 """How long to wait for another run, or for the locks of tables that others use, in seconds."""
@@ -63,6 +64,17 @@ def patiently(step: Callable[[], object], name: str, on_step: OnStep) -> None:
         return True
 
     wait_until(done, lambda: f"other transactions hold the tables for {name}", on_step)
+
+
+def in_transaction(conn: Connection[Any], act: Callable[[], object], name: str, on_step: OnStep) -> None:
+    """Do one step patiently, in a transaction of its own."""
+
+    def step() -> None:
+        with conn.transaction():
+            set_limits(conn)
+            act()
+
+    patiently(step, name, on_step)
 
 
 def set_limits(conn: Connection[Any]) -> None:

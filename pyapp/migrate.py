@@ -1,6 +1,6 @@
 """Installing, upgrading and removing the schema: tables by numbered migrations, all else made anew from sql/."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -10,11 +10,9 @@ import psycopg
 from psycopg import Connection, sql
 
 from pyapp import installed, renew, yoyo_backend
-from pyapp.db import connect, find_schema
+from pyapp.db import connect, exists, find_schema, rows
 from pyapp.errors import MigrationError
-from pyapp.installed import exists, rows
-from pyapp.lock import alone, patiently, set_limits
-from pyapp.renew import OnStep
+from pyapp.lock import OnStep, alone, in_transaction, patiently
 from pyapp.shipped import names, shipped_items
 
 __all__ = ["MigrationError", "mark", "migrate", "pending", "rollback"]
@@ -48,6 +46,7 @@ def migrate(dsn: str | None = None, *, schema: str | None = None, on_step: OnSte
             for migration in outstanding:
                 say(f"applying {migration.id}")
                 if not _renews(migration):
+                    # Each by itself: after a crash the next run would take what is there for older objects.
                     with renew.revoked(conn, schema, say):
                         patiently(partial(backend.apply_one, migration), migration.id, say)
             if missing := [f"table {name}" for name in names("table") if not exists(conn, schema, name)]:
@@ -55,7 +54,7 @@ def migrate(dsn: str | None = None, *, schema: str | None = None, on_step: OnSte
                     f"the migrations are applied, but schema {schema} lacks {_some(missing)}: restore it, or take all"
                     " back with agent-progress rollback --all --drop-data"
                 )
-            renew.renew(conn, schema, partial(_in_transaction, conn, say), say)
+            renew.renew(conn, schema, say)
             backend.mark_migrations([migration for migration in outstanding if _renews(migration)])
     return [migration.id for migration in outstanding]
 
@@ -90,7 +89,7 @@ def rollback(
             for migration in steps:
                 on_step(f"rolling back {migration.id}")
                 if _renews(migration):
-                    _in_transaction(conn, on_step, partial(renew.drop, conn, schema), migration.id)
+                    in_transaction(conn, partial(renew.drop, conn, schema), migration.id, on_step)
                     backend.unmark_migrations([migration])
                 else:
                     patiently(partial(backend.rollback_one, migration), migration.id, on_step)
@@ -160,15 +159,6 @@ def _renews(migration: Any) -> bool:
     return str(migration.id).endswith("_renew")
 
 
-def _in_transaction(conn: Connection[Any], on_step: OnStep, act: Callable[[], object], name: str) -> None:
-    def step() -> None:
-        with conn.transaction():
-            set_limits(conn)
-            act()
-
-    patiently(step, name, on_step)
-
-
 def _applied(conn: Connection[Any], schema: str) -> set[str]:
     if not exists(conn, schema, "_yoyo_migration"):
         return set()
@@ -181,8 +171,7 @@ def _require_create(conn: Connection[Any], schema: str) -> None:
     if not rows(conn, schema, "select where to_regnamespace({name}) is not null"):
         if schema == "public":
             raise MigrationError("nothing changed: the database has no schema public: create it first, or name another")
-        with renew.revoked(conn, schema, lambda _: None):
-            conn.execute(sql.SQL("create schema {}").format(sql.Identifier(schema)))
+        conn.execute(sql.SQL("create schema {}").format(sql.Identifier(schema)))
     if not rows(conn, schema, "select where has_schema_privilege(to_regnamespace({name}), 'create')"):
         raise MigrationError(
             f"nothing changed: role {conn.info.user} may not create tables: migrate as the owner of the database, or"

@@ -14,12 +14,12 @@ from uuid import NAMESPACE_OID, UUID, uuid5
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, Context, attach, set_value
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.trace import Span, StatusCode
-from psycopg import Connection, sql
+from psycopg import Connection
 from psycopg.types.json import Jsonb
 
-from pyapp.batches import Batches, Waiting
+from pyapp.batches import Batches, Entry
 from pyapp.both import Statement
-from pyapp.db import Session, connection_parameters, find_schema
+from pyapp.db import Session, connection_parameters, find_schema, quoted_name
 from pyapp.models import Task, TaskReport
 from pyapp.reporter import Sender
 
@@ -79,14 +79,14 @@ class _Span:
         return [] if self.made else [self, *(self.above.to_be_made() if self.above else ())]
 
 
-class _Spans(Batches[Future[Task]]):
+class _Spans(Batches):
     """Batches that write spans: again where interrupted, and what the database refuses alone."""
 
-    def _statements(self, batch: Sequence[Waiting[Future[Task]]]) -> list[Statement]:
+    def _statements(self, batch: Sequence[Entry]) -> list[Statement]:
         reports = [each.report for each in batch]
         spans = list({each.key: each.row for report in reports for each in report.result[0].to_be_made()}.values())
         ends = [report.result[0].row | report.result[1] for report in reports if "at" in report.result[1]]
-        schema = sql.Identifier(find_schema(self._schema)).as_string().replace("%", "%%")
+        schema = quoted_name(find_schema(self._schema)).as_string()
         statements = super()._statements([])  # what tells after a lost connection whether this was committed
         for text, rows in ((_RUNS, spans), (_TASKS, spans), (_ENDS, ends), (_OUTCOMES, ends)):
             if rows:
@@ -94,8 +94,8 @@ class _Spans(Batches[Future[Task]]):
                 statements.append(Statement(text, [Jsonb(rows)]))
         return statements
 
-    async def _commit(self, batch: Sequence[Waiting[Future[Task]]]) -> Any:
-        await super()._commit(batch)
+    def _commit(self, batch: Sequence[Entry]) -> Any:
+        super()._commit(batch)
         for span in (span for each in batch for span in each.report.result[0].to_be_made()):
             # Below another process it is written again with what follows: its parent may come later.
             span.made = span.row["above"] is None or span.row["run"] is not None
@@ -222,7 +222,7 @@ class ProgressProcessor(Sender, SpanProcessor):
         if len(self._batches.waiting) >= self._capacity:
             raise BufferError("too many wait for the database")
         news: Any = self._outcome(span, place) if ended else {"status": "running"}
-        waiting = Waiting(_NO_WORKFLOW, TaskReport(place.row["id"], news["status"], (place, news)), Future[Task]())
+        waiting = Entry(_NO_WORKFLOW, TaskReport(place.row["id"], news["status"], (place, news)), Future[Task]())
         waiting.done.add_done_callback(lambda done: self._drop(done.exception()))
         with self._work:
             if not self._batches.closed:

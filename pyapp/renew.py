@@ -1,20 +1,18 @@
 """Making functions, views and triggers anew from sql/, where they differ from it, and dropping them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, LiteralString, TypeAlias
+from typing import Any, LiteralString
 
 from psycopg import Connection, sql
 
-from pyapp.installed import compare, find_installed, record, rows, uncounted
+from pyapp import yoyo_backend
+from pyapp.db import rows
+from pyapp.installed import compare, find_installed, record, uncounted
+from pyapp.lock import OnStep, in_transaction
 from pyapp.shipped import Item, for_schema, names, resource, shipped_items
 
-OnStep: TypeAlias = Callable[[str], None]
-Apply: TypeAlias = Callable[[Callable[[], None], str], None]
-"""Runs a function in a transaction, and again while others hold its locks; the name is for messages."""
-
-YOYO_TABLES = ("_yoyo_log", "_yoyo_migration", "_yoyo_version", "yoyo_lock")
 _OBJECTS: LiteralString = """
     select oid::bigint from pg_class where relnamespace = to_regnamespace({name})
     union all
@@ -42,7 +40,7 @@ _RIGHTS: LiteralString = """
 """
 
 
-def renew(conn: Connection[Any], schema: str, apply: Apply, on_step: OnStep) -> None:
+def renew(conn: Connection[Any], schema: str, on_step: OnStep) -> None:
     """Make functions, views and triggers anew where their text differs from the shipped one.
 
     Functions and views in one transaction, each trigger in one of its own, so that nobody who writes waits long.
@@ -62,14 +60,14 @@ def renew(conn: Connection[Any], schema: str, apply: Apply, on_step: OnStep) -> 
         count_all(conn, schema)
 
     if rest:
-        apply(make_rest, "functions and views")
+        in_transaction(conn, make_rest, "functions and views", on_step)
     for item, _ in stale:
         if item.kind == "trigger" and item not in missing:
-            apply(partial(_make, conn, schema, [item]), str(item))
+            in_transaction(conn, partial(_make, conn, schema, [item]), str(item), on_step)
     if missing or uncounted(conn, schema):
-        apply(make_and_count, "counting what is there")
+        in_transaction(conn, make_and_count, "counting what is there", on_step)
     elif any(item.counts for item, _ in stale):
-        apply(partial(_make_on_partitions, conn, schema), "triggers of partitions")
+        in_transaction(conn, partial(_make_on_partitions, conn, schema), "triggers of partitions", on_step)
 
 
 def renew_at_once(conn: Connection[Any], schema: str = "public") -> None:
@@ -101,7 +99,7 @@ def revoked(conn: Connection[Any], schema: str, on_step: OnStep) -> Iterator[Non
     before = [row[0] for row in rows(conn, schema, _OBJECTS)]
     yield
     own = [item.name for item in shipped_items(schema)]
-    granted = rows(conn, schema, _RIGHTS, [*own, *names("table"), *YOYO_TABLES], own, before)
+    granted = rows(conn, schema, _RIGHTS, [*own, *names("table"), *yoyo_backend.TABLES], own, before)
     for what, name, role in granted:
         conn.execute(f"revoke all on {what} {name} from {role}".encode())
     if granted:

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from psycopg import Connection
 
-from pyapp.batches import Batches, Waiting, waiting_report
+from pyapp.batches import Batches, Entry, checked_entry
 from pyapp.both import complete
 from pyapp.db import Session
 from pyapp.models import Key, Task, TaskStatus
@@ -25,7 +25,7 @@ def note(failed: BaseExceptionGroup[BaseException], error: BaseException | None)
 class Sender:
     """A thread that sends batches, for TaskReporter and the processor of ``pyapp.otel``."""
 
-    def __init__(self, batches: Batches[Future[Task]]) -> None:
+    def __init__(self, batches: Batches) -> None:
         """Prepare the thread, which is still to be started."""
         self._batches = batches
         self._process = os.getpid()
@@ -35,7 +35,7 @@ class Sender:
     def _run(self) -> None:
         try:
             while batch := self._next_batch():
-                complete(self._batches.deliver(batch))
+                self._batches.deliver(batch)
         except BaseException as error:  # of any kind, so that nobody waits for ever
             self._batches.give_up(error)
             with self._room:
@@ -43,7 +43,7 @@ class Sender:
         finally:
             complete(self._batches.session.close())
 
-    def _next_batch(self) -> Sequence[Waiting[Future[Task]]]:
+    def _next_batch(self) -> Sequence[Entry]:
         """Wait for reports and take the next batch; empty when the reporter is closed and all are sent."""
         with self._work:
             self._batches.sending = ()
@@ -104,6 +104,11 @@ class TaskReporter(Sender):
         except BaseExceptionGroup as failed:
             note(failed, error)
 
+    @property
+    def full(self) -> bool:
+        """Whether ``report`` would wait for room; raises RuntimeError where no report is accepted any more."""
+        return self._batches.full
+
     def report(
         self, workflow_id: Key, task_id: Key, status: TaskStatus, result: Any = None, reopen: bool = False
     ) -> Future[Task]:
@@ -115,13 +120,13 @@ class TaskReporter(Sender):
         """
         self._refuse_in_a_fork()
         done: Future[Task] = Future()
-        waiting = waiting_report(done, workflow_id, task_id, status, result, reopen)
+        entry = checked_entry(done, workflow_id, task_id, status, result, reopen)
         done.set_running_or_notify_cancel()
         with self._work:
             # A callback of a future runs in the sending thread, which would wait for itself.
             while self._batches.full and threading.current_thread() is not self._thread:
                 self._room.wait()
-            self._batches.waiting.append(waiting)
+            self._batches.waiting.append(entry)
             self._work.notify()
         return done
 

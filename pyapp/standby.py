@@ -2,7 +2,7 @@
 
 import time
 
-from pyapp.both import Conn, Statement, fetch, outcome, pause
+from pyapp.both import Conn, Statement, fetch, maybe_await, pause
 from pyapp.db import in_transaction
 from pyapp.errors import StandbyBehind
 
@@ -56,7 +56,9 @@ async def wait_for_position(conn: Conn, position: str, timeout: float = 5.0) -> 
     while True:
         replayed = await fetch(conn, Statement(REPLAYED, [position]))
         if not was_open:
-            await outcome(conn.rollback())  # what the question began, so that the next transaction has a new snapshot
+            await maybe_await(
+                conn.rollback()
+            )  # what the question began, so that the next transaction has a new snapshot
         if replayed == [(True,)]:
             return
         left = give_up - time.monotonic()

@@ -6,38 +6,37 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from pyapp.both import Conn, Statement, fetch
-from pyapp.db import find_schema
+from pyapp.db import find_schema, quoted_name
 from pyapp.errors import WorkflowNotFound, translate
 
 R = TypeVar("R")
 
 
-def statement(schema: str | None, row: Any, query: str, *values: Any) -> Statement:
+def statement(schema: str | None, model: Any, query: str, *values: Any) -> Statement:
     """Write a statement. In the query, {columns} stands for those of the model, and {schema} for the schema."""
-    return Statement(_text(find_schema(schema), row, query), values, row)
+    return Statement(_text(find_schema(schema), model, query), values, model)
 
 
 @lru_cache
-def _text(schema: str, row: Any, query: str) -> str:
+def _text(schema: str, model: Any, query: str) -> str:
     return query.format(
-        columns=", ".join(field.name for field in fields(row)),
-        schema=sql.Identifier(schema).as_string().replace("%", "%%"),
+        columns=", ".join(field.name for field in fields(model)),
+        schema=quoted_name(schema).as_string(),
     )
 
 
 async def fetch_rows(
-    conn: Conn, schema: str | None, row: type[R], query: str, *values: Any, about: Any = None
+    conn: Conn, schema: str | None, model: type[R], query: str, *values: Any, about: Any = None
 ) -> list[R]:
     """Fetch rows of a model.
 
     Errors of the database become those of this package, with the id of the workflow that the statement is ``about``.
     """
     try:
-        rows: list[R] = await fetch(conn, statement(schema, row, query, *values))
+        rows: list[R] = await fetch(conn, statement(schema, model, query, *values))
     except psycopg.Error as error:
         if meant := translate(error, about):
             raise meant from error
@@ -45,9 +44,9 @@ async def fetch_rows(
     return rows
 
 
-async def fetch_row(conn: Conn, schema: str | None, row: type[R], query: str, *values: Any, about: Any) -> R:
+async def fetch_row(conn: Conn, schema: str | None, model: type[R], query: str, *values: Any, about: Any) -> R:
     """Fetch the first row as ``fetch_rows`` does. Raises WorkflowNotFound where there is none."""
-    rows = await fetch_rows(conn, schema, row, query, *values, about=about)
+    rows = await fetch_rows(conn, schema, model, query, *values, about=about)
     if not rows:
         raise WorkflowNotFound(about)
     return rows[0]

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import psycopg
 from psycopg import Connection, sql
 
-from pyapp.both import Conn, Statement, complete, fetch, hear, outcome
+from pyapp.both import Conn, Statement, complete, fetch, hear, maybe_await
 from pyapp.db import Session, find_schema, is_pooled, try_again
 from pyapp.errors import WorkflowNotFound
 from pyapp.models import SETTLED, Key, Workflow
@@ -49,7 +49,7 @@ async def listen(conn: Conn, schema: str | None = None) -> bool:
     [(notifies,)] = await fetch(conn, Statement(_NOTIFIES, [find_schema(schema)]))
     if not notifies or await is_pooled(conn):
         return False
-    await outcome(conn.execute(sql.SQL("listen {}").format(sql.Identifier(channel(schema)))))
+    await maybe_await(conn.execute(sql.SQL("listen {}").format(sql.Identifier(channel(schema)))))
     return True
 
 

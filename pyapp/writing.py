@@ -7,7 +7,7 @@ cast, so that no other function of the same name is a better match.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import datetime, timedelta
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
@@ -16,6 +16,7 @@ from pyapp.both import Conn
 from pyapp.errors import UnknownStatus
 from pyapp.models import (
     TASK_STATUSES,
+    WORKFLOW_STATUSES,
     Archived,
     Drift,
     Key,
@@ -58,17 +59,19 @@ async def create_workflow(
     It begins in the first of them, unless ``current_stage`` says otherwise; a type without stages begins in
     ``initialization``. ``agents_planned`` is the number of tasks that will come, if it is known: progress is measured
     against it until more are created or the workflow is completed. ``parent_id`` is the workflow that started this one.
-    Returns the workflow. Raises ParentNotAllowed, ``psycopg.errors.ForeignKeyViolation`` for a parent that is not
-    there, and ``psycopg.errors.CheckViolation`` for a negative plan.
+    Returns the workflow. Raises UnknownStatus, ParentNotAllowed, ``psycopg.errors.ForeignKeyViolation`` for a parent
+    that is not there, and ``psycopg.errors.CheckViolation`` for a negative plan.
     """
-    # The columns that the view has and the table has not, as they are without tasks.
+    # One statement cannot read the view as well: its snapshot is older than the new row. These are the other columns of
+    # the view for a workflow without tasks.
     query = (
         "select {columns} from {schema}.create_workflow(%s::text, %s::text, %s::text, %s::{schema}.workflow_status,"
         " %s::text, %s::{schema}.priority_level, %s::integer, %s::text, %s::jsonb, %s::text, %s::uuid)"
         " as w (workflow_id), lateral (values (0, 0, 0, 'agent-based', progress_updated_at)) as p (progress_percentage,"
         " agents_open, settled_percentage, progress_calculation_method, last_updated_at)"
     )
-    values = [name, type, description, status, current_stage, priority, agents_planned, trace_id, json(input_data)]
+    sent = check_status(status, "workflow")
+    values = [name, type, description, sent, current_stage, priority, agents_planned, trace_id, json(input_data)]
     values += [created_by, None if parent_id is None else str(parent_id)]
     return await fetch_row(conn, schema, Workflow, query, *values, about=parent_id)
 
@@ -133,14 +136,15 @@ async def transition(
     """Move a workflow to a status, and to a stage if one is given.
 
     The same status again changes nothing; ``cancelled`` cancels the open tasks as well. Returns the state as it will be
-    committed. Raises WorkflowNotFound, TransitionNotAllowed, and VersionConflict if ``expected_version`` is given and
-    the workflow has another one by now. After an error the transaction has to be rolled back.
+    committed. Raises UnknownStatus before anything is sent; WorkflowNotFound, TransitionNotAllowed, and VersionConflict
+    if ``expected_version`` is given and the workflow has another one by now, after which the transaction has to be
+    rolled back.
     """
     query = (
         "select {columns} from {schema}.transition_workflow(%s::uuid, %s::{schema}.workflow_status, %s::text,"
         " %s::integer) as w (workflow_id)"
     )
-    values = [str(workflow_id), status, stage, expected_version]
+    values = [str(workflow_id), check_status(status, "workflow"), stage, expected_version]
     return await fetch_row(conn, schema, WorkflowState, query, *values, about=workflow_id)
 
 
@@ -191,10 +195,10 @@ async def archive(
     return await fetch_rows(conn, schema, Archived, query, older_than, array(statuses), batch)
 
 
-def check_status(status: Any) -> str:
-    """Return the status if tasks have it. Raises UnknownStatus otherwise, before anything is sent."""
-    if status not in TASK_STATUSES:
-        raise UnknownStatus(status)
+def check_status(status: Any, of: Literal["task", "workflow"] = "task") -> str:
+    """Return the status if tasks, or workflows, have it. Raises UnknownStatus otherwise, before anything is sent."""
+    if status not in (TASK_STATUSES if of == "task" else WORKFLOW_STATUSES):
+        raise UnknownStatus(status, of)
     return str(status)
 
 
@@ -223,4 +227,4 @@ def _report(given: Report) -> dict[str, Any]:
 
 
 def _uuid(given: Any) -> str:
-    return str(given if isinstance(given, UUID) else UUID(str(given)))
+    return str(UUID(str(given)))

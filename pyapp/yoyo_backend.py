@@ -10,12 +10,12 @@ from typing import Any
 
 from psycopg import Connection, sql
 
-from pyapp.db import quoted_name
+from pyapp.db import exists, quoted_name, rows
 from pyapp.errors import MigrationError
-from pyapp.installed import exists, rows
-from pyapp.lock import set_limits, wait_until
-from pyapp.renew import YOYO_TABLES, OnStep
+from pyapp.lock import OnStep, set_limits, wait_until
 from pyapp.shipped import for_schema, resource
+
+TABLES = ("_yoyo_log", "_yoyo_migration", "_yoyo_version", "yoyo_lock")
 
 
 @contextmanager
@@ -69,7 +69,7 @@ def opened(conn: Connection[Any], schema: str, on_step: OnStep, *, drop_data: bo
 
 def drop_tables(conn: Connection[Any], schema: str) -> None:
     """Drop yoyo's tables."""
-    for table in YOYO_TABLES:
+    for table in TABLES:
         conn.execute(sql.SQL("drop table if exists {}").format(sql.Identifier(schema, table)))
 
 
@@ -88,13 +88,13 @@ def _backend(conn: Connection[Any], schema: str, drop_data: bool) -> Any:
             return nullcontext(self)
 
         def quote_identifier(self, name: str) -> str:
-            return quoted_name(*((schema, name) if name in YOYO_TABLES else (name,))).as_string()
+            return quoted_name(*((schema, name) if name in TABLES else (name,))).as_string()
 
         def execute(self, statement: str, params: Any = None) -> Any:
             return super().execute(statement, params or {})  # always with values, since quoted names have %% for %
 
         def list_tables(self, **_: Any) -> list[str]:
-            return [name for name in YOYO_TABLES if exists(conn, schema, name)]
+            return [name for name in TABLES if exists(conn, schema, name)]
 
         def create_lock_table(self) -> None:
             if not exists(conn, schema, self.lock_table):

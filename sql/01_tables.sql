@@ -1,12 +1,13 @@
 -- The tables of an agent workflow engine. A workflow has tasks, each done by one agent; stages and events tell its
--- course. Triggers maintain the columns of workflow that count tasks (04, 05). No index has one of them and pages keep
--- room for new row versions, so that updates of the counters are heap-only (HOT). No CHECK constraint has one of them,
--- since each of these updates would evaluate it.
+-- course. Triggers maintain the columns of workflow that count tasks (04, 05). No index names one of them and pages keep
+-- room for new row versions, so that updates of them are heap-only (HOT). The table has no CHECK constraint, whatever
+-- columns it would name: each of these updates would evaluate it.
 
 create type public.workflow_status as enum ('initiated', 'running', 'paused', 'completed', 'failed', 'cancelled');
 comment on type public.workflow_status is 'Status of a workflow; completed, failed and cancelled mean that it ended.';
 
 create type public.task_status as enum ('pending', 'assigned', 'running', 'completed', 'failed', 'cancelled');
+-- Settled statuses come last: in all files `status < 'completed'` means open.
 comment on type public.task_status is 'Status of a task; completed, failed and cancelled are settled, the others open.';
 
 create type public.stage_status as enum ('pending', 'running', 'completed', 'failed', 'skipped');

@@ -1,6 +1,7 @@
 -- The percentage, and the total that it is a share of. No other file writes either formula.
 -- Both functions are inlined into the statements that call them (a call would cost 5 us): hence a `return` body,
--- qualified names and no SET clause. A null argument means not counted yet, and gives null.
+-- qualified names and no SET clause. A null argument, as of adopted tables that are not counted yet,
+-- gives null.
 
 create or replace function public.progress_percentage(completed bigint, total bigint)
 returns integer

@@ -23,8 +23,7 @@ declare
     changes refcursor;
     change record;
 begin
-    -- A statement on a single task is by far the most frequent, and its plain cases need no aggregation. Settled
-    -- statuses come last in task_status: `< 'completed'` means open.
+    -- A statement on a single task is by far the most frequent, and its plain cases need no aggregation.
     if tg_op = 'UPDATE' then
         select
             n.workflow_id,
@@ -33,7 +32,7 @@ begin
                     n.workflow_id = o.workflow_id
                     and o.status < 'completed'
                     and n.status <= 'completed'
-                    and not exists (select from new_task offset 1)
+                    and not exists (select from new_task offset 1) -- a second row
                 then n.status < 'completed'
             end
         into task_workflow, still_open
@@ -52,14 +51,14 @@ begin
         open changes for
             select
                 t.workflow_id,
-                sum(t.task) as created,
-                sum(t.task * (t.status = 'completed')::integer) as completed,
-                sum(t.task * (t.status = 'failed')::integer) as failed,
-                sum(t.task * (t.status = 'cancelled')::integer) as cancelled
+                sum(t.sign) as created,
+                sum(t.sign * (t.status = 'completed')::integer) as completed,
+                sum(t.sign * (t.status = 'failed')::integer) as failed,
+                sum(t.sign * (t.status = 'cancelled')::integer) as cancelled
             from (
-                select o.workflow_id, o.status, -1 as task from old_task as o
+                select o.workflow_id, o.status, -1 as sign from old_task as o
                 union all
-                select n.workflow_id, n.status, 1 as task from new_task as n
+                select n.workflow_id, n.status, 1 as sign from new_task as n
             ) as t
             group by t.workflow_id
             order by t.workflow_id;

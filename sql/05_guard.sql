@@ -62,17 +62,18 @@ begin
 
     after.agents_total := public.progress_total(after.status, after.agents_created::bigint, after.agents_planned::bigint);
     after.progress := public.progress_percentage(after.agents_completed::bigint, after.agents_total::bigint);
-    if after.progress_updated_at is not distinct from before.progress_updated_at then
-        if
+    if
+        after.progress_updated_at = before.progress_updated_at
+        and (
             after.progress <> before.progress
             or after.agents_total <> before.agents_total
-            or after.agents_created is distinct from before.agents_created -- null while not counted yet
+            or after.agents_created <> before.agents_created
             or after.agents_completed <> before.agents_completed
             or after.agents_failed <> before.agents_failed
             or after.agents_cancelled <> before.agents_cancelled
-        then
-            after.progress_updated_at := clock_timestamp();
-        end if;
+        )
+    then
+        after.progress_updated_at := clock_timestamp();
     end if;
     return after;
 end
@@ -100,7 +101,7 @@ begin
     if
         new.progress_updated_at operator(pg_catalog.=) 'epoch'
         and pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1
-        and new.id operator(pg_catalog.=) old.id
+        and old.id is not null
         and old.progress_frozen_at is null
     then
         total := public.progress_total(new.status, new.agents_created::bigint, new.agents_planned::bigint);

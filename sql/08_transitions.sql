@@ -11,22 +11,35 @@ set search_path = pg_catalog, pg_temp
 set row_security = off
 as $$
 declare
-    settled constant boolean := new.status in ('completed', 'failed', 'cancelled');
+    ended constant boolean := new.status in ('completed', 'failed', 'cancelled');
     allowed text;
 begin
     if tg_op = 'INSERT' then
-        new.completed_at := case when settled then coalesce(new.completed_at, clock_timestamp()) end;
+        new.completed_at := case when ended then coalesce(new.completed_at, clock_timestamp()) end;
         -- A workflow begins in the first stage of its type where it names none, or has only the default of the column,
-        -- 'initialization', and its type has no such stage.
-        if new.version = 1 and coalesce(new.current_stage, 'initialization') = 'initialization' then
+        -- 'initialization', and its type has no such stage. One that is restored keeps its stage once it has moved.
+        if
+            new.version = 1
+            and (
+                new.current_stage is null
+                or (
+                    new.current_stage = 'initialization'
+                    and not exists (
+                        select
+                        from public.stage_definition as d
+                        where d.workflow_type = new.type and d.name = 'initialization'
+                    )
+                )
+            )
+        then
             select d.name
             into new.current_stage
             from public.stage_definition as d
             where d.workflow_type = new.type
-            order by d.name = 'initialization' and new.current_stage is not null desc, d.position
+            order by d.position
             limit 1;
-            new.current_stage := coalesce(new.current_stage, 'initialization');
         end if;
+        new.current_stage := coalesce(new.current_stage, 'initialization');
         return new;
     end if;
 
@@ -37,7 +50,7 @@ begin
             new.version := old.version;
         end if;
         new.updated_at := greatest(old.updated_at, new.updated_at);
-        new.completed_at := case when settled then coalesce(new.completed_at, old.completed_at) end;
+        new.completed_at := case when ended then coalesce(new.completed_at, old.completed_at) end;
         return new;
     end if;
 
@@ -71,8 +84,7 @@ begin
         end if;
         -- A time that the writer gives is kept; what the update leaves unchanged is the time of an earlier end.
         new.completed_at := case
-            when settled and new.completed_at is distinct from old.completed_at then coalesce(new.completed_at, clock_timestamp())
-            when settled then clock_timestamp()
+            when ended then coalesce(nullif(new.completed_at, old.completed_at), clock_timestamp())
         end;
     end if;
 

@@ -82,7 +82,7 @@ begin
     into unknown
     from jsonb_array_elements(add_tasks.tasks) as t (task)
     cross join lateral jsonb_object_keys(
-        case jsonb_typeof(t.task) when 'string' then '{}' else t.task end -- which refuses numbers and arrays
+        case jsonb_typeof(t.task) when 'string' then '{}' else t.task end -- of a number or an array it raises 22023
     ) as k (name)
     where k.name not in (
         'agent_type', 'external_id', 'stage', 'status', 'priority', 'payload', 'result', 'trace_id', 'span_id',

@@ -12,7 +12,8 @@ set search_path = pg_catalog, pg_temp
 set enable_seqscan = off -- as in 09
 as $$
 declare
-    wrong text;
+    unknown text;
+    incomplete bigint;
     missing jsonb;
     tasks uuid[];
     statuses public.task_status[];
@@ -28,14 +29,14 @@ begin
             hint = 'Each one is an object with task_id or external_id, status, and maybe result and reopen.';
     end if;
     select k.name
-    into wrong
+    into unknown
     from jsonb_array_elements(report_tasks.reports) as r (report)
     cross join lateral jsonb_object_keys(r.report) as k (name)
     where k.name not in ('task_id', 'external_id', 'status', 'result', 'reopen')
     limit 1;
     if found then
         raise invalid_parameter_value using
-            message = format('a report has no %s', quote_ident(wrong)),
+            message = format('a report has no %s', quote_ident(unknown)),
             hint = 'It has task_id or external_id, status, and maybe result and reopen.';
     end if;
 
@@ -50,7 +51,7 @@ begin
         max(n.round),
         jsonb_agg(n.external_id order by n.place) filter (where n.task_id is null and n.external_id is not null),
         min(n.place) filter (where n.status is null or (n.task_id is null and n.external_id is null))
-    into tasks, statuses, results, reopens, rounds, last_round, missing, wrong
+    into tasks, statuses, results, reopens, rounds, last_round, missing, incomplete
     from (
         select
             coalesce(r.task_id, t.id) as task_id,
@@ -72,9 +73,9 @@ begin
             limit 1 -- so that the index is used: a plain join might read all tasks of the workflow
         ) as t on true
     ) as n;
-    if wrong is not null then
+    if incomplete is not null then
         raise invalid_parameter_value using
-            message = format('report %s lacks its status, or says of no task', wrong),
+            message = format('report %s lacks its status, or says of no task', incomplete),
             hint = 'A report has task_id or external_id, and a status.';
     end if;
 
@@ -89,6 +90,7 @@ begin
 
     get diagnostics locked = row_count;
 
+    -- Round 1 has each task once. Without reports the arrays are null.
     if tasks is null or locked < cardinality(array_positions(rounds, 1)) or missing is not null then
         if not exists (select from public.workflow as w where w.id = report_tasks.workflow_id) then
             raise no_data_found using message = format('workflow %s not found', report_tasks.workflow_id);
@@ -154,6 +156,7 @@ set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 as $$
 declare
+    given constant jsonb := nullif(report_task.result, 'null'); -- in a report, null is no result
     reported public.agent_task;
 begin
     -- The same update as in report_tasks, without JSON: a tenth of the cost.
@@ -161,14 +164,14 @@ begin
     set
         status = report_task.status,
         result = case
-            when a.status >= 'completed' and report_task.status < 'completed' then report_task.result
-            else coalesce(report_task.result, a.result)
+            when a.status >= 'completed' and report_task.status < 'completed' then given
+            else coalesce(given, a.result)
         end
     where
         a.workflow_id = report_task.workflow_id
         and a.id = report_task.task_id
         and (report_task.status >= 'completed' or a.status < 'completed' or report_task.reopen)
-        and (report_task.status <> a.status or report_task.result is not null)
+        and (report_task.status <> a.status or given is not null)
     returning a.* into reported;
     if not found then
         -- A late report, or nothing new, or no such task: report_tasks returns the task, or raises the error.
@@ -176,7 +179,12 @@ begin
         into reported
         from public.report_tasks(
             report_task.workflow_id,
-            jsonb_build_array(jsonb_build_object('task_id', report_task.task_id, 'status', report_task.status))
+            jsonb_build_array(jsonb_build_object(
+                'task_id', report_task.task_id,
+                'status', report_task.status,
+                'result', given,
+                'reopen', report_task.reopen
+            ))
         ) as t;
     end if;
     return reported;

@@ -23,7 +23,7 @@ begin
         where t.workflow_id = transition_workflow.workflow_id and t.status < 'completed'
         order by t.id
         for no key update;
-        cancelled_at := clock_timestamp();
+        cancelled_at := clock_timestamp(); -- one time for all of them
         update public.agent_task as t
         set status = 'cancelled', completed_at = cancelled_at
         where t.workflow_id = transition_workflow.workflow_id and t.status < 'completed';

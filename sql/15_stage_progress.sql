@@ -47,9 +47,9 @@ cross join lateral (
             left join public.stage_definition as d on d.workflow_type = w.type and d.name = t.name
             where t.workflow_id = w.id
             union all
-            -- For a workflow without a plan of its own, the other stages of its type; those before the current one are
-            -- finished. It is joined again, as v, since Citus does not plan a union of a distributed table with a
-            -- reference table.
+            -- Where none of its stages has a weight, the plan was not copied (09): the stages of its type that it lacks are
+            -- added; those before the current one are finished. The workflow is joined again, as v, and both sides name
+            -- it, since Citus does not plan a union of a distributed table with a reference table.
             select
                 v.id as workflow_id,
                 d.name,

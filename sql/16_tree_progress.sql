@@ -1,11 +1,13 @@
 -- Progress of a workflow with all that is below it. Nothing is stored for a tree: its root would be as busy as all its
--- agents together. The stored counters of its workflows are summed when it is read, which never reads a task.
+-- agents together. The stored counters of its workflows are summed when it is read, which never reads a task. It reads
+-- only workflow_progress, so that the schema of adopted tables has it from this text as well: there a workflow that is
+-- not counted yet has null counters, and so has its tree.
 
 create or replace view public.workflow_tree_progress
 with (security_invoker = true)
 as
 select
-    w.id as workflow_id,
+    w.workflow_id,
     t.workflows,
     t.depth,
     public.progress_percentage(t.agents_completed, t.agents_total) as progress,
@@ -22,12 +24,12 @@ select
         t.agents_total
     ) as settled_percentage,
     t.last_updated_at
-from public.workflow as w
+from public.workflow_progress as w
 cross join lateral (
     -- The recursion carries the counters: joined afterwards, each workflow would be looked up twice.
     with recursive tree as (
         select
-            w.id,
+            w.workflow_id,
             1 as level,
             w.agents_completed,
             w.agents_total,
@@ -35,10 +37,10 @@ cross join lateral (
             w.agents_failed,
             w.agents_cancelled,
             w.agents_planned,
-            w.progress_updated_at
+            w.last_updated_at
         union all
         select
-            c.id,
+            c.workflow_id,
             n.level + 1,
             c.agents_completed,
             c.agents_total,
@@ -46,22 +48,22 @@ cross join lateral (
             c.agents_failed,
             c.agents_cancelled,
             c.agents_planned,
-            c.progress_updated_at
+            c.last_updated_at
         from tree as n
         -- A range of one, with offset 0: so the children are found by index, one workflow after the other, whatever
         -- the statistics say; by equality, one wide tree would make the planner read the whole table for each workflow.
         cross join lateral (
             select
-                c.id,
-                c.agents_completed,
-                c.agents_total,
-                c.agents_created,
-                c.agents_failed,
-                c.agents_cancelled,
-                c.agents_planned,
-                c.progress_updated_at
-            from public.workflow as c
-            where c.parent_id between n.id and n.id
+                p.workflow_id,
+                p.agents_completed,
+                p.agents_total,
+                p.agents_created,
+                p.agents_failed,
+                p.agents_cancelled,
+                p.agents_planned,
+                p.last_updated_at
+            from public.workflow_progress as p
+            where p.parent_id between n.workflow_id and n.workflow_id
             offset 0
         ) as c
         -- The deepest tree; also ends the recursion in a cycle that was written past the triggers.
@@ -70,13 +72,13 @@ cross join lateral (
     select
         count(*)::integer as workflows,
         max(n.level) as depth,
-        sum(n.agents_completed)::integer as agents_completed,
-        sum(n.agents_total)::integer as agents_total,
-        sum(n.agents_created)::integer as agents_created,
-        sum(n.agents_failed)::integer as agents_failed,
-        sum(n.agents_cancelled)::integer as agents_cancelled,
+        case when count(*) = count(n.agents_created) then sum(n.agents_completed)::integer end as agents_completed,
+        case when count(*) = count(n.agents_created) then sum(n.agents_total)::integer end as agents_total,
+        case when count(*) = count(n.agents_created) then sum(n.agents_created)::integer end as agents_created,
+        case when count(*) = count(n.agents_created) then sum(n.agents_failed)::integer end as agents_failed,
+        case when count(*) = count(n.agents_created) then sum(n.agents_cancelled)::integer end as agents_cancelled,
         sum(n.agents_planned)::integer as agents_planned,
-        max(n.progress_updated_at) as last_updated_at
+        max(n.last_updated_at) as last_updated_at
     from tree as n
 ) as t;
 

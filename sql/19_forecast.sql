@@ -1,73 +1,75 @@
 -- When a workflow will be done, at the rate of its last completions, and whether it has come to a halt. Both are read
 -- by index from the last completions and the assigned and running tasks, however many others there are. Time in which
--- the workflow did not run is left out of the rate. The burn-up reads all tasks.
+-- the workflow did not run is left out of the rate.
 
 create or replace view public.workflow_forecast
 with (security_invoker = true)
 as
 select
     w.id as workflow_id,
-    trim_scale(round(60 / r.seconds_each, 4)) as completed_per_minute,
+    trim_scale(round(60 / pace.seconds_each, 4)) as completed_per_minute,
     case
         -- More than a hundred years are no estimate, and may be more than a timestamp can hold.
-        when o.remaining > 0 and o.remaining * r.seconds_each < 3155760000
-            then now() + make_interval(secs => (o.remaining * r.seconds_each)::double precision)
+        when open_work.remaining > 0 and open_work.remaining * pace.seconds_each < 3155760000
+            then now() + make_interval(secs => (open_work.remaining * pace.seconds_each)::double precision)
     end as estimated_completion_at,
-    b.completions::integer as basis_completions,
-    b.seconds as basis_seconds,
-    l.last_activity_at,
-    w.status = 'running' and l.last_activity_at
+    basis.completions::integer as basis_completions,
+    basis.seconds as basis_seconds,
+    activity.last_activity_at,
+    w.status = 'running' and activity.last_activity_at
         < now() - coalesce(nullif(current_setting('agent_progress.stalled_after', true), ''), '10 minutes')::interval
         as stalled
 from public.workflow as w
 cross join lateral (
     select w.agents_total - w.agents_completed - w.agents_failed - w.agents_cancelled as remaining
-) as o
+) as open_work
 cross join lateral (
     select
         count(*) as completions,
-        min(c.completed_at) as began_at,
-        array_agg(c.completed_at) as times
+        min(completion.at) as began_at,
+        array_agg(completion.at) as times
     from (
-        select a.completed_at
+        select a.completed_at as at
         from public.agent_task as a
         where a.workflow_id = w.id and a.status = 'completed' and a.completed_at <= now()
         order by a.completed_at desc
         limit 100
-    ) as c
-) as c
+    ) as completion
+) as recent
 cross join lateral (
     select
-        c.completions,
-        extract(epoch from now() - c.began_at - coalesce(sum(e.occurred_at - p.began_at), '0'))::numeric as seconds
+        recent.completions,
+        extract(
+            epoch from now() - recent.began_at - coalesce(sum(move.at - pause.began_at), '0')
+        )::numeric as seconds
     from (
         select
-            e.occurred_at,
+            e.occurred_at as at,
             e.payload ->> 'to' as status,
-            lag(e.occurred_at) over (order by e.id) as left_at
+            lag(e.occurred_at) over (order by e.id) as paused_at
         from public.workflow_event as e
         where
             e.workflow_id = w.id
-            and e.occurred_at > c.began_at
+            and e.occurred_at > recent.began_at
             and e.occurred_at <= now()
             and e.event_type = 'status_changed'
             and 'running' in (e.payload ->> 'from', e.payload ->> 'to')
-    ) as e
+    ) as move
     -- Agents may complete what they had begun: the pause begins after the last completion in it.
     cross join lateral (
-        select greatest(e.left_at, max(t.at)) as began_at
-        from unnest(c.times) as t (at)
-        where t.at <= e.occurred_at
-    ) as p
-    where e.status = 'running'
-) as b
+        select greatest(move.paused_at, max(completion.at)) as began_at
+        from unnest(recent.times) as completion (at)
+        where completion.at <= move.at
+    ) as pause
+    where move.status = 'running' -- it ends a pause
+) as basis
 cross join lateral (
     select case
-        when w.status = 'running' and b.completions >= 3 and b.seconds >= 1
+        when w.status = 'running' and basis.completions >= 3 and basis.seconds >= 1
             -- The oldest only marks the beginning of the time in which the others were completed.
-            then b.seconds / (b.completions - 1)
+            then basis.seconds / (basis.completions - 1)
     end as seconds_each
-) as r
+) as pace
 cross join lateral (
     select
         greatest(
@@ -75,8 +77,8 @@ cross join lateral (
             (select max(e.occurred_at) from public.workflow_event as e where e.workflow_id = w.id),
             -- Who waits for sub-agents that are at work has not come to a halt.
             (select p.last_updated_at from public.workflow_tree_progress as p where p.workflow_id = w.id),
-            max(t.assigned_at),
-            max(t.started_at)
+            max(at_work.assigned_at),
+            max(at_work.started_at)
         ) as last_activity_at
     from (
         -- At most 1000 of either status: where more are at work, tasks are settled all the time, which shows anyway. In
@@ -100,8 +102,8 @@ cross join lateral (
             order by a.completed_at desc
             limit 1000
         )
-    ) as t
-) as l;
+    ) as at_work
+) as activity;
 
 comment on view public.workflow_forecast is
     'When each workflow will be done at the rate of its last 100 completions, and whether it has come to a halt.';
@@ -115,26 +117,3 @@ comment on column public.workflow_forecast.last_activity_at is
     'When a task was last created, assigned, started or settled, or the workflow changed status or stage; or tasks were counted below it.';
 comment on column public.workflow_forecast.stalled is
     'Whether the workflow runs and nothing of that happened for 10 minutes, or for the interval in the parameter agent_progress.stalled_after.';
-
-create or replace view public.workflow_burnup
-with (security_invoker = true)
-as
-select
-    c.workflow_id,
-    c.at,
-    (sum(sum(c.completed)) over (partition by c.workflow_id order by c.at))::integer as agents_completed,
-    (sum(sum(c.created)) over (partition by c.workflow_id order by c.at))::integer as agents_total
-from (
-    select a.workflow_id, a.created_at as at, 0 as completed, 1 as created from public.agent_task as a
-    union all
-    select a.workflow_id, a.completed_at as at, 1 as completed, 0 as created
-    from public.agent_task as a
-    where a.status = 'completed' and a.completed_at is not null
-) as c
-group by c.workflow_id, c.at;
-
-comment on view public.workflow_burnup is
-    'Tasks completed and created over time, cumulated, from their own timestamps; to be read for one workflow at a time.';
-comment on column public.workflow_burnup.at is 'When the number changed.';
-comment on column public.workflow_burnup.agents_completed is 'Tasks completed until then, of those that are completed now.';
-comment on column public.workflow_burnup.agents_total is 'Tasks created until then, of those that exist now.';

@@ -1,5 +1,6 @@
--- How much ended lately, how often it failed and how long it took, by type and period. Both views read only
--- workflow_progress and agent_task, so that the schema of adopted tables has them from this text as well.
+-- How much ended lately, how often it failed and how long it took, by type and period; and the burn-up of a workflow,
+-- which reads all its tasks. These views read only workflow_progress and agent_task, so that the schema of adopted
+-- tables has them from this text as well.
 
 create or replace view public.workflow_trend
 with (security_invoker = true)
@@ -29,6 +30,7 @@ from (
         percentile_cont(0.95) within group (order by e.seconds) as p95
     from public.workflow_progress as w
     cross join (values ('24 h', interval '24 hours'), ('7 d', '168 hours'), ('30 d', '720 hours')) as p (period, length)
+    -- Null, not filtered out: so each type has a row for each period. The bound leaves out -infinity and years BC.
     cross join lateral (
         select
             d.status,
@@ -159,3 +161,28 @@ comment on column public.task_trend.p50_seconds is
 comment on column public.task_trend.p95_seconds is 'The same for 95 of 100.';
 comment on column public.task_trend.sampled is
     'Whether there may be more than were read: then ended, completed, failed, cancelled and per_hour are too small.';
+
+create or replace view public.workflow_burnup
+with (security_invoker = true)
+as
+select
+    c.workflow_id,
+    c.at,
+    (sum(sum(c.completed)) over (partition by c.workflow_id order by c.at))::integer as agents_completed,
+    (sum(sum(c.created)) over (partition by c.workflow_id order by c.at))::integer as agents_total
+from (
+    select a.workflow_id, a.created_at as at, 0 as completed, 1 as created
+    from public.agent_task as a
+    where a.created_at is not null
+    union all
+    select a.workflow_id, a.completed_at as at, 1 as completed, 0 as created
+    from public.agent_task as a
+    where a.status = 'completed' and a.completed_at is not null
+) as c
+group by c.workflow_id, c.at;
+
+comment on view public.workflow_burnup is
+    'Tasks completed and created over time, cumulated, from their own timestamps; to be read for one workflow at a time.';
+comment on column public.workflow_burnup.at is 'When the number changed.';
+comment on column public.workflow_burnup.agents_completed is 'Tasks completed until then, of those that are completed now.';
+comment on column public.workflow_burnup.agents_total is 'Tasks created until then, of those that exist now.';

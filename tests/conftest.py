@@ -1,10 +1,11 @@
 """A real server for the tests, and a freshly migrated database for each."""
 
 import os
-import shutil
-import tempfile
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,42 +18,13 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pyapp import embedded, migrate
 
-from .databases import Databases, template
-from .helpers import run_script
+from .crash import directory, new_cluster
+from .databases import Databases
 
 # Says where the tests run: a DSN with rights to create databases, else an embedded server of this major version.
 TEST_DATABASE_URL = os.environ.get("TEST_DATABASE_URL")
 # 18, 16, or the bin directory of an installed PostgreSQL.
 TEST_POSTGRES = os.environ.get("TEST_POSTGRES", "18")
-
-# Whose tests run once more with partitioned tasks, and those among them that cannot.
-ALSO_PARTITIONED = {"tests.test_repair", "tests.test_trigger"}
-NOT_PARTITIONED = {
-    "test_on_conflict_do_update_counts_new_and_changed_tasks",
-    "test_truncating_a_part_of_the_tasks_counts_those_that_are_left",  # by inheritance
-}
-
-
-@dataclass(frozen=True)
-class TestServer:
-    """What pytest-postgresql asks of a server, and where its programs are."""
-
-    __test__ = False
-
-    host: str
-    port: int
-    user: str
-    password: str
-    bin_dir: Path | None
-    dbname: str = "agent_progress"
-    options: str = ""
-    maintenance_dbname: str = "postgres"
-    template_dbname: str | None = None
-
-    def dsn(self, dbname: str) -> str:
-        return make_conninfo(
-            host=self.host, port=self.port, user=self.user, password=self.password or None, dbname=dbname
-        )
 
 
 @dataclass
@@ -104,59 +76,32 @@ def bin_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(bin_dir: Path) -> Iterator[TestServer]:
-    """The server under test: without durability, and in memory where that can be had."""
+def server(bin_dir: Path) -> Iterator[str]:
+    """The DSN of the server under test, which is without durability, and in memory where that can be had."""
     if TEST_DATABASE_URL:
-        given = conninfo_to_dict(TEST_DATABASE_URL)
-        yield TestServer(
-            str(given.get("host") or ""),
-            int(given.get("port") or 5432),
-            str(given.get("user") or ""),
-            str(given.get("password") or ""),
-            bin_dir,
-        )
+        yield TEST_DATABASE_URL
         return
-    memory = Path("/dev/shm")
-    roomy = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2**30
-    parent = Path(tempfile.mkdtemp(prefix="ap-", dir=memory if roomy else None))
-    parent.chmod(0o755)
-    try:
-        settings = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
-        with embedded.server(parent / "data", bin_dir=bin_dir, settings=settings) as running:
-            where = conninfo_to_dict(running.dsn)
-            yield TestServer(str(where["host"]), int(str(where["port"])), str(where["user"]), "", bin_dir)
-    finally:
-        shutil.rmtree(parent, ignore_errors=True)
+    settings = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+    with (
+        directory() as parent,
+        embedded.server(new_cluster(bin_dir, parent / "data"), bin_dir=bin_dir, settings=settings) as running,
+    ):
+        where = conninfo_to_dict(running.dsn)
+        yield make_conninfo(host=where["host"], port=where["port"], user=where["user"])
 
 
 @pytest.fixture(scope="session")
-def databases(server: TestServer) -> Iterator[Databases]:
+def databases(server: str) -> Iterator[Databases]:
     """What makes the databases of the tests."""
-    made = Databases(server.dsn)
+    made = Databases(server)
     yield made
     made.close()
-
-
-def partition(dsn: str) -> None:
-    migrate(dsn)
-    run_script(programs(), dsn, "sql/optional/partition.sql", partitions=4)
-
-
-migrated = template(migrate)
-partitioned = template(partition, "partitioned")
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run what is said of the numbers on partitioned tasks as well."""
-    if metafunc.module.__name__ in ALSO_PARTITIONED and "dsn" in metafunc.fixturenames:
-        whole = metafunc.function.__name__ in NOT_PARTITIONED
-        metafunc.parametrize("dsn", ["migrated"] if whole else ["migrated", "partitioned"], indirect=True)
 
 
 @pytest.fixture
 def dsn(request: pytest.FixtureRequest, databases: Databases) -> Iterator[str]:
     """Where the test's own database is."""
-    with databases.copy(request.getfixturevalue(getattr(request, "param", "migrated"))) as dsn:
+    with databases.copy(getattr(request, "param", migrate)) as dsn:
         yield dsn
 
 
@@ -223,19 +168,27 @@ def empty(databases: Databases) -> Callable[[], str]:
     return databases.empty
 
 
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the wheel and the source distribution."""
+    directory = tmp_path_factory.mktemp("dist")
+    build = [sys.executable, "-m", "hatchling", "build", "-d", str(directory)]
+    subprocess.run(build, cwd=Path(__file__).parents[1], check=True, capture_output=True)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def wheel(built: Path) -> Path:
+    return next(built.glob("*.whl"))
+
+
 @pytest.fixture
 def own_server(bin_dir: Path) -> Iterator[Callable[[], Any]]:
     """A server of the test's own: each call starts it, again where it was killed."""
-    memory = Path("/dev/shm")
-    parent = Path(tempfile.mkdtemp(prefix="ap-", dir=memory if os.access(memory, os.W_OK) else None))
-    parent.chmod(0o755)
-    contexts: list[Any] = []
+    with directory() as parent, ExitStack() as stopping:
+        data = new_cluster(bin_dir, parent / "data")
 
-    def start(**settings: str) -> Any:
-        contexts.append(embedded.server(parent / "data", bin_dir=bin_dir, settings={"fsync": "off", **settings}))
-        return contexts[-1].__enter__()
+        def start(**settings: str) -> Any:
+            return stopping.enter_context(embedded.server(data, bin_dir=bin_dir, settings={"fsync": "off", **settings}))
 
-    yield start
-    for context in reversed(contexts):
-        context.__exit__(None, None, None)
-    shutil.rmtree(parent, ignore_errors=True)
+        yield start

@@ -1,5 +1,6 @@
 """Servers of a test's own, which it may kill, copy and start again; none is left running, whatever the test does."""
 
+import atexit
 import os
 import shutil
 import signal
@@ -8,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,8 @@ class CrashableServer:
     def start(self) -> "CrashableServer":
         """Start it, or start it again after it died: returns once crash recovery is through."""
         self.stop()
+        if not self.data_dir.exists():
+            new_cluster(self.bin_dir, self.data_dir)
         starting = embedded.server(self.data_dir, bin_dir=self.bin_dir, settings=self.settings)
         self._server = self._running.enter_context(starting)
         return self
@@ -146,6 +150,21 @@ def directory(within: str | None = None) -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+@cache
+def _cluster(bin_dir: Path) -> Path:
+    """Make a data directory of which others are copied: that takes a tenth of the time of initdb."""
+    making = directory()
+    atexit.register(making.__exit__, None, None, None)
+    with embedded.server(making.__enter__() / "data", bin_dir=bin_dir, settings=QUICK) as server:
+        return server.data_dir
+
+
+def new_cluster(bin_dir: Path, data_dir: Path) -> Path:
+    """Make a data directory; its server is not running."""
+    subprocess.run(["cp", "-a", _cluster(bin_dir), data_dir], check=True)
+    return data_dir
 
 
 @contextmanager

@@ -2,9 +2,14 @@
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,10 +29,10 @@ def block_with(name: str, language: str, text: str) -> str:
     return next(block for block in blocks(name, language) if text in block)
 
 
-def psql(bin_dir: Path, dsn: str, script: str) -> str:
+def psql(bin_dir: Path, dsn: str, script: str, *options: str) -> str:
     """Run a script with psql and return what it prints."""
     done = subprocess.run(
-        [bin_dir / "psql", "-X", "-v", "ON_ERROR_STOP=1", f"--dbname={dsn}"],
+        [bin_dir / "psql", "-X", "-v", "ON_ERROR_STOP=1", *options, f"--dbname={dsn}"],
         input=script,
         capture_output=True,
         text=True,
@@ -43,3 +48,20 @@ def run_python(text: str, dsn: str) -> dict[str, Any]:
     names: dict[str, Any] = {}
     exec(text.replace('"postgresql://localhost/mydb"', repr(dsn)), names)
     return names
+
+
+def url(dsn: str) -> str:
+    """Write a DSN as a URL."""
+    where = conninfo_to_dict(dsn)
+    host = quote(str(where["host"]), safe="")
+    return f"postgresql://{where['user']}@localhost:{where['port']}/{where['dbname']}?host={host}"
+
+
+def install_from_npm(directory: Path, *packages: str) -> None:
+    """Install packages for Node into a directory; the test is skipped where that cannot be done."""
+    if not (shutil.which("node") and shutil.which("npm")):
+        pytest.skip("Node and npm are not installed")
+    command = ["npm", "install", "--silent", "--no-fund", "--no-audit", "--ignore-scripts", *packages]
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        pytest.skip(f"the npm registry is out of reach: {done.stderr.strip()[-200:]}")

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,6 +21,8 @@ import psycopg
 import pytest
 
 from pyapp import migrate
+
+from .helpers import wait_for
 
 Conn = psycopg.Connection[Any]
 PATIENCE = 60.0  # seconds: what is waited for comes, also on a machine with much to do
@@ -138,16 +139,6 @@ def shared(*arguments: str) -> tuple[Any, Any, Any]:
             assert connection.execute("select * from workflow_progress_drift").fetchall() == []
 
     return service_dsn, service, conn
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
-    """Wait until something holds; return it."""
-    give_up = time.monotonic() + seconds
-    while time.monotonic() < give_up:
-        if (found := condition()) not in (None, False):
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"not within {seconds} s")
 
 
 class Event(NamedTuple):

@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 from collections.abc import Callable, Iterator
+from itertools import cycle
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
@@ -16,7 +17,6 @@ from psycopg.rows import class_row, dict_row, kwargs_row, namedtuple_row, scalar
 import pyapp
 from pyapp import TaskReport, WorkflowNotFound, migrate, reading, standby, writing
 
-from .databases import template
 from .helpers import as_replica
 
 NOWHERE = UUID(int=0)
@@ -140,8 +140,7 @@ def use_every_helper(call: Caller) -> UUID:
     return workflow
 
 
-@pytest.mark.parametrize("rows", ROWS)
-@pytest.mark.parametrize("autocommit", [True, False], ids=["autocommit", "transaction"])
+@pytest.mark.parametrize(("rows", "autocommit"), list(zip(ROWS, cycle([True, False]))))
 def test_every_helper_works_whatever_rows_the_connection_makes(
     dsn: str, connect: Callable[..., Caller], rows: str, autocommit: bool
 ) -> None:
@@ -197,13 +196,15 @@ def test_json_is_read_where_the_connection_leaves_it_as_text(dsn: str, connect: 
 
 # --- Schemas ------------------------------------------------------------------------------------------------
 
-in_odd_schema = template(lambda dsn: migrate(dsn, schema=ODD_SCHEMA), "agent_progress_odd")
+
+def migrate_odd(dsn: str) -> None:
+    migrate(dsn, schema=ODD_SCHEMA)
 
 
 @pytest.fixture
-def odd(databases: Any, in_odd_schema: Any) -> Iterator[str]:
+def odd(databases: Any) -> Iterator[str]:
     """A database with all in another schema, and nothing in public."""
-    with databases.copy(in_odd_schema) as dsn:
+    with databases.copy(migrate_odd) as dsn:
         yield dsn
 
 

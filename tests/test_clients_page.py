@@ -4,26 +4,17 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
-from urllib.parse import quote
 
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict
 
 import pyapp
 
-from .pages import block_with, page
+from .pages import block_with, install_from_npm, page, url
 
 PAGE = "sql/CLIENTS.md"
 long_form = pytest.mark.skipif(not os.environ.get("CLIENTS"), reason="CLIENTS=1 runs it")
 DEBIAN_GO = Path("/usr/share/gocode")
-
-
-def url(dsn: str) -> str:
-    """Write a DSN as a URL."""
-    where = conninfo_to_dict(dsn)
-    host = quote(str(where["host"]), safe="")
-    return f"postgresql://{where['user']}@localhost:{where['port']}/{where['dbname']}?host={host}"
 
 
 def run(*command: str, cwd: Path, **env: str) -> str:
@@ -43,18 +34,10 @@ def run(*command: str, cwd: Path, **env: str) -> str:
 @pytest.fixture(scope="session")
 def npm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory in which TypeScript runs, with pg and Prisma."""
-    if not (shutil.which("node") and shutil.which("npm")):
-        pytest.skip("Node and npm are not installed")
     directory = tmp_path_factory.mktemp("npm")
     (directory / "package.json").write_text('{"type": "module"}')
     packages = ["pg@8", "@types/pg@8", "@types/node@20", "typescript@5", "tsx@4"]
-    packages += ["prisma@6.19", "@prisma/client@6.19", "@prisma/adapter-pg@6.19"]
-    done = subprocess.run(
-        ["npm", "install", "--silent", "--no-fund", "--no-audit", "--ignore-scripts", *packages],
-        cwd=directory, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    if done.returncode:
-        pytest.skip(f"the npm registry is out of reach: {done.stderr.strip()[-200:]}")
+    install_from_npm(directory, *packages, "prisma@6.19", "@prisma/client@6.19", "@prisma/adapter-pg@6.19")
     # tsx brings its compiler as a binary in a package, which it links when it is installed.
     return directory
 

@@ -1,6 +1,6 @@
 """Two sessions at a time: hold, wait until the other is blocked, release, and look at the numbers.
 
-The deadlocks that are admitted, and that each of their victims counts exactly once retried: see test_interleavings.
+That any two statements are counted beside each other, and the deadlocks that are admitted: see test_interleavings.
 """
 
 from collections.abc import Callable, Sequence
@@ -55,69 +55,7 @@ def execute(session: psycopg.Connection, statement: Statement) -> Future[Any]:
     return in_background(session.execute, *statement)
 
 
-# Sessions that wait for each other's counters and are both counted
-
-
-@pytest.mark.parametrize("end", ["commit", "rollback"])
-def test_two_completions_of_one_workflow_are_both_counted(
-    conn: psycopg.Connection, session: Session, blocked: Blocked, end: str
-) -> None:
-    workflow = new_workflow(conn)
-    tasks = new_tasks(conn, workflow, *["running"] * 4)
-    one, other = session(), session()
-    set_status(one, tasks[0], "completed")
-    waiting = execute(other, (COMPLETE, [[tasks[1]]]))
-    blocked(other, one)
-    getattr(one, end)()
-    waiting.result(60)
-    other.commit()
-    assert progress(conn, workflow) == ((50, 2, 4) if end == "commit" else (25, 1, 4))
-
-
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "insert into agent_task (workflow_id, agent_type, status) values (%(workflow)s, 'agent', 'completed')",
-        "insert into agent_task (workflow_id, agent_type) select %(workflow)s, 'agent' from generate_series(1, 3)",
-        "delete from agent_task where id = %(task)s",
-        "delete from agent_task where id <> %(busy)s",
-        "update agent_task set status = 'failed' where id <> %(busy)s",
-        "update agent_task set workflow_id = %(other)s, status = 'completed' where id = %(task)s",
-        "update workflow set agents_planned = 20, status = 'completed' where id = %(workflow)s",
-        "update workflow set progress = 90 where id = %(workflow)s",
-        "update workflow set progress = 90, agents_completed = 0 where id = %(workflow)s",
-    ],
-)
-def test_any_statement_that_waits_for_a_completion_counts_beside_it(
-    conn: psycopg.Connection, session: Session, blocked: Blocked, statement: str
-) -> None:
-    workflow, elsewhere = new_workflow(conn), new_workflow(conn)
-    busy, task, _ = new_tasks(conn, workflow, "running", "running", "completed")
-    one, other = session(), session()
-    set_status(one, busy, "completed")
-    names = {"workflow": workflow, "other": elsewhere, "task": task, "busy": busy}
-    waiting = in_background(other.execute, statement, names)
-    blocked(other, one)
-    one.commit()
-    waiting.result(60)
-    other.commit()
-    row = conn.execute("select agents_completed from workflow_progress_calculated where workflow_id = %s", [workflow])
-    assert counters(conn, workflow)[1] == row.fetchone()[0] >= 1
-
-
-def test_two_sessions_that_complete_the_same_task_count_it_once(
-    conn: psycopg.Connection, session: Session, blocked: Blocked
-) -> None:
-    workflow = new_workflow(conn)
-    task, _ = new_tasks(conn, workflow, "running", "running")
-    one, other = session(), session()
-    set_status(one, task, "completed")
-    waiting = execute(other, (COMPLETE, [[task]]))
-    blocked(other, one)
-    one.commit()
-    assert waiting.result(60).rowcount == 1
-    other.commit()
-    assert progress(conn, workflow) == (50, 1, 2)
+# What waits for what
 
 
 @pytest.mark.parametrize(
@@ -229,32 +167,6 @@ def test_an_orchestrator_that_updates_its_workflow_twice_never_deadlocks_with_an
 
 
 @pytest.mark.parametrize("level", OLD_SNAPSHOT, ids=["repeatable read", "serializable"])
-@pytest.mark.parametrize("waits", [True, False], ids=["that waits", "that comes late"])
-def test_a_writer_with_an_old_snapshot_is_told_to_retry(
-    conn: psycopg.Connection, session: Session, blocked: Blocked, level: IsolationLevel, waits: bool
-) -> None:
-    workflow = new_workflow(conn)
-    a, b = new_tasks(conn, workflow, "running", "running")
-    one, other = session(), session()
-    other.isolation_level = level
-    assert progress(other, workflow) == (0, 0, 2)
-    set_status(one, a, "completed")
-    if waits:
-        waiting = execute(other, (COMPLETE, [[b]]))
-        blocked(other, one)
-        one.commit()
-    else:
-        one.commit()
-        waiting = execute(other, (COMPLETE, [[b]]))
-    assert isinstance(waiting.exception(60), errors.SerializationFailure)
-    other.rollback()
-    assert progress(conn, workflow) == (50, 1, 2)
-    set_status(other, b, "completed")
-    other.commit()
-    assert progress(conn, workflow) == (100, 2, 2)
-
-
-@pytest.mark.parametrize("level", OLD_SNAPSHOT, ids=["repeatable read", "serializable"])
 def test_a_truncate_with_an_old_snapshot_never_leaves_a_wrong_number(
     conn: psycopg.Connection, session: Session, level: IsolationLevel
 ) -> None:
@@ -275,33 +187,6 @@ def test_a_truncate_with_an_old_snapshot_never_leaves_a_wrong_number(
 # Freezing and thawing
 
 
-@pytest.mark.parametrize("act", ["freeze", "thaw"])
-@pytest.mark.parametrize("agent_first", [True, False], ids=["after the agent", "before the agent"])
-def test_freezing_or_thawing_beside_a_completion_is_exact(
-    conn: psycopg.Connection, session: Session, blocked: Blocked, act: str, agent_first: bool
-) -> None:
-    workflow = new_workflow(conn)
-    task, _ = new_tasks(conn, workflow, "running", "running")
-    if act == "thaw":
-        conn.execute("update workflow set progress_frozen_at = now()")
-    statements: dict[str, Statement] = {
-        "agent": (COMPLETE, [[task]]),
-        "act": ("update workflow set progress_frozen_at = %s", ["now" if act == "freeze" else None]),
-    }
-    one, other = session(), session()
-    first, second = ("agent", "act") if agent_first else ("act", "agent")
-    one.execute(*statements[first])
-    waiting = execute(other, statements[second])
-    blocked(other, one)
-    one.commit()
-    waiting.result(60)
-    other.commit()
-    missed = act == "freeze" and not agent_first
-    assert progress(conn, workflow) == ((0, 0, 2) if missed else (50, 1, 2))
-    conn.execute("update workflow set progress_frozen_at = null")
-    assert progress(conn, workflow) == (50, 1, 2)
-
-
 @pytest.mark.parametrize("act", ["now", None], ids=["freezing", "thawing"])
 def test_freezing_or_thawing_amid_a_statement_that_has_not_counted_yet_is_exact(
     conn: psycopg.Connection, session: Session, blocked: Blocked, act: str | None
@@ -318,34 +203,3 @@ def test_freezing_or_thawing_amid_a_statement_that_has_not_counted_yet_is_exact(
     waiting.result(60)
     agent.commit()
     assert progress(conn, workflow) == ((0, 0, 2) if act else (100, 2, 2))
-
-
-# Deleting a workflow
-
-
-def test_a_completion_that_waits_for_the_deletion_of_its_workflow_finds_no_task(
-    conn: psycopg.Connection, session: Session, blocked: Blocked
-) -> None:
-    workflow = new_workflow(conn)
-    [task] = new_tasks(conn, workflow, "running")
-    agent, owner = session(), session()
-    owner.execute("delete from workflow where id = %s", [workflow])
-    new_workflow(owner, id=workflow)
-    waiting = execute(agent, (COMPLETE, [[task]]))
-    blocked(agent, owner)
-    owner.commit()
-    assert waiting.result(60).rowcount == 0
-    agent.commit()
-    assert progress(conn, workflow) == (0, 0, 0)
-
-
-def test_a_task_inserted_while_its_workflow_is_deleted_is_refused(
-    conn: psycopg.Connection, session: Session, blocked: Blocked
-) -> None:
-    workflow = new_workflow(conn)
-    agent, owner = session(), session()
-    owner.execute("delete from workflow where id = %s", [workflow])
-    waiting = in_background(new_tasks, agent, workflow, "running")
-    blocked(agent, owner)
-    owner.commit()
-    assert isinstance(waiting.exception(60), errors.ForeignKeyViolation)

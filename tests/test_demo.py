@@ -241,7 +241,7 @@ def test_a_database_that_stays_away_ends_it_in_one_clear_line(
     monkeypatch.setattr(player, "PATIENCE", 0.5)
     ending = in_background(main, ["replay", str(SAMPLE), "--speed", "20", "--dsn", server.dsn])
     with psycopg.connect(server.dsn, autocommit=True) as conn:
-        wait_for(lambda: conn.execute("select from agent_task where status = 'completed'").fetchone())
+        wait_for(lambda: conn.execute("select from agent_task where status = 'completed'").fetchall())
     os.kill(server.pid, signal.SIGKILL)
     assert ending.result(60) == 2
     err = capfd.readouterr().err.splitlines()

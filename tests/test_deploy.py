@@ -1,5 +1,6 @@
 """The files for deployment, loaded by the programs they are for."""
 
+import asyncio
 import json
 import os
 import re
@@ -54,13 +55,15 @@ def test_rules_and_dashboard_name_metrics_that_exist(dsn: str) -> None:
     from pyapp.web.database import Database
 
     metrics = Metrics()
-    database = Database(dsn)
-    database.open()
-    try:
-        metrics.registry.register(DatabaseCollector(database, lambda: 0))
-        served = metric_names(generate_latest(metrics.registry).decode())
-    finally:
-        database.close()
+
+    async def look() -> None:
+        async with Database(dsn) as database:
+            collector = DatabaseCollector(database, lambda: 0)
+            await collector.look()
+        metrics.registry.register(collector)
+
+    asyncio.run(look())
+    served = metric_names(generate_latest(metrics.registry).decode())
     served |= {f"{name}_bucket" for name in served}
     rules = yaml.safe_load((DEPLOY / "prometheus.rules.yml").read_text())
     asked = {rule["expr"] for group in rules["groups"] for rule in group["rules"]}

@@ -153,6 +153,11 @@ OWN: dict[str, tuple[Callable[[Any, UUID, UUID], Any], type[Exception]]] = {
         lambda conn, id, task: pyapp.report_tasks(conn, id, [(task, "completed"), (task, "done")]),
         UnknownStatus,
     ),
+    "bad status of a workflow": (lambda conn, id, _: pyapp.transition(conn, id, "done"), UnknownStatus),
+    "bad status of a new workflow": (
+        lambda conn, *_: pyapp.create_workflow(conn, "n", "t", status="done"),
+        UnknownStatus,
+    ),
     "no status": (lambda conn, id, task: pyapp.report_tasks(conn, id, [{"task_id": task}]), UnknownStatus),
     "no uuid among others": (
         lambda conn, id, task: pyapp.report_tasks(conn, id, [(task, "completed"), ("no id", "completed")]),

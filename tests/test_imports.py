@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -17,6 +18,7 @@ ONLY_ON_SOME_PLATFORMS = ("fcntl", "grp", "pwd", "resource", "termios")
 COSTLY = ("click", "fastapi", "jinja2", "rich", "sqlparse", "uvicorn", "yoyo")
 
 
+@cache
 def modules() -> dict[str, Path]:
     """All modules of the package, by name."""
     found = {}

@@ -3,7 +3,6 @@
 import asyncio
 import inspect
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 from uuid import NAMESPACE_OID, uuid5
 
 import psycopg
@@ -22,7 +20,6 @@ from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from psycopg import Connection
-from psycopg.conninfo import conninfo_to_dict
 
 import pyapp
 from pyapp.otel import MODEL_CALLS, ProgressProcessor
@@ -30,7 +27,7 @@ from pyapp.otel import MODEL_CALLS, ProgressProcessor
 from .commands import Run
 from .commands import run as run
 from .helpers import kill, wait_for
-from .pages import block_with, page, run_python
+from .pages import block_with, install_from_npm, page, run_python, url
 
 
 def started(operation: str, name: str, **attributes: Any) -> dict[str, Any]:
@@ -463,18 +460,6 @@ def test_what_is_too_much_is_dropped_and_the_rest_still_makes_sense(
     ]
 
 
-def test_an_event_that_was_dropped_is_made_up_for_by_those_that_follow(conn: Connection, tracing: Tracing) -> None:
-    tracing.processor._capacity = 0
-    above = tracing.begin("invoke_agent", "editor")
-    below = tracing.begin("execute_tool", "ask", above)
-    tracing.processor._capacity = 10
-    with tracing.agent("writer", context=set_span_in_context(below)):
-        pass
-    tracing.flush()
-    assert tracing.processor.dropped == 2
-    assert shown(conn) == ["editor: running 0/2 of editor, ask", "writer < editor.ask: completed 1/1 of writer"]
-
-
 def test_what_the_database_refuses_is_dropped_alone(conn: Connection, tracing: Tracing) -> None:
     conn.execute("alter table agent_task add constraint cheap check (agent_type <> 'expensive')")
     with tracing.agent("editor"):
@@ -646,19 +631,11 @@ console.log(id(writer.spanContext()), writer.spanContext().traceId, writer.spanC
 
 
 def test_the_example_in_another_language_writes_the_same(conn: Connection, dsn: str, tmp_path: Path) -> None:
-    if not (shutil.which("node") and shutil.which("npm")):
-        pytest.skip("Node and npm are not installed")
-    packages = ["pg@8", "@opentelemetry/api@1", "@opentelemetry/sdk-trace-base@2"]
-    npm = ["npm", "install", "--silent", "--no-fund", "--no-audit", *packages]
-    done = subprocess.run(npm, cwd=tmp_path, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-    if done.returncode:
-        pytest.skip(f"the npm registry is out of reach: {done.stderr.strip()[-200:]}")
+    install_from_npm(tmp_path, "pg@8", "@opentelemetry/api@1", "@opentelemetry/sdk-trace-base@2")
     (tmp_path / "progress.mjs").write_text(block_with("pyapp/OTEL.md", "js", "ProgressProcessor"), "utf-8")
     (tmp_path / "main.mjs").write_text(NODE, "utf-8")
-    where = conninfo_to_dict(dsn)
-    url = f"postgresql://{where['user']}@{quote(str(where['host']), safe='')}:{where['port']}/{where['dbname']}"
     command = ["node", "main.mjs"]
-    environment = {**os.environ, "DATABASE_URL": url}
+    environment = {**os.environ, "DATABASE_URL": url(dsn)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     key, trace, span = done.stdout.split()

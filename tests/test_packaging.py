@@ -49,19 +49,6 @@ def call(*command: object, **options: Any) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the wheel and the source distribution."""
-    directory = tmp_path_factory.mktemp("dist")
-    call(sys.executable, "-m", "hatchling", "build", "-d", directory, cwd=ROOT)
-    return directory
-
-
-@pytest.fixture(scope="session")
-def wheel(built: Path) -> Path:
-    return next(built.glob("*.whl"))
-
-
 def files(*directories: str) -> set[str]:
     return {
         str(path.relative_to(ROOT))

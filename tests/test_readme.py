@@ -2,20 +2,19 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import urlencode
 
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from pyapp import pending
 from pyapp.cli.main import COMMANDS
-from tests.conftest import TestServer
-from tests.pages import ROOT, block_with, blocks, page, psql, run_python
+from tests.pages import ROOT, block_with, blocks, install_from_npm, page, psql, run_python, url
 
 README, SCHEMA = "README.md", "sql/README.md"
 
@@ -36,31 +35,12 @@ def test_the_python_example_runs(conn: psycopg.Connection, dsn: str) -> None:
     assert conn.execute("select progress from workflow where name = 'search'").fetchone() == (33,)
 
 
-@pytest.fixture(scope="session")
-def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory where Node finds the driver pg."""
-    if not (shutil.which("node") and shutil.which("npm")):
-        pytest.skip("Node and npm are not installed")
-    directory = tmp_path_factory.mktemp("node")
-    npm = ["npm", "install", "--silent", "--no-fund", "--no-audit", "pg@8"]
-    done = subprocess.run(npm, cwd=directory, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-    if done.returncode:
-        pytest.skip(f"the npm registry is out of reach: {done.stderr.strip()[-200:]}")
-    return directory
-
-
-def test_the_node_example_runs(conn: psycopg.Connection, dsn: str, node_modules: Path) -> None:
-    (node_modules / "example.mjs").write_text(block_with(SCHEMA, "js", "create_workflow"), "utf-8")
-    where = conninfo_to_dict(dsn)
-    url = f"postgresql://{where['user']}@{quote(str(where['host']), safe='')}:{where['port']}/{where['dbname']}"
-    done = subprocess.run(
-        ["node", "example.mjs"],
-        cwd=node_modules,
-        env={**os.environ, "DATABASE_URL": url},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_the_node_example_runs(conn: psycopg.Connection, dsn: str, tmp_path: Path) -> None:
+    install_from_npm(tmp_path, "pg@8")
+    (tmp_path / "example.mjs").write_text(block_with(SCHEMA, "js", "create_workflow"), "utf-8")
+    environment = {**os.environ, "DATABASE_URL": url(dsn)}
+    command = ["node", "example.mjs"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("50 % (1 of 2), stage scaffolding\n", "")
 
 
@@ -80,27 +60,22 @@ def test_the_schema_page_names_every_function_that_people_call(conn: psycopg.Con
     assert [name for (name,) in rows if f"`{name}(" not in page(SCHEMA)] == []
 
 
-def test_the_shell_examples_of_the_schema_run(empty: Callable[[], str], server: TestServer, bin_dir: Path) -> None:
+def test_the_shell_examples_of_the_schema_run(empty: Callable[[], str], bin_dir: Path) -> None:
     for start in ("agent-progress migrate\n", "yoyo apply", "cat sql/"):
         script = block_with(README, "sh", start)
         dsn = empty()
         script = script.replace('"postgresql+psycopg:///?host=localhost&dbname=mydb"', '"$YOYO_URL"')
-        name = conninfo_to_dict(dsn)["dbname"]
-        where = f"host={server.host}&port={server.port}&user={server.user}&dbname={name}"
         environment = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}:{bin_dir}:{os.environ['PATH']}",
             "DATABASE_URL": dsn,
-            "YOYO_URL": f"postgresql+psycopg:///?{where}",
+            "YOYO_URL": "postgresql+psycopg:///?" + urlencode(conninfo_to_dict(dsn)),
         }
         done = subprocess.run(
             ["bash", "-ec", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
-        pending = subprocess.run(
-            [sys.executable, "-m", "pyapp", "pending", "--json"], env=environment, capture_output=True, check=True
-        )
-        assert pending.stdout == b"[]\n"
+        assert pending(dsn) == []
 
 
 def test_ci_calls_the_test_command_of_the_readme() -> None:

@@ -2,16 +2,17 @@
 
 import os
 import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
-from psycopg import Connection
+import pytest
+from psycopg import Connection, errors
 
 from pyapp import migrate, watch
+from pyapp.both import complete
 from pyapp.cli import main
+from pyapp.db import Session
 
 from .commands import outcome, start
 from .helpers import at_work, deadlocks, in_background, new_tasks, new_workflow, set_status
@@ -22,23 +23,6 @@ from .service import following, serving, wait_for
 VICTIM = "options='-c deadlock_timeout=400ms'"
 OTHER = "options='-c deadlock_timeout=5s'"
 OWN_TABLES = ("workflow", "agent_task", "workflow_stage", "workflow_event", "stage_definition")
-
-
-@contextmanager
-def meanwhile(act: Callable[[], object]) -> Iterator[None]:
-    """Do something again and again in a thread of its own until the block ends."""
-    done = threading.Event()
-
-    def run() -> None:
-        while not done.is_set():
-            act()
-
-    going = in_background(run)
-    try:
-        yield
-    finally:
-        done.set()
-        going.result(30)
 
 
 def deadlock_with(other: Connection, conn: Connection, application: str, table: str) -> None:
@@ -79,6 +63,21 @@ def test_watch_goes_on_after_a_crash_and_says_so_once(own_server: Callable[[], A
     assert "1 of 1 agents  completed" in out
 
 
+@pytest.mark.parametrize(
+    ("error", "useless"),
+    [(errors.AdminShutdown(), True), (errors.CrashShutdown(), True), (errors.DeadlockDetected(), False)],
+    ids=["AdminShutdown", "CrashShutdown", "DeadlockDetected"],
+)
+def test_a_connection_that_the_server_is_about_to_end_is_given_up(
+    dsn: str, error: psycopg.Error, useless: bool
+) -> None:
+    session = Session(Connection, dsn, None)
+    complete(session.connect())
+    complete(session.close_if_useless(error))
+    assert session.lost is useless
+    complete(session.close())
+
+
 def test_a_loss_does_not_make_watch_wait_for_its_whole_interval(dsn: str, conn: Connection) -> None:
     assert main(["notify", "on", "--dsn", dsn]) == 0
     workflow, (task,) = at_work(conn, 1, status="running")
@@ -86,7 +85,7 @@ def test_a_loss_does_not_make_watch_wait_for_its_whole_interval(dsn: str, conn: 
     next(changes)
     following_it = in_background(lambda: next(changes))
     watching = "from pg_stat_activity where datname = current_database() and application_name = 'agent-progress'"
-    wait_for(lambda: conn.execute(f"select {watching} and wait_event = 'ClientRead'").fetchone())
+    wait_for(lambda: conn.execute(f"select {watching} and wait_event = 'ClientRead'").fetchall())
     assert conn.execute(f"select pg_terminate_backend(pid, 5000) {watching}").fetchall() == [(True,)]
     set_status(conn, task, "completed")
     assert following_it.result(10).progress == 100
@@ -107,7 +106,7 @@ def test_serve_answers_the_victim_of_a_deadlock_at_its_second_try(dsn: str, conn
         where = f"/api/v1/workflows/{workflow}/timeline"
         assert client.get(where).status_code == 200
         locking = in_background(deadlock_with, other, conn, "victim", "agent_task")
-        wait_for(lambda: conn.execute("select from pg_locks where mode = 'AccessExclusiveLock' and granted").fetchone())
+        wait_for(lambda: conn.execute("select from pg_locks where mode = 'AccessExclusiveLock' and granted").fetchall())
         answer = client.get(where)
         locking.result(10)
         assert answer.status_code == 200
@@ -118,6 +117,3 @@ def test_serve_answers_the_victim_of_a_deadlock_at_its_second_try(dsn: str, conn
             conn.execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'victim'")
             set_status(conn, task, "completed")
             stream.until(lambda _: stream.latest[str(workflow)]["progress"] == 100)
-
-
-# --- Users' own ---------------------------------------------------------------------------------------------------

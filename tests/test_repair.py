@@ -131,36 +131,6 @@ def test_repair_waits_for_an_uncommitted_completion_and_counts_it_once(
     assert progress(conn, workflow) == (50, 2, 4)
 
 
-def test_repair_counts_nothing_of_a_completion_that_is_rolled_back(conn: psycopg.Connection, session: Session) -> None:
-    workflow = new_workflow(conn)
-    tasks = new_tasks(conn, workflow, "running", "running")
-    complete_unseen(conn, tasks[0])
-    agent, repairer = session(), session()
-    set_status(agent, tasks[1], "completed")
-    repairing = in_background(repaired, repairer)
-    wait_until_blocked_by(conn, repairer.info.backend_pid, agent.info.backend_pid)
-    agent.rollback()
-    assert repairing.result(60) == [(workflow, 0, 50, 0, 1)]
-    repairer.commit()
-    assert progress(conn, workflow) == (50, 1, 2)
-
-
-def test_a_completion_waits_for_an_uncommitted_repair_and_is_counted_once(
-    conn: psycopg.Connection, session: Session
-) -> None:
-    workflow = new_workflow(conn)
-    tasks = new_tasks(conn, workflow, "running", "running")
-    complete_unseen(conn, tasks[0])
-    agent, repairer = session(), session()
-    assert len(repaired(repairer)) == 1
-    completing = in_background(set_status, agent, tasks[1], "completed")
-    wait_until_blocked_by(conn, agent.info.backend_pid, repairer.info.backend_pid)
-    repairer.commit()
-    completing.result(60)
-    agent.commit()
-    assert progress(conn, workflow) == (100, 2, 2)
-
-
 def test_repair_amid_a_statement_that_has_changed_tasks_but_not_counted_them_is_exact(
     conn: psycopg.Connection, session: Session
 ) -> None:

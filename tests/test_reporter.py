@@ -2,11 +2,9 @@
 
 import asyncio
 import os
-import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,7 +31,7 @@ from pyapp import (
     migrate,
     report_task,
 )
-from pyapp.batches import Batches, Waiting
+from pyapp.batches import Batches, Entry
 from pyapp.both import commit, complete, fetch
 from pyapp.db import Session as Sends
 from pyapp.models import TASK_STATUSES
@@ -55,66 +53,17 @@ REPORTER = "application_name=reporter"
 Session = Callable[[], Connection]
 
 
-class InLoop:
-    """A reporter for asyncio, used from threads as the other one is."""
-
-    def __init__(self, dsn: str, **options: Any) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
-        self._thread.start()
-
-        async def enter() -> Any:
-            return await pyapp.aio.TaskReporter(dsn, **options).__aenter__()
-
-        try:
-            self._reporter = self._do(enter())
-        except BaseException:
-            self._end()
-            raise
-        self._batches = self._reporter._batches
-
-    def _end(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def _do(self, coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
-
-    def report(self, *report: Any, **options: Any) -> Future[Task]:
-        async def answer(future: asyncio.Future[Task]) -> Task:
-            return await future
-
-        return asyncio.run_coroutine_threadsafe(answer(self._do(self._reporter.report(*report, **options))), self._loop)
-
-    def flush(self) -> None:
-        self._do(self._reporter.flush())
-
-    def close(self) -> None:
-        self._do(self._reporter.close())
-
-    def __enter__(self) -> "InLoop":
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        try:
-            self._do(self._reporter.__aexit__(*error))
-        finally:
-            self._end()
-
-
-Reporter = TaskReporter | InLoop
-Start = Callable[..., Reporter]
-
-
-@pytest.fixture(params=[TaskReporter, InLoop], ids=["threads", "asyncio"])
-def start(request: pytest.FixtureRequest, dsn: str) -> Start:
-    """Start a reporter of one of the two kinds, on the database of the test unless told otherwise."""
-    return lambda dsn=f"{dsn} {REPORTER}", **options: request.param(dsn, **options)
+Start = Callable[..., TaskReporter]
 
 
 @pytest.fixture
-def reporter(start: Start) -> Iterator[Reporter]:
+def start(dsn: str) -> Start:
+    """Start a reporter on the database of the test unless told otherwise."""
+    return lambda dsn=f"{dsn} {REPORTER}", **options: TaskReporter(dsn, **options)
+
+
+@pytest.fixture
+def reporter(start: Start) -> Iterator[TaskReporter]:
     with start() as reporter:
         yield reporter
 
@@ -179,7 +128,7 @@ def test_reports_of_many_threads_over_two_reporters_are_all_counted_and_never_de
 
 
 def test_what_comes_while_a_commit_is_under_way_is_one_commit_in_the_order_of_the_workflows(
-    conn: Connection, session: Session, reporter: Reporter
+    conn: Connection, session: Session, reporter: TaskReporter
 ) -> None:
     gate, *workflows = sorted(new_workflow(conn) for _ in range(6))
     tasks = {workflow: new_tasks(conn, workflow, *["running"] * 3) for workflow in (gate, *workflows)}
@@ -284,15 +233,15 @@ def test_a_batch_that_is_sent_again_changes_no_more_than_times(conn: Connection)
     def check(before: list[str], reports: list[tuple[int, Any, Any, bool]]) -> None:
         workflow = new_workflow(conn)
         tasks = new_tasks(conn, workflow, *before)
-        batches: Batches[Future[Task]] = Batches(
+        batches: Batches = Batches(
             Sends(Connection, None, None), size=500, linger=0, capacity=1, patience=0, schema=None
         )
-        batches.waiting.extend(Waiting(workflow, TaskReport(tasks[n], *rest), Future()) for n, *rest in reports)
+        batches.waiting.extend(Entry(workflow, TaskReport(tasks[n], *rest), Future()) for n, *rest in reports)
         while batch := batches.take():
             statements = batches._statements(batch)
-            complete(commit(conn, statements, []))
+            commit(conn, statements, [])
             once = [essence(task) for task in list_tasks(conn, workflow)]
-            complete(commit(conn, statements, []))
+            commit(conn, statements, [])
             assert [essence(task) for task in list_tasks(conn, workflow)] == once
 
     check()
@@ -311,7 +260,7 @@ BAD: dict[str, tuple[Callable[[Any, Any], tuple[Any, ...]], type[Exception]]] = 
 
 @pytest.mark.parametrize("kind", BAD)
 def test_a_report_that_is_wrong_fails_alone_and_is_told(
-    conn: Connection, session: Session, reporter: Reporter, kind: str
+    conn: Connection, session: Session, reporter: TaskReporter, kind: str
 ) -> None:
     make, error = BAD[kind]
     workflow, (first, bad, *good) = at_work(conn, 12)
@@ -355,7 +304,7 @@ def test_what_failed_is_raised_at_the_end_of_the_block_or_a_note_of_the_error_th
 
 
 @pytest.mark.parametrize("status", ["done", "", None, "Completed"])
-def test_an_unknown_status_and_what_is_no_id_are_refused_at_once(reporter: Reporter, status: Any) -> None:
+def test_an_unknown_status_and_what_is_no_id_are_refused_at_once(reporter: TaskReporter, status: Any) -> None:
     with pytest.raises(UnknownStatus, match=f"^{status!r} is no status of a task: pending, assigned, running"):
         reporter.report(uuid4(), uuid4(), status)
     for ids in ((1, uuid4()), (uuid4(), "x")):
@@ -363,7 +312,9 @@ def test_an_unknown_status_and_what_is_no_id_are_refused_at_once(reporter: Repor
             reporter.report(*ids, "completed")
 
 
-def test_a_result_is_what_it_was_when_it_was_reported(conn: Connection, session: Session, reporter: Reporter) -> None:
+def test_a_result_is_what_it_was_when_it_was_reported(
+    conn: Connection, session: Session, reporter: TaskReporter
+) -> None:
     workflow, (task,) = at_work(conn, 1)
     holder, result = session(), {"files": [1]}
     with held(holder, workflow):
@@ -438,6 +389,56 @@ def test_a_callback_reports_even_where_there_is_no_room_and_cannot_wait_for_repo
         assert len(further) == 2
     assert refused == ["a callback of a report cannot wait for reports"]
     assert progress(conn, workflow) == (100, 4, 4)
+
+
+def test_in_asyncio_reports_wait_for_room_and_are_refused_when_it_is_closed(
+    dsn: str, conn: Connection, session: Session
+) -> None:
+    workflow, tasks = at_work(conn, 4)
+    holder = session()
+
+    async def main() -> None:
+        with pytest.raises(ValueError, match="size and capacity are 1 or more"):
+            await pyapp.aio.TaskReporter(dsn, size=0).__aenter__()
+        async with pyapp.aio.TaskReporter(f"{dsn} {REPORTER}", capacity=1) as reporter:
+            with held(holder, workflow):
+                first = await reporter.report(workflow, tasks[0], "completed")
+                await asyncio.to_thread(wait_until_held, conn, holder)
+                await reporter.report(workflow, tasks[1], "completed")
+                late = asyncio.create_task(reporter.report(workflow, tasks[2], "completed"))
+                fourth = asyncio.create_task(reporter.report(workflow, tasks[3], "completed"))
+                await asyncio.sleep(0.05)  # a reporter that does not wait would have taken them by now
+                assert not late.done()
+                assert not fourth.done()
+            assert (await first).status == (await (await late)).status == "completed"
+            await (await fourth)
+            await reporter.close()
+            with pytest.raises(RuntimeError, match="closed"):
+                await reporter.report(workflow, tasks[3], "failed")
+            await reporter.close()
+
+    asyncio.run(main())
+    assert progress(conn, workflow) == (100, 4, 4)
+
+
+def test_in_asyncio_what_was_refused_is_told_by_its_future_by_flush_and_by_the_block(
+    dsn: str, conn: Connection
+) -> None:
+    workflow, (one,) = at_work(conn, 1)
+
+    async def main() -> None:
+        async with pyapp.aio.TaskReporter(dsn) as reporter:
+            await reporter.report(workflow, one, "completed")
+            refused = await reporter.report(workflow, uuid4(), "failed")
+            with pytest.raises(TaskNotFound):
+                await refused
+            with pytest.raises(ExceptionGroup, match="1 report failed"):
+                await reporter.flush()
+            await reporter.report(workflow, uuid4(), "failed")
+
+    with pytest.raises(ExceptionGroup, match="1 report failed"):
+        asyncio.run(main())
+    assert progress(conn, workflow) == (100, 1, 1)
 
 
 def test_in_asyncio_nobody_who_stops_waiting_calls_a_report_back(dsn: str, conn: Connection) -> None:
@@ -532,7 +533,7 @@ def test_serialization_failures_are_tried_again(conn: Connection, session: Sessi
     assert progress(conn, workflow) == (100, 2, 2)
 
 
-def work_hard(reporter: Reporter, tasks: dict[UUID, list[UUID]], agents: int) -> None:
+def work_hard(reporter: TaskReporter, tasks: dict[UUID, list[UUID]], agents: int) -> None:
     """Take every task through its life, once more where the number of the agent is odd, each waiting for an answer."""
 
     def work(number: int) -> None:
@@ -558,32 +559,6 @@ def assert_worked(dsn: str, tasks: dict[UUID, list[UUID]], agents: int) -> None:
                 expected = ("completed", number, 1) if number % 2 else ("failed", "first", 0)
                 assert {outcome[task] for task in of_workflow[number::agents]} == {expected}
         assert conn.execute("select * from workflow_progress_drift").fetchall() == []
-
-
-def test_reports_are_kept_though_sessions_are_ended_at_any_moment(dsn: str, conn: Connection, start: Start) -> None:
-    chance, ended, seen, over = random.Random(1), [], [], threading.Event()
-    tasks = {workflow: new_tasks(conn, workflow, *["pending"] * 32) for workflow in (new_workflow(conn) for _ in "ab")}
-
-    def terminate() -> None:
-        while not over.is_set():
-            now = conn.execute("select sum(agents_failed), sum(agents_completed) from workflow").fetchone()
-            if now not in seen[-1:]:  # it must get on in between
-                seen.append(now)
-                over.wait(chance.uniform(0, 0.01))
-                ended.extend(
-                    conn.execute(
-                        "select pg_terminate_backend(pid) from pg_stat_activity"
-                        " where application_name = 'reporter' and datname = current_database()"
-                    ).fetchall()
-                )
-
-    with start(size=20) as reporter:
-        terminating = in_background(terminate)
-        work_hard(reporter, tasks, agents=8)
-        over.set()
-        terminating.result(60)
-        assert len(ended) > 3
-    assert_worked(dsn, tasks, 8)
 
 
 @contextmanager
@@ -638,14 +613,14 @@ def test_only_the_server_that_took_a_transaction_can_tell_what_became_of_it(
 ) -> None:
     sends, writing = Sends(psycopg.Connection, conn.info.dsn, None), session()
     sends.conn = conn
-    batches: Batches[Future[Task]] = Batches(sends, size=1, linger=0, capacity=1, patience=0, schema=None)
+    batches: Batches = Batches(sends, size=1, linger=0, capacity=1, patience=0, schema=None)
     [(number, server)] = complete(fetch(writing, batches._statements([])[0]))
-    told = in_background(lambda: complete(batches._committed(number, server)))
+    told = in_background(batches._committed, number, server)
     assert not told.done()
     getattr(writing, end)()
     assert told.result(60) == (end == "commit")
     # It was restarted after a crash since.
-    assert not complete(batches._committed(number, datetime.now(UTC)))
+    assert not batches._committed(number, datetime.now(UTC))
 
 
 def test_reports_are_kept_though_the_server_crashes_under_load(own_server: Callable[[], Any]) -> None:

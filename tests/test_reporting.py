@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -56,69 +57,19 @@ def named(conn: psycopg.Connection, workflow: Any, **statuses: str) -> dict[str,
 # --- One report ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("after", STATUSES)
-@pytest.mark.parametrize("before", STATUSES)
-@pytest.mark.parametrize("reopen", [False, True])
-def test_a_report_is_taken_unless_it_comes_late(
-    conn: psycopg.Connection, before: str, after: str, reopen: bool
-) -> None:
+def test_a_report_is_taken_unless_it_comes_late(conn: psycopg.Connection) -> None:
     workflow = new_workflow(conn)
-    one, other = new_tasks(conn, workflow, before, before)
-    late = before in SETTLED and after in OPEN and not reopen
-    expected = before if late else after
-    alone = report_one(conn, workflow, one, after, None, reopen)
-    [batched] = report(conn, workflow, {"task_id": other, "status": after, "reopen": reopen})
-    for task, returned in ((one, alone), (other, batched)):
-        assert returned == row(conn, task)
-        assert returned["status"] == expected
-        assert returned["retry_count"] == int(before in SETTLED and expected in OPEN)
-        assert (returned["completed_at"] is not None) == (expected in SETTLED)
-
-
-@pytest.mark.parametrize("single", [True, False])
-def test_a_result_is_kept_until_another_is_told_or_the_task_is_opened_again(
-    conn: psycopg.Connection, single: bool
-) -> None:
-    workflow = new_workflow(conn)
-    [task] = new_tasks(conn, workflow, "running")
-
-    def told(status: str, result: Any = None, reopen: bool = False) -> Any:
-        if single:
-            return report_one(conn, workflow, task, status, json.dumps(result) if result else None, reopen)["result"]
-        [found] = report(conn, workflow, {"task_id": task, "status": status, "result": result, "reopen": reopen})
-        return found["result"]
-
-    assert told("running", {"done": 1}) == {"done": 1}
-    assert told("completed") == {"done": 1}
-    assert told("completed", {"done": 2}) == {"done": 2}
-    assert told("failed") == {"done": 2}
-    assert told("running", {"late": True}) == {"done": 2}
-    assert told("running", reopen=True) is None
-    assert told("completed", {"done": 3}) == {"done": 3}
-    assert told("pending", {"why": "again"}, reopen=True) == {"why": "again"}
-    for status in SETTLED:
-        assert told(status) == {"why": "again"}
-        assert told("assigned", reopen=True) is None
-        assert told("running", {"why": "again"}) == {"why": "again"}
-
-
-def test_a_report_does_to_a_task_what_a_plain_update_does(conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn)
-    names = "status", "retry_count", "assigned_at", "started_at", "completed_at", "result"
-    course = ["assigned", "running", "completed", "failed", "running", "cancelled", "pending", "running", "failed"]
-    by_report, by_update, by_batch = new_tasks(conn, workflow, "pending", "pending", "pending")
-    seen = []
-    for status in course:
-        report_one(conn, workflow, by_report, status, None, True)
-        conn.execute("update agent_task set status = %s where id = %s", [status, by_update])
-        report(conn, workflow, {"task_id": by_batch, "status": status, "reopen": True})
-        told = [[row(conn, task)[name] for name in names] for task in (by_report, by_update, by_batch)]
-        shape = [
-            [value if name in names[:2] else value is None for name, value in zip(names, t, strict=True)] for t in told
-        ]
-        assert shape[0] == shape[1] == shape[2], status
-        seen.append(shape[0][1])
-    assert seen == [0, 0, 0, 0, 1, 1, 2, 2, 2]
+    for before, after, reopen in product(STATUSES, STATUSES, [False, True]):
+        one, other = new_tasks(conn, workflow, before, before)
+        late = before in SETTLED and after in OPEN and not reopen
+        expected = before if late else after
+        alone = report_one(conn, workflow, one, after, None, reopen)
+        [batched] = report(conn, workflow, {"task_id": other, "status": after, "reopen": reopen})
+        for task, returned in ((one, alone), (other, batched)):
+            assert returned == row(conn, task)
+            assert returned["status"] == expected, (before, after, reopen)
+            assert returned["retry_count"] == int(before in SETTLED and expected in OPEN)
+            assert (returned["completed_at"] is not None) == (expected in SETTLED)
 
 
 def test_what_is_reported_twice_is_written_once(conn: psycopg.Connection) -> None:
@@ -145,29 +96,6 @@ def test_tasks_come_back_once_in_the_order_of_their_first_report(conn: psycopg.C
     assert [found["status"] for found in returned] == ["failed"] * 5 + ["completed"] * 15
 
 
-def test_the_last_report_of_a_task_wins_as_if_each_came_alone(conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn)
-    one, other, third = new_tasks(conn, workflow, "pending", "pending", "completed")
-    returned = report(
-        conn,
-        workflow,
-        {"task_id": one, "status": "running"},
-        {"task_id": other, "status": "completed", "result": {"n": 1}},
-        {"task_id": one, "status": "completed", "result": {"n": 2}},
-        {"task_id": other, "status": "running"},  # late
-        {"task_id": third, "status": "running", "reopen": True},
-        {"task_id": third, "status": "failed"},
-        {"task_id": one, "status": "failed"},
-    )
-    assert [(t["id"], t["status"], t["result"], t["retry_count"]) for t in returned] == [
-        (one, "failed", {"n": 2}, 0),
-        (other, "completed", {"n": 1}, 0),
-        (third, "failed", None, 1),
-    ]
-    assert returned[0]["started_at"] < returned[0]["completed_at"]
-    assert counters(conn, workflow) == (3, 1, 2, 0)
-
-
 def test_external_ids_stand_for_ids_within_their_workflow(conn: psycopg.Connection) -> None:
     workflow, other = new_workflow(conn), new_workflow(conn)
     tasks, foreign = named(conn, workflow, a="running", b="running"), named(conn, other, a="running")
@@ -192,10 +120,6 @@ def test_a_batch_counts_once_whatever_its_size(conn: psycopg.Connection) -> None
         report(conn, workflow, *({"task_id": task, "status": "completed"} for task in tasks))
         assert conn.execute(updates).fetchone() == (before + 1,)
     assert progress(conn, workflow) == (100, 100, 100)
-
-
-def test_no_reports_are_no_error(conn: psycopg.Connection) -> None:
-    assert report(conn, new_workflow(conn)) == []
 
 
 # --- The model: what one report does, and reports one by one --------------------------------------------------
@@ -227,7 +151,7 @@ def test_a_batch_ends_as_its_reports_do_one_by_one_and_as_the_model_says(
         which = {"external_id": str(place)} if by_name else {"task_id": batched[place]}
         result = None if number is None else {"n": number}
         sent.append({**which, "status": status, "result": result, "reopen": reopen})
-        values = [status, None if result is None else json.dumps(result), reopen]
+        values = [status, json.dumps(result), reopen]  # to be told null is to be told nothing
         report_one(conn, other, single[place], *values)
         was, kept, retries = model[place]
         if was in SETTLED and status in OPEN:
@@ -266,23 +190,15 @@ MALFORMED = [
 ]
 
 
-@pytest.mark.parametrize(("reports", "state", "told"), MALFORMED)
-def test_malformed_reports_are_refused_with_what_is_wrong_and_none_is_taken(
-    conn: psycopg.Connection, reports: str, state: str, told: str | None
-) -> None:
+def test_malformed_reports_are_refused_with_what_is_wrong_and_none_is_taken(conn: psycopg.Connection) -> None:
     workflow = new_workflow(conn)
     [task] = new_tasks(conn, workflow, "running")
-    with pytest.raises(psycopg.Error) as refused:
-        conn.execute("select report_tasks(%s, %s)", [workflow, reports.replace('"T"', f'"{task}"')])
-    assert refused.value.sqlstate == state, refused.value
-    assert (told or "") in str(refused.value)
+    for reports, state, told in MALFORMED:
+        with pytest.raises(psycopg.Error) as refused:
+            conn.execute("select report_tasks(%s, %s)", [workflow, reports.replace('"T"', f'"{task}"')])
+        assert refused.value.sqlstate == state, (reports, refused.value)
+        assert (told or "") in str(refused.value)
     assert row(conn, task)["status"] == "running"
-
-
-@pytest.mark.parametrize("call", ["report_tasks(%s, null)", "report_tasks(%s, '7')"])
-def test_what_is_no_array_is_malformed(conn: psycopg.Connection, call: str) -> None:
-    with pytest.raises(psycopg.errors.InvalidParameterValue, match="as a JSON array"):
-        conn.execute(f"select {call}", [new_workflow(conn)])
 
 
 def test_unknown_tasks_are_named_and_no_report_is_taken(conn: psycopg.Connection) -> None:
@@ -311,28 +227,27 @@ def test_unknown_tasks_are_named_and_no_report_is_taken(conn: psycopg.Connection
     assert row(conn, foreign)["status"] == "running"
 
 
-@pytest.mark.parametrize(
-    ("call", "state"),
-    [
-        ("report_task({w}, gen_random_uuid(), 'completed')", "WP003"),
-        ("report_task({w}, null, 'completed')", "22023"),
-        ("report_task({w}, {foreign}, 'completed')", "WP003"),
-        ("report_task({w}, {t}, null)", "22023"),
-        ("report_task({w}, {t}, 'done')", "22P02"),
-        ("report_task({w}, 'no id', 'completed')", "22P02"),
-        ("report_task(gen_random_uuid(), {t}, 'completed')", "P0002"),
-        ("report_task(null, {t}, 'completed')", "P0002"),
-        ("report_tasks(gen_random_uuid(), '[]')", "P0002"),
-        ("report_tasks(null, '[]')", "P0002"),
-        ("""report_tasks(gen_random_uuid(), '[{{"external_id": "a", "status": "failed"}}]')""", "P0002"),
-    ],
-)
-def test_each_error_has_its_sqlstate_and_changes_nothing(conn: psycopg.Connection, call: str, state: str) -> None:
+def test_each_error_has_its_sqlstate_and_changes_nothing(conn: psycopg.Connection) -> None:
     workflow = new_workflow(conn)
     [task], [foreign] = new_tasks(conn, workflow, "running"), new_tasks(conn, new_workflow(conn), "running")
-    with pytest.raises(psycopg.Error) as refused:
-        conn.execute("select " + call.format(w=f"'{workflow}'", t=f"'{task}'", foreign=f"'{foreign}'"))
-    assert refused.value.sqlstate == state, refused.value
+    for call, state in {
+        "report_task({w}, gen_random_uuid(), 'completed')": "WP003",
+        "report_task({w}, null, 'completed')": "22023",
+        "report_task({w}, {foreign}, 'completed')": "WP003",
+        "report_task({w}, {t}, null)": "22023",
+        "report_task({w}, {t}, 'done')": "22P02",
+        "report_task({w}, 'no id', 'completed')": "22P02",
+        "report_task(gen_random_uuid(), {t}, 'completed')": "P0002",
+        "report_task(null, {t}, 'completed')": "P0002",
+        "report_tasks(gen_random_uuid(), '[]')": "P0002",
+        "report_tasks(null, '[]')": "P0002",
+        "report_tasks({w}, null)": "22023",
+        "report_tasks({w}, '7')": "22023",
+        """report_tasks(gen_random_uuid(), '[{{"external_id": "a", "status": "failed"}}]')""": "P0002",
+    }.items():
+        with pytest.raises(psycopg.Error) as refused:
+            conn.execute("select " + call.format(w=f"'{workflow}'", t=f"'{task}'", foreign=f"'{foreign}'"))
+        assert refused.value.sqlstate == state, (call, refused.value)
     assert {found["status"] for found in (row(conn, task), row(conn, foreign))} == {"running"}
 
 
@@ -379,6 +294,21 @@ def test_a_report_that_waited_for_another_one_is_judged_by_what_that_left(
     assert (returned if single else returned[0])["status"] == "completed"
     other.commit()
     assert progress(conn, workflow) == (100, 1, 1)
+
+
+def test_a_report_that_finds_its_task_opened_again_brings_its_result(
+    conn: psycopg.Connection, session: Session
+) -> None:
+    workflow = new_workflow(conn)
+    [task] = new_tasks(conn, workflow, "completed")
+    one, other = session(), session()
+    report_one(one, workflow, task, "pending", None, True)
+    waiting = in_background(report_one, other, workflow, task, "running", '{"n": 1}')
+    wait_until_blocked_by(conn, other.info.backend_pid, one.info.backend_pid)
+    one.commit()
+    returned = waiting.result(60)
+    assert (returned["status"], returned["result"]) == ("running", {"n": 1})
+    other.commit()
 
 
 # --- What it reads --------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """agent-progress grant, and what each kind of role can do after it."""
 
 import re
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,12 @@ from pyapp.cli import main
 from pyapp.roles import KINDS, grants, loopholes
 from pyapp.shipped import resource
 from tests.conftest import Role
-from tests.helpers import as_replica, give_away, new_tasks
+from tests.helpers import as_replica, counters, give_away, new_tasks, new_workflow
+from tests.pages import psql
 
 NewRole = Callable[..., Role]
 Run = Callable[..., tuple[int, str, str]]
+SessionOf = Callable[[str], Connection]
 ODD_NAMES = ['we"ird; Röle', "Select", "a b", "it's", "%s {}", "\\d"]
 RIGHTS = """
     select c.relname::text, a.privilege_type, null from pg_class as c cross join aclexplode(c.relacl) as a
@@ -81,16 +82,6 @@ def test_grant_what_it_prints_and_the_files_do_the_same_and_may_be_repeated(
         text = (resource("sql") / "optional" / f"grant_{file}.sql").read_text()
         psql(bin_dir, dsn, text, f"--set=role={three.name}")
     assert rights(conn, three.name) == granted
-
-
-def psql(bin_dir: Path, dsn: str, script: str, *options: str) -> None:
-    subprocess.run(
-        [bin_dir / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", *options, f"--dbname={dsn}"],
-        input=script,
-        text=True,
-        check=True,
-        env={"PGCLIENTENCODING": "UTF8"},
-    )
 
 
 def test_several_roles_of_any_name_are_granted_to_at_once_and_revoke_takes_all_of_it_back(
@@ -221,14 +212,24 @@ def test_each_table_and_view_is_granted_or_left_out_on_purpose(conn: Connection,
     for kind in KINDS:
         for right in ("truncate", "references", "trigger"):
             assert not rights(conn, roles[kind]) & {(name, right.upper(), None) for name in views | {"agent_task"}}
-    functions = "select proname::text from pg_proc where pronamespace = 'public'::regnamespace"
-    of_triggers = " and prorettype = 'trigger'::regtype"
-    for kind, closed in (("agent", {"repair_progress"}), ("reader", {"repair_progress"}), ("operator", set())):
-        query = f"{functions} and not has_function_privilege(%s, oid, 'execute')"
-        found = {name for (name,) in conn.execute(query, [roles[kind]])}
-        internal = {"settle_workflow"}
-        assert found - closed - internal == {name for (name,) in conn.execute(functions + of_triggers)}, kind
-        assert closed | internal <= found
+
+
+def test_each_function_is_granted_or_left_out_on_purpose(conn: Connection, closed: None, new_role: NewRole) -> None:
+    query = (
+        "select proname::text from pg_proc where pronamespace = 'public'::regnamespace"
+        " and prorettype <> 'trigger'::regtype and has_function_privilege(%s, oid, 'execute')"
+    )
+    may: dict[str, set[str]] = {}
+    for kind in KINDS:
+        role = new_role().name
+        pyapp.grant(conn, **{f"{kind}s": [role]})
+        may[kind] = {name for (name,) in conn.execute(query, [role])}
+    formula = {"progress_percentage", "progress_total"}
+    assert may["agent"] == {"add_tasks", "report_task", "report_tasks"} | formula
+    assert may["reader"] == formula
+    # The guard's own half (05) is its owner's alone.
+    everything = {name for (name,) in conn.execute(query, [conn.info.user])}
+    assert may["operator"] == everything - {"settle_workflow"}
 
 
 @pytest.mark.parametrize("schema", ['My "own" Agents', "public"])
@@ -258,6 +259,80 @@ def test_rights_are_given_in_the_schema_that_is_meant_and_no_other(
 # --- What each can do ---------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def session_of(conn: Connection, closed: None, new_role: NewRole) -> SessionOf:
+    """Open a session of a new role that has the rights of a kind, in a schema that is closed to all others."""
+
+    def open_session(kind: str) -> Connection:
+        role = new_role()
+        pyapp.grant(conn, **{f"{kind}s": [role.name]})
+        return role.connect()
+
+    return open_session
+
+
+def test_an_agent_does_its_whole_work_by_functions(conn: Connection, session_of: SessionOf) -> None:
+    agent, workflow = session_of("agent"), new_workflow(conn)
+    tasks = """["a", {"agent_type": "b", "external_id": "k", "status": "running", "payload": {"x": 1}}, "c"]"""
+    one, two, three = (row[0] for row in agent.execute("select id from add_tasks(%s, %s)", [workflow, tasks]))
+    agent.execute("select report_task(%s, %s, 'running')", [workflow, one])
+    agent.execute("""select report_task(%s, %s, 'completed', '{"files": 3}')""", [workflow, one])
+    agent.execute("select report_task(%s, %s, 'failed')", [workflow, two])
+    agent.execute("select report_task(%s, %s, 'running', null, true)", [workflow, two])
+    reports = f"""[{{"external_id": "k", "status": "completed"}}, {{"task_id": "{three}", "status": "cancelled"}}]"""
+    agent.execute("select report_tasks(%s, %s)", [workflow, reports])
+    assert agent.execute("select from agent_task where status = 'pending' for update skip locked").fetchall() == []
+    agent.execute(
+        "insert into agent_task (workflow_id, external_id, agent_type, status) values (%s, 'k', 'b', 'completed')"
+        " on conflict (workflow_id, external_id) where external_id is not null do update set status = excluded.status",
+        [workflow],
+    )
+    assert counters(conn, workflow) == (3, 2, 0, 1)
+    assert agent.execute("select progress, settled_percentage from workflow_progress").fetchall() == [(67, 100)]
+    assert agent.execute("select parent_id, parent_task_id from workflow").fetchall() == [(None, None)]
+    rows = agent.execute("select id, retry_count from agent_task order by ordinal").fetchall()
+    assert rows == [(one, 0), (two, 1), (three, 0)]
+    assert agent.execute("select * from workflow_progress_drift").fetchall() == []
+
+
+def test_an_operator_creates_moves_repairs_and_archives_by_functions(conn: Connection, session_of: SessionOf) -> None:
+    operator = session_of("operator")
+    [root] = operator.execute("select id from create_workflow('root', 'app')").fetchone()
+    query = "select id, parent_id, current_stage from create_workflow('w', 'bugfix', parent_id => %s)"
+    workflow, parent, stage = operator.execute(query, [root]).fetchone()
+    assert (parent, stage) == (root, "initialization")
+    [task] = operator.execute("""select id from add_tasks(%s, '["a"]')""", [workflow]).fetchone()
+    operator.execute("select report_task(%s, %s, 'completed')", [workflow, task])
+    operator.execute("""select report_tasks(%s, '[]')""", [workflow])
+    operator.execute("select advance_workflow(%s)", [workflow])
+    operator.execute("select transition_workflow(%s, 'completed')", [workflow])
+    # Written back whole, as some libraries do, the numbers stay as they are.
+    operator.execute("update workflow set progress = 9, agents_completed = 9, name = 'x' where id = %s", [workflow])
+    by = conn.execute("select distinct payload ->> 'by' from workflow_event where payload ? 'by'").fetchall()
+    assert by == [(operator.info.user,)]
+    assert operator.execute("select * from repair_progress()").fetchall() == []
+    assert operator.execute("select * from archive_workflows('0 days')").fetchall() == [(workflow, 1)]
+    assert counters(conn, workflow) == (1, 1, 0, 0)
+    operator.execute("delete from workflow where id = %s", [root])
+    assert conn.execute("select from workflow").fetchall() == []
+
+
+def test_a_reader_reads_all_and_calls_nothing_that_writes(conn: Connection, session_of: SessionOf) -> None:
+    reader, workflow = session_of("reader"), new_workflow(conn, status="completed")
+    new_tasks(conn, workflow, "completed")
+    views = conn.execute("select viewname from pg_views where schemaname = 'public'").fetchall()
+    for (view,) in views:
+        reader.execute(f"select * from {view}")
+    calls = [
+        f"select {call}" for call in ("create_workflow('w', 'app')", "archive_workflows('0')", "repair_progress()")
+    ]
+    for table in ("workflow", "agent_task", "workflow_stage", "workflow_event", "stage_definition"):
+        calls += [f"delete from {table}", f"truncate {table} cascade", f"insert into {table} default values"]
+    for call in calls:
+        with pytest.raises(errors.InsufficientPrivilege):
+            reader.execute(call)
+
+
 def test_a_reader_reads_by_every_command_and_writes_nothing(
     conn: Connection, closed: None, new_role: NewRole, run: Run
 ) -> None:
@@ -284,9 +359,9 @@ def test_a_reader_reads_by_every_command_and_writes_nothing(
     assert len(pyapp.repair(conn)) == 1
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
+def test_an_operator_changes_neither_rules_nor_schema(conn: Connection, session_of: SessionOf) -> None:
+    operator = session_of("operator")
+    for statement in (
         "truncate workflow cascade",
         "truncate agent_task",
         "update stage_definition set agents = 1",
@@ -295,10 +370,6 @@ def test_a_reader_reads_by_every_command_and_writes_nothing(
         "create trigger t before update on workflow for each row execute function guard_progress()",
         "set session_replication_role = replica",
         "select maintain_progress()",
-    ],
-)
-def test_an_operator_changes_neither_rules_nor_schema(conn: Connection, new_role: NewRole, statement: str) -> None:
-    role = new_role()
-    pyapp.grant(conn, operators=[role.name])
-    with pytest.raises(errors.InsufficientPrivilege):
-        role.connect().execute(statement)
+    ):
+        with pytest.raises(errors.InsufficientPrivilege):
+            operator.execute(statement)

@@ -1,6 +1,7 @@
 """Times and retry count of tasks, kept by triggers: the same for a plain UPDATE, an upsert, a COPY or a report."""
 
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -38,33 +39,29 @@ def given(conn: psycopg.Connection, status: str, **columns: Any) -> Any:
     ).fetchone()[0]
 
 
-@pytest.mark.parametrize("after", STATUSES)
-@pytest.mark.parametrize("before", STATUSES)
-def test_every_move_fills_in_and_clears_the_times_and_counts_a_retry(
-    conn: psycopg.Connection, before: str, after: str
-) -> None:
-    [task] = new_tasks(conn, new_workflow(conn), before)
-    old = times(conn, task)
-    assert [moment is not None for moment in old] == [
-        before in ("assigned", "running"),
-        before == "running",
-        before in SETTLED,
-    ]
-    set_status(conn, task, after)
-    new = times(conn, task)
-    opened = before in SETTLED and after in OPEN
-    assert retries(conn, task) == int(opened)
-    if after in SETTLED:
-        # The times of its course stay.
-        assert new[:2] == old[:2]
-        assert new[2] is not None
-        assert (new[2] == old[2]) == (before == after)
-    else:
-        assert [moment is not None for moment in new] == [after in ("assigned", "running"), after == "running", False]
-        if before == "running" and after == "running":
-            assert new == old
-        if before == "assigned":
-            assert new[0] in (old[0], None)
+def test_every_move_fills_in_and_clears_the_times_and_counts_a_retry(conn: psycopg.Connection) -> None:
+    workflow = new_workflow(conn)
+    for before, after in product(STATUSES, repeat=2):
+        [task] = new_tasks(conn, workflow, before)
+        old = times(conn, task)
+        begun = [before in ("assigned", "running"), before == "running", before in SETTLED]
+        assert [moment is not None for moment in old] == begun
+        set_status(conn, task, after)
+        new = times(conn, task)
+        opened = before in SETTLED and after in OPEN
+        assert retries(conn, task) == int(opened), (before, after)
+        if after in SETTLED:
+            # The times of its course stay.
+            assert new[:2] == old[:2]
+            assert new[2] is not None
+            assert (new[2] == old[2]) == (before == after)
+        else:
+            begun = [after in ("assigned", "running"), after == "running", False]
+            assert [moment is not None for moment in new] == begun, (before, after)
+            if before == "running" and after == "running":
+                assert new == old
+            if before == "assigned":
+                assert new[0] in (old[0], None)
 
 
 def test_a_task_opened_again_begins_anew(conn: psycopg.Connection) -> None:

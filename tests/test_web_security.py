@@ -1,5 +1,6 @@
 """Who may read, what a browser may do with it, and what the service never says."""
 
+import asyncio
 import re
 import shutil
 import signal
@@ -20,6 +21,7 @@ from psycopg.conninfo import make_conninfo
 from pyapp import grant
 from pyapp.web import security
 from pyapp.web.database import Database
+from pyapp.web.wire import fetch_values
 from tests.helpers import new_tasks, new_workflow
 from tests.service import PATIENCE, Conn, Service, command, content, environment, following, serving, shared, wait_for
 
@@ -306,25 +308,28 @@ def test_other_origins_may_read_only_where_configured(service: Service, service_
 # --- The database -----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def database(service_dsn: str) -> Iterator[Database]:
-    opened = Database(f"{service_dsn} options='-c default_transaction_read_only=off -c TimeZone=Asia/Kolkata'")
-    opened.open()
-    yield opened
-    opened.close()
-
-
-def test_its_sessions_cannot_write_whatever_the_dsn_says(database: Database, conn: Conn) -> None:
-    for statement in (
+@pytest.mark.parametrize(
+    "statement",
+    [
         "insert into public.workflow (name, type) values ('x', 'x')",
         "create table public.x ()",
         "delete from public.workflow",
         "select nextval(pg_get_serial_sequence('public.workflow_event', 'id'))",
-    ):
-        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
-            database.run(lambda session, _, statement=statement: session.execute(statement))
-    assert database.run(lambda session, _: session.execute("show statement_timeout").fetchone()) == ("5s",)
-    assert database.run(lambda session, _: session.execute("show timezone").fetchone()) == ("UTC",)
+    ],
+)
+def test_its_sessions_cannot_write_whatever_the_dsn_says(service_dsn: str, conn: Conn, statement: str) -> None:
+    options = "-c default_transaction_read_only=off -c TimeZone=Asia/Kolkata"
+
+    async def ask() -> None:
+        async with Database(make_conninfo(service_dsn, options=options)) as database:
+            for setting, value in (("statement_timeout", "5s"), ("timezone", "UTC")):
+                assert await database.ask(lambda session, _, name=setting: fetch_values(session, f"show {name}")) == [
+                    value
+                ]
+            await database.ask(lambda session, _: session.execute(statement))
+
+    with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+        asyncio.run(ask())
 
 
 @pytest.mark.parametrize(

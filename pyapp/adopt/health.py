@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from heapq import nlargest
 from typing import Any
 
 import psycopg
 from psycopg import Connection, sql
-from psycopg.rows import tuple_row
+from psycopg.rows import class_row, dict_row
 
 from pyapp.adopt.adoption import AdoptError, Adoption
 from pyapp.adopt.backfill import Backfill, is_live
-from pyapp.adopt.catalog import first_line
+from pyapp.adopt.catalog import first_line, unindexed_key
 from pyapp.adopt.install import new_partitions, outdated, render
 from pyapp.adopt.render import Renderer, name
 
-_EXAMPLES = 20
+_COUNTS = """
+    select
+        count(*) as workflows,
+        count(*) filter (where not frozen and stored = counted) as unchanged,
+        count(*) filter (where not frozen and (stored < counted or stored is null)) as raised,
+        count(*) filter (where not frozen and stored > counted) as lowered,
+        count(*) filter (where not frozen and stored > 0 and counted = 0) as zeroed,
+        count(*) filter (where frozen) as frozen
+    from pg_temp.preview
+"""
+_DIFFERENT = (
+    "select count(*) from {schema}.workflow_progress as p join {schema}.read_workflows() as w"
+    " on w.workflow_id = p.workflow_id where w.published is distinct from p.progress"
+)
+_EXAMPLES = """
+    select workflow, stored, counted
+    from pg_temp.preview
+    where not frozen and stored is distinct from counted
+    order by abs(coalesce(stored, 0) - counted) desc
+    limit 20
+"""
 
 
 @dataclass(frozen=True)
@@ -51,37 +70,26 @@ def preview(conn: Connection[Any], adoption: Adoption) -> Preview:
     ended = Renderer(adoption).workflow_is("completed")
     if adoption.workflows is None or column is None:
         raise AdoptError("nothing would be written: no column of progress is published")
-    query = f"""
+    compare = f"""
+        create temporary table preview as
         select
-            c.workflow_id::text,
-            w.published::integer,
-            c.progress,
-            {ended != "false"} and w.status = 'completed' and w.published >= 100 and c.agents_created > 0
-                and c.agents_completed + c.agents_failed + c.agents_cancelled = 0
+            c.workflow_id::text as workflow,
+            w.published::integer as stored,
+            c.progress as counted,
+            coalesce(
+                {ended != "false"} and w.status = 'completed' and w.published >= 100 and c.agents_created > 0
+                    and c.agents_completed + c.agents_failed + c.agents_cancelled = 0,
+                false
+            ) as frozen
         from {name(adoption.schema)}.workflow_progress_calculated as c
         join {name(adoption.schema)}.read_workflows() as w on w.workflow_id = c.workflow_id
     """
     with conn.transaction(force_rollback=True):
         conn.execute("set local client_min_messages = warning")
         conn.execute(render(conn, adoption).objects.encode())
-        with conn.cursor("preview", row_factory=tuple_row) as cursor:  # read bit by bit, however many there are
-            return _compare(cursor.execute(query.encode()))
-
-
-def _compare(rows: Iterable[tuple[str, int | None, int, bool]]) -> Preview:
-    counts = dict.fromkeys(("workflows", "unchanged", "raised", "lowered", "zeroed", "frozen"), 0)
-
-    def moved() -> Iterator[Change]:
-        for workflow, stored, counted, frozen in rows:
-            counts["workflows"] += 1
-            if frozen or stored == counted:
-                counts["frozen" if frozen else "unchanged"] += 1
-                continue
-            counts["raised" if stored is None or stored < counted else "lowered"] += 1
-            counts["zeroed"] += bool(stored) and counted == 0
-            yield Change(workflow, stored, counted)
-
-    examples = nlargest(_EXAMPLES, moved(), key=lambda change: abs((change.stored or 0) - change.counted))
+        conn.execute(compare.encode())
+        examples = conn.cursor(row_factory=class_row(Change)).execute(_EXAMPLES).fetchall()
+        [counts] = conn.cursor(row_factory=dict_row).execute(_COUNTS).fetchall()
     return Preview(**counts, examples=examples)
 
 
@@ -108,18 +116,9 @@ def examine(conn: Connection[Any], adoption: Adoption) -> tuple[list[str], list[
             f"new partitions ({', '.join(new)}): what is written to one by its own name is not counted, what is written"
             " through the whole table is; agent-progress adopt takes them in"
         )
-    if adoption.shadow and (different := _different(conn, adoption)):
+    if told := unindexed_key(conn, adoption):
+        notes.append(told)
+    if adoption.shadow and (different := Backfill(conn, adoption).value(_DIFFERENT)):
         noun = "workflow says" if different == 1 else "workflows say"
         notes.append(f"{different} {noun} something else than what was counted; adopt --live publishes it")
     return missing, notes
-
-
-def _different(conn: Connection[Any], adoption: Adoption) -> int:
-    """Count the workflows whose own column of progress says something else than our count."""
-    row = conn.execute(
-        sql.SQL(
-            "select count(*) from {schema}.workflow_progress as p join {schema}.read_workflows() as w"
-            " on w.workflow_id = p.workflow_id where w.published is distinct from p.progress"
-        ).format(schema=sql.Identifier(adoption.schema))
-    ).fetchone()
-    return row[0] if row else 0

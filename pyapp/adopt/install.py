@@ -14,6 +14,7 @@ from psycopg.rows import tuple_row
 from pyapp.adopt.adoption import AdoptError, Adoption, Table
 from pyapp.adopt.catalog import first_line, partitions
 from pyapp.adopt.render import MARK, Renderer, Script
+from pyapp.adopt.render import name as quoted
 from pyapp.db import connect
 
 OnStep = Callable[[str], None]
@@ -86,13 +87,8 @@ def list_adoptions(conn: Connection[Any]) -> list[Adoption]:
 
 
 def render(conn: Connection[Any], adoption: Adoption) -> Script:
-    """Render an adoption for the tables and partitions that there are now."""
+    """Render the SQL that adopts, for the tables and partitions that there are now."""
     return Renderer(adoption, partitions(conn, adoption)).script()
-
-
-def full_script(conn: Connection[Any], adoption: Adoption) -> str:
-    """Render the SQL that adopts, for a migration of the application's."""
-    return str(render(conn, adoption))
 
 
 def install(conn: Connection[Any], adoption: Adoption, on_step: OnStep = lambda _: None) -> None:
@@ -107,16 +103,16 @@ def install(conn: Connection[Any], adoption: Adoption, on_step: OnStep = lambda 
 
 def triggers(conn: Connection[Any], schema: str) -> list[tuple[str, Table, str]]:
     """List the triggers of an adoption, wherever they are, and whether they are enabled (``O``)."""
-    rows = conn.cursor(row_factory=tuple_row).execute(_TRIGGERS, [_quoted(schema)]).fetchall()
+    rows = conn.cursor(row_factory=tuple_row).execute(_TRIGGERS, [quoted(schema)]).fetchall()
     return [(row[0], Table(row[1], row[2]), row[3]) for row in rows]
 
 
 def _superfluous(conn: Connection[Any], adoption: Adoption, script: str) -> list[str]:
     """Drop what the adoption no longer has: triggers of partitions that were detached, publishing."""
     return [
-        f"drop trigger if exists {_quoted(name)} on {table.sql};"
+        f"drop trigger if exists {quoted(name)} on {table.sql};"
         for name, table, _ in triggers(conn, adoption.schema)
-        if f"trigger {_quoted(name)}" not in script
+        if f"trigger {quoted(name)}" not in script
         or (f" on {table.sql}\n" not in script and name != f"zz_{adoption.schema}_guard")
     ]
 
@@ -154,7 +150,7 @@ def outdated(conn: Connection[Any], adoption: Adoption, script: Script) -> list[
     """Tell what is missing of an adoption, disabled, or other than this version would make it. Only reads."""
     found = [] if script.hash == adoption.script else ["it was made by another version of agent-progress"]
     cursor = conn.cursor(row_factory=tuple_row)
-    rows = cursor.execute(_OBJECTS, {"schema": _quoted(adoption.schema)}).fetchall()
+    rows = cursor.execute(_OBJECTS, {"schema": quoted(adoption.schema)}).fetchall()
     there = {(kind, name): body for kind, name, body in rows}
     for kind, name in _CREATED.findall(script.objects):
         body = there.get((kind, name))
@@ -174,10 +170,9 @@ def outdated(conn: Connection[Any], adoption: Adoption, script: Script) -> list[
 def remove_script(conn: Connection[Any], adoption: Adoption) -> list[str]:
     """Render the SQL that takes an adoption back, in parts that each lock one table of the application's."""
     drops = [
-        f"drop trigger if exists {_quoted(name)} on {table.sql};\n"
-        for name, table, _ in triggers(conn, adoption.schema)
+        f"drop trigger if exists {quoted(name)} on {table.sql};\n" for name, table, _ in triggers(conn, adoption.schema)
     ]
-    return [*drops, f"drop schema if exists {_quoted(adoption.schema)} cascade;\n"]
+    return [*drops, f"drop schema if exists {quoted(adoption.schema)} cascade;\n"]
 
 
 def remove(conn: Connection[Any], adoption: Adoption, on_step: OnStep = lambda _: None) -> None:
@@ -189,15 +184,11 @@ def remove(conn: Connection[Any], adoption: Adoption, on_step: OnStep = lambda _
         " join pg_rewrite as r on d.classid = 'pg_rewrite'::regclass and r.oid = d.objid"
         " join pg_class as v on v.oid = r.ev_class"
         " where c.relnamespace = to_regnamespace(%(schema)s) and v.relnamespace <> c.relnamespace",
-        {"schema": _quoted(schema)},
+        {"schema": quoted(schema)},
     )
     if found := [row[0] for row in others.fetchall()]:
         raise AdoptError(f"nothing changed: other objects depend on schema {schema}: {', '.join(found)}")
     _run(conn, schema, remove_script(conn, adoption), on_step)
-
-
-def _quoted(name: str) -> str:
-    return sql.Identifier(name).as_string(None)
 
 
 def _run(conn: Connection[Any], schema: str, parts: Sequence[str], on_step: OnStep) -> None:

@@ -24,6 +24,7 @@ MARK = "$agent_progress$"
 """Quotes the bodies of functions: nothing that is filled in may hold it."""
 _STATES = ("completed", "failed", "cancelled", "paused", "initiated")
 _BY_RULE = re.compile(r"(\w+)_is_(\w+)")
+_AS_JSON = re.compile(r"(?<![\w.])as_json\(")
 
 
 def read_template(file: str) -> str:
@@ -39,6 +40,11 @@ def text(value: str) -> str:
 def name(value: str) -> str:
     """Write an identifier."""
     return sql.Identifier(value).as_string(None)
+
+
+def locate(expressions: str, schema: str) -> str:
+    """Write out where the function as_json() lies, which expressions name without a schema."""
+    return _AS_JSON.sub(lambda _: f"{schema}.as_json(", expressions)
 
 
 @dataclass(frozen=True)
@@ -68,32 +74,27 @@ class Renderer:
 
     def __init__(self, adoption: Adoption, partitions: Partitions = Partitions()) -> None:
         """Take the adoption, and the partitions that its tables have now."""
-        written = json.dumps(adoption.to_json(), sort_keys=True)  # in one order, wherever it comes from
-        self._of, self._partitions = Adoption.from_json(json.loads(written)), partitions
-        self._schema = name(adoption.schema)
+        self._record = adoption.to_json()
+        written = json.dumps(self._record, sort_keys=True)  # in one order, wherever it comes from
+        self._schema, self._partitions = name(adoption.schema), partitions
+        self._of = Adoption.from_json(json.loads(locate(written, json.dumps(self._schema)[1:-1])))
         if MARK in written:
             raise AdoptError(f"{MARK} cannot stand in a name or an expression")
 
     def script(self) -> Script:
         """Render all that an adoption installs."""
         of, parts = self._of, self._partitions
+        files = ["../03_formula.sql", "as_json.sql", "02_count.sql", *(["03_delete.sql"] if of.workflows else [])]
+        files += ["04_workflows.sql", "05_tasks.sql", "06_views.sql", "07_repair.sql"]
+        files += ["../16_tree_progress.sql", "../21_trends.sql"]
+        files += [*(["08_publish.sql"] if of.publishes else []), "09_rights.sql"]
         # What is written once for all: the files of sql/ that adoptions share.
-        files = ["../03_formula.sql", "02_count.sql", *(["03_delete.sql"] if of.workflows else [])]
-        files += ["04_workflows.sql", "05_tasks.sql"]
-        files += [
-            "06_views.sql",
-            "07_repair.sql",
-            "09_trees.sql",
-            "../21_trends.sql",
-            *(["08_publish.sql"] if of.publishes else []),
-            "09_rights.sql",
-        ]
         objects = [
             for_schema(read_template(file), of.schema) if file.startswith("../") else self.render(file)
             for file in files
         ]
         made = _hash("\n".join([*objects, read_template("01_schema.sql")]))
-        definition = text(json.dumps(of.to_json() | {"script": made}, sort_keys=True))
+        definition = text(json.dumps(self._record | {"script": made}, sort_keys=True))
         objects.insert(0, self.render("01_schema.sql", definition=definition))
         on_tasks = [self.render("11_task_triggers.sql", table=table.sql) for table in (of.tasks, *parts.tasks)]
         on_tasks += [self.render("12_partitions.sql")] if parts.tasks else []
@@ -118,9 +119,6 @@ class Renderer:
 
     # The parts of the key.
 
-    def _each(self, pattern: str, joint: str = ", ") -> str:
-        return joint.join(pattern.replace("{i}", str(i + 1)) for i in range(len(self._of.keys)))
-
     def _by_rule(self, slot: str) -> str:
         if match := _BY_RULE.fullmatch(slot):
             return self._each(f"{match[1]}.key_{{i}} = {match[2]}.key_{{i}}", " and ")
@@ -128,11 +126,11 @@ class Renderer:
             return self._each(f"{slot.removesuffix('_keys')}.key_{{i}}")
         raise KeyError(slot)
 
-    def _typed(self, pattern: str, keys: Sequence[Key], joint: str = ", ") -> str:
-        """Write a list of the parts of a key, with {i} for the number, {sql} and {type} of each."""
+    def _each(self, pattern: str, joint: str = ", ", keys: Sequence[Key] = ()) -> str:
+        """Write a list of the parts of a key, that of tasks or another, with {i}, {sql} and {type} of each."""
         return joint.join(
             pattern.replace("{i}", str(i + 1)).replace("{type}", key.type).replace("{sql}", key.sql)
-            for i, key in enumerate(keys)
+            for i, key in enumerate(keys or self._of.keys)
         )
 
     def _id(self, parts: Sequence[str]) -> str:
@@ -146,7 +144,7 @@ class Renderer:
         if len(self._of.keys) == 1:
             return f"k.key_1 = {argument}"
         part = f"replace(replace(split_part({argument}, '/', {{i}}), '%2F', '/'), '%25', '%')::{{type}}"
-        return self._typed(f"k.key_{{i}} = {part}", self._of.keys, " and ")
+        return self._each(f"k.key_{{i}} = {part}", " and ")
 
     # What tasks and workflows are.
 
@@ -197,7 +195,7 @@ class Renderer:
 
     def _counted(self, relation: str, more: str = "") -> str:
         """Write a subquery for tasks: their keys, and what became of them."""
-        keys = self._typed("({sql})::{type} as key_{i}", self._of.keys)
+        keys = self._each("({sql})::{type} as key_{i}")
         return f"(select {keys}, {self.outcome} as outcome{more} from {relation})"
 
     @cached_property
@@ -221,9 +219,9 @@ class Renderer:
                 "updated_at": f"coalesce({of_json['updated_at']}, c.progress_updated_at)",
                 "completed_at": f"case when {done} then coalesce({of_json['completed_at']}, c.progress_updated_at) end",
             }
-        listed = f"{of.workflows.sql} as workflow where {self._typed('{sql} is not null', of.workflow_keys, ' and ')}"
+        listed = f"{of.workflows.sql} as workflow where {self._each('{sql} is not null', ' and ', of.workflow_keys)}"
         if of.workflows == of.tasks:
-            child = self._typed("({sql}) is not null", of.keys, " and ").replace("task.", "workflow.")
+            child = self._each("({sql}) is not null", " and ").replace("task.", "workflow.")
             listed += f" and (not ({child}) or exists (select from {counter} where {self._workflow_is('c')}))"
         columns = {c: _cast(of.columns.get(c), kind) for c, (kind, *_) in WORKFLOW_COLUMNS.items()}
         keys = [key.sql for key in of.workflow_keys]
@@ -233,7 +231,7 @@ class Renderer:
         return columns | {"listed": listed, "workflow_keys": ", ".join(keys), "workflow_id": self._id(keys)}
 
     def _workflow_is(self, row: str) -> str:
-        return self._typed(f"{{sql}} = {row}.key_{{i}}", self._of.workflow_keys, " and ")
+        return self._each(f"{{sql}} = {row}.key_{{i}}", " and ", self._of.workflow_keys)
 
     # Publishing.
 
@@ -275,9 +273,6 @@ class Renderer:
         slots["counter_is_of_new"] = " and ".join(
             f"c.key_{i + 1} = {key(part, 'new')}" for i, part in enumerate(of.workflow_keys)
         )
-        # With a plan, what is published depends on two rows: the second one is locked before it is read.
-        lock = f"perform from {self._workflows} as workflow where {self._workflow_is('this')} for no key update;"
-        slots["lock_workflow"] = lock if planned else ""
         return slots
 
     # All slots.
@@ -298,6 +293,9 @@ class Renderer:
             "workflows": self._workflows,
             "counts": text(_hash(json.dumps(of.counts(), sort_keys=True))),
             "schema_name": text(of.schema),
+            "nothing_removed": ", ".join(
+                f"{kind}_{outcome} = 0" for kind in ("removed", "kept") for outcome in OUTCOMES
+            ),
             "tasks_name": text(of.tasks.sql),
             "workflow_noun": text(of.workflow_noun),
             "workflow_nouns": text(plural(of.workflow_noun)),
@@ -307,9 +305,9 @@ class Renderer:
             "keys_known": f"({each('key_{i} is not null', ' and ')})",
             "keys_as_text": each("key_{i}::text"),
             "last_keys": each("key_{i} desc"),
-            "key_columns": self._typed("key_{i} {type} not null", of.keys),
-            "key_variables": self._typed("key_{i} {type}", of.keys, "; "),
-            "key_types": self._typed("key_{i} {type}", of.keys),
+            "key_columns": self._each("key_{i} {type} not null"),
+            "key_variables": self._each("key_{i} {type}", "; "),
+            "key_types": self._each("key_{i} {type}"),
             "identity_column": "" if single else f"{identity} unique (workflow_id),",
             "id_type": of.id_type,
             "counter_id": f"{counter_id}::{of.id_type}",
@@ -330,19 +328,19 @@ class Renderer:
             "new_tasks": self._counted("new_task as task offset 0"),
             "changed_tasks": self._counted("changed_task as task offset 0"),
             "described": self._described,
-            "task_keys": self._typed("({sql})::{type}", of.keys),
-            "row_is_this": self._typed("({sql})::{type} = this.key_{i}", of.keys, " and "),
+            "task_keys": self._each("({sql})::{type}"),
+            "row_is_this": self._each("({sql})::{type} = this.key_{i}", " and "),
             "task_id": f"({of.task_id.sql})::{of.task_id.type}",
             "task_id_type": of.task_id.type,
             "task_workflow_id": f"t.key_1::{of.id_type}" if single else "c.workflow_id",
             "join_counter": "" if single else f"join {schema}.workflow_counter as c on {self._by_rule('c_is_t')}",
-            "workflow_key_types": self._typed("key_{i} {type}", of.workflow_keys or of.keys),
-            "workflow_keys_as_is": self._typed("{sql} as key_{i}", of.workflow_keys),
+            "workflow_key_types": self._each("key_{i} {type}", keys=of.workflow_keys),
+            "workflow_keys_as_is": self._each("{sql} as key_{i}", keys=of.workflow_keys),
             "workflow_keys_as_keys": ", ".join(
                 f"({theirs.sql})::{ours.type} as key_{i + 1}"
                 for i, (ours, theirs) in enumerate(zip(of.keys, of.workflow_keys, strict=False))
             ),
-            "workflow_keys_known": self._typed("{sql} is not null", of.workflow_keys, " and "),
+            "workflow_keys_known": self._each("{sql} is not null", " and ", of.workflow_keys),
             **{f"workflow_is_{row}": self._workflow_is(row) for row in ("this", "c", "b")},
             "status": self._status(),
             "planned": _cast(of.columns.get("agents_planned") if of.workflows else None, "integer"),
@@ -360,7 +358,7 @@ class Renderer:
             "stored_progress": f"coalesce(k.frozen_progress, {schema}.progress_percentage(k.stored_completed,"
             f" {schema}.progress_total(w.status::{schema}.workflow_status, k.stored_created, w.planned)))",
             "published_differs": "false",
-            **dict.fromkeys(("keep", "carry", "publish", "publish_counted", "describe"), ""),
+            **dict.fromkeys(("keep", "carry", "ended", "publish", "publish_counted", "lock_workflow", "describe"), ""),
             **{f"task_{c}": _cast(of.task_columns.get(c), kind) for c, (kind, *_) in TASK_COLUMNS.items()},
             **self._listed(),
         }
@@ -378,7 +376,9 @@ class Renderer:
         probes = []
         if of.publishes:
             slots |= self._publish_slots()
-            slots |= {part: self.render(f"{part}.sql").strip() for part in ("publish", "publish_counted")}
+            parts = ["lock_workflow"] if "agents_planned" in of.columns else []
+            for part in (*parts, "publish", "publish_counted"):
+                slots[part] = self.render(f"{part}.sql").strip()
             if "progress" in of.publish:
                 slots["stored_progress"] = "w.published::integer"
                 slots["published_differs"] = "(w.key_1 is not null and w.published is distinct from p.progress)"
@@ -386,11 +386,9 @@ class Renderer:
             probes += [f"{value} = 0" for value in self._published("0", "0", "null::integer").values()]
         if of.keep_finished:
             ended = " or ".join(map(self.workflow_is, OUTCOMES))
-            row = f"{self._workflows} as workflow where {slots['workflow_is_this']}"
-            slots["keep_failed"] = str(of.keep_failed).lower()
-            either = f"select this.ended or {ended}, this.closed or {ended} into ended, closed from {row};"
-            slots["ended_by_workflow"] = either if of.workflows else ""
-            slots |= {part: self.render(f"{part}.sql").strip() for part in ("keep", "carry")}
+            slots |= {"keep_failed": str(of.keep_failed).lower(), "workflow_ended": f"({ended})"}
+            for part in (*(["ended"] if of.workflows else []), "keep", "carry"):
+                slots[part] = self.render(f"{part}.sql").strip()
             probes.append(ended)
         if self._described != "null::jsonb":
             slots["describe"] = self.render("describe.sql").strip()

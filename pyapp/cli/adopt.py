@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import click
@@ -12,7 +12,7 @@ from pyapp.adopt.adoption import OUTCOMES, Adoption
 from pyapp.adopt.backfill import Counted, backfill
 from pyapp.adopt.health import Preview, preview
 from pyapp.adopt.inspect import Findings, Value, inspect
-from pyapp.adopt.install import find_adoption, full_script, get_adoption, install, remove, remove_script
+from pyapp.adopt.install import find_adoption, get_adoption, install, remove, remove_script, render
 from pyapp.adopt.render import name as quoted
 from pyapp.adopt.request import Request, list_presets
 from pyapp.cli.common import Target, as_json, clean, command, connection, print_json, say
@@ -24,34 +24,30 @@ SCHEMA = "agent_progress"
 """Where an adoption lies, unless --schema says otherwise."""
 
 
-class Values(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
-    """Values with commas between them; one with a comma in it stands in double quotes."""
-
-    name = "values"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        """Read them."""
-        if isinstance(value, tuple):
-            return value
-        found = tuple(part.strip() for part in next(csv.reader([value], skipinitialspace=True), []))
-        if not found or not all(found):
-            self.fail(f"{value!r} is empty, or has an empty value", param, ctx)
-        return found
+def _values(text: str) -> tuple[str, ...]:
+    """Read values with commas between them; one with a comma in it stands in double quotes."""
+    found = tuple(part.strip() for part in next(csv.reader([text], skipinitialspace=True), []))
+    if not found or not all(found):
+        raise click.BadParameter(f"{text!r} is empty, or has an empty value")
+    return found
 
 
-class Mapping(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
-    """OURS=THEIRS."""
+def _pair(text: str) -> tuple[str, str]:
+    """Read OURS=THEIRS."""
+    ours, _, theirs = (part.strip() for part in text.partition("="))
+    if not (ours and theirs):
+        raise click.BadParameter(f"{text!r} is not OURS=THEIRS")
+    return ours, theirs
 
-    name = "mapping"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        """Read it."""
-        if isinstance(value, tuple):
-            return value
-        ours, mark, theirs = value.partition("=")
-        if not (ours and mark and theirs):
-            self.fail(f"{value!r} is not OURS=THEIRS", param, ctx)
-        return ours.strip(), theirs.strip()
+def _pairs(text: str) -> dict[str, str]:
+    return dict(map(_pair, _values(text)))
+
+
+def _noun(text: str) -> str:
+    if not (text.strip() and text.isprintable()):
+        raise click.BadParameter(f"{text!r}: it is a word or a few, which people read")
+    return text
 
 
 def _outcome_options(prefix: str, what: str, outcomes: Iterable[str]) -> Callable[[Callable[..., Any]], Any]:
@@ -63,7 +59,7 @@ def _outcome_options(prefix: str, what: str, outcomes: Iterable[str]) -> Callabl
                 f"--{prefix}{outcome}-when", metavar="SQL", help=f"Instead: when a {what} is {outcome}."
             )(function)
             function = click.option(
-                f"--{prefix}{outcome}", type=Values(), metavar="VALUE,...", help=f"Values of it that mean {outcome}."
+                f"--{prefix}{outcome}", type=_values, metavar="VALUE,...", help=f"Values of it that mean {outcome}."
             )(function)
         return function
 
@@ -79,9 +75,9 @@ def _outcome_options(prefix: str, what: str, outcomes: Iterable[str]) -> Callabl
 )
 @click.option("--tasks", metavar="TABLE", help="The table of tasks.")
 @click.option("--workflows", metavar="TABLE", help="The table of their workflows, if there is one.")
-@click.option("--key", type=Values(), metavar="COLUMN,...", help="Columns of a task that name its workflow.")
+@click.option("--key", type=_values, metavar="COLUMN,...", help="Columns of a task that name its workflow.")
 @click.option("--key-sql", multiple=True, metavar="SQL", help="Instead: an expression on the task's row.")
-@click.option("--workflow-key", type=Values(), metavar="COLUMN,...", help="The columns of a workflow that these are.")
+@click.option("--workflow-key", type=_values, metavar="COLUMN,...", help="The columns of a workflow that these are.")
 @click.option("--status", metavar="COLUMN", help="What tells the state of a task: a column, or SQL.")
 @_outcome_options("", "task", (*OUTCOMES, "ignored"))
 @click.option("--workflow-status", metavar="COLUMN", help="What tells the state of a workflow.")
@@ -90,13 +86,13 @@ def _outcome_options(prefix: str, what: str, outcomes: Iterable[str]) -> Callabl
 @click.option("--keep-finished/--no-keep-finished", default=None, help="Count finished tasks on that are deleted.")
 @click.option("--keep-failed/--no-keep-failed", default=None, help="Failed ones too, whatever the workflow says.")
 @click.option(
-    "--publish", type=Values(), metavar="progress=COLUMN,...", help="Columns to write: progress, completed, total."
+    "--publish", type=_pairs, metavar="progress=COLUMN,...", help="Columns to write: progress, completed, total."
 )
 @click.option("--no-publish", is_flag=True, help="Write no column of the application's.")
-@click.option("--column", type=Mapping(), multiple=True, metavar="OURS=THEIRS", help="What to show of a workflow.")
-@click.option("--task-column", type=Mapping(), multiple=True, metavar="OURS=THEIRS", help="What to show of a task.")
-@click.option("--workflow-noun", metavar="NOUN", help="What people call a workflow.")
-@click.option("--task-noun", metavar="NOUN", help="What people call a task.")
+@click.option("--column", type=_pair, multiple=True, metavar="OURS=THEIRS", help="What to show of a workflow.")
+@click.option("--task-column", type=_pair, multiple=True, metavar="OURS=THEIRS", help="What to show of a task.")
+@click.option("--workflow-noun", type=_noun, metavar="NOUN", help="What people call a workflow.")
+@click.option("--task-noun", type=_noun, metavar="NOUN", help="What people call a task.")
 @click.option("--dry-run", is_flag=True, help="Only show what would change, from what to what.")
 @click.option("--print", "print_", is_flag=True, help="Only print the SQL, for a migration of the application's.")
 @click.option("--continue", "go_on", is_flag=True, help="Count what has not been counted yet.")
@@ -127,7 +123,7 @@ def adopt(target: Target, as_json: bool, **options: Any) -> None:
             return
         found = _find(conn, before, schema, options)
         if options["print_"]:
-            print(full_script(conn, found.adoption), end="")
+            print(render(conn, found.adoption), end="")
             return
         if not as_json:
             _tell(found)
@@ -175,41 +171,19 @@ def _place(conn: Connection[Any], adoption: Adoption) -> tuple[Any, ...]:
 
 
 def _request(schema: str, options: dict[str, Any]) -> Request:
-    words = {outcome: options[outcome] for outcome in (*OUTCOMES, "ignored") if options[outcome]}
-    conditions = {o: options[f"{o}_when"] for o in (*OUTCOMES, "ignored") if options[f"{o}_when"]}
-    workflow_words = {o: options[f"workflow_{o}"] for o in OUTCOMES if options[f"workflow_{o}"]}
-    workflow_conditions = {o: options[f"workflow_{o}_when"] for o in OUTCOMES if options[f"workflow_{o}_when"]}
-    if both := sorted(words.keys() & conditions.keys()):
+    """Read what was asked for: options have the names of its fields, but for those that say what is completed, …."""
+
+    def said(pattern: str) -> dict[str, Any]:
+        named = {outcome: options.get(pattern.format(outcome)) for outcome in (*OUTCOMES, "ignored")}
+        return {outcome: value for outcome, value in named.items() if value}
+
+    given = {field.name: options[field.name] for field in fields(Request) if options.get(field.name) is not None}
+    given |= {"words": said("{}"), "conditions": said("{}_when")}
+    given |= {"workflow_words": said("workflow_{}"), "workflow_conditions": said("workflow_{}_when")}
+    if both := sorted(given["words"].keys() & given["conditions"].keys()):
         raise click.UsageError(f"--{both[0]} and --{both[0]}-when: only one of them")
-    publish = None
-    if options["no_publish"]:
-        publish = {}
-    elif options["publish"]:
-        publish = dict(Mapping().convert(part, None, None) for part in options["publish"])
-    return Request(
-        tasks=options["tasks"],
-        workflows=options["workflows"],
-        key=options["key"] or (),
-        key_sql=options["key_sql"],
-        workflow_key=options["workflow_key"] or (),
-        status=options["status"],
-        words=words,
-        conditions=conditions,
-        workflow_status=options["workflow_status"],
-        workflow_words=workflow_words,
-        workflow_conditions=workflow_conditions,
-        where=options["where"],
-        keep_finished=options["keep_finished"],
-        keep_failed=options["keep_failed"],
-        publish=publish,
-        column=dict(options["column"]),
-        task_column=dict(options["task_column"]),
-        shadow=options["shadow"] or None,
-        workflow_noun=options["workflow_noun"],
-        task_noun=options["task_noun"],
-        schema=schema,
-        preset=options["preset"],
-    )
+    given |= {name: dict(options[name]) for name in ("column", "task_column")}
+    return Request(**given | {"schema": schema} | ({"publish": {}} if options["no_publish"] else {}))
 
 
 def _tell(found: Findings) -> None:

@@ -1,26 +1,26 @@
 """The HTTP API: read-only JSON, thin over the views."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from fastapi import APIRouter, Depends, HTTPException, Query
-from psycopg import AsyncConnection, Connection
+from psycopg import AsyncConnection
 from pydantic import create_model
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from pyapp import WorkflowNotFound, progress_metrics
+from pyapp import aio
 from pyapp.models import BurnupPoint, Forecast, ProgressMetrics, Stage, TimelineEntry, TreeNode, TreeProgress, Trend
 from pyapp.web import reads, tasks, trees, trends
 from pyapp.web.answers import Event, Listed, Overview, Problem, SignedLink, described
 from pyapp.web.filters import Wanted
 from pyapp.web.links import page_links
-from pyapp.web.paging import send_page
+from pyapp.web.paging import list_page
 from pyapp.web.parameters import (
     Active,
     Key,
@@ -36,14 +36,12 @@ from pyapp.web.parameters import (
     ask,
     known_parameters,
     list_wanted,
-    run,
 )
-from pyapp.web.reads import Asked
 from pyapp.web.security import key_of
 from pyapp.web.shape import Shape
 from pyapp.web.stream import Feed, Subscriber
 from pyapp.web.tasks import ReportedTask
-from pyapp.web.wire import as_array, respond
+from pyapp.web.wire import as_array, encode, respond
 
 _ONE = "/workflows/{workflow_id}"
 _CONTAINS = "Contained in the agent type, an id or the error, without regard to case."
@@ -74,49 +72,35 @@ def _of(what: Any, *codes: int, tag: str = "workflows") -> dict[str, Any]:
     return {"tags": [tag], "response_model": what, "responses": {code: _ANSWERS[code] for code in codes or (304, 404)}}
 
 
-async def _one(request: Request, workflow_id: str, question: Callable[[Shape, str], Asked]) -> Response:
-    """Answer with the one row that is asked for of a workflow; 404 where there is none."""
-
-    async def find(conn: AsyncConnection[Any], shape: Shape) -> bytes:
-        rows = await reads.fetch(conn, question(shape, shape.key(workflow_id)))
-        if not rows:
-            raise WorkflowNotFound(workflow_id)
-        return rows[0]
-
-    return respond(request, await ask(request, find))
+Read: TypeAlias = Callable[[AsyncConnection[Any], Shape, str], Awaitable[list[bytes]]]
+"""Reads rows of a workflow, as JSON."""
 
 
-async def _many(request: Request, workflow_id: str, part: reads.Part, limit: int = 1000, offset: int = 0) -> Response:
-    """Answer with a part of a workflow; 404 where there is nothing of it, since there is no such workflow."""
+async def _read(request: Request, workflow_id: str, read: Read) -> list[bytes]:
+    """Read rows of a workflow. Raises WorkflowNotFound where there are none, nor the workflow."""
 
     async def find(conn: AsyncConnection[Any], shape: Shape) -> list[bytes]:
         key = shape.key(workflow_id)
-        rows = (
-            await reads.fetch(conn, reads.ask_part(shape, key, part, limit, offset)) if shape.has(part.relation) else []
-        )
-        if not rows and not await reads.fetch(conn, reads.ask_workflow(shape, key)):
-            raise WorkflowNotFound(workflow_id)
-        return rows
-
-    return respond(request, as_array(await ask(request, find)))
-
-
-def _read(
-    request: Request,
-    workflow_id: str,
-    read: Callable[[Connection[Any], Shape, str], Any],
-    headers: dict[str, str] | None = None,
-) -> Response:
-    """Answer with what is read of a workflow; 404 where nothing is, since there is no such workflow."""
-
-    def find(conn: Connection[Any], shape: Shape) -> Any:
-        key = shape.key(workflow_id)
-        found = read(conn, shape, key)
-        if not found and (found is None or reads.find_workflow(conn, shape, key) is None):
-            raise WorkflowNotFound(workflow_id)
+        found = await read(conn, shape, key)
+        if not found:
+            await reads.require_workflow(conn, shape, key)
         return found
 
-    return respond(request, run(request, find), headers)
+    return await ask(request, find)
+
+
+async def _one(request: Request, workflow_id: str, read: Read, what: str = "Workflow") -> Response:
+    """Answer with the one row that is read; 404 where there is none."""
+    found = await _read(request, workflow_id, read)
+    if not found:
+        raise HTTPException(404, f"{what} not found")
+    return respond(request, found[0])
+
+
+async def _many(request: Request, workflow_id: str, part: reads.Part, limit: int = 1000, offset: int = 0) -> Response:
+    """Answer with a part of a workflow."""
+    rows = await _read(request, workflow_id, partial(reads.send_part, part=part, limit=limit, offset=offset))
+    return respond(request, as_array(rows))
 
 
 @router.get("/workflows", **_of(list[_WORKFLOW], 304, 400))
@@ -124,33 +108,34 @@ async def list_workflows(
     request: Request, wanted: Annotated[Wanted, Depends(list_wanted)], limit: Limit = 50
 ) -> Response:
     """List workflows, newest first; the Link header leads to the next page and the one before."""
-    page = await ask(request, lambda conn, shape: send_page(conn, shape, replace(wanted, limit=limit)))
+    page = await ask(request, lambda conn, shape: list_page(conn, shape, replace(wanted, limit=limit), sent=True))
     return respond(request, as_array(page.rows), page_links(request, next=page.next, prev=page.previous))
 
 
 @router.get(_ONE, **_of(_WORKFLOW))
 async def get_workflow(request: Request, workflow_id: Key) -> Response:
     """Get one workflow."""
-    return await _one(request, workflow_id, reads.ask_workflow)
+    return await _one(request, workflow_id, reads.send_workflow)
 
 
 @router.get(f"{_ONE}/tree", **_of(_TREE))
-def get_whole_tree(
+async def get_whole_tree(
     request: Request,
     workflow_id: Key,
     limit: Annotated[int, Query(ge=1, le=10_000, description="At most so many workflows.")] = 1000,
 ) -> Response:
     """Get how far a workflow is with all below it, the path down to it, and those workflows, depth first."""
 
-    def read(conn: Connection[Any], shape: Shape, key: str) -> Any:
-        progress, nodes = trees.read_tree(conn, shape, key, limit)
-        return {"progress": progress, "path": trees.read_path(conn, shape, key), "workflows": nodes}
+    async def read(conn: AsyncConnection[Any], shape: Shape, key: str) -> list[bytes]:
+        progress, nodes = await trees.read_tree(conn, shape, key, limit)
+        path = await trees.read_path(conn, shape, key)
+        return [encode({"progress": progress, "path": path, "workflows": nodes})]
 
-    return _read(request, workflow_id, read)
+    return await _one(request, workflow_id, read)
 
 
 @router.get(f"{_ONE}/tasks", **_of(list[described(ReportedTask, "Task", tasks.WITHOUT)], 304, 400, 404))  # type: ignore[misc]
-def list_tasks(
+async def list_tasks(
     request: Request,
     workflow_id: Key,
     status: TaskStatuses = None,
@@ -164,25 +149,18 @@ def list_tasks(
     wanted = tasks.Wanted(status or (), agent_type, stage, text, limit, cursor)
     links: dict[str, str] = {}
 
-    def read(conn: Connection[Any], shape: Shape, key: str) -> list[dict[str, Any]]:
-        page = tasks.list_page(conn, shape, key, wanted)
+    async def read(conn: AsyncConnection[Any], shape: Shape, key: str) -> list[bytes]:
+        page = await tasks.list_page(conn, shape, key, wanted, sent=True)
         links.update(page_links(request, next=page.next, prev=page.previous))
-        return page.tasks
+        return page.rows
 
-    return _read(request, workflow_id, read, links)
+    return respond(request, as_array(await _read(request, workflow_id, read)), links)
 
 
 @router.get(f"{_ONE}/tasks/{{task_id}}", **_of(described(ReportedTask, "OneTask")))
-def get_task(request: Request, workflow_id: Key, task_id: Key) -> Response:
+async def get_task(request: Request, workflow_id: Key, task_id: Key) -> Response:
     """Get one task, with what it was given and all that is known of an error."""
-
-    def read(conn: Connection[Any], shape: Shape, key: str) -> Any:
-        found = tasks.read_task(conn, shape, key, task_id)
-        if found is None and reads.find_workflow(conn, shape, key) is not None:
-            raise HTTPException(404, "Task not found")
-        return found
-
-    return _read(request, workflow_id, read)
+    return await _one(request, workflow_id, partial(tasks.send_task, task_id=task_id), "Task")
 
 
 @router.get(f"{_ONE}/events", **_of(list[described(Event)]))  # type: ignore[misc]
@@ -212,17 +190,21 @@ async def list_burnup(request: Request, workflow_id: Key) -> Response:
 @router.get(f"{_ONE}/forecast", **_of(described(Forecast)))
 async def get_forecast(request: Request, workflow_id: Key) -> Response:
     """Say when a workflow will be done, and whether it has come to a halt."""
-    return await _one(request, workflow_id, partial(reads.ask_part, part=reads.FORECAST))
+    return await _one(request, workflow_id, partial(reads.send_part, part=reads.FORECAST))
 
 
 @router.get(f"{_ONE}/metrics", **_of(described(ProgressMetrics)))
-def get_metrics(request: Request, workflow_id: Key) -> Response:
+async def get_metrics(request: Request, workflow_id: Key) -> Response:
     """Measure the progress of a workflow, and count its tasks to see whether it is stale."""
-    return _read(request, workflow_id, lambda conn, shape, key: progress_metrics(conn, key, schema=shape.schema))
+
+    async def measure(conn: AsyncConnection[Any], shape: Shape, key: str) -> list[bytes]:
+        return [encode(await aio.progress_metrics(conn, key, schema=shape.schema))]
+
+    return await _one(request, workflow_id, measure)
 
 
 @router.get(f"{_ONE}/link", **_of(SignedLink))
-def sign_link(
+async def sign_link(
     request: Request,
     workflow_id: Key,
     seconds: Annotated[int, Query(ge=1, le=366 * 86400, description="How long it opens.")] = 3600,
@@ -230,18 +212,18 @@ def sign_link(
     """Sign a link: a key that opens this workflow, its stream, its badge and its bar, and nothing else, for a while."""
     token, until = request.app.state.settings.token, int(time.time()) + seconds
 
-    def sign(conn: Connection[Any], shape: Shape, key: str) -> dict[str, Any]:
-        found = str(reads.require_workflow(conn, shape, key).id)
-        return {"key": token and key_of(token, found, until), "expires_at": datetime.fromtimestamp(until, UTC)}
+    async def sign(conn: AsyncConnection[Any], shape: Shape, key: str) -> list[bytes]:
+        found = str((await reads.require_workflow(conn, shape, key)).id)
+        opens = token and key_of(token, found, until)
+        return [encode({"key": opens, "expires_at": datetime.fromtimestamp(until, UTC)})]
 
-    return _read(request, workflow_id, sign)
+    return await _one(request, workflow_id, sign)
 
 
 @router.get("/stats/overview", **_of(Overview, 304, tag="stats"))
 async def get_overview(request: Request) -> Response:
     """Count workflows by status, and their agents."""
-    [overview] = await ask(request, lambda conn, shape: reads.fetch(conn, reads.ask_overview(shape)))
-    return respond(request, overview)
+    return respond(request, await ask(request, reads.send_overview))
 
 
 _TRENDS = _of(list[described(Trend)], 304, tag="stats")  # type: ignore[misc]
@@ -255,7 +237,7 @@ async def list_trends(
     format: Literal["json", "csv"] = "json",
 ) -> Response:
     """List how many ended in 24 hours, 7 days and 30 days, how many of them failed, and how long they took, by type."""
-    rows = await ask(request, lambda conn, shape: reads.fetch(conn, trends.ask_trends(shape, by)))
+    rows = await ask(request, lambda conn, shape: trends.send_trends(conn, shape, by))
     if format == "json":
         return respond(request, as_array(rows))
     headers = {"Content-Disposition": f'attachment; filename="trends-by-{by}.csv"', "Cache-Control": "no-store"}

@@ -25,9 +25,9 @@ from pyapp import StandbyBehind, WorkflowNotFound
 from pyapp.web import api, pages, task_pages, trends
 from pyapp.web.address import addressed
 from pyapp.web.answers import Problem, Ready, Standby
+from pyapp.web.cursors import BadCursor
 from pyapp.web.database import AWAY, Database
 from pyapp.web.observe import DatabaseCollector, Metrics, observed
-from pyapp.web.paging import BadCursor
 from pyapp.web.security import known_hosts, require_token, security_headers
 from pyapp.web.shape import LACKING, NotAValue, Shape, lacking, readable
 from pyapp.web.stream import Feed
@@ -63,19 +63,17 @@ def create_app(settings: Settings) -> FastAPI:
     read_dsn, primary = (settings.dsn, None) if settings.read_dsn is None else (settings.read_dsn, settings.dsn)
     database = Database(read_dsn, settings.schema, primary, metrics.query_seconds.observe)
     feed = Feed(database, settings.interval, metrics.stream_queries.inc)
-    metrics.registry.register(DatabaseCollector(database, lambda: feed.clients))
+    collector = DatabaseCollector(database, lambda: feed.clients)
+    metrics.registry.register(collector)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        database.open()
-        await database.open_quick()
-        feed.start()
-        loading = asyncio.create_task(asyncio.to_thread(pages.load_templates))
-        yield
-        await loading
-        await feed.stop()
-        await database.close_quick()
-        database.close()
+        async with database:
+            feed.start()
+            loading = asyncio.create_task(asyncio.to_thread(pages.load_templates))
+            yield
+            await loading
+            await feed.stop()
 
     app = FastAPI(
         title="agent-progress",
@@ -93,7 +91,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(trends.router)
     app.mount("/static/{mark}", StaticFiles(directory=_STATIC))
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
-    _add_probes(app, database, metrics)
+    _add_probes(app, database, metrics, collector)
     _add_errors(app, settings.schema)
 
     # The last one added comes first.
@@ -117,40 +115,41 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def _add_probes(app: FastAPI, database: Database, metrics: Metrics) -> None:
+def _add_probes(app: FastAPI, database: Database, metrics: Metrics, collector: DatabaseCollector) -> None:
     @app.get("/healthz", tags=["probes"], response_model=dict[str, str])
     async def healthz() -> dict[str, str]:
         """Say that the process answers."""
         return {"status": "ok"}
 
     @app.get("/readyz", tags=["probes"], response_model_exclude_unset=True, responses={503: {"model": Problem}})
-    def readyz(request: Request) -> Ready:
+    async def readyz(request: Request) -> Ready:
         """Say whether the database answers and has the schema.
 
         Whoever may read is told what is missing, and how far behind the database is where it is a standby.
         """
 
-        def read(conn: psycopg.Connection[Any], shape: Shape) -> Standby | None:
-            readable(conn, shape.schema)
-            return database.meter.measure(conn)
+        async def read(conn: psycopg.AsyncConnection[Any], shape: Shape) -> Standby | None:
+            await readable(conn, shape.schema)
+            return await database.meter.measure(conn)
 
         may_know = request.scope.get("admitted", True)
         try:
-            standby = database.run(read) if may_know else database.run(read) and None
+            standby = await database.ask(read)
         except AWAY:
             if may_know:
                 raise
             raise HTTPException(503, "Not ready", {"Retry-After": "2"}) from None
-        return Ready(status="ready") if standby is None else Ready(status="ready", standby=standby)
+        return Ready(status="ready", standby=standby) if standby and may_know else Ready(status="ready")
 
     @app.get("/metrics", tags=["probes"], response_class=Response)
-    def prometheus() -> Response:
+    async def prometheus() -> Response:
         """Give the metrics in the format of Prometheus."""
+        await collector.look()
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/openapi.json", include_in_schema=False)
-    def description(request: Request) -> Response:
-        return JSONResponse(pages.described(request))
+    async def description(request: Request) -> Response:
+        return JSONResponse(await pages.described(request))
 
 
 def _add_errors(app: FastAPI, schema: str) -> None:

@@ -1,20 +1,18 @@
-"""The service's way to the database: read-only, with time limits, from pools."""
+"""The service's way to the database: read-only, with time limits, from a pool."""
 
 import asyncio
 import logging
 import os
 import re
-import threading
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
-from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout, TooManyRequests
+from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
-from pyapp import aio, retry, wait_for_position
-from pyapp.both import complete
+from pyapp import aio
 from pyapp.db import avoid_preparing
 from pyapp.web.lag import LagMeter
 from pyapp.web.shape import Shape, find_shape
@@ -25,8 +23,7 @@ log = logging.getLogger("agent_progress")
 AWAY = (psycopg.Error, PoolTimeout, TooManyRequests)
 """What reading ends in where the database does not answer, or lacks something."""
 _CONNECTIONS = 10
-# Fewer than the threads that wait here (40 answer requests): where the database is slow, the rest is refused at once.
-_MOST_WAITING = 20
+_MOST_WAITING = 20  # where the database is slow, the rest is refused at once
 _WAIT = 2.0  # seconds to wait for a connection before the answer is 503
 _PATIENCE = 1.0  # seconds to wait for a standby before the answer is 503
 _TRIES = 5  # of a query that a standby cancels
@@ -66,7 +63,7 @@ def arguments(dsn: str) -> dict[str, Any]:
 
 
 class Database:
-    """Runs queries on pooled connections: those of the API in the event loop, those of pages in threads."""
+    """Runs queries on the connections of a pool."""
 
     def __init__(
         self,
@@ -85,48 +82,42 @@ class Database:
         self._primary = self._arguments if primary is None else arguments(primary)
         self._observe = observe
         self._shape: Shape | None = None
-        limits: dict[str, Any] = {
-            "kwargs": self._arguments,
-            "min_size": 1,
-            "max_size": _CONNECTIONS,
-            "timeout": _WAIT,
-            "max_waiting": _MOST_WAITING,
-            "reconnect_timeout": 0,  # the next request tries again: the pool would leave ever longer pauses
-            "open": False,
-        }
-        self._pool = ConnectionPool(
-            configure=lambda conn: complete(avoid_preparing(conn)), check=ConnectionPool.check_connection, **limits
+        # Connections are not checked before their use, which would cost each answer a way to the server and back.
+        self._pool = AsyncConnectionPool(
+            kwargs=self._arguments,
+            configure=avoid_preparing,
+            min_size=1,
+            max_size=_CONNECTIONS,
+            timeout=_WAIT,
+            max_waiting=_MOST_WAITING,
+            reconnect_timeout=0,  # the next request tries again: the pool would leave ever longer pauses
+            open=False,
         )
-        # Unchecked, which would cost each answer a way to the server and back.
-        limits["kwargs"] = self._sending = self._arguments | {"context": adapters(sent=True)}
-        self._quick = AsyncConnectionPool(configure=avoid_preparing, **limits)
         self._away = False
         self._told = ""
-        self._probing = threading.Lock()
+        self._probing = asyncio.Lock()
 
-    def open(self) -> None:
-        """Begin to connect for ``run``; a connection that fails is tried again later."""
-        self._pool.open(wait=False)
+    async def __aenter__(self) -> Self:
+        """Begin to connect; a connection that fails is tried again later."""
+        await self._pool.open(wait=False)
+        return self
 
-    def close(self) -> None:
-        """Close the connections of ``run``."""
-        self._pool.close(timeout=0.2)
-
-    async def open_quick(self) -> None:
-        """Begin to connect for ``ask``, in the event loop that runs."""
-        await self._quick.open(wait=False)
-
-    async def close_quick(self) -> None:
-        """Close the connections of ``ask``."""
-        await self._quick.close(timeout=0.2)
+    async def __aexit__(self, *_: object) -> None:
+        """Close the connections."""
+        await self._pool.close(timeout=0.2)
 
     async def ask(
         self, query: Callable[[psycopg.AsyncConnection[Any], Shape], Awaitable[T]], after: str | None = None
     ) -> T:
-        """Run a query as ``run`` does, in the event loop."""
+        """Run a query, which is told what the schema has; ``after`` a position of the log that is replayed first.
+
+        Raises psycopg's errors; ``PoolTimeout`` where no connection is to be had, StandbyBehind where it takes longer
+        until the position is replayed.
+        """
         if self._away:
-            await asyncio.to_thread(self._probe)
+            await self._probe()
         try:
+            # On a standby, what is replayed may cancel what reads, and end its session.
             return await aio.retry(lambda: self._ask(query, after), tries=_TRIES)
         except PoolTimeout:
             self._away = True
@@ -141,56 +132,32 @@ class Database:
         after: str | None,
         again: bool = True,
     ) -> T:
-        conn = await self._quick.getconn()
+        conn = await self._pool.getconn()
         began = time.perf_counter()
         try:
             if after is not None:
                 await aio.wait_for_position(conn, after, _PATIENCE)
-            if self._shape is None:
-                await asyncio.to_thread(self.shape)
-            return await query(conn, self.shape())
+            self._shape = shape = self._shape or await find_shape(conn, self.schema)
+            return await query(conn, shape)
         except psycopg.OperationalError:
             if not (again and conn.closed):
                 raise
         finally:
             self._observe(time.perf_counter() - began)
-            await self._quick.putconn(conn)
+            await self._pool.putconn(conn)
         # The session had ended before, as others may have: it only reads, so that it can be done again.
-        await self._quick.check()
+        await self._pool.check()
         return await self._ask(query, after, again=False)
 
-    def run(self, query: Callable[[psycopg.Connection[Any], Shape], T], after: str | None = None) -> T:
-        """Run a query, which is told what the schema has; ``after`` a position of the log that is replayed first.
+    async def shape(self) -> Shape:
+        """Tell what the schema has, which is found out once. Raises as ``ask`` does."""
 
-        Raises psycopg's errors; ``PoolTimeout`` where no connection is to be had, StandbyBehind where it takes longer
-        until the position is replayed.
-        """
-        if self._away:
-            self._probe()
-        try:
-            # On a standby, what is replayed may cancel what reads, and end its session.
-            return retry(lambda: self._use(query, after), tries=_TRIES)
-        except PoolTimeout:
-            self._away = True
-            raise
-        except psycopg.ProgrammingError:
-            self.forget()
-            raise
+        async def found(_: psycopg.AsyncConnection[Any], shape: Shape) -> Shape:
+            return shape
 
-    def _use(self, query: Callable[[psycopg.Connection[Any], Shape], T], after: str | None) -> T:
-        with self._pool.connection() as conn:
-            began = time.perf_counter()
-            try:
-                if after is not None:
-                    wait_for_position(conn, after, _PATIENCE)
-                self._shape = shape = self._shape or find_shape(conn, self.schema)
-                return query(conn, shape)
-            finally:
-                self._observe(time.perf_counter() - began)
-
-    def shape(self) -> Shape:
-        """Tell what the schema has, which is found out once. Raises as ``run`` does."""
-        return self._shape or self.run(lambda _, shape: shape)
+        if self._shape is None:
+            return await self.ask(found)
+        return self._shape
 
     def forget(self) -> None:
         """Find out anew what the schema has, where something that it had is gone."""
@@ -198,23 +165,21 @@ class Database:
 
     async def connect(self, *, to_primary: bool = False) -> psycopg.AsyncConnection[Any]:
         """Open a connection beside the pool: to read, or to where notifications come from."""
-        conn = await psycopg.AsyncConnection.connect(**(self._primary if to_primary else self._sending))
+        conn = await psycopg.AsyncConnection.connect(**(self._primary if to_primary else self._arguments))
         await avoid_preparing(conn)
         return conn
 
-    def _probe(self) -> None:
+    async def _probe(self) -> None:
         """See whether the database is back. One request at a time looks, all others are refused meanwhile."""
-        if not self._probing.acquire(blocking=False):
+        if self._probing.locked():
             raise PoolTimeout("the database is away")
-        try:
-            if self._away:
-                psycopg.connect(**self._arguments).close()
-                self._away = False
-                log.warning("the database is back")
-        except psycopg.Error as error:
-            if (why := reason(error)) != self._told:
-                log.warning("the database is away, answers are 503: %s", why)
-            self._told = why
-            raise
-        finally:
-            self._probing.release()
+        async with self._probing:
+            try:
+                await (await self.connect()).close()
+            except psycopg.Error as error:
+                if (why := reason(error)) != self._told:
+                    log.warning("the database is away, answers are 503: %s", why)
+                self._told = why
+                raise
+            self._away = False
+            log.warning("the database is back")

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from psycopg import Connection, sql
+from psycopg import AsyncConnection, sql
 
 from pyapp.web.reads import stalled
 from pyapp.web.shape import NotAValue, Shape
@@ -133,19 +133,18 @@ def search(shape: Shape, text: str) -> Search:
     return Search(keys, [(where, by_name), (progress, known)], values)
 
 
-def searched(conn: Connection[Any], shape: Shape, text: str) -> str:
+async def searched(conn: AsyncConnection[Any], shape: Shape, text: str) -> str:
     """Say how a text was searched for, and in what part of the workflows."""
     by_index, newest = _by_index(shape, text), "the newest {:,} workflows"
 
-    def more_than(count: int) -> bool:
-        query = sql.SQL("select exists (select from {} as p order by p.created_at desc offset {})")
-        row = conn.execute(query.format(shape.name("workflow_progress"), count)).fetchone()
-        return bool(row and row[0])
+    async def more_than(count: int) -> bool:
+        query = sql.SQL("select from {} as p order by p.created_at desc offset {} limit 1")
+        return bool(await (await conn.execute(query.format(shape.name("workflow_progress"), count))).fetchall())
 
-    part = not by_index and more_than(_NEWEST_NAMES)
+    part = not by_index and await more_than(_NEWEST_NAMES)
     said = [f"names {'by index' if by_index else 'of ' + newest.format(_NEWEST_NAMES) if part else 'of all workflows'}"]
     if shape.has("agent_task"):
-        part = "external_id" not in shape.indexed and more_than(_NEWEST_TASKS)
+        part = "external_id" not in shape.indexed and await more_than(_NEWEST_TASKS)
         said.append(f"external ids of tasks {'in ' + newest.format(_NEWEST_TASKS) if part else 'in all workflows'}")
     return "; ".join(said)
 

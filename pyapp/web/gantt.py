@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, LiteralString, NamedTuple
 
-from psycopg import Connection, sql
-from psycopg.rows import class_row
+from psycopg import AsyncConnection, sql
 
 from pyapp.web.answers import Listed
 from pyapp.web.shape import Shape
+from pyapp.web.wire import fetch_rows
 
 By = Literal["stage", "agent"]
 _COLUMNS: dict[str, LiteralString] = {"stage": "stage", "agent": "agent_type"}
@@ -157,7 +157,9 @@ class Gantt:
         return sum(lane.tasks for lane in self.lanes)
 
 
-def read_gantt(conn: Connection[Any], shape: Shape, workflow: Listed, now: datetime, by: By | None) -> Gantt | None:
+async def read_gantt(
+    conn: AsyncConnection[Any], shape: Shape, workflow: Listed, now: datetime, by: By | None
+) -> Gantt | None:
     """Read and lay out the tasks that have begun; by stage unless none has a stage. None where there are no tasks."""
     if not shape.has("agent_task"):
         return None
@@ -169,10 +171,8 @@ def read_gantt(conn: Connection[Any], shape: Shape, workflow: Listed, now: datet
             bars=BARS,
             slices=_SLICES,
         )
-        with conn.cursor(row_factory=class_row(Row)) as reader:
-            rows = reader.execute(
-                query, {"workflow": workflow.workflow_id, "until": end_of(workflow.completed_at, now)}
-            ).fetchall()
+        values = {"workflow": workflow.workflow_id, "until": end_of(workflow.completed_at, now)}
+        rows = await fetch_rows(conn, Row, query, values)
         named = [row for row in rows if row.kind == "lane" and row.name is not None]
         if rows and (named or by or column == "agent"):
             return lay_out(rows, column)

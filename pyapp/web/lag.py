@@ -1,6 +1,5 @@
 """How far behind a standby is that the service reads."""
 
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, LiteralString
@@ -9,7 +8,7 @@ import psycopg
 
 from pyapp.web.answers import Standby
 
-REPLAY: LiteralString = """
+_REPLAY: LiteralString = """
     select
         pg_is_in_recovery(),
         exists (select from pg_stat_wal_receiver),
@@ -17,7 +16,6 @@ REPLAY: LiteralString = """
         (pg_last_wal_replay_lsn() - '0/0')::bigint,
         extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp())::float8
 """
-"""What LagMeter takes."""
 
 
 class LagMeter:
@@ -30,28 +28,26 @@ class LagMeter:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Begin without knowing anything."""
         self._clock = clock
-        self._lock = threading.Lock()
         self._shown: float | None = None
         self._mark: tuple[float, int] | None = None
 
-    def measure(self, conn: psycopg.Connection[Any]) -> Standby | None:
+    async def measure(self, conn: psycopg.AsyncConnection[Any]) -> Standby | None:
         """Ask a server; None where it is no standby."""
-        return self.take(conn.execute(REPLAY).fetchone())
+        return self.take(await (await conn.execute(_REPLAY)).fetchone())
 
     def take(self, row: Any) -> Standby | None:
-        """Take a row of REPLAY; None where the server is no standby."""
+        """Take what a server says; None where it is no standby."""
         in_recovery, following, received, replayed, since_transaction = row
         if not in_recovery:
             return None
         now = self._clock()
-        with self._lock:
-            if following and received is not None:
-                if replayed >= received:
-                    self._shown, self._mark = now, None
-                elif self._mark is None:
-                    self._mark = now, received
-                elif replayed >= self._mark[1]:
-                    self._shown, self._mark = self._mark[0], (now, received)
-            ages = [] if self._shown is None else [now - self._shown]
+        if following and received is not None:
+            if replayed >= received:
+                self._shown, self._mark = now, None
+            elif self._mark is None:
+                self._mark = now, received
+            elif replayed >= self._mark[1]:
+                self._shown, self._mark = self._mark[0], (now, received)
+        ages = [] if self._shown is None else [now - self._shown]
         ages += [] if since_transaction is None else [max(0.0, since_transaction)]
         return Standby(min(ages, default=None), following)

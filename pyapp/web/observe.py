@@ -1,22 +1,23 @@
 """What the service says of itself: a line of JSON for each request, and metrics for Prometheus."""
 
+import asyncio
 import json
 import logging
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from psycopg import Connection
+from psycopg import AsyncConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pyapp.web.answers import Standby
 from pyapp.web.database import AWAY, Database
-from pyapp.web.reads import count_drift, count_stalled, read_overview
+from pyapp.web.reads import count_drift, count_stalled, send_overview
 from pyapp.web.shape import Shape
 from pyapp.web.wire import error
 
@@ -47,7 +48,7 @@ class Metrics:
 
 
 class DatabaseCollector(Collector):
-    """Reads, when Prometheus asks, what the database says."""
+    """Tells what the database said at the last ``look``, which is had when Prometheus asks."""
 
     def __init__(self, database: Database, clients: Callable[[], int]):
         """Make a collector that reads this database."""
@@ -55,18 +56,26 @@ class DatabaseCollector(Collector):
         self._clients = clients
         self._drifting = _Rarely(database, count_drift)
         self._stalled = _Rarely(database, count_stalled)
+        self._found: Sequence[Metric] = ()
 
-    def collect(self) -> Iterator[Metric]:
-        """Yield the metrics of now."""
+    def collect(self) -> Sequence[Metric]:
+        """Return what was found."""
+        return self._found
+
+    async def look(self) -> None:
+        """Read what the database says now."""
+        self._found = [metric async for metric in self._read()]
+
+    async def _read(self) -> AsyncIterator[Metric]:
+        async def read(conn: AsyncConnection[Any], shape: Shape) -> tuple[Any, Standby | None]:
+            return json.loads(await send_overview(conn, shape)), await self._database.meter.measure(conn)
 
         def gauge(name: str, meaning: str, value: float) -> Metric:
             return GaugeMetricFamily(f"agent_progress_{name}", meaning, value=value)
 
         yield gauge("stream_clients", "Clients that follow live.", self._clients())
         try:
-            read, standby = self._database.run(
-                lambda conn, shape: (read_overview(conn, shape), self._database.meter.measure(conn))
-            )
+            overview, standby = await self._database.ask(read)
         except AWAY:
             yield gauge("database_up", "Whether the database answers.", 0)
             return
@@ -79,42 +88,42 @@ class DatabaseCollector(Collector):
             float("nan") if lag is None else lag,
         )
         by_status = GaugeMetricFamily("agent_progress_workflows", "Workflows by status.", labels=["status"])
-        for name, count in read["overview"].items():
+        for name, count in overview["overview"].items():
             if name != "total_workflows":
                 by_status.add_metric([name.removesuffix("_workflows")], count)
         yield by_status
         tasks = GaugeMetricFamily("agent_progress_tasks", "Tasks of all workflows by outcome.", labels=["outcome"])
-        for name, count in read["agents"].items():
+        for name, count in overview["agents"].items():
             tasks.add_metric([name], count)
         yield tasks
         yield gauge(
             "drifting_workflows",
             "Workflows whose stored progress is wrong, counted once a minute or less; NaN where that took too long.",
-            self._drifting.count(),
+            await self._drifting.count(),
         )
         yield gauge(
             "stalled_workflows",
             "Workflows that run and rest, counted four times a minute or less; NaN where that took too long.",
-            self._stalled.count(_STALLED_EVERY),
+            await self._stalled.count(_STALLED_EVERY),
         )
 
 
 class _Rarely:
     """Counts what takes long to count, and remembers it."""
 
-    def __init__(self, database: Database, count: Callable[[Connection[Any], Shape], float]) -> None:
+    def __init__(self, database: Database, count: Callable[[AsyncConnection[Any], Shape], Awaitable[float]]) -> None:
         self._database, self._count = database, count
-        self._lock = threading.Lock()
+        self._lock = asyncio.Lock()
         self._found = float("nan")
         self._next = float("-inf")
 
-    def count(self, every: float = _DRIFT_EVERY) -> float:
+    async def count(self, every: float = _DRIFT_EVERY) -> float:
         """Return what was counted within so many seconds, or within 100 times of what it took."""
-        with self._lock:
+        async with self._lock:
             began = time.monotonic()
             if began >= self._next:
                 try:
-                    self._found = self._database.run(self._count)
+                    self._found = await self._database.ask(self._count)
                 except AWAY:
                     self._found = float("nan")
                 now = time.monotonic()

@@ -1,8 +1,9 @@
 """The dashboard: three pages rendered here, which show the same numbers from the same views as the API."""
 
 import hashlib
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from copy import deepcopy
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from urllib.parse import parse_qs, urlencode
 
 from fastapi import APIRouter, Depends, HTTPException, Path, Query
 from fastapi.templating import Jinja2Templates
-from psycopg import Connection
+from psycopg import AsyncConnection
 from pydantic import BeforeValidator
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -25,7 +26,7 @@ from pyapp.web.database import AWAY
 from pyapp.web.description import complete, operations
 from pyapp.web.filters import Wanted
 from pyapp.web.paging import list_page
-from pyapp.web.parameters import Key, Text, after_position, given_only, known_parameters, list_wanted, run
+from pyapp.web.parameters import Key, Text, after_position, ask, given_only, known_parameters, list_wanted
 from pyapp.web.security import COOKIE, framed_by, local_path, same, session_of
 from pyapp.web.shape import OURS, Shape
 from pyapp.web.wire import error
@@ -91,28 +92,28 @@ def load_templates() -> None:
 
 
 @router.get("/")
-def overview(request: Request) -> Response:
+async def overview(request: Request) -> Response:
     """Show tiles, what is active, and what needs attention."""
 
-    def read(conn: Connection[Any], shape: Shape) -> dict[str, Any]:
-        active, failed, forecasts = reads.read_attention(conn, shape, _ACTIVE)
-        found = reads.read_overview(conn, shape)
+    async def read(conn: AsyncConnection[Any], shape: Shape) -> dict[str, Any]:
+        active, failed, forecasts = await reads.read_attention(conn, shape, _ACTIVE)
+        found = json.loads(await reads.send_overview(conn, shape))
         counts = {status: found["overview"][f"{status}_workflows"] for status in _TILES}
         return {
             "total": found["overview"]["total_workflows"],
             "tiles": counts,
             "agents": found["agents"],
             "active": active,
-            "waiting": reads.count_active_roots(conn, shape) if len(active) == _ACTIVE else len(active),
+            "waiting": await reads.count_active_roots(conn, shape) if len(active) == _ACTIVE else len(active),
             "failed": failed,
             "forecasts": forecasts,
         }
 
-    return render(request, "overview.html", read_page(request, read))
+    return render(request, "overview.html", await read_page(request, read))
 
 
 @router.get("/workflows")
-def workflows(request: Request, wanted: Annotated[Wanted, Depends(list_wanted)]) -> Response:
+async def workflows(request: Request, wanted: Annotated[Wanted, Depends(list_wanted)]) -> Response:
     """Show the list, filtered, sorted and paged: the workflows that no other started, unless asked for more.
 
     A search looks among all.
@@ -121,12 +122,12 @@ def workflows(request: Request, wanted: Annotated[Wanted, Depends(list_wanted)])
     within = None if wanted.parent == "all" else wanted.parent or (None if wanted.match else "none")
     wanted = replace(wanted, parent=within, limit=_PAGE)
 
-    def read(conn: Connection[Any], shape: Shape) -> dict[str, Any]:
-        above = None if within in (None, "none") else reads.find_workflow(conn, shape, shape.key(within))
-        said = filters.searched(conn, shape, wanted.match) if wanted.match else None
-        return {"page": list_page(conn, shape, wanted), "above": above, "searched": said}
+    async def read(conn: AsyncConnection[Any], shape: Shape) -> dict[str, Any]:
+        above = None if within in (None, "none") else await reads.find_workflow(conn, shape, shape.key(within))
+        said = await filters.searched(conn, shape, wanted.match) if wanted.match else None
+        return {"page": await list_page(conn, shape, wanted), "above": above, "searched": said}
 
-    found = read_page(request, read)
+    found = await read_page(request, read)
     page = found.pop("page")
     given = request.query_params
     kept = [(name, value) for name, value in given.multi_items() if name not in ("cursor", "sort", "after_position")]
@@ -154,18 +155,18 @@ def workflows(request: Request, wanted: Annotated[Wanted, Depends(list_wanted)])
 
 
 @router.get("/workflows/{workflow_id}")
-def workflow(request: Request, workflow_id: Key) -> Response:
+async def workflow(request: Request, workflow_id: Key) -> Response:
     """Show one workflow: bar, stages, tasks, burn-up and events."""
 
-    def read(conn: Connection[Any], shape: Shape) -> dict[str, Any]:
+    async def read(conn: AsyncConnection[Any], shape: Shape) -> dict[str, Any]:
         key = shape.key(workflow_id)
-        found = reads.require_workflow(conn, shape, key)
-        tasks, running = reads.read_page_of_tasks(conn, shape, key, _TASKS)
+        found = await reads.require_workflow(conn, shape, key)
+        tasks, running = await reads.read_page_of_tasks(conn, shape, key, _TASKS)
         summed, tree, path = None, None, []
         if trees.has_trees(shape):
             if (found.tree_workflows or 1) > 1:
-                summed, tree = trees.read_branches(conn, shape, key)
-            path = trees.read_path(conn, shape, key) if found.parent_id is not None else []
+                summed, tree = await trees.read_branches(conn, shape, key)
+            path = await trees.read_path(conn, shape, key) if found.parent_id is not None else []
         return {
             "summed": summed,
             "tree": tree,
@@ -173,43 +174,43 @@ def workflow(request: Request, workflow_id: Key) -> Response:
             "workflow": found,
             "running": running,
             "tasks": tasks,
-            "stages": reads.read_part(conn, shape, key, reads.STAGES),
-            "events": reads.read_part(conn, shape, key, reads.EVENTS, _EVENTS),
-            "points": reads.read_part(conn, shape, key, reads.BURNUP),
-            "slow": usual.read_slow(conn, shape, found, datetime.now(UTC)),
-            "forecast": reads.read_forecast(conn, shape, key),
-            "archived_at": reads.read_archived_at(conn, shape, found),
+            "stages": await reads.read_part(conn, shape, key, reads.STAGES),
+            "events": await reads.read_part(conn, shape, key, reads.EVENTS, _EVENTS),
+            "points": await reads.read_part(conn, shape, key, reads.BURNUP),
+            "slow": await usual.read_slow(conn, shape, found, datetime.now(UTC)),
+            "forecast": next(iter(await reads.read_part(conn, shape, key, reads.FORECAST)), None),
+            "archived_at": await reads.read_archived_at(conn, shape, found),
             "trace_url": request.app.state.settings.trace_url,
         }
 
-    return render(request, "workflow.html", read_page(request, read))
+    return render(request, "workflow.html", await read_page(request, read))
 
 
-def _one(request: Request, workflow_id: str) -> dict[str, Any]:
-    def read(conn: Connection[Any], shape: Shape) -> dict[str, Any]:
-        return {"w": reads.require_workflow(conn, shape, shape.key(workflow_id)), "words": shape.words}
+async def _one(request: Request, workflow_id: str) -> dict[str, Any]:
+    async def read(conn: AsyncConnection[Any], shape: Shape) -> dict[str, Any]:
+        return {"w": await reads.require_workflow(conn, shape, shape.key(workflow_id)), "words": shape.words}
 
-    return run(request, read)
+    return await ask(request, read)
 
 
 @router.get("/workflows/{workflow_id}/badge.svg")
-def badge(request: Request, workflow_id: Key) -> Response:
+async def badge(request: Request, workflow_id: Key) -> Response:
     """Draw a workflow as a badge, for pages elsewhere."""
     headers = {"Cache-Control": "no-cache", "Cross-Origin-Resource-Policy": "cross-origin"}
-    context = _one(request, workflow_id)
+    context = await _one(request, workflow_id)
     return _templates.TemplateResponse(request, "badge.svg", context, headers=headers, media_type="image/svg+xml")
 
 
 @router.get("/workflows/{workflow_id}/embed")
-def embed(request: Request, workflow_id: Key) -> Response:
+async def embed(request: Request, workflow_id: Key) -> Response:
     """Show a workflow as a bar, to be framed by pages of the origins that may."""
-    response = render(request, "embed.html", _one(request, workflow_id))
+    response = render(request, "embed.html", await _one(request, workflow_id))
     response.headers["Content-Security-Policy"] = framed_by(request.app.state.settings.embed_origins)
     return response
 
 
 @router.get("/icons/{status}-{percentage}.svg")
-def icon(request: Request, status: WorkflowStatus | Literal["silent"], percentage: _Percentage) -> Response:
+async def icon(request: Request, status: WorkflowStatus | Literal["silent"], percentage: _Percentage) -> Response:
     """Draw the icon of a workflow's page: a ring, since the security policy allows no other way to a changing one."""
     context = {"status": status, "percentage": percentage}
     headers = {"Cache-Control": "private, max-age=86400"}
@@ -217,25 +218,25 @@ def icon(request: Request, status: WorkflowStatus | Literal["silent"], percentag
 
 
 @router.get("/favicon.ico")
-def favicon(request: Request) -> Response:
+async def favicon(request: Request) -> Response:
     """Lead browsers that ask for it to the icon."""
     return RedirectResponse(f"{base_of(request)}/static/favicon.svg", 301)
 
 
 @router.get("/docs")
-def docs(request: Request) -> Response:
+async def docs(request: Request) -> Response:
     """Show what the API takes and answers; FastAPI's own page has a script that the security policy forbids."""
-    whole = described(request)
+    whole = await described(request)
     tags = groupby(operations(whole), lambda found: found[2]["tags"][0])
     context = {"api": whole, "tags": [(tag, list(found)) for tag, found in tags], "host": request.url.netloc}
     return render(request, "docs.html", context)
 
 
-def described(request: Request) -> dict[str, Any]:
+async def described(request: Request) -> dict[str, Any]:
     """Describe the API."""
     state = request.app.state
     try:
-        adopted = not state.database.shape().has("workflow")
+        adopted = not (await state.database.shape()).has("workflow")
     except AWAY:
         adopted = False
     whole = deepcopy(request.app.openapi())
@@ -243,7 +244,7 @@ def described(request: Request) -> dict[str, Any]:
 
 
 @router.get("/login")
-def login(request: Request, next: str = "/") -> Response:
+async def login(request: Request, next: str = "/") -> Response:
     """Show the form that asks for the token."""
     return render(request, "login.html", {"next": local_path(next), "wrong": False})
 
@@ -283,16 +284,18 @@ def failure(request: Request, status: int, message: str, headers: dict[str, str]
     return response
 
 
-def read_page(request: Request, query: Callable[[Connection[Any], Shape], dict[str, Any]]) -> dict[str, Any]:
+async def read_page(
+    request: Request, query: Callable[[AsyncConnection[Any], Shape], Awaitable[dict[str, Any]]]
+) -> dict[str, Any]:
     """Read all that a page shows as of one moment, so that its numbers agree."""
 
-    def read(conn: Connection[Any], shape: Shape) -> dict[str, Any]:
-        with conn.transaction():
-            conn.execute("set transaction isolation level repeatable read, read only")
-            found = query(conn, shape)
-        return {**found, "shape": shape, "standby": request.app.state.database.meter.measure(conn)}
+    async def read(conn: AsyncConnection[Any], shape: Shape) -> dict[str, Any]:
+        async with conn.transaction():
+            await conn.execute("set transaction isolation level repeatable read, read only")
+            found = await query(conn, shape)
+        return {**found, "shape": shape, "standby": await request.app.state.database.meter.measure(conn)}
 
-    return run(request, read)
+    return await ask(request, read)
 
 
 def render(request: Request, template: str, context: dict[str, Any], status: int = 200) -> Response:

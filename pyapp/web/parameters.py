@@ -145,11 +145,11 @@ Position = Annotated[
 
 
 async def after_position(after_position: Position = None) -> None:
-    """Take a parameter of all requests that read, for run."""
+    """Take a parameter of all requests that read, for ask."""
 
 
 async def ask(request: Request, query: Callable[[psycopg.AsyncConnection[Any], Shape], Awaitable[T]]) -> T:
-    """Run a query of a request as ``run`` does, in the event loop."""
+    """Run a query of a request, on a standby not before it has replayed what the request says."""
     database: Database = request.app.state.database
     return await database.ask(query, after=request.query_params.get("after_position"))
 
@@ -165,9 +165,3 @@ async def known_parameters(request: Request) -> None:
 
 def _taken_by(dependant: Dependant) -> set[str]:
     return {field.alias for field in dependant.query_params}.union(*map(_taken_by, dependant.dependencies))
-
-
-def run(request: Request, query: Callable[[psycopg.Connection[Any], Shape], T]) -> T:
-    """Run a query of a request, on a standby not before it has replayed what the request says."""
-    database: Database = request.app.state.database
-    return database.run(query, after=request.query_params.get("after_position"))

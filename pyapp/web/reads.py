@@ -1,20 +1,22 @@
 """What the service reads beside the core's helpers: short selects on the same views."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from typing import Any, LiteralString, TypeAlias
+from typing import Any, LiteralString
 
-from psycopg import AsyncConnection, Connection, sql
-from psycopg.rows import class_row, dict_row
+from psycopg import AsyncConnection, sql
+from psycopg.abc import Params
 
-from pyapp import WorkflowNotFound, get_forecasts
+from pyapp import WorkflowNotFound, aio
 from pyapp.models import WORKFLOW_STATUSES, BurnupPoint, Forecast, Stage, Task, TimelineEntry, Workflow
+from pyapp.reading import ATTENTION
 from pyapp.statements import array as as_array
 from pyapp.watch import ACTIVE
 from pyapp.web.answers import Event, Listed, columns
 from pyapp.web.shape import Shape
+from pyapp.web.wire import fetch_rows, fetch_values
 
 NEWEST = sql.SQL("p.created_at desc, p.workflow_id desc")
 FOLLOWED = 200
@@ -62,28 +64,16 @@ _OF_TREE = {
 }
 
 
-Asked: TypeAlias = tuple[bytes, Mapping[str, Any]]
-"""A query and its values."""
-
-
-def as_json(query: sql.Composable) -> bytes:
-    """Select each row of a query as JSON, which is sent as the database writes it."""
-    return sql.SQL("select row_to_json(r) from ({}) as r").format(query).as_bytes()
-
-
-async def fetch(conn: AsyncConnection[Any], asked: Asked, prepare: bool | None = None) -> list[bytes]:
-    """Read rows of one column: JSON."""
-    return [row for (row,) in await (await conn.execute(*asked, prepare=prepare)).fetchall()]
-
-
-def listed(
-    shape: Shape,
-    rows: sql.Composable,
-    order: sql.Composable,
-    summed: LiteralString = "true",
-    *,
-    sent: bool = False,
+def as_json(
+    query: sql.Composable, of: type[Any], without: tuple[str, ...] = (), *, key: sql.Composable | None = None
 ) -> sql.Composed:
+    """Select each row of a query as JSON, which is sent as the database writes it; behind its ``key``, if wanted."""
+    chosen = sql.SQL(", ").join([*([] if key is None else [key]), sql.SQL("row_to_json(r)")])
+    sent = columns(of, without, sent=True)  # type: ignore[arg-type]  # that classes hash
+    return sql.SQL("select {} from ({}) as p cross join lateral (select {}) as r").format(chosen, query, sent)
+
+
+def listed(shape: Shape, rows: sql.Composable, order: sql.Composable, summed: LiteralString = "true") -> sql.Composed:
     """Select workflows as they are shown: ``rows`` of workflow_progress, and those that are ``summed`` with a tree."""
     stages, trees = shape.has("workflow_stage_progress"), shape.has("workflow_tree_progress")
     joins: list[sql.Composable] = []
@@ -101,7 +91,7 @@ def listed(
         for ours, theirs in _OF_TREE.items()
     )
     return sql.SQL("select {}, p.workflow_id::text as id, {} as stage_progress, {} from {} as p {} order by {}").format(
-        columns(Workflow, sent=sent),
+        columns(Workflow),
         sql.SQL("s.progress_percentage" if stages else "null::integer"),
         sql.SQL(", ").join(values),
         rows,
@@ -128,38 +118,38 @@ def apart_from(
 
 
 @cache
-def _by_key(shape: Shape, *, sent: bool) -> sql.Composed:
+def _by_key(shape: Shape) -> sql.Composed:
     rows = sql.SQL("(select p.* from {} as p where p.workflow_id = %(key)s)")
-    return listed(shape, rows.format(shape.name("workflow_progress")), NEWEST, sent=sent)
+    return listed(shape, rows.format(shape.name("workflow_progress")), NEWEST)
 
 
 @cache
 def _workflow_json(shape: Shape) -> bytes:
-    return as_json(_by_key(shape, sent=True))
+    return as_json(_by_key(shape), Listed).as_bytes()
 
 
 @cache
 def _followed_json(shape: Shape) -> bytes:
     rows = sql.SQL("(select p.* from {} as p where p.workflow_id = any (%(keys)s))")
     of = rows.format(shape.name("workflow_progress"))
-    query = listed(shape, of, NEWEST, "p.workflow_id = any (%(summed)s)", sent=True)
-    return sql.SQL("select r.id, row_to_json(r) from ({}) as r").format(query).as_bytes()
+    return as_json(
+        listed(shape, of, NEWEST, "p.workflow_id = any (%(summed)s)"), Listed, key=sql.SQL("p.id")
+    ).as_bytes()
 
 
-def ask_workflow(shape: Shape, workflow_id: str) -> Asked:
-    """Ask for a workflow by its key."""
-    return _workflow_json(shape), {"key": workflow_id}
+async def send_workflow(conn: AsyncConnection[Any], shape: Shape, workflow_id: str) -> list[bytes]:
+    """Read a workflow by its key, as JSON."""
+    return await fetch_values(conn, _workflow_json(shape), {"key": workflow_id})
 
 
-def find_workflow(conn: Connection[Any], shape: Shape, workflow_id: str) -> Listed | None:
+async def find_workflow(conn: AsyncConnection[Any], shape: Shape, workflow_id: str) -> Listed | None:
     """Read a workflow by its key."""
-    with conn.cursor(row_factory=class_row(Listed)) as reader:
-        return reader.execute(_by_key(shape, sent=False), {"key": workflow_id}).fetchone()
+    return next(iter(await fetch_rows(conn, Listed, _by_key(shape), {"key": workflow_id})), None)
 
 
-def require_workflow(conn: Connection[Any], shape: Shape, workflow_id: str) -> Listed:
+async def require_workflow(conn: AsyncConnection[Any], shape: Shape, workflow_id: str) -> Listed:
     """Read a workflow by its key. Raises WorkflowNotFound."""
-    if (found := find_workflow(conn, shape, workflow_id)) is None:
+    if (found := await find_workflow(conn, shape, workflow_id)) is None:
         raise WorkflowNotFound(workflow_id)
     return found
 
@@ -174,82 +164,86 @@ async def follow_workflows(
 
 async def active_ids(conn: AsyncConnection[Any], shape: Shape) -> set[str]:
     """Find the newest workflows that no other started and that have not ended."""
-    return {row[0] for row in await (await conn.execute(active_query(shape), [])).fetchall()}
+    return set(await fetch_values(conn, _active(shape)))
 
 
 @cache
-def active_query(shape: Shape) -> sql.Composed:
-    """Compose the query for the keys of the newest workflows that no other started and that have not ended."""
+def _active(shape: Shape) -> sql.Composed:
     conditions = [sql.SQL("p.status = {} and p.parent_id is null").format(status) for status in ACTIVE]
     rows = apart(shape, conditions, NEWEST, FOLLOWED)
     return sql.SQL("select p.workflow_id::text from {} as p order by {}").format(rows, NEWEST)
 
 
-def read_attention(
-    conn: Connection[Any], shape: Shape, limit: int = 20
+async def read_attention(
+    conn: AsyncConnection[Any], shape: Shape, limit: int = 20
 ) -> tuple[list[Listed], list[Listed], dict[str, Forecast]]:
     """Read what the overview shows: active workflows, those first that need attention, recent failures, forecasts.
 
     The active ones are those that no other started; what failed may be anywhere in a tree.
     """
-    first = sql.SQL("{} desc, p.agents_failed > 0 desc, {}").format(_RESTS, NEWEST)
+    first = sql.SQL("{}, {}").format(sql.SQL(ATTENTION), NEWEST)
     statuses = sql.SQL(", ").join(map(sql.Literal, ACTIVE))
     of_active = apart(shape, [sql.SQL("p.status in ({}) and p.parent_id is null").format(statuses)], first, limit)
     of_failed = apart(shape, [sql.SQL("p.status = 'failed'")], NEWEST, 5)
-    with conn.cursor(row_factory=class_row(Listed)) as reader:
-        failed = reader.execute(listed(shape, of_failed, NEWEST), []).fetchall()
-        active = reader.execute(listed(shape, of_active, NEWEST), []).fetchall()
-    found = get_forecasts(conn, [workflow.workflow_id for workflow in active], schema=shape.schema)
+    failed = await fetch_rows(conn, Listed, listed(shape, of_failed, NEWEST))
+    active = await fetch_rows(conn, Listed, listed(shape, of_active, NEWEST))
+    found = await aio.get_forecasts(conn, [workflow.workflow_id for workflow in active], schema=shape.schema)
     forecasts = {str(key): forecast for key, forecast in found.items()}
 
     def is_stalled(workflow: Listed) -> bool:
         return bool((forecast := forecasts.get(str(workflow.workflow_id))) and forecast.stalled)
 
     # The order is kept within those that need the same attention.
-    return sorted(active, key=lambda one: (not is_stalled(one), not one.whole.agents_failed)), failed, forecasts
+    return sorted(active, key=lambda one: (not one.whole.agents_failed, not is_stalled(one))), failed, forecasts
 
 
-def count_active_roots(conn: Connection[Any], shape: Shape) -> int:
+async def _count(conn: AsyncConnection[Any], of: sql.Composable, condition: sql.Composable, values: Params = ()) -> int:
+    query = sql.SQL("select count(*) from {} as p where {}").format(of, condition)
+    [found] = await fetch_values(conn, query, values)
+    return int(found)
+
+
+async def count_active_roots(conn: AsyncConnection[Any], shape: Shape) -> int:
     """Count the workflows that no other started and that have not ended."""
-    query = sql.SQL("select count(*) from {} as p where p.parent_id is null and p.status in ({})").format(
-        shape.name("workflow_progress"), sql.SQL(", ").join(map(sql.Literal, ACTIVE))
-    )
-    row = conn.execute(query, []).fetchone()
-    return row[0] if row else 0
+    active = sql.SQL(", ").join(map(sql.Literal, ACTIVE))
+    condition = sql.SQL("p.parent_id is null and p.status in ({})").format(active)
+    return await _count(conn, shape.name("workflow_progress"), condition)
 
 
 @cache
-def _part(shape: Shape, part: Part, *, sent: bool) -> sql.Composed:
+def _part(shape: Shape, part: Part) -> sql.Composed:
     query = sql.SQL(part.query + " where p.workflow_id = %(key)s order by {order} limit %(limit)s offset %(offset)s")
     return query.format(
-        columns=columns(part.of, sent=sent),  # type: ignore[arg-type]  # that classes hash
+        columns=columns(part.of),  # type: ignore[arg-type]  # that classes hash
         relation=shape.name(part.relation),
         order=sql.SQL(part.order),
     )
 
 
-def ask_part(shape: Shape, workflow_id: str, part: Part, limit: int = 1000, offset: int = 0) -> Asked:
-    """Ask for a part of a workflow in its order."""
-    return as_json(_part(shape, part, sent=True)), {"key": workflow_id, "limit": limit, "offset": offset}
+@cache
+def _part_json(shape: Shape, part: Part) -> bytes:
+    return as_json(_part(shape, part), part.of).as_bytes()
 
 
-def read_part(
-    conn: Connection[Any], shape: Shape, workflow_id: str, part: Part, limit: int = 1000, offset: int = 0
-) -> list[Any]:
-    """Read a part of a workflow in its order; nothing where the schema does not have it."""
+async def send_part(
+    conn: AsyncConnection[Any], shape: Shape, workflow_id: str, part: Part, limit: int = 1000, offset: int = 0
+) -> list[bytes]:
+    """Read a part of a workflow in its order, as JSON; nothing where the schema does not have it."""
     if not shape.has(part.relation):
         return []
-    with conn.cursor(row_factory=class_row(part.of)) as reader:
-        values = {"key": workflow_id, "limit": limit, "offset": offset}
-        return reader.execute(_part(shape, part, sent=False), values).fetchall()
+    return await fetch_values(conn, _part_json(shape, part), {"key": workflow_id, "limit": limit, "offset": offset})
 
 
-def read_forecast(conn: Connection[Any], shape: Shape, workflow_id: str) -> Forecast | None:
-    """Read the forecast of a workflow."""
-    return next(iter(get_forecasts(conn, [workflow_id], schema=shape.schema).values()), None)
+async def read_part(
+    conn: AsyncConnection[Any], shape: Shape, workflow_id: str, part: Part, limit: int = 1000
+) -> list[Any]:
+    """Read a part of a workflow as ``send_part`` does, for a page."""
+    if not shape.has(part.relation):
+        return []
+    return await fetch_rows(conn, part.of, _part(shape, part), {"key": workflow_id, "limit": limit, "offset": 0})
 
 
-def read_archived_at(conn: Connection[Any], shape: Shape, workflow: Listed) -> datetime | None:
+async def read_archived_at(conn: AsyncConnection[Any], shape: Shape, workflow: Listed) -> datetime | None:
     """Tell since when a workflow is frozen, and whether that was to archive it: none of its tasks is left."""
     if not shape.has("workflow") or not workflow.agents_created:
         return None
@@ -257,13 +251,12 @@ def read_archived_at(conn: Connection[Any], shape: Shape, workflow: Listed) -> d
         "select w.progress_frozen_at from {} as w where w.id = %(workflow)s"
         " and not exists (select from {} as a where a.workflow_id = w.id)"
     ).format(shape.name("workflow"), shape.name("agent_task"))
-    row = conn.execute(query, {"workflow": workflow.id}).fetchone()
-    return row[0] if row else None
+    return next(iter(await fetch_values(conn, query, {"workflow": workflow.id})), None)
 
 
-def read_page_of_tasks(
-    conn: Connection[Any], shape: Shape, workflow_id: str, limit: int
-) -> tuple[list[dict[str, Any]], int]:
+async def read_page_of_tasks(
+    conn: AsyncConnection[Any], shape: Shape, workflow_id: str, limit: int
+) -> tuple[list[Task], int]:
     """Read tasks for a page, failed ones and those at work first; return them and the number of those at work.
 
     With thousands of tasks these would not be among the oldest.
@@ -278,16 +271,14 @@ def read_page_of_tasks(
         for place, (statuses, most) in enumerate(groups)
     )
     query = sql.SQL("select {} from ({}) as p order by p.place, p.ordinal, p.created_at, p.id limit %(limit)s").format(
-        columns(Task, ("payload",), result="left(p.result::text, 1000)"), rows
+        columns(Task, payload="null", result="left(p.result::text, 1000)"), rows
     )
-    count = sql.SQL("select count(*) from {} where workflow_id = %(workflow)s and status in ({})").format(
-        shape.name("agent_task"), sql.SQL(", ").join(map(sql.Literal, _AT_WORK))
+    running = sql.SQL("p.workflow_id = %(workflow)s and p.status in ({})").format(
+        sql.SQL(", ").join(map(sql.Literal, _AT_WORK))
     )
     values = {"workflow": workflow_id, "limit": limit}
-    with conn.cursor(row_factory=dict_row) as reader:
-        tasks = reader.execute(query, values).fetchall()
-    row = conn.execute(count, values).fetchone()
-    return tasks, row[0] if row else 0
+    tasks = await fetch_rows(conn, Task, query, values)
+    return tasks, await _count(conn, shape.name("agent_task"), running, values)
 
 
 @cache
@@ -302,28 +293,21 @@ def _overview(shape: Shape) -> bytes:
         for outcome in ("created", "completed", "failed", "cancelled", "open")
     }
     counted = (sql.SQL("{} as {}").format(what, sql.Identifier(name)) for name, what in (counts | sums).items())
-    return as_json(
-        sql.SQL(
-            "select row_to_json(o) as overview, row_to_json(a) as agents from (select {} from {} as p) as c"
-            " cross join lateral (select {}) as o cross join lateral (select {}) as a"
-        ).format(
-            sql.SQL(", ").join(counted),
-            shape.name("workflow_progress"),
-            *(sql.SQL(", ").join(sql.Identifier("c", name) for name in names) for names in (counts, sums)),
-        )
+    query = sql.SQL(
+        "select row_to_json(r) from (select {} from {} as p) as c cross join lateral (select {}) as o"
+        " cross join lateral (select {}) as a cross join lateral (select o as overview, a as agents) as r"
+    ).format(
+        sql.SQL(", ").join(counted),
+        shape.name("workflow_progress"),
+        *(sql.SQL(", ").join(sql.Identifier("c", name) for name in names) for names in (counts, sums)),
     )
+    return query.as_bytes()
 
 
-def ask_overview(shape: Shape) -> Asked:
-    """Ask for the number of workflows by status, and of the tasks of all of them."""
-    return _overview(shape), {}
-
-
-def read_overview(conn: Connection[Any], shape: Shape) -> dict[str, dict[str, int]]:
-    """Count as ``ask_overview`` does."""
-    row = conn.execute(*ask_overview(shape)).fetchone()
-    found: dict[str, dict[str, int]] = row[0] if row else {}
-    return found
+async def send_overview(conn: AsyncConnection[Any], shape: Shape) -> bytes:
+    """Count workflows by status, and the tasks of all of them, as JSON."""
+    [found] = await fetch_values(conn, _overview(shape))
+    return bytes(found)
 
 
 def stalled(shape: Shape) -> sql.Composed:
@@ -333,15 +317,11 @@ def stalled(shape: Shape) -> sql.Composed:
     )
 
 
-def count_stalled(conn: Connection[Any], shape: Shape) -> float:
+async def count_stalled(conn: AsyncConnection[Any], shape: Shape) -> int:
     """Count the workflows that have come to a halt."""
-    query = sql.SQL("select count(*) from {} as p where {}").format(shape.name("workflow_progress"), stalled(shape))
-    row = conn.execute(query, []).fetchone()
-    return float(row[0]) if row else float("nan")
+    return await _count(conn, shape.name("workflow_progress"), stalled(shape))
 
 
-def count_drift(conn: Connection[Any], shape: Shape) -> float:
+async def count_drift(conn: AsyncConnection[Any], shape: Shape) -> int:
     """Count the workflows whose stored progress is wrong, which reads every task."""
-    query = sql.SQL("select count(*) from {}").format(shape.name("workflow_progress_drift"))
-    row = conn.execute(query, []).fetchone()
-    return float(row[0]) if row else float("nan")
+    return await _count(conn, shape.name("workflow_progress_drift"), sql.SQL("true"))

@@ -1,5 +1,6 @@
 """Running the service: where it listens, what it logs, and how it ends."""
 
+import asyncio
 import errno
 import ipaddress
 import logging
@@ -86,8 +87,7 @@ def in_background(settings: Settings, port: int) -> Iterator[str]:
 def _look(settings: Settings, say: Callable[[str], None]) -> None:
     """Refuse a database that lacks the schema; one that is away may come later."""
     try:
-        with psycopg.connect(**(arguments(settings.read_dsn or settings.dsn) | {"connect_timeout": 5})) as conn:
-            readable(conn, settings.schema, "workflow_forecast", "agent_task")
+        asyncio.run(_read(settings))
     except LACKING:
         raise CannotServe(lacking(settings.schema)) from None
     except psycopg.OperationalError as error:
@@ -101,6 +101,12 @@ def _look(settings: Settings, say: Callable[[str], None]) -> None:
         if re.search(_HOPELESS, why):  # it will not come by itself
             raise CannotServe(f"no connection to the database: {why}") from None
         say(f"the database is away, answers are 503 until it is there: {why}")
+
+
+async def _read(settings: Settings) -> None:
+    how = arguments(settings.read_dsn or settings.dsn) | {"connect_timeout": 5}
+    async with await psycopg.AsyncConnection.connect(**how) as conn:
+        await readable(conn, settings.schema, "workflow_forecast", "agent_task")
 
 
 def _prepare(settings: Settings, port: int) -> tuple[_Server, socket.socket, str]:

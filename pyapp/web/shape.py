@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from psycopg import AsyncConnection, Connection, errors, sql
+from psycopg import AsyncConnection, errors, sql
 
-from pyapp import Vocabulary, get_vocabulary
+from pyapp import Vocabulary, aio
 from pyapp.db import quoted_name
+from pyapp.web.wire import fetch_values
 
 _BITS = {"smallint": 15, "integer": 31, "bigint": 63}
 _RELATIONS = [
@@ -21,6 +22,7 @@ _RELATIONS = [
     "workflow_timeline",
     "workflow_burnup",
     "workflow_tree_progress",
+    "workflow_forecast",
     "vocabulary",
 ]
 OURS = Vocabulary("workflow", "workflows", "agent", "agents")
@@ -111,24 +113,23 @@ class Shape:
         """Write keys as the database does, by asking it. Raises ``psycopg.DataError``."""
         type_ = sql.SQL(self.key_type.replace("%", "%%"))
         query = sql.SQL("select (%s::text[]::{}[])::text[]").format(type_)
-        row = await (await conn.execute(query, [list(keys)])).fetchone()
-        return list(row[0]) if row else []
+        [found] = await fetch_values(conn, query, [list(keys)])
+        return list(found)
 
 
-def find_shape(conn: Connection[Any], schema: str) -> Shape:
+async def find_shape(conn: AsyncConnection[Any], schema: str) -> Shape:
     """Find out what a schema has. Raises ``psycopg.errors.UndefinedTable`` where it has no progress to read."""
-    readable(conn, schema)
-    existing = conn.execute(_EXISTING, [_RELATIONS, schema]).fetchall()
-    (key_type, _), (_, priorities) = conn.execute(_COLUMN, [schema]).fetchall()
-    relations = frozenset(name for (name,) in existing)
+    await readable(conn, schema)
+    relations = frozenset(await fetch_values(conn, _EXISTING, [_RELATIONS, schema]))
+    (key_type, _), (_, priorities) = await (await conn.execute(_COLUMN, [schema])).fetchall()
     words = OURS if "workflow" in relations else _THEIRS
     if "vocabulary" in relations:
-        words = get_vocabulary(conn, schema=schema)
-    indexed = frozenset(name for (name,) in conn.execute(_INDEXED, [schema, schema]).fetchall())
+        words = await aio.get_vocabulary(conn, schema=schema)
+    indexed = frozenset(await fetch_values(conn, _INDEXED, [schema, schema]))
     return Shape(schema, relations, key_type, tuple(priorities), words, indexed)
 
 
-def readable(conn: Connection[Any], schema: str, *relations: str) -> None:
+async def readable(conn: AsyncConnection[Any], schema: str, *relations: str) -> None:
     """See that workflow_progress is there, and these relations too."""
     names = (sql.Identifier(schema, name) for name in ("workflow_progress", *relations))
-    conn.execute(sql.SQL("select from {} limit 0").format(sql.SQL(", ").join(names)))
+    await conn.execute(sql.SQL("select from {} limit 0").format(sql.SQL(", ").join(names)))

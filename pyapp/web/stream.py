@@ -21,7 +21,6 @@ from pyapp import StandbyBehind, aio
 from pyapp.db import interrupted
 from pyapp.web.answers import Standby
 from pyapp.web.database import AWAY, Database, reason
-from pyapp.web.lag import REPLAY
 from pyapp.web.listen import RESYNC, Listener
 from pyapp.web.reads import active_ids, follow_workflows
 from pyapp.web.shape import Shape
@@ -210,7 +209,7 @@ class Feed:
     async def _follow(self, conn: psycopg.AsyncConnection[Any]) -> None:
         """Read while there are clients, and listen meanwhile."""
         self._seen, self._active, self._trees, self._look_again = {}, set(), {}, 0.0
-        shape = await asyncio.to_thread(self._database.shape)
+        shape = await self._database.shape()
         listener = Listener(self._database, self._wake.set, self._count_query)
         listening = asyncio.create_task(listener.run())
         try:
@@ -253,7 +252,7 @@ class Feed:
 
     async def _measure(self, conn: psycopg.AsyncConnection[Any]) -> Standby | None:
         self._count_query()
-        return self._database.meter.take(await (await conn.execute(REPLAY)).fetchone())
+        return await self._database.meter.measure(conn)
 
     async def _replayed(self, conn: psycopg.AsyncConnection[Any], position: str | None) -> bool:
         """Tell whether a standby shows what the last notification told of, if there was one."""

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, HTTPException, Query
-from psycopg import Connection
+from psycopg import AsyncConnection
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -20,7 +20,7 @@ _PAGE = 100
 
 
 @router.get("/workflows/{workflow_id}/tasks")
-def list_tasks(
+async def list_tasks(
     request: Request,
     workflow_id: Key,
     status: TaskStatuses = None,
@@ -32,12 +32,12 @@ def list_tasks(
     """Show the tasks of a workflow in the order of their creation, filtered and paged."""
     wanted = tasks.Wanted(status or (), agent_type, stage, text, _PAGE, cursor or None)
 
-    def read(conn: Connection[Any], shape: Shape) -> dict[str, Any]:
-        found = reads.require_workflow(conn, shape, shape.key(workflow_id))
-        page = tasks.list_page(conn, shape, str(found.id), wanted, without=("payload", "result"))
-        return {"workflow": found, "page": page, "archived_at": reads.read_archived_at(conn, shape, found)}
+    async def read(conn: AsyncConnection[Any], shape: Shape) -> dict[str, Any]:
+        found = await reads.require_workflow(conn, shape, shape.key(workflow_id))
+        page = await tasks.list_page(conn, shape, str(found.id), wanted)
+        return {"workflow": found, "page": page, "archived_at": await reads.read_archived_at(conn, shape, found)}
 
-    found = read_page(request, read)
+    found = await read_page(request, read)
     chosen = [("status", one) for one in wanted.status]
     chosen += [(name, value) for name in ("agent_type", "stage", "text") if (value := getattr(wanted, name))]
     here = f"/workflows/{segment(found['workflow'].id)}/tasks"
@@ -52,29 +52,29 @@ def list_tasks(
 
 
 @router.get("/workflows/{workflow_id}/tasks/{task_id}")
-def show_task(request: Request, workflow_id: Key, task_id: Key) -> Response:
+async def show_task(request: Request, workflow_id: Key, task_id: Key) -> Response:
     """Show a task: times, attempts, what it was given and what it reported."""
 
-    def read(conn: Connection[Any], shape: Shape) -> dict[str, Any]:
-        found = reads.require_workflow(conn, shape, shape.key(workflow_id))
-        task = tasks.read_task(conn, shape, str(found.id), task_id, for_page=True)
+    async def read(conn: AsyncConnection[Any], shape: Shape) -> dict[str, Any]:
+        found = await reads.require_workflow(conn, shape, shape.key(workflow_id))
+        task = await tasks.read_task(conn, shape, str(found.id), task_id)
         if task is None:
             raise HTTPException(404, "Task not found")
         return {"workflow": found, "task": task, "trace_url": request.app.state.settings.trace_url}
 
-    return render(request, "task.html", read_page(request, read))
+    return render(request, "task.html", await read_page(request, read))
 
 
 @router.get("/workflows/{workflow_id}/timeline")
-def show_timeline(
+async def show_timeline(
     request: Request, workflow_id: Key, by: Annotated[gantt.By | None, GIVEN, Query()] = None
 ) -> Response:
     """Show the tasks of a workflow over time, by stage or by type of agent."""
     now = datetime.now(UTC)
 
-    def read(conn: Connection[Any], shape: Shape) -> dict[str, Any]:
-        found = reads.require_workflow(conn, shape, shape.key(workflow_id))
-        drawn = gantt.read_gantt(conn, shape, found, now, by)
-        return {"workflow": found, "gantt": drawn, "archived_at": reads.read_archived_at(conn, shape, found)}
+    async def read(conn: AsyncConnection[Any], shape: Shape) -> dict[str, Any]:
+        found = await reads.require_workflow(conn, shape, shape.key(workflow_id))
+        drawn = await gantt.read_gantt(conn, shape, found, now, by)
+        return {"workflow": found, "gantt": drawn, "archived_at": await reads.read_archived_at(conn, shape, found)}
 
-    return render(request, "timeline.html", {"now": now, **read_page(request, read)})
+    return render(request, "timeline.html", {"now": now, **await read_page(request, read)})

@@ -1,18 +1,17 @@
 """The tasks of a workflow: a page at a time in the order of their creation, filtered; and one with all that it has."""
 
-import base64
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
-from psycopg import Connection, DataError, sql
-from psycopg.rows import class_row, dict_row
+from psycopg import AsyncConnection, sql
 
 from pyapp.models import Key, Task
 from pyapp.web.answers import columns
-from pyapp.web.paging import BadCursor
+from pyapp.web.cursors import Page, Place, as_page, fetch_page, read_place
+from pyapp.web.reads import as_json
 from pyapp.web.shape import Shape
+from pyapp.web.wire import fetch_rows, fetch_values
 
 WITHOUT = ("payload",)
 """What agents were given may be large: one task by itself has it."""
@@ -63,51 +62,22 @@ class Wanted:
     cursor: str | None = None
 
 
-@dataclass(frozen=True)
-class Page:
-    """Tasks, and the cursors of the pages before and behind them, None where there is none."""
-
-    tasks: list[dict[str, Any]]
-    previous: str | None
-    next: str | None
-
-
-def list_page(
-    conn: Connection[Any], shape: Shape, workflow_id: str, wanted: Wanted, without: tuple[str, ...] = WITHOUT
+async def list_page(
+    conn: AsyncConnection[Any], shape: Shape, workflow_id: str, wanted: Wanted, *, sent: bool = False
 ) -> Page:
-    """List a page of tasks, with these columns left out. Raises BadCursor."""
+    """List a page of tasks without what they were given; as JSON to be sent, else without results. Raises BadCursor."""
+    place = read_place("tasks", 2, wanted.cursor)
     if not shape.has("agent_task"):
         return Page([], None, None)
-    backwards, place = (False, None) if wanted.cursor is None else _read_cursor(wanted.cursor)
-    query, values = _page_query(shape, workflow_id, wanted, backwards, place, without)
-    try:
-        with conn.cursor(row_factory=dict_row) as reader:
-            rows = reader.execute(query, values, prepare=False).fetchall()
-    except DataError:
-        if place is None:
-            raise
-        raise BadCursor from None
-    tasks, is_more = rows[: wanted.limit], len(rows) > wanted.limit
-    if backwards:
-        tasks.reverse()
-    before, behind = (is_more, True) if backwards else (place is not None, is_more)
-    return Page(
-        tasks,
-        _write_cursor(True, tasks[0]) if before and tasks else None,
-        _write_cursor(False, tasks[-1]) if behind and tasks else None,
-    )
+    query, values = _page_query(shape, workflow_id, wanted, place, sent=sent)
+    return await fetch_page(conn, query, values, place, wanted.limit, None if sent else ReportedTask)
 
 
 def _page_query(
-    shape: Shape,
-    workflow_id: str,
-    wanted: Wanted,
-    backwards: bool,
-    place: tuple[int, str] | None,
-    without: tuple[str, ...],
+    shape: Shape, workflow_id: str, wanted: Wanted, place: Place, *, sent: bool
 ) -> tuple[sql.Composed, dict[str, Any]]:
-    """Compose the query for a page and one row more, which tells whether there is another one."""
-    ordinal = sql.SQL("p.ordinal" if shape.has("workflow") else f"coalesce(p.ordinal, {_LAST})")
+    """Compose the query for a page and one row more."""
+    keys = [sql.SQL("p.ordinal" if shape.has("workflow") else f"coalesce(p.ordinal, {_LAST})"), sql.SQL("p.id")]
     filters: list[sql.Composable] = [sql.SQL("p.workflow_id = %(workflow)s")]
     values: dict[str, Any] = {"workflow": workflow_id, "limit": wanted.limit + 1}
     if wanted.status:
@@ -122,55 +92,43 @@ def _page_query(
         searched = ("p.agent_type", "p.external_id", "p.id::text", _ERROR)
         found = [sql.SQL("{} ilike %(text)s").format(sql.SQL(where)) for where in searched]
         filters.append(sql.SQL("({})").format(sql.SQL(" or ").join(found)))
-    if place is not None:
-        values |= {"ordinal": place[0], "id": place[1]}
-        beyond = sql.SQL("({}, p.id) {} (%(ordinal)s, %(id)s)")
-        filters.append(beyond.format(ordinal, sql.SQL("<" if backwards else ">")))
-    direction = sql.SQL(" desc" if backwards else "")
-    order = sql.SQL("order by {}{}, p.id{}").format(ordinal, direction, direction)
+    if place.keys:
+        values |= {"ordinal": place.keys[0], "id": place.keys[1]}
+        beyond = sql.SQL("({}) {} (%(ordinal)s, %(id)s)")
+        filters.append(beyond.format(sql.SQL(", ").join(keys), sql.SQL("<" if place.backwards else ">")))
+    direction = sql.SQL(" desc" if place.backwards else "")
+    order = sql.SQL("order by {}").format(sql.SQL(", ").join(key + direction for key in keys))
     # What went wrong is looked for in the rows of the page only.
     query = sql.SQL("select {} from (select p.* from {} as p where {} {} limit %(limit)s) as p {}").format(
-        columns(ReportedTask, without, error=_LINE),
+        columns(ReportedTask, payload="null", error=_LINE, **({} if sent else {"result": "null"})),
         shape.name("agent_task"),
         sql.SQL(" and ").join(filters),
         order,
         order,
     )
-    return query, values
+    return as_page(query, keys, ReportedTask, WITHOUT, sent=sent), values
 
 
-def read_task(
-    conn: Connection[Any], shape: Shape, workflow_id: str, task_id: Key, *, for_page: bool = False
-) -> ReportedTask | TaskPage | None:
-    """Read a task of a workflow."""
+async def send_task(conn: AsyncConnection[Any], shape: Shape, workflow_id: str, task_id: Key) -> list[bytes]:
+    """Read a task of a workflow, as JSON."""
+    if not shape.has("agent_task"):
+        return []
+    query = as_json(_one(shape, columns(ReportedTask, error=_ERROR)), ReportedTask)
+    return await fetch_values(conn, query, [workflow_id, task_id])
+
+
+async def read_task(conn: AsyncConnection[Any], shape: Shape, workflow_id: str, task_id: Key) -> TaskPage | None:
+    """Read a task of a workflow for its page."""
     if not shape.has("agent_task"):
         return None
-    of: type[ReportedTask] = ReportedTask
     instead: dict[str, LiteralString] = {"error": _ERROR}
-    if for_page:
-        of = TaskPage
-        for name in ("payload", "result"):
-            instead[name] = f"left(jsonb_pretty(p.{name}), {_LONGEST})"
-            instead[f"{name}_length"] = f"length(jsonb_pretty(p.{name}))"
-    query = sql.SQL("select {} from {} as p where p.workflow_id = %s and p.id = %s").format(
-        columns(of, **instead),  # type: ignore[arg-type]  # mypy does not know that classes hash
-        shape.name("agent_task"),
-    )
-    with conn.cursor(row_factory=class_row(of)) as reader:
-        return reader.execute(query, [workflow_id, task_id]).fetchone()
+    for name in ("payload", "result"):
+        instead[name] = f"left(jsonb_pretty(p.{name}), {_LONGEST})"
+        instead[f"{name}_length"] = f"length(jsonb_pretty(p.{name}))"
+    found = await fetch_rows(conn, TaskPage, _one(shape, columns(TaskPage, **instead)), [workflow_id, task_id])
+    return next(iter(found), None)
 
 
-def _write_cursor(backwards: bool, row: dict[str, Any]) -> str:
-    ordinal = _LAST if row["ordinal"] is None else row["ordinal"]
-    return base64.urlsafe_b64encode(json.dumps([backwards, ordinal, row["id"]]).encode()).decode().rstrip("=")
-
-
-def _read_cursor(cursor: str) -> tuple[bool, tuple[int, str]]:
-    try:
-        backwards, ordinal, key = json.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True))
-        if type(backwards) is not bool or type(ordinal) is not int or abs(ordinal) > _LAST or "\0" in key:
-            raise ValueError
-        key.encode()
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        raise BadCursor from None
-    return backwards, (ordinal, key)
+def _one(shape: Shape, selected: sql.Composable) -> sql.Composed:
+    query = sql.SQL("select {} from {} as p where p.workflow_id = %s and p.id = %s")
+    return query.format(selected, shape.name("agent_task"))

@@ -11,7 +11,6 @@ from markupsafe import Markup, escape
 
 from pyapp.models import Workflow
 from pyapp.web.answers import Standby
-from pyapp.web.wire import RawJson
 
 _BREAKS = re.compile(r"[\t\n\v\f\r\x85\u2028\u2029]+")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -87,9 +86,8 @@ def between(began: datetime | None, ended: datetime | None) -> str:
     return "" if began is None or ended is None else duration((ended - began).total_seconds())
 
 
-def parsed(value: RawJson | str) -> Any:
+def parsed(text: str) -> Any:
     """Read JSON; what is too deep or too long a number for that stays as it is written."""
-    text = value.text if isinstance(value, RawJson) else value
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

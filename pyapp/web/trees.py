@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from psycopg import AsyncConnection, Connection, sql
-from psycopg.rows import class_row
+from psycopg import AsyncConnection, sql
 
-from pyapp import get_forecasts, get_tree, tree_progress
+from pyapp import aio
 from pyapp.models import Key, TreeNode, TreeProgress
 from pyapp.statements import array as as_array
 from pyapp.web.shape import Shape
+from pyapp.web.wire import fetch_rows, fetch_values
 
 FOLLOWED = 5000
 """So many workflows of the trees that are followed are followed."""
@@ -80,17 +80,17 @@ def has_trees(shape: Shape) -> bool:
     return shape.has("workflow_tree_progress")
 
 
-def read_tree(conn: Connection[Any], shape: Shape, workflow_id: str, limit: int) -> tuple[TreeProgress, list[TreeNode]]:
+async def read_tree(
+    conn: AsyncConnection[Any], shape: Shape, workflow_id: str, limit: int
+) -> tuple[TreeProgress, list[TreeNode]]:
     """Read how far a tree is, and its workflows, depth first. Raises WorkflowNotFound."""
-    return tree_progress(conn, workflow_id, schema=shape.schema), get_tree(
-        conn, workflow_id, limit=limit, schema=shape.schema
-    )
+    progress = await aio.tree_progress(conn, workflow_id, schema=shape.schema)
+    return progress, await aio.get_tree(conn, workflow_id, limit=limit, schema=shape.schema)
 
 
-def read_path(conn: Connection[Any], shape: Shape, workflow_id: str) -> list[Ancestor]:
+async def read_path(conn: AsyncConnection[Any], shape: Shape, workflow_id: str) -> list[Ancestor]:
     """Read what is above a workflow, the root first."""
-    with conn.cursor(row_factory=class_row(Ancestor)) as reader:
-        return reader.execute(_path_query(shape), [workflow_id]).fetchall()
+    return await fetch_rows(conn, Ancestor, _path_query(shape), [workflow_id])
 
 
 @cache
@@ -123,10 +123,10 @@ def _members_query(shape: Shape) -> sql.Composed:
     ).format(relation=shape.name("workflow_progress"))
 
 
-def read_branches(conn: Connection[Any], shape: Shape, workflow_id: str) -> tuple[TreeProgress, Branch]:
+async def read_branches(conn: AsyncConnection[Any], shape: Shape, workflow_id: str) -> tuple[TreeProgress, Branch]:
     """Read a tree for a page: summed at each workflow, what needs attention first, and cut to what can be read."""
-    progress, nodes = read_tree(conn, shape, workflow_id, _READ)
-    stalled = _find_stalled(conn, shape, nodes)
+    progress, nodes = await read_tree(conn, shape, workflow_id, _READ)
+    stalled = await _find_stalled(conn, shape, nodes)
     branches = {node.workflow_id: Branch(node, stalled=node.workflow_id in stalled) for node in nodes}
     for node in reversed(nodes):  # depth first: what is below a workflow comes after it
         branch = branches[node.workflow_id]
@@ -151,7 +151,7 @@ def read_branches(conn: Connection[Any], shape: Shape, workflow_id: str) -> tupl
         " as n (completed, total, place) order by n.place"
     ).format(shape.name("progress_percentage"))
     numbers = [[branch.agents_completed for branch in shown], [branch.agents_total for branch in shown]]
-    for branch, (percentage,) in zip(shown, conn.execute(formula, numbers).fetchall(), strict=True):
+    for branch, percentage in zip(shown, await fetch_values(conn, formula, numbers), strict=True):
         branch.percentage = percentage
     return progress, top
 
@@ -177,8 +177,8 @@ def _cut(top: Branch) -> list[Branch]:
     return shown
 
 
-def _find_stalled(conn: Connection[Any], shape: Shape, nodes: list[TreeNode]) -> set[Key]:
+async def _find_stalled(conn: AsyncConnection[Any], shape: Shape, nodes: list[TreeNode]) -> set[Key]:
     """Find those that have come to a halt; only those whose numbers rest can have, and few are looked at."""
     running = sorted((node for node in nodes if node.status == "running"), key=lambda node: node.last_updated_at)
-    found = get_forecasts(conn, [node.workflow_id for node in running[:100]], schema=shape.schema)
+    found = await aio.get_forecasts(conn, [node.workflow_id for node in running[:100]], schema=shape.schema)
     return {key for key, forecast in found.items() if forecast.stalled}

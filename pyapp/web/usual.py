@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from psycopg import Connection, sql
+from psycopg import AsyncConnection, sql
 
 from pyapp.web.answers import Listed
 from pyapp.web.shape import Shape
+from pyapp.web.wire import fetch_values
 
 # The last 1,000 are enough, and bound what is read; of fewer than 20, the slowest is no measure.
 _USUAL = """
@@ -35,10 +36,10 @@ class Slow:
     over: float
 
 
-def read_slow(conn: Connection[Any], shape: Shape, workflow: Listed, now: datetime) -> Slow | None:
+async def read_slow(conn: AsyncConnection[Any], shape: Shape, workflow: Listed, now: datetime) -> Slow | None:
     """Compare a running workflow with those of its type that were completed, of the last 30 days."""
     if workflow.status != "running" or workflow.created_at is None or workflow.type is None:
         return None
-    row = conn.execute(sql.SQL(_USUAL).format(shape.name("workflow_progress")), [workflow.type, now]).fetchone()
+    found = await fetch_values(conn, sql.SQL(_USUAL).format(shape.name("workflow_progress")), [workflow.type, now])
     took = (now - workflow.created_at) / timedelta(seconds=1)
-    return Slow(float(row[0]), took - float(row[0])) if row and took > row[0] else None
+    return next((Slow(usual, took - usual) for usual in map(float, found) if took > usual), None)

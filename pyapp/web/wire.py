@@ -2,35 +2,23 @@
 
 import hashlib
 import json
-import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
 from http import HTTPStatus
-from typing import Any
-from uuid import UUID
+from typing import Any, LiteralString, TypeAlias, TypeVar
 
 import psycopg
-from psycopg.abc import Buffer
+from psycopg import AsyncConnection, sql
+from psycopg.abc import Buffer, Params
 from psycopg.adapt import AdaptersMap, Loader
+from psycopg.rows import class_row
+from psycopg.types.string import TextLoader
 from starlette.requests import Request
 from starlette.responses import Response
 
-# Stands in for JSON that goes through unparsed; nobody who writes to the database can know it.
-_MARK = secrets.token_hex(16)
-
-
-@dataclass(frozen=True, slots=True)
-class RawJson:
-    """JSON as the database wrote it: exact numbers, any depth, never parsed here."""
-
-    text: str
-
-
-class _JsonLoader(Loader):
-    def load(self, data: Buffer) -> RawJson:
-        return RawJson(bytes(data).decode())
+R = TypeVar("R")
+Query: TypeAlias = LiteralString | bytes | sql.SQL | sql.Composed
 
 
 class _TimeLoader(Loader):
@@ -50,42 +38,38 @@ class _SentLoader(Loader):
         return bytes(data)
 
 
-def adapters(*, sent: bool = False) -> AdaptersMap:
-    """Make the adapters that the service's connections use; ``sent``: which read JSON as it is sent."""
+def adapters() -> AdaptersMap:
+    """Make the adapters that the service's connections use: json is what is sent, jsonb is text. None is parsed."""
     made = AdaptersMap(psycopg.adapters)
     made.register_loader("timestamptz", _TimeLoader)
-    made.register_loader("jsonb", _JsonLoader)
-    if sent:
-        made.register_loader("json", _SentLoader)
+    made.register_loader("json", _SentLoader)
+    made.register_loader("jsonb", TextLoader)
     return made
 
 
+async def fetch_rows(conn: AsyncConnection[Any], of: type[R], query: Query, values: Params = ()) -> list[R]:
+    """Read rows of a kind."""
+    reader = conn.cursor(row_factory=class_row(of))
+    return await (await reader.execute(query, values)).fetchall()
+
+
+async def fetch_values(conn: AsyncConnection[Any], query: Query, values: Params = ()) -> list[Any]:
+    """Read the first column of all rows, for example JSON."""
+    return [row[0] for row in await (await conn.execute(query, values)).fetchall()]
+
+
 def encode(value: Any) -> bytes:
-    """Encode as JSON: rows as objects, times ISO 8601, keys as text, JSON of the database as it is."""
-    raw: list[str] = []
+    """Encode as JSON: rows as objects, times ISO 8601, keys as text."""
+    return json.dumps(value, default=_plain, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
-    def plain(part: Any) -> Any:
-        if isinstance(part, RawJson):
-            raw.append(part.text)
-            return _MARK
-        if is_dataclass(part):
-            found = {field.name: getattr(part, field.name) for field in fields(part)}
-            # Keys are text, whatever their type is.
-            keys = {name: str(found[name]) for name in ("workflow_id", "parent_id") if found.get(name) is not None}
-            return found | keys
-        if isinstance(part, datetime):
-            return part.isoformat()
-        if isinstance(part, UUID):
-            return str(part)
-        if isinstance(part, Decimal):
-            return float(part)
-        raise TypeError(type(part))
 
-    text = json.dumps(value, default=plain, ensure_ascii=False, separators=(",", ":"))
-    if raw:
-        first, *others = text.split(f'"{_MARK}"')
-        text = first + "".join(json_text + other for json_text, other in zip(raw, others, strict=True))
-    return text.encode("utf-8", "replace")
+def _plain(part: Any) -> Any:
+    if is_dataclass(part) and not isinstance(part, type):
+        found = asdict(part)
+        # Keys are text, whatever their type is.
+        keys = {name: str(found[name]) for name in ("workflow_id", "parent_id") if found.get(name) is not None}
+        return found | keys
+    return part.isoformat() if isinstance(part, datetime) else str(part)
 
 
 def as_array(rows: Iterable[bytes]) -> bytes:
@@ -98,9 +82,8 @@ def event(name: str, value: Any) -> bytes:
     return b"event: %s\ndata: %s\n\n" % (name.encode(), value if isinstance(value, bytes) else encode(value))
 
 
-def respond(request: Request, value: Any, headers: dict[str, str] | None = None) -> Response:
+def respond(request: Request, body: bytes, headers: dict[str, str] | None = None) -> Response:
     """Answer with JSON and an entity tag, or 304 where the client has that already."""
-    body = value if isinstance(value, bytes) else encode(value)
     tag = f'W/"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
     headers = {"ETag": tag, "Cache-Control": "private, no-cache"} | (headers or {})
     known = [part.strip().removeprefix("W/") for part in request.headers.get("if-none-match", "").split(",")]

@@ -213,28 +213,6 @@ cross join lateral (
 comment on view {schema}.workflow_forecast is
     'When each workflow will be done at the rate of its last 100 completions, and whether it has come to a halt.';
 
-create or replace view {schema}.workflow_burnup
-with (security_invoker = true)
-as
-select
-    c.workflow_id,
-    c.at,
-    (sum(sum(c.completed)) over (partition by c.workflow_id order by c.at))::integer as agents_completed,
-    (sum(sum(c.created)) over (partition by c.workflow_id order by c.at))::integer as agents_total
-from (
-    select a.workflow_id, a.created_at as at, 0 as completed, 1 as created
-    from {schema}.agent_task as a
-    where a.created_at is not null
-    union all
-    select a.workflow_id, a.completed_at as at, 1 as completed, 0 as created
-    from {schema}.agent_task as a
-    where a.status = 'completed' and a.completed_at is not null
-) as c
-group by c.workflow_id, c.at;
-
-comment on view {schema}.workflow_burnup is
-    'Tasks completed and created over time, cumulated, from their own timestamps; to be read for one workflow at a time.';
-
 create or replace view {schema}.workflow_timeline
 with (security_invoker = true)
 as

@@ -56,6 +56,9 @@ as $agent_progress$
 <<this>>
 declare
     {key_variables};
+    now_created integer;
+    now_completed integer;
+    now_frozen integer;
     is_live boolean;
     inserted refcursor;
 begin
@@ -92,15 +95,12 @@ begin
             case when is_live then 0 end,
             case when is_live then 0 end
         on conflict ({keys}) do nothing;
-        perform from {schema}.workflow_counter as c where {c_is_this} for no key update;
-        update {workflows} as workflow
-        set {publish_counter_set}
+        select c.agents_created, c.agents_completed, c.frozen_progress
+        into now_created, now_completed, now_frozen
         from {schema}.workflow_counter as c
-        where
-            {workflow_is_c}
-            and {c_is_this}
-            and c.agents_created is not null
-            and {publish_counter_differs};
+        where {c_is_this}
+        for no key update;
+        {publish}
         fetch inserted into {this_keys};
         exit when not found;
     end loop;

@@ -10,7 +10,7 @@
             where {c_is_this}
             for no key update;
             closed := ended and {keep_failed};
-            {ended_by_workflow}
+            {ended}
             if ended then
                 left_failed := case when closed then the_failed else 0 end;
                 update {schema}.workflow_counter as c

@@ -48,7 +48,8 @@ def test_everything_that_reads_ours_reads_an_adoption(make: Make, shape: Shape) 
     one = max(found, key=lambda workflow: workflow.agents_created)
     assert str(one.agents_total) in succeed(app.dsn, "show", str(one.workflow_id), *SCHEMA).out
     assert str(one.workflow_id) in succeed(app.dsn, "list", *SCHEMA, "--json").out
-    assert succeed(app.dsn, "check", *SCHEMA).err == ""
+    told = succeed(app.dsn, "check", *SCHEMA).err
+    assert told == "" or (len(shape.workflow_read) > 1 and "create index concurrently" in told)
     assert "nothing to repair" in succeed(app.dsn, "repair", *SCHEMA).out
 
 
@@ -70,8 +71,9 @@ def test_one_workflow_of_several_columns_is_read_by_the_index_that_adopt_names(m
     app = make(AIRFLOW, adopt=False)
     told = app.adopt().err
     index = told[told.index("create index concurrently") :].splitlines()[0]
+    assert index in app.check().err
     app.run(index)
-    assert "create index concurrently" not in app.adopt().err
+    assert "create index concurrently" not in app.adopt().err + app.check().err
     app.run("set enable_seqscan = off")
     plan = app.run("explain select * from agent_progress.workflow_progress where workflow_id = 'a/b'").fetchall()
     scans = [line for (line,) in plan if " on dag_run" in line]

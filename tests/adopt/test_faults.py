@@ -12,6 +12,7 @@ from pyapp.adopt.install import list_adoptions
 from ..databases import Databases
 from .application import App, cli, refuse, succeed
 from .shapes import AIRFLOW, DJANGO, JSON_JOBS, PRISMA, UNIQUE_NULLABLE, Shape
+from .systems import SYSTEMS
 
 Make = Callable[..., App]
 some = pytest.mark.parametrize("shape", [AIRFLOW, JSON_JOBS, UNIQUE_NULLABLE, PRISMA], ids=lambda shape: shape.title)
@@ -252,3 +253,71 @@ def test_conditions_that_cannot_be_counted_get_a_clear_word(make: Make, option: 
     app.run("alter table app_step add column created timestamptz")
     assert word in refuse(app.dsn, "adopt", *DJANGO.options, option, condition)
     assert cli(app.dsn, "list", "--schema", "agent_progress").code == 2
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("preset", ["celery", "dagster", "solid-queue"])
+def test_a_row_that_holds_no_json_hides_no_other(conn: psycopg.Connection, dsn: str, preset: str, before: bool) -> None:
+    [system] = [system for system in SYSTEMS if system.preset == preset]
+    spoil = {
+        "celery": b"update django_celery_results_taskresult set meta = repeat('[', 100000) where task_id = 'a'",
+        "dagster": b"update runs set run_body = 'no json' where run_id = 'r1'",
+        "solid-queue": b"update solid_queue_jobs set arguments = 'no json' where id = 1",
+    }[preset]
+    conn.execute(system.ddl.encode())
+    conn.execute(system.life[0].sql.encode())
+    if before:
+        conn.execute(spoil)
+    succeed(dsn, "adopt", "--preset", preset)
+    conn.execute(spoil)
+    for key in system.life[0].says:
+        assert key in succeed(dsn, "list", "--schema", "agent_progress", "--json").out
+        succeed(dsn, "show", key, "--tasks", "--timeline", "--schema", "agent_progress")
+    succeed(dsn, "check", "--schema", "agent_progress")
+
+
+def test_a_cast_to_json_that_can_fail_is_told_with_its_remedy(conn: psycopg.Connection, dsn: str) -> None:
+    conn.execute("create table job (id serial primary key, meta text, args jsonb, status text)")
+    adopt = ("adopt", "--tasks", "job", "--dry-run", "--key-sql")
+    assert "as_json(" in succeed(dsn, *adopt, "(meta::jsonb) ->> 'run'").err
+    assert "as_json(" in succeed(dsn, *adopt, "coalesce(args ->> 'run', cast(meta as json) ->> 'run')").err
+    assert "as_json(" not in succeed(dsn, *adopt, "coalesce(args ->> 'run', as_json(meta) ->> 'run')").err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--key-sql", "coalesce(run_id, (meta::jsonb ->> 'run')::integer)", "--keep-finished"),
+        ("--key", "run_id", "--column", "name=meta::jsonb ->> 'name'"),
+        ("--key", "run_id", "--completed-when", "meta::jsonb ? 'done'"),
+        ("--workflows", "run", "--column", "agents_planned=(meta::jsonb ->> 'steps')::integer"),
+        ("--workflows", "run", "--workflow-completed-when", "meta::jsonb ? 'done'", "--keep-finished"),
+    ],
+    ids=" ".join,
+)
+def test_a_row_whose_text_cannot_be_cast_stops_no_write(
+    conn: psycopg.Connection, dsn: str, options: tuple[str, ...]
+) -> None:
+    conn.execute(
+        "create table run (id integer primary key, meta text default '{}', status text, progress integer);"
+        "create table step (id serial primary key, run_id integer references run, meta text default '{}', status text)"
+    )
+    succeed(dsn, "adopt", "--tasks", "step", *options)
+    conn.execute("insert into run (id, meta) values (1, '{}'), (2, 'no json')")
+    conn.execute("insert into step (run_id, meta) values (2, 'no json')")
+    conn.execute("insert into step (run_id) values (1)")
+    conn.execute("insert into step (run_id, meta, status) values (1, 'no json', 'done'), (2, '{}', 'done')")
+    conn.execute("update step set status = 'completed'")
+    conn.execute("delete from step where run_id = 2")
+    conn.execute("update run set status = 'done', progress = 5")
+    conn.execute("delete from run where id = 2")
+    conn.execute("update step set meta = '{}'; update run set meta = '{}'")
+    succeed(dsn, "repair", "--schema", "agent_progress")
+
+
+@pytest.mark.parametrize("option", ["--workflow-noun", "--task-noun"])
+@pytest.mark.parametrize("noun", ["", "  ", "a\tb", "a\nb", "\x1b[31mred"])
+def test_a_noun_that_nobody_can_read_is_refused(make: Make, option: str, noun: str) -> None:
+    app = make(JSON_JOBS)
+    assert "a word or a few" in refuse(app.dsn, "adopt", option, noun)
+    assert "a word or a few" in refuse(app.dsn, "adopt", *JSON_JOBS.options, option, noun)

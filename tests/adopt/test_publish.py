@@ -1,16 +1,21 @@
 """Published columns say what was counted, whoever writes there: SQL, Django and SQLAlchemy as they are."""
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import django
 import psycopg
 import pytest
+import sqlalchemy.orm
 from django.conf import settings
 from psycopg.conninfo import conninfo_to_dict
-from sqlalchemy import ForeignKey, create_engine, text
+from sqlalchemy import Enum, ForeignKey, create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
+
+import pyapp.adopt
 
 from .application import App, succeed
 from .shapes import DJANGO, PRISMA, SHAPES, Shape
@@ -26,6 +31,7 @@ if not settings.configured:
 from django.db import connections, migrations, models, transaction
 from django.db.migrations.state import ProjectState
 
+PAGE = Path(pyapp.adopt.__file__).with_name("README.md").read_text("utf-8")
 Make = Callable[..., App]
 published = pytest.mark.parametrize(
     "shape", [shape for shape in SHAPES if shape.progress], ids=lambda shape: shape.title
@@ -227,10 +233,64 @@ def test_sqlalchemy_flushes_new_and_deleted_tasks(make: Make, alchemy: Callable[
     app.assert_exact()
 
 
+class Counted(DeclarativeBase):
+    pass
+
+
+class Shown(Counted):
+    """As the page says that a column tells that the database writes it."""
+
+    __tablename__ = "Workflow"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(default="w")
+    progress: Mapped[int] = eval(
+        re.findall(r"`(mapped_column\(.*?\))`", PAGE)[0], vars(sqlalchemy) | vars(sqlalchemy.orm)
+    )
+
+
+class Done(Counted):
+    __tablename__ = "AgentTask"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    workflowId: Mapped[str] = mapped_column()
+    status: Mapped[str] = mapped_column(Enum("PENDING", "COMPLETED", name="TaskStatus"), default="COMPLETED")
+
+
+def test_sqlalchemy_reads_what_was_counted_after_a_flush(make: Make, alchemy: Callable[[], Session]) -> None:
+    app = make(PRISMA)
+    with alchemy() as session, session.begin():
+        workflow = Shown(id="new")
+        session.add(workflow)
+        session.flush()
+        assert workflow.progress == 0
+        session.add_all([Done(id="a", workflowId="new"), Done(id="b", workflowId="new", status="PENDING")])
+        session.flush()
+        session.refresh(workflow)
+        assert workflow.progress == 50
+        session.get_one(Done, "b").status = "COMPLETED"
+        session.flush()
+        workflow.name = "renamed"
+        session.flush()
+        assert workflow.progress == 100
+    app.assert_exact()
+
+
 def test_a_migration_of_alembic_runs_what_was_printed(make: Make, alchemy: Callable[[], Session]) -> None:
+    operations = pytest.importorskip("alembic.operations")
+    migration, autogenerate = (pytest.importorskip(f"alembic.{name}") for name in ("runtime.migration", "autogenerate"))
     app = make(OPTIMISTIC, adopt=False)
-    with alchemy() as session, session.begin():  # as op.execute() does
-        session.execute(text(app.adopt("--print").out))
+
+    def include(name: str | None, kind: str, _: Any) -> bool:
+        return kind != "schema" or name != "agent_progress"
+
+    with alchemy() as session, session.begin():
+        context = migration.MigrationContext.configure(
+            session.connection(), opts={"include_schemas": True, "include_name": include}
+        )
+        operations.Operations(context).execute(app.adopt("--print").out)
+        differences = str(autogenerate.compare_metadata(context, Base.metadata))
+        assert "workflow_counter" not in differences
     succeed(app.dsn, "adopt", "--continue")
     app.move(1, "completed")
     app.assert_exact()

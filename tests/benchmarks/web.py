@@ -5,6 +5,7 @@ Run by hand: python -m tests.benchmarks.web [--workflows N] [--tasks N]. Takes a
 
 import argparse
 import asyncio
+import json
 import os
 import shutil
 import socket
@@ -14,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,6 +28,9 @@ from pyapp import embedded, migrate
 from pyapp.web import filters, paging, reads
 from pyapp.web.database import Database
 from pyapp.web.shape import Shape
+from pyapp.web.wire import fetch_values
+
+Conn = psycopg.AsyncConnection[Any]
 
 SETTINGS = {"fsync": "off", "shared_buffers": "512MB", "max_wal_size": "8GB", "synchronous_commit": "off"}
 # Five types, one rare; four priorities, one rare; 2 % active, and these among the oldest as well as the newest; a third
@@ -85,50 +89,50 @@ def filled(workflows: int, tasks: int) -> Iterator[str]:
         shutil.rmtree(parent, ignore_errors=True)
 
 
-def explained(conn: psycopg.Connection[Any], query: Any, values: Any) -> tuple[float, float]:
+async def explained(conn: Conn, query: Any, values: Any) -> tuple[float, float]:
     """Planning and execution time in milliseconds, as the server measures them."""
-    row = conn.execute(b"explain (analyze, timing off, format json) " + query.as_bytes(conn), values).fetchone()
-    assert row is not None
-    return row[0][0]["Planning Time"], row[0][0]["Execution Time"]
+    [told] = await fetch_values(conn, b"explain (analyze, timing off, format json) " + query.as_bytes(conn), values)
+    [found] = json.loads(told)
+    return found["Planning Time"], found["Execution Time"]
 
 
-def measure_pages(database: Database, runs: int = 30) -> None:
+async def measure_pages(database: Database, runs: int = 30) -> None:
     """The first page, and one further on, of each order and filter."""
     print(f"\n{'list page of 50, p50 in the database':40} {'plan ms':>8} {'run ms':>8} {'2nd page':>9}")
     worst = 0.0
 
-    def measure(conn: psycopg.Connection[Any], shape: Shape) -> None:
+    async def measure(conn: Conn, shape: Shape) -> None:
         nonlocal worst
         for label, chosen in LIST:
             wanted = filters.Wanted(**chosen)
-            cursor = paging.list_page(conn, shape, wanted).next
+            cursor = (await paging.list_page(conn, shape, wanted)).next
             figures = []
             for after in (None, cursor) if cursor else (None,):
                 query, values = paging.page_query(shape, replace(wanted, cursor=after))
-                times = [explained(conn, query, values) for _ in range(runs)]
+                times = [await explained(conn, query, values) for _ in range(runs)]
                 figures.append([statistics.median(column) for column in zip(*times, strict=True)])
             worst = max(worst, *(run for _, run in figures))
             further = f"{figures[1][1]:9.2f}" if len(figures) > 1 else ""
             print(f"{label:40} {figures[0][0]:8.2f} {figures[0][1]:8.2f} {further}", flush=True)
 
-    database.run(measure)
+    await database.ask(measure)
     print(f"worst: {worst:.2f} ms, target 5 ms: {'met' if worst < 5 else 'MISSED'}")
 
 
-def measure_others(dsn: str, database: Database) -> None:
+async def measure_others(dsn: str, database: Database) -> None:
     """What pages and streams read besides."""
     print(f"\n{'other reads, p50 from outside':40} {'ms':>8}")
 
-    def timed(label: str, read: Callable[[psycopg.Connection[Any], Shape], Any], runs: int = 15) -> None:
-        def measure(conn: psycopg.Connection[Any], shape: Shape) -> float:
+    async def timed(label: str, read: Callable[[Conn, Shape], Awaitable[Any]], runs: int = 15) -> None:
+        async def measure(conn: Conn, shape: Shape) -> float:
             times = []
             for _ in range(runs):
                 began = time.perf_counter()
-                read(conn, shape)
+                await read(conn, shape)
                 times.append(time.perf_counter() - began)
             return statistics.median(times) * 1000
 
-        print(f"{label:40} {database.run(measure):8.2f}", flush=True)
+        print(f"{label:40} {await database.ask(measure):8.2f}", flush=True)
 
     with psycopg.connect(dsn) as conn:
         ids = [
@@ -136,23 +140,11 @@ def measure_others(dsn: str, database: Database) -> None:
             for row in conn.execute("select id::text from workflow order by created_at desc limit 200").fetchall()
         ]
 
-    async def tick() -> float:
-        async with await database.connect() as conn:
-            shape, times = database.shape(), []
-            for _ in range(15):
-                began = time.perf_counter()
-                await reads.follow_workflows(conn, shape, ids, ids)
-                times.append(time.perf_counter() - began)
-            return statistics.median(times) * 1000
-
-    timed("overview, counted", reads.read_overview)
-    timed("active ones that need attention", reads.read_attention)
-    timed("one workflow by id", lambda conn, shape: reads.find_workflow(conn, shape, ids[0]))
-    print(f"{'200 workflows by id (a tick)':40} {asyncio.run(tick()):8.2f}", flush=True)
-    timed(
-        "ids of the 200 newest active (a tick)",
-        lambda conn, shape: conn.execute(reads.active_query(shape), []).fetchall(),
-    )
+    await timed("overview, counted", reads.send_overview)
+    await timed("active ones that need attention", reads.read_attention)
+    await timed("one workflow by id", lambda conn, shape: reads.find_workflow(conn, shape, ids[0]))
+    await timed("200 workflows by id (a tick)", lambda conn, shape: reads.follow_workflows(conn, shape, ids, ids))
+    await timed("ids of the 200 newest active (a tick)", reads.active_ids)
 
 
 def measure_requests(dsn: str, seconds: float = 5.0, clients: int = 8) -> None:
@@ -235,11 +227,13 @@ def main() -> None:
     size = parser.parse_args()
     print(f"filling: {size.workflows:,} workflows, {size.tasks:,} tasks", flush=True)
     with filled(size.workflows, size.tasks) as dsn:
-        database = Database(dsn)
-        database.open()
-        measure_pages(database)
-        measure_others(dsn, database)
-        database.close()
+
+        async def measure_reads() -> None:
+            async with Database(dsn) as database:
+                await measure_pages(database)
+                await measure_others(dsn, database)
+
+        asyncio.run(measure_reads())
         measure_requests(dsn)
 
 
