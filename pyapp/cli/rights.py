@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from pyapp.cli.common import Target, clean, command, connection, say
+from pyapp.errors import RoleNotFound
 from pyapp.roles import grant as grant_rights
 from pyapp.roles import grants, loopholes
 
@@ -36,14 +37,17 @@ def grant(target: Target, revoke: bool, only_print: bool, **roles: Any) -> None:
     for role in chain.from_iterable(roles.values()):
         role.encode()
     how: Any = {"revoke": revoke, "schema": target.schema}
-    if only_print:
-        pairs = [(kind.removesuffix("s"), role) for kind, named in roles.items() for role in dict.fromkeys(named)]
-        lines = [text.as_string() for pair in pairs for text in grants(*pair, **how)]
-        print("\n".join(f"{line};" for line in ("begin", *lines, "commit")))
-        return
-    with connection(target) as conn:
-        done = grant_rights(conn, **roles, **how)
-        warnings = [] if revoke else loopholes(conn, [*roles["agents"], *roles["readers"]], schema=target.schema)
+    try:
+        if only_print:
+            pairs = [(kind.removesuffix("s"), role) for kind, named in roles.items() for role in dict.fromkeys(named)]
+            lines = [text.as_string() for pair in pairs for text in grants(*pair, **how)]
+            print("\n".join(f"{line};" for line in ("begin", *lines, "commit")))
+            return
+        with connection(target) as conn:
+            done = grant_rights(conn, **roles, **how)
+            warnings = [] if revoke else loopholes(conn, [*roles["agents"], *roles["readers"]], schema=target.schema)
+    except RoleNotFound as error:
+        raise click.ClickException(str(error)) from None  # its name may have several lines
     print("\n".join(map(clean, done)))
     for warning in warnings:
         say(f"warning: {clean(warning)}")
