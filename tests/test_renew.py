@@ -226,10 +226,11 @@ class Writers:
             with psycopg.connect(self.dsn, autocommit=True) as conn:
                 while not self.stop.is_set():
                     workflow = self.workflows[(self.statements[place] + place) % len(self.workflows)]
-                    tasks = new_tasks(conn, workflow, "pending", "running", "completed")
-                    conn.execute("update agent_task set status = 'completed' where id = %s", [tasks[1]])
-                    conn.execute("update agent_task set status = 'failed' where id = %s", [tasks[0]])
-                    conn.execute("delete from agent_task where id = %s", [tasks[2]])
+                    first, second = new_tasks(conn, workflow, "pending", "completed")
+                    (third,) = conn.execute("""select id from add_tasks(%s, '["a"]')""", [workflow]).fetchone()
+                    conn.execute("select report_task(%s, %s, 'completed')", [workflow, third])
+                    conn.execute("update agent_task set status = 'failed' where id = %s", [first])
+                    conn.execute("delete from agent_task where id = %s", [second])
                     conn.execute(
                         "update workflow set current_stage = 'x', status = 'running' where id = %s", [workflow]
                     )
