@@ -473,19 +473,20 @@ class _Inspection:
         return self._ask(query) == [(True,)]
 
     def _tell_triggers(self, adoption: Adoption) -> None:
+        """Warn of the application's row triggers before updates of a table that is published to."""
         assert self.workflows is not None, "nothing else is published"
-        guard = f"zz_{adoption.schema}_guard"
         rows = self.conn.cursor(row_factory=tuple_row).execute(
-            "select t.tgname, p.oid::regproc::text from pg_trigger as t join pg_proc as p on p.oid = t.tgfoid"
-            " join pg_namespace as n on n.oid = p.pronamespace where t.tgrelid = %s and not t.tgisinternal"
-            " and t.tgtype & 2 = 2 and t.tgtype & 16 = 16 and t.tgtype & 1 = 1 and n.nspname <> %s order by t.tgname",
-            [self.workflows.oid, adoption.schema],
+            "select format('trigger %%I (%%s) runs before each update of ', t.tgname, p.oid::regproc), t.tgname > %s"
+            " from pg_trigger as t join pg_proc as p on p.oid = t.tgfoid"
+            " where t.tgrelid = %s and not t.tgisinternal and t.tgtype & (1 | 2 | 16) = (1 | 2 | 16)"
+            " and p.pronamespace <> coalesce(to_regnamespace(%s), 0) order by t.tgname",
+            [f"zz_{adoption.schema}_guard", self.workflows.oid, name(adoption.schema)],
         )
-        for trigger, function in rows.fetchall():
-            late = " it comes after ours and can change what is published;" if trigger > guard else ""
+        for told, late in rows.fetchall():
+            last = " it comes after ours and can change what is published;" if late else ""
             self.warnings.append(
-                f"trigger {name(trigger)} ({function}) runs before each update of {self.workflows.table.sql}:{late}"
-                " what it sets (a time, a version) moves with progress, and an error of it stops the writing of tasks"
+                f"{told}{self.workflows.table.sql}:{last} what it sets (a time, a version) moves with progress,"
+                " and an error of it stops the writing of tasks"
             )
 
 
