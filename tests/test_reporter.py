@@ -36,6 +36,7 @@ from pyapp.both import commit, complete, fetch
 from pyapp.db import Session as Sends
 from pyapp.models import TASK_STATUSES
 
+from .commands import finished
 from .helpers import (
     at_work,
     counters,
@@ -469,9 +470,7 @@ def test_in_asyncio_nobody_who_stops_waiting_calls_a_report_back(dsn: str, conn:
 
 
 def python(code: str, *arguments: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=60
-    )
+    return finished(sys.executable, "-c", code, *arguments, timeout=60)
 
 
 def test_what_was_reported_is_committed_when_the_interpreter_ends(dsn: str, conn: Connection) -> None:
