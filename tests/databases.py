@@ -1,36 +1,24 @@
-"""Databases for tests, as cheap as they come: templates that pytest-postgresql fills once, copied file by file for each
-test, and dropped when nobody waits for it.
-"""
+"""Databases for tests, as cheap as they come: copied file by file for each, and dropped when nobody waits for it."""
 
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
-from pytest_postgresql import factories
-
-
-def template(load: Callable[[str], object], name: str = "agent_progress") -> Any:
-    """Return a fixture of pytest-postgresql: a database that is filled once in a session; ``load`` is told its DSN."""
-
-    def fill(host: str, port: int, user: str, dbname: str, password: str | None, **_: object) -> None:
-        load(make_conninfo(host=host, port=port, user=user, dbname=dbname, password=password or None))
-
-    return factories.postgresql_noproc(depends_on="server", dbname=name, load=[fill])
 
 
 class Databases:
     """What one worker of a run makes on a server."""
 
-    def __init__(self, dsn: Callable[[str], str]) -> None:
-        self._dsn = dsn
-        self._admin = psycopg.connect(dsn("postgres"), autocommit=True)
+    def __init__(self, server: str) -> None:
+        self._server = server
+        self._admin = psycopg.connect(self._dsn("postgres"), autocommit=True)
         self._prefix = f"ap_{os.environ.get('PYTEST_XDIST_WORKER', 'main')}_"
         self._made = 0
         self._kept: list[str] = []
+        self._filled: dict[Callable[[str], object], str] = {}
         # Those of a run that was killed, on a server that outlived it.
         rows = self._admin.execute("select datname from pg_database where starts_with(datname, %s)", [self._prefix])
         self._left = [name for (name,) in rows]
@@ -47,18 +35,24 @@ class Databases:
         return self._dsn(name)
 
     @contextmanager
-    def copy(self, template: Any, **settings: str) -> Iterator[str]:
-        """Copy a template, or a database by its name, with settings of its own.
+    def copy(self, original: str | Callable[[str], object], **settings: str) -> Iterator[str]:
+        """Copy a database by its name, or one that a function filled, which is called once with its DSN.
 
-        Yields the DSN of the copy, which is of no use after the block.
+        The copy has settings of its own. Yields its DSN, which is of no use after the block.
         """
-        name = self._create(template if isinstance(template, str) else template.template_dbname)
+        if not isinstance(original, str) and original not in self._filled:
+            original(self.empty())
+            self._filled[original] = self._kept[-1]
+        name = self._create(original if isinstance(original, str) else self._filled[original])
         for setting, value in settings.items():
             self._execute(f"alter database {{}} set {setting} = {value}", name)
         try:
             yield self._dsn(name)
         finally:
             self._left.append(name)
+
+    def _dsn(self, name: str) -> str:
+        return make_conninfo(self._server, dbname=name)
 
     def _create(self, template: str) -> str:
         # Not at once: sessions take a moment to end, and DROP DATABASE looks for them but every 100 ms.

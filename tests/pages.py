@@ -29,10 +29,10 @@ def block_with(name: str, language: str, text: str) -> str:
     return next(block for block in blocks(name, language) if text in block)
 
 
-def psql(bin_dir: Path, dsn: str, script: str) -> str:
+def psql(bin_dir: Path, dsn: str, script: str, *options: str) -> str:
     """Run a script with psql and return what it prints."""
     done = subprocess.run(
-        [bin_dir / "psql", "-X", "-v", "ON_ERROR_STOP=1", f"--dbname={dsn}"],
+        [bin_dir / "psql", "-X", "-v", "ON_ERROR_STOP=1", *options, f"--dbname={dsn}"],
         input=script,
         capture_output=True,
         text=True,

@@ -17,7 +17,6 @@ from psycopg.rows import class_row, dict_row, kwargs_row, namedtuple_row, scalar
 import pyapp
 from pyapp import TaskReport, WorkflowNotFound, migrate, reading, standby, writing
 
-from .databases import template
 from .helpers import as_replica
 
 NOWHERE = UUID(int=0)
@@ -197,13 +196,15 @@ def test_json_is_read_where_the_connection_leaves_it_as_text(dsn: str, connect: 
 
 # --- Schemas ------------------------------------------------------------------------------------------------
 
-in_odd_schema = template(lambda dsn: migrate(dsn, schema=ODD_SCHEMA), "agent_progress_odd")
+
+def migrate_odd(dsn: str) -> None:
+    migrate(dsn, schema=ODD_SCHEMA)
 
 
 @pytest.fixture
-def odd(databases: Any, in_odd_schema: Any) -> Iterator[str]:
+def odd(databases: Any) -> Iterator[str]:
     """A database with all in another schema, and nothing in public."""
-    with databases.copy(in_odd_schema) as dsn:
+    with databases.copy(migrate_odd) as dsn:
         yield dsn
 
 

@@ -12,7 +12,6 @@ from tests.benchmarks.__main__ import main, run
 from tests.benchmarks.methods import Options
 from tests.benchmarks.report import Measurement, Target, as_json, from_json, table
 from tests.benchmarks.server import DRIFT, WAYS, Bench, Size
-from tests.conftest import TestServer
 
 HEADER = {
     "PostgreSQL": "18.4 (somewhere)",
@@ -119,7 +118,7 @@ def test_what_cannot_be_done_is_said_in_one_line(
 
 
 @pytest.fixture
-def bench(server: TestServer, bin_dir: Path, tmp_path: Path) -> Iterator[Bench]:
+def bench(server: str, bin_dir: Path, tmp_path: Path) -> Iterator[Bench]:
     size = Size(
         workflows=20,
         tasks=20,
@@ -134,7 +133,7 @@ def bench(server: TestServer, bin_dir: Path, tmp_path: Path) -> Iterator[Bench]:
         adopted=(10, 100),
         whole=(80, 800),
     )
-    bench = Bench(embedded.Server(server.dsn("postgres"), tmp_path / "data", bin_dir, 0), size)
+    bench = Bench(embedded.Server(f"{server} dbname=postgres", tmp_path / "data", bin_dir, 0), size)
     yield bench
     for database in (*WAYS, "base", "bare"):
         bench.drop(database)

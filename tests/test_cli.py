@@ -28,6 +28,7 @@ from .helpers import as_replica, new_tasks, new_workflow, set_status
 HOSTILE = "evil\x1b[2J\x1b]0;title\x07\nsecond line\r\t\u202egnp.exe\u2066\x9b31m\x7f end"
 NO_ONE = UUID(int=0)
 NEEDS_A_DATABASE = ["migrate", "rollback", "pending", "list", f"show {NO_ONE}", "watch", "check", "repair", "psql"]
+TAKE_AN_ID = ("show", "watch", "check", "repair", "list --after", "advance", "transition --stage x")
 NAMES = [name for group in COMMANDS.values() for name in group]
 
 
@@ -301,23 +302,18 @@ def test_settings_of_the_database_break_no_command(setting: str, conn: psycopg.C
         ("", "Missing command"),
         ("nonsense", "No such command 'nonsense'"),
         ("show", "Missing argument 'ID'"),
-        ("show 12x", 'uuid: "12x" (agent-progress list shows ids'),
-        ("watch x", 'uuid: "x"'),
-        ("check x", 'uuid: "x"'),
-        ("repair x", 'uuid: "x"'),
-        ("list --after x", 'uuid: "x"'),
+        *((f"{words} 12x", "'12x' is no id: these are of type uuid, see agent-progress list") for words in TAKE_AN_ID),
         ("list --limit 0", "0 is not in the range"),
         ("list --limit many", "'many' is not a valid integer"),
         ("list --limit 99999999999", "is not in the range"),
-        ("list --status done", '"done" (agent-progress list shows ids, --help statuses'),
-        ("list --priority urgent", '"urgent"'),
+        ("list --status done", "'done' is not one of 'initiated', 'running', 'paused', 'completed'"),
+        ("list --priority urgent", "--priority 'urgent': there are low, medium, high, critical"),
         ("watch --interval 0", "0.0 is not in the range"),
         ("watch --interval nan", "'nan' is not a number"),
         ("archive --older-than 90", "'90' is no length of time"),
         ("archive --older-than -1d", "no length of time"),
         ("transition x done", "'done' is not one of"),
         ("transition x", "Missing argument 'STATUS'"),
-        ("transition x running", 'uuid: "x"'),
         ("transition x running --version x", "'x' is not a valid integer"),
         ("advance", "Missing argument 'ID'"),
         (f"advance x --version {2**40}", "is not in the range"),
@@ -325,7 +321,7 @@ def test_settings_of_the_database_break_no_command(setting: str, conn: psycopg.C
     ],
 )
 def test_wrong_usage_ends_2_and_says_in_a_line_what_is_wrong(command: str, complaint: str, run: Run) -> None:
-    status, out, err = run(*command.split())
+    status, out, err = run(*command.split(), *(["running"] if command.endswith("--stage x 12x") else []))
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("agent-progress: ")
     assert complaint in err
@@ -425,7 +421,7 @@ def test_show_tells_everything_about_a_workflow(conn: psycopg.Connection, run: R
     assert out.splitlines()[:8] == [
         f"workflow   checkout  ({workflow})",
         "about      about it",
-        "progress   ██████░░░░░░░░░░░░░░░░░░ 25 %  (2 of 8 agents)",
+        "progress   █████░░░░░░░░░░░░░░░ 25 %  (2 of 8 agents)",
         "agents     2 completed, 1 failed, 2 open, 3 not created yet",
         "settled    38 %",
         "status     running",
@@ -667,6 +663,11 @@ def test_embedded_means_a_private_server_whatever_the_environment_says(
     monkeypatch.setenv("DATABASE_URL", "postgresql://localhost:1/nowhere")
     assert main(["check", "--embedded"]) == 0
     assert capsys.readouterr().out == "0 workflows checked, stored equals counted\n"
+    for command in ("check", "list", f"show {NO_ONE}", "watch", "repair", "archive --older-than 1d", "notify on"):
+        assert main([*command.split(), "--embedded", "--schema", "nonsense"]) == 2
+        assert "no agent-progress in schema nonsense of this database" in capsys.readouterr().err
+    assert main(["migrate", "--embedded", "--schema", "mine"]) == 0
+    assert main(["list", "--embedded", "--schema", "mine"]) == 0
     assert (private / "PG_VERSION").exists()
     assert not (private / "postmaster.pid").exists()
 

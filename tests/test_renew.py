@@ -226,10 +226,11 @@ class Writers:
             with psycopg.connect(self.dsn, autocommit=True) as conn:
                 while not self.stop.is_set():
                     workflow = self.workflows[(self.statements[place] + place) % len(self.workflows)]
-                    tasks = new_tasks(conn, workflow, "pending", "running", "completed")
-                    conn.execute("update agent_task set status = 'completed' where id = %s", [tasks[1]])
-                    conn.execute("update agent_task set status = 'failed' where id = %s", [tasks[0]])
-                    conn.execute("delete from agent_task where id = %s", [tasks[2]])
+                    first, second = new_tasks(conn, workflow, "pending", "completed")
+                    (third,) = conn.execute("""select id from add_tasks(%s, '["a"]')""", [workflow]).fetchone()
+                    conn.execute("select report_task(%s, %s, 'completed')", [workflow, third])
+                    conn.execute("update agent_task set status = 'failed' where id = %s", [first])
+                    conn.execute("delete from agent_task where id = %s", [second])
                     conn.execute(
                         "update workflow set current_stage = 'x', status = 'running' where id = %s", [workflow]
                     )
@@ -415,7 +416,7 @@ def test_the_environment_and_the_command_name_the_schema(empty: Empty, monkeypat
 
 
 @pytest.fixture
-def doomed(databases: Any, migrated: Any) -> Iterator[Callable[[int], str]]:
+def doomed(databases: Any) -> Iterator[Callable[[int], str]]:
     """Make a database in which all has to be made anew and counted, and kill the renewal at one of its statements."""
     code = """
 import os, sys, psycopg
@@ -433,7 +434,7 @@ print(sent)
 """
 
     def kill(place: int) -> str:
-        dsn = copies.enter_context(databases.copy(migrated))
+        dsn = copies.enter_context(databases.copy(migrate))
         with psycopg.connect(dsn, autocommit=True) as conn:
             conn.execute("alter table workflow disable trigger workflow_events")
             new_tasks(conn, new_workflow(conn), "completed", "running")

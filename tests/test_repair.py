@@ -16,6 +16,7 @@ from .helpers import (
     new_workflow,
     progress,
     row_version,
+    set_status,
     wait_until_blocked_by,
 )
 
@@ -112,6 +113,22 @@ def test_repair_is_for_those_who_were_granted_it_whatever_else_they_may_do(
     conn.execute(f"grant execute on function repair_progress to {role.name}")
     assert repaired(role.connect()) == [(workflow, 0, 100, 0, 1)]
     assert progress(conn, workflow) == (100, 1, 1)
+
+
+def test_repair_waits_for_an_uncommitted_completion_and_counts_it_once(
+    conn: psycopg.Connection, session: Session
+) -> None:
+    workflow = new_workflow(conn)
+    tasks = new_tasks(conn, workflow, "running", "running", "running", "running")
+    complete_unseen(conn, tasks[0])
+    agent, repairer = session(), session()
+    set_status(agent, tasks[1], "completed")
+    repairing = in_background(repaired, repairer, workflow)
+    wait_until_blocked_by(conn, repairer.info.backend_pid, agent.info.backend_pid)
+    agent.commit()
+    assert repairing.result(60) == [(workflow, 25, 50, 1, 2)]
+    repairer.commit()
+    assert progress(conn, workflow) == (50, 2, 4)
 
 
 def test_repair_amid_a_statement_that_has_changed_tasks_but_not_counted_them_is_exact(

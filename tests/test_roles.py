@@ -1,7 +1,6 @@
 """agent-progress grant, and what each kind of role can do after it."""
 
 import re
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from pyapp.roles import KINDS, grants, loopholes
 from pyapp.shipped import resource
 from tests.conftest import Role
 from tests.helpers import as_replica, counters, give_away, new_tasks, new_workflow
+from tests.pages import psql
 
 NewRole = Callable[..., Role]
 Run = Callable[..., tuple[int, str, str]]
@@ -82,16 +82,6 @@ def test_grant_what_it_prints_and_the_files_do_the_same_and_may_be_repeated(
         text = (resource("sql") / "optional" / f"grant_{file}.sql").read_text()
         psql(bin_dir, dsn, text, f"--set=role={three.name}")
     assert rights(conn, three.name) == granted
-
-
-def psql(bin_dir: Path, dsn: str, script: str, *options: str) -> None:
-    subprocess.run(
-        [bin_dir / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", *options, f"--dbname={dsn}"],
-        input=script,
-        text=True,
-        check=True,
-        env={"PGCLIENTENCODING": "UTF8"},
-    )
 
 
 def test_several_roles_of_any_name_are_granted_to_at_once_and_revoke_takes_all_of_it_back(

@@ -17,16 +17,10 @@ from pyapp import (
 )
 from tests.helpers import in_background, new_tasks, new_workflow, progress, set_status, wait_until_blocked_by
 
-APP = {
-    "initialization": 5,
-    "scaffolding": 10,
-    "dependency_installation": 10,
-    "validation": 15,
-    "e2e_testing": 20,
-    "integration": 15,
-    "deployment": 15,
-    "monitoring": 10,
-}
+APP = [
+    *("initialization", "scaffolding", "dependency_installation", "validation"),
+    *("e2e_testing", "integration", "deployment", "monitoring"),
+]
 NO_ONE = "00000000-0000-0000-0000-000000000000"
 
 
@@ -59,23 +53,6 @@ def by_stages(conn: psycopg.Connection, workflow: Any) -> tuple[int | None, str 
 
 
 # --- The plan -----------------------------------------------------------------------------------------------
-
-
-def test_the_shipped_definitions(conn: psycopg.Connection) -> None:
-    rows = conn.execute(
-        "select workflow_type, array_agg(name order by position), array_agg(position order by position),"
-        " sum(weight)::integer, count(agents) from stage_definition group by workflow_type"
-    ).fetchall()
-    shipped = {row[0]: row[1:] for row in rows}
-    names = list(APP)
-    bugfix = ["initialization", "validation", "e2e_testing"]
-    assert shipped == {
-        "app": (names, list(range(8)), 100, 0),
-        "feature": (names[:5], list(range(5)), 100, 0),
-        "bugfix": (bugfix, list(range(3)), 100, 0),
-    }
-    weights = conn.execute("select name, weight from stage_definition where workflow_type = 'app'").fetchall()
-    assert dict(weights) == APP
 
 
 @pytest.mark.parametrize("change", ["weight = 0", "weight = -1", "agents = -1"])
@@ -295,7 +272,7 @@ def test_advance_goes_through_all_stages_and_then_completes(conn: psycopg.Connec
     made = planned_by == "create_workflow"
     workflow = create_workflow(conn, "w", "app").workflow_id if made else new_workflow(conn, type="app")
     seen = [advance(conn, workflow) for _ in range(8)]
-    assert [state.current_stage for state in seen] == [*list(APP)[1:], "monitoring"]
+    assert [state.current_stage for state in seen] == [*APP[1:], "monitoring"]
     assert [state.status for state in seen] == ["running"] * 7 + ["completed"]
     assert [state.version for state in seen] == list(range(2, 10))
     assert course(conn, workflow) == "c" * 8

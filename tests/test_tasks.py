@@ -15,14 +15,16 @@ from pyapp import (
     Task,
     TaskReport,
     add_tasks,
+    archive,
     create_workflow,
     get_workflow,
     list_tasks,
     report_tasks,
     retry,
+    transition,
 )
 
-from .helpers import counters, new_workflow
+from .helpers import counters, new_tasks, new_workflow
 
 Session = Callable[[], Connection]
 LONG_AGO = datetime(2020, 2, 2, 12, tzinfo=UTC)
@@ -143,6 +145,22 @@ def test_reports_come_in_any_form_and_the_id_may_be_text(conn: Connection) -> No
 
 
 # --- repair and archive -------------------------------------------------------------------------------------
+
+
+def test_archive_takes_a_batch_at_a_time_of_what_ended_long_enough_ago(conn: Connection) -> None:
+    workflows = sorted(new_workflow(conn) for _ in range(3))
+    for workflow in workflows:
+        new_tasks(conn, workflow, "completed", "failed")
+        transition(conn, workflow, "completed")
+    assert archive(conn, timedelta(hours=1)) == archive(conn, "0", statuses=["failed"]) == []
+    batches = [archive(conn, timedelta(0), batch=2) for _ in range(3)]
+    assert [[(each.workflow_id, each.tasks) for each in batch] for batch in batches] == [
+        [(workflow, 2) for workflow in workflows[:2]],
+        [(workflows[2], 2)],
+        [],
+    ]
+    assert list_tasks(conn, workflows[0]) == []
+    assert counters(conn, workflows[0]) == (2, 1, 1, 0)
 
 
 # --- retry --------------------------------------------------------------------------------------------------

@@ -2,13 +2,10 @@
 
 import json
 import re
-from dataclasses import fields
 from typing import Any
 
 import psycopg
 import pytest
-
-from pyapp.models import Workflow
 
 from .commands import Run, Terminal, outcome, start
 from .commands import run as run
@@ -37,14 +34,16 @@ def frames(terminal: Terminal) -> list[list[str]]:
     [
         ("list", 200, "ID NAME PROGRESS AGENTS FAILED STATUS STAGE CREATED"),
         ("list", 80, "ID NAME PROGRESS AGENTS FAILED STATUS"),
-        ("list", 40, "ID NAME STATUS"),
+        ("list", 60, "ID NAME FAILED STATUS"),
+        ("list", 40, "ID NAME FAILED"),
         ("list", 15, "ID NAME"),
-        ("watch ID", 120, "WORKFLOW PROGRESS AGENTS FAILED STATUS STAGE ETA"),
-        ("watch ID", 80, "WORKFLOW PROGRESS AGENTS FAILED STATUS ETA"),
-        ("watch ID", 40, "WORKFLOW AGENTS STATUS"),
+        ("watch ID", 120, "WORKFLOW PROGRESS AGENTS FAILED STATUS STAGE"),
+        ("watch ID", 80, "WORKFLOW PROGRESS AGENTS FAILED STATUS STAGE"),
+        ("watch ID", 60, "WORKFLOW AGENTS FAILED STATUS"),
+        ("watch ID", 40, "WORKFLOW FAILED STATUS"),
     ],
 )
-def test_a_table_fits_its_terminal_and_never_loses_the_name(
+def test_a_table_fits_its_terminal_and_never_loses_the_name_nor_what_failed(
     command: str, columns: int, head: str, conn: psycopg.Connection, dsn: str
 ) -> None:
     workflow = running(conn, *["completed"] * 9, "failed", name=LONG)
@@ -55,8 +54,20 @@ def test_a_table_fits_its_terminal_and_never_loses_the_name(
     assert header.split() == head.split()
     assert " c" in f" {row}"
     assert len(row) <= columns
-    assert "90 %" in row or columns < 40
-    assert columns < 40 or b"\x1b[32mcompleted" in terminal.raw
+    assert re.search(r"90 % .* 1\b", row) or columns < 40
+    assert "STATUS" not in head or b"\x1b[32mcompleted" in terminal.raw
+
+
+@pytest.mark.parametrize("columns", [200, 40])
+def test_a_timeline_is_read_in_any_terminal(columns: int, conn: psycopg.Connection, dsn: str) -> None:
+    workflow = running(conn, "completed")
+    conn.execute("update workflow set status = 'paused', current_stage = 'scaffold of ' || current_stage")
+    conn.execute("update workflow_event set occurred_at = '2020-02-03 04:05:06.789Z'")
+    with Terminal("show", workflow, "--timeline", "--zone", "UTC", "--dsn", dsn, columns=columns) as terminal:
+        assert terminal.end() == 0
+    told = [" ".join(line.split()) for line in terminal.text.splitlines()]
+    whole = "2020-02-03 04:05:06.789 event status_changed running -> paused"
+    assert (whole if columns == 200 else "04:05:06 status_… running -> paused") in told
 
 
 def test_live_bars_follow_the_size_of_their_terminal(conn: psycopg.Connection, dsn: str) -> None:
@@ -184,35 +195,41 @@ def test_every_command_takes_the_beginning_of_an_id(conn: psycopg.Connection, ru
     assert run("show", "5eef") == (1, "", "agent-progress: workflow 5eef not found\n")
 
 
-def test_keys_that_are_texts_are_found_by_their_beginning_too(conn: psycopg.Connection, run: Run) -> None:
-    for name in ("etl/1", "etl/10", "etl_2"):
-        new_workflow(conn, name=name)
-    columns = ", ".join(field.name for field in fields(Workflow)[1:])
-    conn.execute("create schema texts")
-    conn.execute(f"create view texts.workflow_progress as select name as workflow_id, {columns} from workflow_progress")
+@pytest.fixture
+def jobs(conn: psycopg.Connection, run: Run) -> None:
+    """Adopt tables whose keys are texts and whose priorities are numbers, and which call tasks steps."""
+    conn.execute("create table batch (name text primary key, priority integer, state text default 'completed')")
+    conn.execute("create table step (id serial primary key, batch text references batch, state text)")
+    conn.execute("insert into batch values ('etl/1', 7), ('etl/10', null), ('etl_2', 9)")
+    nouns = ["--workflow-noun", "batch", "--task-noun", "st\x1bep"]
+    tables = ["--workflows", "batch", "--workflow-status", "state", "--tasks", "step", "--key", "batch"]
+    status, _, err = run("adopt", *tables, *nouns, "--schema", "jobs", "--yes")
+    assert status == 0, err
+
+
+def test_keys_that_are_texts_are_found_by_their_beginning_too(jobs: None, run: Run) -> None:
     for given, found in (("etl/1", "etl/1"), ("etl/10", "etl/10"), ("etl_", "etl_2")):
-        assert json.loads(run("show", given, "--json", "--schema", "texts")[1])["workflow_id"] == found
-    assert "several workflows: etl/1 (etl/1), etl/10 (etl/10); give more" in run("show", "etl/", "--schema", "texts")[2]
-    assert run("show", "etl%", "--schema", "texts")[0] == 1
+        assert json.loads(run("show", given, "--json", "--schema", "jobs")[1])["workflow_id"] == found
+    assert "several workflows: etl/1 (etl/1), etl/10 (etl/10); give more" in run("show", "etl/", "--schema", "jobs")[2]
+    assert run("show", "etl%", "--schema", "jobs")[0] == 1
 
 
-def test_workflows_and_tasks_are_called_what_the_schema_calls_them(conn: psycopg.Connection, run: Run) -> None:
-    workflow = new_workflow(conn, status="completed", id="ab000000-0000-4000-8000-000000000000")
-    assert "no agents" in run("list")[1]
-    assert "(no agents)" in run("show", workflow)[1]
-    columns = ", ".join(field.name for field in fields(Workflow))
-    conn.execute(f"create schema jobs create view workflow_progress as select {columns} from public.workflow_progress")
-    conn.execute(
-        "create view jobs.vocabulary as select 'batch'::text as workflow_noun, 'batches'::text as workflow_nouns,"
-        " 'step'::text as task_noun, e'st\x1beps'::text as task_nouns"
-    )
+def test_a_priority_that_no_adopted_workflow_has_is_told_with_those_that_there_are(jobs: None, run: Run) -> None:
+    assert "etl/1 " in run("list", "--priority", "7", "--schema", "jobs")[1]
+    wrong = "agent-progress: --priority 'high': there are 7, 9 (see agent-progress list --help)\n"
+    assert run("list", "--priority", "high", "--schema", "jobs") == (2, "", wrong)
+
+
+def test_workflows_and_tasks_are_called_what_the_schema_calls_them(
+    conn: psycopg.Connection, jobs: None, run: Run
+) -> None:
     for empty in (True, False):
-        for command in (["list"], ["show", "ab"], ["watch", "ab"]):
+        for command in (["list"], ["show", "etl_2"], ["watch", "etl_2"]):
             out = run(*command, "--schema", "jobs")[1]
             assert ("no st\ufffdeps" if empty else "1 of 1") in out
             assert ("0 %" in out.replace("100 %", ""), "agent" in out) == (False, False)
             assert empty or "st\ufffdeps" in out.replace("ST\ufffdEPS", "st\ufffdeps")
-        new_tasks(conn, workflow, "completed")
+        conn.execute("insert into step (batch, state) values ('etl_2', 'completed')")
     assert run("list", "--type", "none", "--schema", "jobs")[1] == "no batches\n"
 
 
@@ -252,7 +269,7 @@ def test_show_lists_tasks_as_they_were_created_but_failed_ones_first_with_error_
     rows = [re.split(" {2,}", line)[2:] for line in table]
     assert [row[0] for row in rows] == ["failed"] * 4 + ["completed", "running"]
     told = ["out of memory", "no answer", "ValueError: 3", None]
-    assert [row[1:] for row in rows[:4]] == [["1h 2m", "2020-01-01 16:32:03", *filter(None, [error])] for error in told]
+    assert [row[1:] for row in rows[:4]] == [["1h2m", "2020-01-01 16:32:03", *filter(None, [error])] for error in told]
 
 
 def test_times_are_in_the_zone_that_is_asked_for_with_a_date_where_it_is_not_today(

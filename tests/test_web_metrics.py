@@ -135,7 +135,7 @@ def test_readiness_says_whether_the_database_has_the_schema(client: httpx.Client
 
 
 def test_a_database_that_is_not_there_is_503_and_metrics_go_on(client: httpx.Client, conn: Conn, server: Any) -> None:
-    with psycopg.connect(server.dsn("postgres"), autocommit=True) as admin:
+    with psycopg.connect(server, dbname="postgres", autocommit=True) as admin:
         name = conn.info.dbname
         admin.execute(f"alter database {name} with allow_connections false")
         admin.execute(

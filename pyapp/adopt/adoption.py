@@ -99,13 +99,16 @@ class Adoption:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Adoption:
         """Read what ``to_json`` returned."""
-        made = dict(values)
-        made["tasks"] = Table(**made["tasks"])
-        made["workflows"] = Table(**made["workflows"]) if made["workflows"] else None
-        made["task_id"] = Key(**made["task_id"])
+        made = {name: tuples(value) for name, value in values.items()}
+        for name in ("tasks", "workflows"):
+            made[name] = made[name] and Table(**made[name])
         for name in ("keys", "workflow_keys"):
             made[name] = tuple(Key(**key) for key in made[name])
-        made["seen"] = tuple(made["seen"])
-        for name in ("words", "workflow_words"):
-            made[name] = {meaning: tuple(words) for meaning, words in made[name].items()}
-        return cls(**made)
+        return cls(**made | {"task_id": Key(**made["task_id"])})
+
+
+def tuples(value: Any) -> Any:
+    """Make tuples of the lists that JSON and TOML know, also in mappings."""
+    if isinstance(value, Mapping):
+        return {key: tuples(part) for key, part in value.items()}
+    return tuple(value) if isinstance(value, list) else value

@@ -19,6 +19,7 @@ OnBatch = Callable[[int], None]
 T = TypeVar("T")
 
 _BATCH = 5000
+_DROP = "drop table if exists {schema}.workflow_counted, {schema}.workflow_counted_since"
 _LONGEST_PAUSE = 1.0
 _RETRIED = (
     psycopg.errors.LockNotAvailable,
@@ -80,13 +81,7 @@ class Backfill:
             if not self._retry(self._go_live):
                 on_step("the tasks were truncated meanwhile: counting again")
         counted += self._sweep(on_batch, on_step, patient=True)
-        self._retry(
-            lambda: (
-                self._execute(
-                    "drop table if exists {schema}.workflow_counted, {schema}.workflow_counted_since"
-                ).rowcount
-            )
-        )
+        self._retry(lambda: self._execute(_DROP))
         frozen = self._retry(self._freeze) if fresh and self._of.publishes else 0
         if self._of.publishes:
             self.publish(on_batch)
@@ -100,7 +95,7 @@ class Backfill:
 
         def count() -> None:
             self._execute("set local statement_timeout = 0")
-            self._execute("drop table if exists {schema}.workflow_counted, {schema}.workflow_counted_since")
+            self._execute(_DROP)
             self._execute("create table {schema}.workflow_counted_since as select truncated from {schema}.counting")
             self._execute(
                 "create table {schema}.workflow_counted as"
@@ -191,13 +186,11 @@ class Backfill:
 
     def _go_live(self) -> bool:
         """Let missing rows mean no tasks from now on: waits for all who made one that is not counted."""
-        return (
-            self._execute(
-                "update {schema}.counting as c set live = true from {schema}.workflow_counted_since as s"
-                " where s.truncated = c.truncated"
-            ).rowcount
-            > 0
+        live = self._execute(
+            "update {schema}.counting as c set live = true from {schema}.workflow_counted_since as s"
+            " where s.truncated = c.truncated"
         )
+        return live.rowcount > 0
 
     def _freeze(self) -> int:
         """Leave finished history alone that says 100 percent, though none of its tasks was ever reported."""

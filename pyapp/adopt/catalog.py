@@ -48,11 +48,11 @@ _COLUMNS = """
             when 'varchar'::regtype then 'text'
             else format_type(coalesce(b.oid, t.oid), null)
         end as type,
-        coalesce(b.typtype, t.typtype)::text as kind,
-        coalesce(b.typnamespace, t.typnamespace) = 'pg_catalog'::regnamespace as built_in,
+        coalesce(b.typtype, t.typtype) = 'e'
+            or coalesce(b.typtype, t.typtype) = 'b'
+            and coalesce(b.typnamespace, t.typnamespace) = 'pg_catalog'::regnamespace as as_key,
         a.attgenerated::text as generated,
-        pg_get_expr(d.adbin, d.adrelid) as expression,
-        case when a.attcollation <> t.typcollation then a.attcollation::regcollation::text end as collation
+        pg_get_expr(d.adbin, d.adrelid) as expression
     from pg_attribute as a
     join pg_type as t on t.oid = a.atttypid
     left join pg_type as b on b.oid = t.typbasetype
@@ -63,43 +63,38 @@ _COLUMNS = """
 _FOREIGN_KEYS = """
     select
         (
-            select array_agg(a.attname::text order by k.place)
-            from unnest(c.conkey) with ordinality as k (attnum, place)
-            join pg_attribute as a on a.attrelid = c.conrelid and a.attnum = k.attnum
+            select array_agg(a.attname::text order by array_position(c.conkey, a.attnum))
+            from pg_attribute as a
+            where a.attrelid = c.conrelid and a.attnum = any (c.conkey)
         ),
         (
-            select array_agg(a.attname::text order by k.place)
-            from unnest(c.confkey) with ordinality as k (attnum, place)
-            join pg_attribute as a on a.attrelid = c.confrelid and a.attnum = k.attnum
+            select array_agg(a.attname::text order by array_position(c.confkey, a.attnum))
+            from pg_attribute as a
+            where a.attrelid = c.confrelid and a.attnum = any (c.confkey)
         ),
-        case c.confdeltype
-            when 'c' then 'on delete cascade'
-            when 'n' then 'on delete set null'
-            when 'd' then 'on delete set default'
-            else 'on delete restrict'
-        end
-        || case c.confupdtype when 'c' then ', on update cascade' else '' end
-        || case when c.condeferrable then ', deferrable' else '' end
+        -- Its rules stand behind the columns that it references, where it has any.
+        coalesce(', ' || lower(substring(pg_get_constraintdef(c.oid) from '(?:ON DELETE|ON UPDATE|DEFERRABLE).*$')), '')
     from pg_constraint as c
     where c.contype = 'f' and c.conrelid = %s and c.confrelid = %s and c.conparentid = 0
     order by c.conname
 """
 _UNIQUE = """
-    select array_agg(a.attname::text order by k.place) as columns, i.indisprimary
+    select
+        (
+            select array_agg(a.attname::text order by array_position(i.indkey::int2[], a.attnum))
+            from pg_attribute as a
+            where a.attrelid = i.indrelid and a.attnum = any ((i.indkey::int2[])[0:i.indnkeyatts - 1])
+        ),
+        i.indisprimary
     from pg_index as i
-    cross join unnest(i.indkey::int2[]) with ordinality as k (attnum, place)
-    join pg_attribute as a on a.attrelid = i.indrelid and a.attnum = k.attnum
-    where
-        i.indrelid = %s and i.indisunique and i.indisvalid and i.indpred is null and i.indexprs is null
-        and k.place <= i.indnkeyatts
-    group by i.indexrelid, i.indisprimary
+    where i.indrelid = %s and i.indisunique and i.indisvalid and i.indpred is null and i.indexprs is null
     order by i.indisprimary desc, i.indexrelid
 """
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column; ``type`` and ``kind`` (``b`` base, ``e`` enum) are those below a domain, ``declared`` is its own.
+    """A column; ``type`` is the one below a domain, ``declared`` is its own; ``as_key``: a key can be of this type.
 
     ``generated`` is ``s`` where it is stored, ``v`` where it is virtual, and empty else.
     """
@@ -108,11 +103,9 @@ class Column:
     number: int
     declared: str
     type: str
-    kind: str
-    built_in: bool
+    as_key: bool
     generated: str
     expression: str | None
-    collation: str | None
 
 
 @dataclass(frozen=True)
@@ -165,7 +158,7 @@ def read_table(conn: Connection[Any], given: str, option: str) -> Found:
     with conn.cursor(row_factory=class_row(Column)) as cursor:
         columns = {column.name: column for column in cursor.execute(_COLUMNS, [found["oid"]])}
     keys = conn.cursor(row_factory=tuple_row).execute(_UNIQUE, [found["oid"]]).fetchall()
-    primary: list[str] = next((columns for columns, is_primary in keys if is_primary), [])
+    primary: list[str] = next((key for key, is_primary in keys if is_primary), [])
     return Found(columns=columns, unique=[key for key, _ in keys], primary=primary, **found)
 
 

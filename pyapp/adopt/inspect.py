@@ -113,30 +113,24 @@ class _Inspection:
     def findings(self) -> Findings:
         wanted, tasks, workflows = self.request, self.tasks, self.workflows
         keys, workflow_keys, link = self._keys()
-        for option, condition in (("--where", wanted.where), *self._options(wanted.conditions, "")):
-            self._check(tasks, "task", option, condition, boolean=True)
+        self._check(tasks, "task", "--where", wanted.where, boolean=True)
+        for outcome, condition in wanted.conditions.items():
+            self._check(tasks, "task", f"--{outcome}-when", condition, boolean=True)
         status = self._status(tasks, "task", "--status", wanted.status, needed="completed" not in wanted.conditions)
         workflow_status = None
         if workflows:
-            for option, condition in self._options(wanted.workflow_conditions, "workflow-"):
-                self._check(workflows, "workflow", option, condition, boolean=True)
-            needed = bool(wanted.workflow_words)
-            workflow_status = self._status(
-                workflows, "workflow", "--workflow-status", wanted.workflow_status, needed=needed
-            )
+            for outcome, condition in wanted.workflow_conditions.items():
+                self._check(workflows, "workflow", f"--workflow-{outcome}-when", condition, boolean=True)
+            option, needed = "--workflow-status", bool(wanted.workflow_words)
+            workflow_status = self._status(workflows, "workflow", option, wanted.workflow_status, needed=needed)
         shown_of, row = (workflows, "workflow") if workflows else (tasks, "task")
         columns = self._shown(shown_of, row, "--column", wanted.column, WORKFLOW_COLUMNS, guess=workflows is not None)
-        generated = {
-            name(f"{column.name}"): column
-            for column in (workflows.columns.values() if workflows else ())
-            if column.generated
-        }
         adoption = Adoption(
             schema=self._schema(),
             tasks=tasks.table,
-            keys=keys,
+            keys=tuple(keys),
             workflows=workflows.table if workflows else None,
-            workflow_keys=workflow_keys,
+            workflow_keys=tuple(workflow_keys),
             task_id=self._task_id(),
             where=wanted.where,
             status=status,
@@ -152,8 +146,8 @@ class _Inspection:
             columns=columns,
             task_columns=self._task_columns(),
             workflow_generated={
-                f"workflow.{quoted}": f"({column.expression})"
-                for quoted, column in generated.items()
+                f"workflow.{name(column.name)}": f"({column.expression})"
+                for column in (workflows.columns.values() if workflows else ())
                 if column.expression
             },
             preset=wanted.preset,
@@ -169,14 +163,13 @@ class _Inspection:
         schema = self.request.schema
         if not re.fullmatch(r"[a-z_][a-z0-9_]{0,39}", schema) or schema.startswith("pg_"):
             raise AdoptError(f"--schema {schema!r}: small letters, digits and _ only, up to 40")
-        rows = self.conn.cursor(row_factory=tuple_row).execute(
+        others = self._ask(
             "select relname from pg_class"
-            " where relnamespace = to_regnamespace(%(schema)s) and relkind in ('r', 'v', 'p')"
-            " and not exists (select from pg_proc where proname = 'adoption' and pronamespace = relnamespace)",
-            {"schema": name(schema)},
+            f" where relnamespace = to_regnamespace('{name(schema)}') and relkind in ('r', 'v', 'p')"
+            " and not exists (select from pg_proc where proname = 'adoption' and pronamespace = relnamespace)"
         )
-        if schema in ("public", "information_schema") or (found := rows.fetchone()):
-            there = f" ({found[0]})" if schema not in ("public", "information_schema") and found else ""
+        if others or schema in ("public", "information_schema"):
+            there = f" ({others[0][0]})" if others else ""
             raise AdoptError(f"schema {schema} has other things in it{there}: give another one, --schema")
         return schema
 
@@ -184,42 +177,34 @@ class _Inspection:
         """Execute a query with expressions of the user's."""
         return self.conn.cursor(row_factory=tuple_row).execute(locate(query, "pg_temp").encode()).fetchall()
 
-    def _options(self, conditions: Mapping[str, str], prefix: str) -> list[tuple[str, str]]:
-        return [(f"--{prefix}{outcome}-when", condition) for outcome, condition in conditions.items()]
-
     # Keys.
 
-    def _keys(self) -> tuple[tuple[Key, ...], tuple[Key, ...], str]:
+    def _keys(self) -> tuple[list[Key], list[Key], str]:
+        """Find the key of tasks and that of workflows, and say how they belong together."""
         wanted, tasks, workflows = self.request, self.tasks, self.workflows
+        ours, theirs, link = list(wanted.key), list(wanted.workflow_key), "without a foreign key"
         found = foreign_keys(self.conn, tasks, workflows) if workflows else []
-        given = wanted.key or wanted.key_sql
-        if wanted.key:
-            for column in wanted.key:
-                tasks.column(column, "--key")
-            found = [key for key in found if sorted(key[0]) == sorted(wanted.key)]
-        if given and (not found or wanted.key_sql or wanted.workflow_key):
-            keys = self._given_keys()
-            link = f"references it, {found[0][2]}" if found and not wanted.key_sql else "without a foreign key"
-            theirs = self._workflow_keys(keys, list(wanted.key)) if workflows else ()
-        else:
-            if not workflows:
-                raise AdoptError(
-                    "without --workflows, say which workflow a task belongs to: --key COLUMN, or --key-sql SQL"
-                )
-            if not found:
-                raise AdoptError(
-                    f"{tasks.table.sql} has no foreign key to {workflows.table.sql}:"
-                    " say which of its columns hold the workflow, --key"
-                )
-            if len(found) > 1:
-                names = "; ".join(",".join(key[0]) for key in found)
-                raise AdoptError(
-                    f"{tasks.table.sql} refers to {workflows.table.sql} by several columns ({names}): say --key"
-                )
-            ours, referenced, rules = found[0]
-            keys = tuple(self._column_key(tasks, "task", column, "--key") for column in ours)
-            theirs = tuple(self._column_key(workflows, "workflow", column, "--workflow-key") for column in referenced)
-            link = f"references it, {rules}"
+        if ours or wanted.key_sql:
+            found = [key for key in found if sorted(key[0]) == sorted(ours) and not wanted.key_sql]
+        elif not workflows:
+            raise AdoptError(
+                "without --workflows, say which workflow a task belongs to: --key COLUMN, or --key-sql SQL"
+            )
+        elif len(found) != 1:
+            names, where = "; ".join(",".join(key[0]) for key in found), workflows.table.sql
+            raise AdoptError(
+                f"{tasks.table.sql} has several foreign keys to {where} ({names}): say which, --key"
+                if found
+                else f"{tasks.table.sql} has no foreign key to {where}: say which columns hold the workflow, --key"
+            )
+        if found:
+            link = f"references it{found[0][2]}"
+            if not (ours and theirs):
+                ours, theirs = found[0][:2]
+        keys = [self._column_key(tasks, "task", column, "--key") for column in ours]
+        for expression in wanted.key_sql:
+            self._check(tasks, "task", "--key-sql", expression)
+            keys.append(Key(f"({expression})", self._type_of(tasks, "task", expression)))
         if len(keys) > 4:
             raise AdoptError("a key has four parts at most")
         if len(keys) > 1 and (odd := [key for key in keys if key.type not in _PLAIN]):
@@ -227,39 +212,31 @@ class _Inspection:
                 f"{odd[0].sql} is of type {odd[0].type}: a key of several parts takes text, numbers and uuid;"
                 " write it as text, --key-sql"
             )
-        for ours_, theirs_ in zip(keys, theirs, strict=bool(theirs)):
-            self._comparable(ours_, theirs_)
-        return keys, theirs, link
+        return keys, self._workflow_keys(workflows, keys, ours, theirs) if workflows else [], link
 
-    def _given_keys(self) -> tuple[Key, ...]:
-        keys = [self._column_key(self.tasks, "task", column, "--key") for column in self.request.key]
-        for expression in self.request.key_sql:
-            self._check(self.tasks, "task", "--key-sql", expression)
-            keys.append(Key(f"({expression})", self._type_of(self.tasks, "task", expression)))
-        return tuple(keys)
-
-    def _workflow_keys(self, keys: tuple[Key, ...], names: Sequence[str]) -> tuple[Key, ...]:
-        workflows = self.workflows
-        assert workflows is not None, "asked without a table of workflows"
-        columns: Sequence[str] = self.request.workflow_key
-        if not columns:
-            same = [list(names)] if names and sorted(names) in map(sorted, workflows.unique) and len(names) > 1 else []
-            columns = same[0] if same else workflows.primary
-        if len(columns) != len(keys):
+    def _workflow_keys(self, workflows: Found, keys: list[Key], ours: list[str], theirs: list[str]) -> list[Key]:
+        """See that columns of workflows are such a key; by default those of the same names, or the primary key."""
+        unique = [sorted(columns) for columns in workflows.unique]
+        if not theirs:
+            theirs = ours if len(ours) > 1 and sorted(ours) in unique else list(workflows.primary)
+        if len(theirs) != len(keys):
             raise AdoptError(
-                f"the key has {len(keys)} parts, that of {workflows.table.sql} {len(columns)}: say --workflow-key"
+                f"the key has {len(keys)} parts, that of {workflows.table.sql} {len(theirs)}: say --workflow-key"
             )
-        for column in columns:
-            workflows.column(column, "--workflow-key")
-        if sorted(columns) not in map(sorted, workflows.unique):
+        found = [self._column_key(workflows, "workflow", column, "--workflow-key") for column in theirs]
+        if sorted(theirs) not in unique:
             raise AdoptError(
-                f"--workflow-key {','.join(columns)}: no unique index of {workflows.table.sql} has these columns"
+                f"--workflow-key {','.join(theirs)}: no unique index of {workflows.table.sql} has these columns"
             )
-        return tuple(self._column_key(workflows, "workflow", column, "--workflow-key") for column in columns)
+        for one, other in zip(keys, found, strict=True):
+            kinds = {one.type, other.type}
+            if len(kinds) > 1 and not kinds <= _NUMBERS and not kinds <= _STRINGS:
+                raise AdoptError(f"{one.sql} is {one.type} and {other.sql} is {other.type}: they cannot be compared")
+        return found
 
     def _column_key(self, table: Found, row: str, column: str, option: str) -> Key:
         found = table.column(column, option)
-        if not (found.built_in or found.kind == "e") or found.kind not in "be":
+        if not found.as_key:
             raise AdoptError(
                 f"{table.table.sql}.{name(column)} is of type {found.declared}:"
                 " a key has to be of a type that is built in, such as uuid, bigint or text"
@@ -270,14 +247,9 @@ class _Inspection:
         query = f"select pg_typeof({expression}) from (select) as x left join {table.table.sql} as {row} on false"
         return str(self._ask(query)[0][0])
 
-    def _comparable(self, one: Key, other: Key) -> None:
-        kinds = {one.type, other.type}
-        if len(kinds) > 1 and not kinds <= _NUMBERS and not kinds <= _STRINGS:
-            raise AdoptError(f"{one.sql} is {one.type} and {other.sql} is {other.type}: they cannot be compared")
-
     def _task_id(self) -> Key:
         primary = [self.tasks.columns[column] for column in self.tasks.primary]
-        if len(primary) == 1 and primary[0].built_in:
+        if len(primary) == 1 and primary[0].as_key:
             return Key(reference(primary[0], "task"), primary[0].type)
         if primary:
             return Key(" || '/' || ".join(f"({reference(column, 'task')})::text" for column in primary), "text")
@@ -332,12 +304,15 @@ class _Inspection:
             f" select ({adoption.status})::text as value, {render.outcome} as outcome, count(*) as tasks"
             f" from {adoption.tasks.sql} as task{where} group by 1, 2) as t group by 1 order by 2 desc, 1 limit 100"
         )
-        known = {word for words in TASK_WORDS.values() for word in words}
-        known |= {word for words in adoption.words.values() for word in words}
-        meanings: dict[int | None, str] = {None: "ignored", 0: "open"}
-        meanings |= {number + 1: outcome for number, outcome in enumerate(OUTCOMES)}
+        known = {word for words in (*TASK_WORDS.values(), *adoption.words.values()) for word in words}
+        meanings = ("open", *OUTCOMES)
         return [
-            Value(value, rows, meanings[outcome], value is None or bool(adoption.outcomes) or value.lower() in known)
+            Value(
+                value,
+                rows,
+                "ignored" if outcome is None else meanings[outcome],
+                value is None or bool(adoption.outcomes) or value.lower() in known,
+            )
             for value, rows, outcome in self._ask(query)
         ]
 
@@ -353,15 +328,12 @@ class _Inspection:
         return tuple(dict.fromkeys([*found[:4], *named[:2], *usual]))[:6]  # each costs a little, in each statement
 
     def _doubts(self, adoption: Adoption, values: Sequence[Value]) -> list[str]:
-        doubts = []
-        unknown = [value for value in values if not value.known]
+        """Doubt that nothing is completed, though some tasks look ended."""
         ended = [value for value in values if not value.known or value.meaning in ("failed", "cancelled")]
-        if ended and not any(value.meaning == "completed" for value in values) and "completed" not in adoption.outcomes:
-            told = ", ".join(str(value.value) for value in unknown[:5]) or "failed and cancelled ones"
-            doubts.append(
-                f"no task is completed, though some look ended ({told}): say which status means so, --completed"
-            )
-        return doubts
+        if not ended or "completed" in (*adoption.outcomes, *(value.meaning for value in values)):
+            return []
+        told = ", ".join(str(value.value) for value in ended if not value.known) or "failed and cancelled ones"
+        return [f"no task is completed, though some look ended ({told}): say which status means so, --completed"]
 
     # Columns.
 
@@ -441,24 +413,17 @@ class _Inspection:
             raise AdoptError(f"{where} is of type {column.declared}: it needs a number")
         if not percent:
             return
-        probe = f"select cast(v as {column.declared}) from unnest(array[0, 1, 50, 99, 100]) as v"
-        cursor = self.conn.cursor(row_factory=tuple_row)
-        checks = cursor.execute(
-            "select conname, pg_get_expr(conbin, conrelid) from pg_constraint"
-            " where conrelid = %s and contype = 'c' and conkey = array[%s]::smallint[]",
-            [workflows.oid, column.number],
-        ).fetchall()
+        checks = self._ask(
+            "select format('constraint %I %s', conname, pg_get_constraintdef(oid)) from pg_constraint"
+            f" where conrelid = {workflows.oid} and contype = 'c' and conkey = array[{column.number}]::smallint[]"
+        )
+        parts = ", ".join((f"{name(column.name)} {column.declared}", *(check for (check,) in checks)))
         try:
             with self.conn.transaction(force_rollback=True):
-                cursor.execute(probe.encode())
+                self.conn.execute(f"create temporary table published ({parts})".encode())
+                self.conn.execute("insert into pg_temp.published values (0), (1), (50), (99), (100)")
         except Error as error:
-            raise AdoptError(f"{where} is of type {column.declared}, which cannot hold 0 to 100") from error
-        for constraint, check in checks:
-            query = f"select bool_and(coalesce(({check}), true)) from ({probe}) as t ({name(column.name)})"
-            if cursor.execute(query.encode()).fetchone() == (False,):
-                raise AdoptError(
-                    f"the constraint {constraint} of {workflows.table.sql} does not allow 0 to 100: {check}"
-                )
+            raise AdoptError(f"{where} does not allow 0 to 100: {first_line(error)}") from error
 
     # What the user is told.
 
@@ -508,19 +473,20 @@ class _Inspection:
         return self._ask(query) == [(True,)]
 
     def _tell_triggers(self, adoption: Adoption) -> None:
+        """Warn of the application's row triggers before updates of a table that is published to."""
         assert self.workflows is not None, "nothing else is published"
-        guard = f"zz_{adoption.schema}_guard"
         rows = self.conn.cursor(row_factory=tuple_row).execute(
-            "select t.tgname, p.oid::regproc::text from pg_trigger as t join pg_proc as p on p.oid = t.tgfoid"
-            " join pg_namespace as n on n.oid = p.pronamespace where t.tgrelid = %s and not t.tgisinternal"
-            " and t.tgtype & 2 = 2 and t.tgtype & 16 = 16 and t.tgtype & 1 = 1 and n.nspname <> %s order by t.tgname",
-            [self.workflows.oid, adoption.schema],
+            "select format('trigger %%I (%%s) runs before each update of ', t.tgname, p.oid::regproc), t.tgname > %s"
+            " from pg_trigger as t join pg_proc as p on p.oid = t.tgfoid"
+            " where t.tgrelid = %s and not t.tgisinternal and t.tgtype & (1 | 2 | 16) = (1 | 2 | 16)"
+            " and p.pronamespace <> coalesce(to_regnamespace(%s), 0) order by t.tgname",
+            [f"zz_{adoption.schema}_guard", self.workflows.oid, name(adoption.schema)],
         )
-        for trigger, function in rows.fetchall():
-            late = " it comes after ours and can change what is published;" if trigger > guard else ""
+        for told, late in rows.fetchall():
+            last = " it comes after ours and can change what is published;" if late else ""
             self.warnings.append(
-                f"trigger {name(trigger)} ({function}) runs before each update of {self.workflows.table.sql}:{late}"
-                " what it sets (a time, a version) moves with progress, and an error of it stops the writing of tasks"
+                f"{told}{self.workflows.table.sql}:{last} what it sets (a time, a version) moves with progress,"
+                " and an error of it stops the writing of tasks"
             )
 
 

@@ -84,17 +84,11 @@ class Renderer:
     def script(self) -> Script:
         """Render all that an adoption installs."""
         of, parts = self._of, self._partitions
-        # What is written once for all: the files of sql/ that adoptions share.
         files = ["../03_formula.sql", "as_json.sql", "02_count.sql", *(["03_delete.sql"] if of.workflows else [])]
-        files += ["04_workflows.sql", "05_tasks.sql"]
-        files += [
-            "06_views.sql",
-            "07_repair.sql",
-            "../16_tree_progress.sql",
-            "../21_trends.sql",
-            *(["08_publish.sql"] if of.publishes else []),
-            "09_rights.sql",
-        ]
+        files += ["04_workflows.sql", "05_tasks.sql", "06_views.sql", "07_repair.sql"]
+        files += ["../16_tree_progress.sql", "../21_trends.sql"]
+        files += [*(["08_publish.sql"] if of.publishes else []), "09_rights.sql"]
+        # What is written once for all: the files of sql/ that adoptions share.
         objects = [
             for_schema(read_template(file), of.schema) if file.startswith("../") else self.render(file)
             for file in files
@@ -125,9 +119,6 @@ class Renderer:
 
     # The parts of the key.
 
-    def _each(self, pattern: str, joint: str = ", ") -> str:
-        return joint.join(pattern.replace("{i}", str(i + 1)) for i in range(len(self._of.keys)))
-
     def _by_rule(self, slot: str) -> str:
         if match := _BY_RULE.fullmatch(slot):
             return self._each(f"{match[1]}.key_{{i}} = {match[2]}.key_{{i}}", " and ")
@@ -135,11 +126,11 @@ class Renderer:
             return self._each(f"{slot.removesuffix('_keys')}.key_{{i}}")
         raise KeyError(slot)
 
-    def _typed(self, pattern: str, keys: Sequence[Key], joint: str = ", ") -> str:
-        """Write a list of the parts of a key, with {i} for the number, {sql} and {type} of each."""
+    def _each(self, pattern: str, joint: str = ", ", keys: Sequence[Key] = ()) -> str:
+        """Write a list of the parts of a key, that of tasks or another, with {i}, {sql} and {type} of each."""
         return joint.join(
             pattern.replace("{i}", str(i + 1)).replace("{type}", key.type).replace("{sql}", key.sql)
-            for i, key in enumerate(keys)
+            for i, key in enumerate(keys or self._of.keys)
         )
 
     def _id(self, parts: Sequence[str]) -> str:
@@ -153,7 +144,7 @@ class Renderer:
         if len(self._of.keys) == 1:
             return f"k.key_1 = {argument}"
         part = f"replace(replace(split_part({argument}, '/', {{i}}), '%2F', '/'), '%25', '%')::{{type}}"
-        return self._typed(f"k.key_{{i}} = {part}", self._of.keys, " and ")
+        return self._each(f"k.key_{{i}} = {part}", " and ")
 
     # What tasks and workflows are.
 
@@ -204,7 +195,7 @@ class Renderer:
 
     def _counted(self, relation: str, more: str = "") -> str:
         """Write a subquery for tasks: their keys, and what became of them."""
-        keys = self._typed("({sql})::{type} as key_{i}", self._of.keys)
+        keys = self._each("({sql})::{type} as key_{i}")
         return f"(select {keys}, {self.outcome} as outcome{more} from {relation})"
 
     @cached_property
@@ -228,9 +219,9 @@ class Renderer:
                 "updated_at": f"coalesce({of_json['updated_at']}, c.progress_updated_at)",
                 "completed_at": f"case when {done} then coalesce({of_json['completed_at']}, c.progress_updated_at) end",
             }
-        listed = f"{of.workflows.sql} as workflow where {self._typed('{sql} is not null', of.workflow_keys, ' and ')}"
+        listed = f"{of.workflows.sql} as workflow where {self._each('{sql} is not null', ' and ', of.workflow_keys)}"
         if of.workflows == of.tasks:
-            child = self._typed("({sql}) is not null", of.keys, " and ").replace("task.", "workflow.")
+            child = self._each("({sql}) is not null", " and ").replace("task.", "workflow.")
             listed += f" and (not ({child}) or exists (select from {counter} where {self._workflow_is('c')}))"
         columns = {c: _cast(of.columns.get(c), kind) for c, (kind, *_) in WORKFLOW_COLUMNS.items()}
         keys = [key.sql for key in of.workflow_keys]
@@ -240,7 +231,7 @@ class Renderer:
         return columns | {"listed": listed, "workflow_keys": ", ".join(keys), "workflow_id": self._id(keys)}
 
     def _workflow_is(self, row: str) -> str:
-        return self._typed(f"{{sql}} = {row}.key_{{i}}", self._of.workflow_keys, " and ")
+        return self._each(f"{{sql}} = {row}.key_{{i}}", " and ", self._of.workflow_keys)
 
     # Publishing.
 
@@ -302,6 +293,9 @@ class Renderer:
             "workflows": self._workflows,
             "counts": text(_hash(json.dumps(of.counts(), sort_keys=True))),
             "schema_name": text(of.schema),
+            "nothing_removed": ", ".join(
+                f"{kind}_{outcome} = 0" for kind in ("removed", "kept") for outcome in OUTCOMES
+            ),
             "tasks_name": text(of.tasks.sql),
             "workflow_noun": text(of.workflow_noun),
             "workflow_nouns": text(plural(of.workflow_noun)),
@@ -311,9 +305,9 @@ class Renderer:
             "keys_known": f"({each('key_{i} is not null', ' and ')})",
             "keys_as_text": each("key_{i}::text"),
             "last_keys": each("key_{i} desc"),
-            "key_columns": self._typed("key_{i} {type} not null", of.keys),
-            "key_variables": self._typed("key_{i} {type}", of.keys, "; "),
-            "key_types": self._typed("key_{i} {type}", of.keys),
+            "key_columns": self._each("key_{i} {type} not null"),
+            "key_variables": self._each("key_{i} {type}", "; "),
+            "key_types": self._each("key_{i} {type}"),
             "identity_column": "" if single else f"{identity} unique (workflow_id),",
             "id_type": of.id_type,
             "counter_id": f"{counter_id}::{of.id_type}",
@@ -334,19 +328,19 @@ class Renderer:
             "new_tasks": self._counted("new_task as task offset 0"),
             "changed_tasks": self._counted("changed_task as task offset 0"),
             "described": self._described,
-            "task_keys": self._typed("({sql})::{type}", of.keys),
-            "row_is_this": self._typed("({sql})::{type} = this.key_{i}", of.keys, " and "),
+            "task_keys": self._each("({sql})::{type}"),
+            "row_is_this": self._each("({sql})::{type} = this.key_{i}", " and "),
             "task_id": f"({of.task_id.sql})::{of.task_id.type}",
             "task_id_type": of.task_id.type,
             "task_workflow_id": f"t.key_1::{of.id_type}" if single else "c.workflow_id",
             "join_counter": "" if single else f"join {schema}.workflow_counter as c on {self._by_rule('c_is_t')}",
-            "workflow_key_types": self._typed("key_{i} {type}", of.workflow_keys or of.keys),
-            "workflow_keys_as_is": self._typed("{sql} as key_{i}", of.workflow_keys),
+            "workflow_key_types": self._each("key_{i} {type}", keys=of.workflow_keys),
+            "workflow_keys_as_is": self._each("{sql} as key_{i}", keys=of.workflow_keys),
             "workflow_keys_as_keys": ", ".join(
                 f"({theirs.sql})::{ours.type} as key_{i + 1}"
                 for i, (ours, theirs) in enumerate(zip(of.keys, of.workflow_keys, strict=False))
             ),
-            "workflow_keys_known": self._typed("{sql} is not null", of.workflow_keys, " and "),
+            "workflow_keys_known": self._each("{sql} is not null", " and ", of.workflow_keys),
             **{f"workflow_is_{row}": self._workflow_is(row) for row in ("this", "c", "b")},
             "status": self._status(),
             "planned": _cast(of.columns.get("agents_planned") if of.workflows else None, "integer"),

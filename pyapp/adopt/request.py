@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from pyapp.adopt.adoption import AdoptError
+from pyapp.adopt.adoption import AdoptError, tuples
 
 PRESETS = Path(__file__).resolve().parent / "presets"
 
@@ -82,10 +82,4 @@ def read_preset(name: str) -> Request:
     if name not in list_presets():
         raise AdoptError(f"there is no preset {name}; there are: {', '.join(list_presets()) or 'none'}")
     values = tomllib.loads(path.read_text(encoding="utf-8"))
-    given: dict[str, Any] = {"preset": name}
-    for option in (f.name for f in fields(Request) if f.name in values):
-        value = values[option]
-        if option in ("words", "workflow_words"):
-            value = {meaning: tuple(words) for meaning, words in value.items()}
-        given[option] = tuple(value) if isinstance(value, list) else value
-    return Request(**given)
+    return Request(preset=name, **{f.name: tuples(values[f.name]) for f in fields(Request) if f.name in values})

@@ -39,10 +39,11 @@ def check(target: Target, ids: tuple[str, ...], as_json: bool) -> int:
         adoption = find_adoption(conn, schema)
         missing, notes = (differences(conn, schema), []) if adoption is None else examine(conn, adoption)
         checked, drift = 0, list[Drift]()
+        verdict = "stored equals counted"
         try:
             checked, drift = compare(conn, ids, schema)
-            wrong = f"{len(drift)} wrong: {spelled('repair', schema)} repairs them"
-            verdict = wrong if drift else "stored equals counted"
+            if drift:
+                verdict = f"{len(drift)} wrong: {spelled('repair', schema)} repairs them"
         except psycopg.ProgrammingError as error:
             if not missing or not {"workflow_progress", "installed_object"} & relations(conn, schema):
                 raise
@@ -101,7 +102,7 @@ def compare(conn: Connection[Any], ids: Sequence[Any], schema: str | None) -> tu
     Returns how many were compared and those that are wrong. Raises WorkflowNotFound for an unknown id.
     """
     if ids:
-        keys = [helpers.get_workflow(conn, find_id(conn, given, schema), schema=schema).workflow_id for given in ids]
+        keys = [find_id(conn, given, schema) for given in ids]
         with at_work("counting tasks"):
             return len(keys), helpers.find_drift(conn, keys, schema=schema)
     view = sql.Identifier(find_schema(schema), "workflow_progress")

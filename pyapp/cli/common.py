@@ -1,9 +1,10 @@
 """What the commands share: their class and options, which database is meant, and where output goes."""
 
 import json
+import os
 import shlex
 import sys
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, is_dataclass
 from datetime import datetime
@@ -14,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pyapp.models import Vocabulary
-
 if TYPE_CHECKING:
     from psycopg import Connection
     from psycopg.rows import TupleRow
+
+    from pyapp.models import Vocabulary
 
 
 @dataclass
@@ -89,6 +90,11 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
+def in_terminal() -> bool:
+    """Tell whether people read what is printed, in a terminal that can move its cursor."""
+    return sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
 def clean(text: str | None) -> str:
     """Make text fit for a terminal: one line, and nothing in it that a terminal would obey."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text or "")
@@ -119,14 +125,16 @@ def require_extra(extra: str, *modules: str) -> None:
 
 
 @contextmanager
-def database(target: Target, *, reads: bool = False, or_embedded: bool = False, migrated: bool = True) -> Iterator[str]:
+def database(
+    target: Target, *, reads: bool = False, or_embedded: bool = False, install: bool | None = None
+) -> Iterator[str]:
     """Yield the DSN of the database that the user means; with ``reads`` that of its standby, if one is named.
 
     With ``--embedded``, or with ``or_embedded`` where no database was named, it is the embedded server, which runs as
-    long as the block lasts and, unless ``migrated`` is false, is migrated. Raises a ClickException where no database
-    was named.
+    long as the block lasts. Its schema ``public`` is always installed, since nobody else sets that server up, and
+    another one with ``install``; with False nothing is. Raises a ClickException where no database was named.
     """
-    from pyapp.db import find_dsn
+    from pyapp.db import find_dsn, find_schema
 
     dsn = None if target.embedded else find_dsn(target.dsn)
     if reads and (read_dsn := reads_from(target)) is not None:
@@ -142,7 +150,7 @@ def database(target: Target, *, reads: bool = False, or_embedded: bool = False, 
         from pyapp.migrate import migrate
 
         with embedded.server() as server:
-            if migrated:
+            if install or (install is None and find_schema(target.schema) == "public"):
                 migrate(server.dsn, schema=target.schema)
             yield server.dsn
 
@@ -181,17 +189,12 @@ def relations(conn: "Connection[Any]", schema: str | None) -> set[str]:
     return {name for (name,) in conn.execute(query, [find_schema(schema)])}
 
 
-AGENTS = Vocabulary("workflow", "workflows", "agent", "agents")
-"""What workflows and tasks are called in the tables that migrate creates."""
-
-
-def vocabulary(conn: "Connection[Any]", schema: str | None, there: Container[str]) -> Vocabulary:
-    """Tell what workflows and tasks are called; an adoption of an earlier version does not say it."""
+def vocabulary(conn: "Connection[Any]", schema: str | None) -> "Vocabulary":
+    """Tell what workflows and tasks are called in a schema."""
     from pyapp.helpers import get_vocabulary
 
-    if "vocabulary" not in there:
-        return AGENTS
-    return Vocabulary(*map(clean, astuple(get_vocabulary(conn, schema=schema))))
+    words = get_vocabulary(conn, schema=schema)
+    return type(words)(*map(clean, astuple(words)))
 
 
 def spelled(name: str, schema: str) -> str:

@@ -3,41 +3,45 @@
 import logging
 import shutil
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
 from psycopg.conninfo import conninfo_to_dict
 
 from pyapp import helpers
-from pyapp.cli.common import Target, clean, command, database, require_extra, say
+from pyapp.cli.common import Target, clean, command, database, in_terminal, require_extra, say, vocabulary
 from pyapp.cli.errors import telling_what_lacks
+from pyapp.cli.main import NAME
 from pyapp.cli.options import Number
-from pyapp.cli.tables import Cell, Column, coloured, print_table
-from pyapp.cli.text import done_nouns, plain_line
+from pyapp.cli.tables import Column, id_column, print_table, progress_cells, progress_columns
 from pyapp.cli.watch import Following
 from pyapp.db import connect, find_schema
 from pyapp.demo.files import demo_traces, read_trace
 from pyapp.demo.player import Player
 from pyapp.demo.trace import Trace
-from pyapp.models import Forecast, Key, TreeProgress, Workflow
 
 _MOST_WARNINGS = 50
 SERVED_SPEED = 1
 """As it was: there is something to be seen on the dashboard for four minutes."""
-_LOOK = 0.1  # seconds between two looks at the workflows
-_AGENTS = click.IntRange(1, 150)
 _SPEED = Number(0, 1_000_000, min_open=True)
+_agents = click.option(
+    "--agents",
+    type=click.IntRange(1, 150),
+    default=8,
+    show_default=True,
+    metavar="N",
+    help="Agents, each with its own connection.",
+)
 
 
 @command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
-@click.option(
-    "--agents", type=_AGENTS, default=4, show_default=True, metavar="N", help="Agents, each with its own connection."
-)
+@_agents
 @click.option(
     "--speed", type=_SPEED, metavar="X", help="Seconds of the run that pass in a second; as fast as can be by default."
 )
@@ -58,19 +62,14 @@ def replay(target: Target, files: tuple[Path, ...], agents: int, speed: float | 
             say(clean(warning))
         if len(trace.warnings) > _MOST_WARNINGS:
             say(f"{clean(trace.name)}: {len(trace.warnings) - _MOST_WARNINGS} more warnings")
-    with database(target, or_embedded=True) as dsn:
+    with database(target, or_embedded=True, install=True) as dsn:
         return _play(dsn, target.schema, traces, agents, speed)
 
 
 @command()
+@_agents
 @click.option(
-    "--agents", type=_AGENTS, default=8, show_default=True, metavar="N", help="Agents, each with its own connection."
-)
-@click.option(
-    "--speed",
-    type=_SPEED,
-    metavar="X",
-    help="Seconds of the runs in a second: 40, with --serve 1 (4 minutes).",
+    "--speed", type=_SPEED, metavar="X", help="Seconds of the runs in a second: 40, with --serve 1 (4 minutes)."
 )
 @click.option("--serve", is_flag=True, help="Show it on a live dashboard, until Ctrl-C.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Its port; 0 for any.")
@@ -86,20 +85,21 @@ def demo(target: Target, agents: int, speed: float | None, serve: bool, port: in
       agent-progress demo --serve    (with the dashboard on http://127.0.0.1:8080/)
     """
     target.embedded = target.dsn is None  # DATABASE_URL may mean a database that is no place for a demo
+    if serve:
+        require_extra("web", "fastapi", "uvicorn")
     say("starting a private PostgreSQL server" if target.embedded else "playing in the database that --dsn names")
-    with (
-        database(target) as dsn,
-        _dashboard(dsn, target.schema, port) if serve else nullcontext(None) as dashboard,
-    ):
-        if dashboard is not None:
-            say(f"dashboard: {dashboard}")
+    with database(target, install=True) as dsn, ExitStack() as until_then:
+        if serve:
+            from pyapp.web import Settings, in_background
+
+            dashboard = in_background(Settings(dsn, find_schema(target.schema)), port)
+            say(f"dashboard: {until_then.enter_context(dashboard)}")
         status = _play(dsn, target.schema, demo_traces(), agents, speed or (SERVED_SPEED if serve else 40))
         _tell_where(target, dsn, stays=keep or serve)
         if keep or serve:
             say("all keeps running until Ctrl-C")
             try:
-                while True:
-                    time.sleep(3600)
+                threading.Event().wait()
             except KeyboardInterrupt:
                 say("stopping")
     return status
@@ -109,14 +109,14 @@ def _play(dsn: str, schema: str | None, traces: Sequence[Trace], agents: int, sp
     """Play to the end with a live display, then compare what is stored with what is counted."""
     logging.getLogger("psycopg").setLevel(logging.ERROR)  # it warns of what a lost connection interrupts
     with connect(dsn) as conn, telling_what_lacks(conn, schema):
-        helpers.list_workflows(conn, limit=1, schema=schema)
+        called = vocabulary(conn, schema)
     began = time.monotonic()
     player = Player(dsn, traces, agents, speed, schema)
     with ThreadPoolExecutor(1, "player") as pool:
         playing = pool.submit(player.play)
         try:
-            following = Following(player.workflow_ids, schema)
-            following.show(dsn, _LOOK, _tenths(), ended=playing.done, transient=True)
+            following = Following(player.workflow_ids, schema, called)
+            following.show(dsn, 0.1 if in_terminal() else 0.5, ended=playing.done, transient=True)
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 say("stopping: open tasks and their workflows are cancelled")
@@ -127,46 +127,23 @@ def _play(dsn: str, schema: str | None, traces: Sequence[Trace], agents: int, sp
     with connect(dsn, autocommit=True) as conn:
         workflows = helpers.get_workflows(conn, player.workflow_ids, schema=schema)
         drift = helpers.find_drift(conn, player.workflow_ids, schema=schema)
-    columns = ("WORKFLOW", "PROGRESS", "AGENTS", "FAILED", "CANCELLED", "STATUS", Column("ID", leaves=1))
-    print_table(columns, map(_row, reversed(workflows)))
+    columns = (
+        Column("WORKFLOW", least=6, last=True),
+        *progress_columns(called.task_nouns),
+        id_column(player.workflow_ids, leaves=5),
+    )
+    rows = [(w.name, *progress_cells(w, called.task_nouns), w.workflow_id) for w in reversed(workflows)]
+    print_table(columns, rows)
     tasks = sum(workflow.agents_created for workflow in workflows)
     verdict = f"{len(drift)} of {len(workflows)} workflows WRONG" if drift else "stored equals counted for all"
     print(f"{tasks} tasks in {elapsed:.1f} s, {verdict}")
     return 1 if drift else 0
 
 
-def _row(w: Workflow) -> tuple[Cell, ...]:
-    unfinished = w.agents_failed or None, w.agents_cancelled or None
-    return w.name, f"{w.progress:3d} %", done_nouns(w, "agents"), *unfinished, coloured(w.status), w.workflow_id
-
-
-def _tenths() -> Callable[[Workflow, Forecast | None, TreeProgress | None], None]:
-    """Make what prints a line for each tenth of a workflow."""
-    told: dict[Key, tuple[int, str]] = {}
-
-    def tell(workflow: Workflow, forecast: Forecast | None, tree: TreeProgress | None) -> None:
-        news = (workflow.progress // 10, workflow.status)
-        if told.get(workflow.workflow_id) != news:
-            told[workflow.workflow_id] = news
-            print(plain_line(workflow, forecast, tree), flush=True)
-
-    return tell
-
-
-@contextmanager
-def _dashboard(dsn: str, schema: str | None, port: int) -> Iterator[str]:
-    require_extra("web", "fastapi", "uvicorn")
-    from pyapp.web import Settings, in_background
-
-    with in_background(Settings(dsn, find_schema(schema)), port) as where:
-        yield where
-
-
 def _tell_where(target: Target, dsn: str, *, stays: bool) -> None:
     """Say how to look around."""
     again = "--embedded" if target.embedded else "--dsn ..."
-    called = f"{sys.executable} -m pyapp" if sys.argv[0].endswith("__main__.py") else sys.argv[0]
-    program = "agent-progress" if shutil.which("agent-progress") else called
+    program = NAME if shutil.which(NAME) else f"{sys.executable} -m pyapp"
     print(f"\nlook around:  {program} list {again}\n              {program} psql {again}", flush=True)
     if target.embedded and stays:
         where = conninfo_to_dict(dsn)

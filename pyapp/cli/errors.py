@@ -106,8 +106,6 @@ def _explain_database(error: psycopg.Error) -> str:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return f"no connection to the database: {'; '.join(lines[:3])}"
     line = _first_line(error)
-    if isinstance(error, errors.InvalidTextRepresentation):
-        return f"{line} (agent-progress list shows ids, --help statuses and priorities)"
     if error.diag.message_hint:
         return f"{line} ({error.diag.message_hint})"
     if isinstance(error, errors.SerializationFailure) and "recovery" in str(error):  # in English; else the usual advice

@@ -4,7 +4,7 @@ from typing import Any, LiteralString
 from uuid import UUID
 
 import click
-from psycopg import Connection, sql
+from psycopg import Connection, DataError, sql
 
 from pyapp.db import find_schema
 from pyapp.errors import WorkflowNotFound
@@ -23,8 +23,7 @@ def find_id(conn: Connection[Any], given: str, schema: str | None) -> Key:
     """Find the workflow whose id is this or begins so; numbers have no beginning.
 
     Ids of type uuid are found by a range of the primary key, texts by the index where it is of collation C. Raises
-    WorkflowNotFound, or a UsageError that names some where there are several; what cannot be an id is returned as it
-    is, for the server to say so.
+    WorkflowNotFound, or a ClickException where several begin so, which names some, and where it cannot be an id.
     """
     view = sql.Identifier(find_schema(schema), "workflow_progress")
     [(kind,)] = conn.execute(_TYPE_OF_IDS, [view.as_string()]).fetchall() or [("",)]
@@ -34,19 +33,20 @@ def find_id(conn: Connection[Any], given: str, schema: str | None) -> Key:
         rows = conn.execute(query.format(view, sql.SQL(condition), sql.Literal(_SHOWN + 1)), values).fetchall()
         return [(key, name) for key, name in rows]
 
-    if kind == "uuid":
-        digits = given.replace("-", "").lower()
-        if not 0 < len(digits) < 32 or not _UUID_DIGITS.issuperset(digits):
-            return given
-        found = read("workflow_id between %s and %s", *(str(UUID(digits.ljust(32, filling))) for filling in "0f"))
-    elif kind in ("text", "character varying", "citext"):
-        found = read("workflow_id = %s", given) or read("starts_with(workflow_id::text, %s)", given)
-    else:
-        return given
+    digits = given.replace("-", "").lower()
+    try:
+        if kind == "uuid" and 0 < len(digits) < 32 and _UUID_DIGITS.issuperset(digits):
+            found = read("workflow_id between %s and %s", *(str(UUID(digits.ljust(32, filling))) for filling in "0f"))
+        else:
+            found = read("workflow_id = %s", given)
+            if not found and kind in ("text", "character varying", "citext"):
+                found = read("starts_with(workflow_id::text, %s)", given)
+    except DataError:
+        raise click.ClickException(f"{given!r} is no id: these are of type {kind}, see agent-progress list") from None
     if not found:
         raise WorkflowNotFound(given)
     if len(found) > 1:
         named = ", ".join(f"{key} ({name})" for key, name in found[:_SHOWN])
         more = " and others" if len(found) > _SHOWN else ""
-        raise click.UsageError(f"{given!r} begins the id of several workflows: {named}{more}; give more of it")
+        raise click.ClickException(f"{given!r} begins the id of several workflows: {named}{more}; give more of it")
     return found[0][0]

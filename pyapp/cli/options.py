@@ -1,6 +1,6 @@
 """Options and arguments that several commands have, and how a shell completes them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, tzinfo
 from typing import TYPE_CHECKING, Any
 
@@ -37,30 +37,17 @@ workflow_id = click.argument("id", metavar="ID", shell_complete=complete_ids)
 workflow_ids = click.argument("ids", nargs=-1, metavar="[ID]...", shell_complete=complete_ids)
 
 
-def complete_from(words: Sequence[str]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
-    """Complete a value that is usually one of these, and may be another."""
-    return lambda _ctx, _param, incomplete: [word for word in words if word.startswith(incomplete)]
+def _find_zone(_ctx: click.Context, _param: click.Parameter, name: str | None) -> tzinfo | None:
+    from zoneinfo import ZoneInfo
+
+    try:
+        return UTC if name and name.upper() == "UTC" else ZoneInfo(name) if name else None
+    except (LookupError, ValueError, OSError):
+        told = f"{name!r} is no time zone that is known here: say UTC, or one like Europe/Berlin"
+        raise click.BadParameter(told) from None
 
 
-class Zone(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
-    """A time zone, by its name."""
-
-    name = "zone"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tzinfo:
-        """Find it."""
-        from zoneinfo import ZoneInfo
-
-        if isinstance(value, tzinfo):
-            return value
-        try:
-            return UTC if value.upper() == "UTC" else ZoneInfo(value)
-        except (LookupError, ValueError, OSError):
-            self.fail(f"{value!r} is no time zone that is known here: say UTC, or one like Europe/Berlin", param, ctx)
-
-
-def complete_zones(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
-    """Complete the name of a time zone."""
+def _complete_zones(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     from zoneinfo import available_timezones
 
     return sorted(name for name in available_timezones() if name.startswith(incomplete))
@@ -68,10 +55,10 @@ def complete_zones(_ctx: click.Context, _param: click.Parameter, incomplete: str
 
 zone_option = click.option(
     "--zone",
-    type=Zone(),
+    callback=_find_zone,
     metavar="NAME",
     help="Time zone to show times in: UTC, Europe/Berlin; the local one by default.",
-    shell_complete=complete_zones,
+    shell_complete=_complete_zones,
 )
 
 

@@ -1,6 +1,7 @@
 """grant: the rights of agents, readers and operators."""
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import click
@@ -21,14 +22,7 @@ def _roles(kind: str, what: str) -> Callable[[Callable[..., Any]], Callable[...,
 @_roles("operator", "Make this role an operator.")
 @click.option("--revoke", is_flag=True, help="Take the same rights back.")
 @click.option("--print", "only_print", is_flag=True, help="Write the SQL instead of running it; needs no database.")
-def grant(
-    target: Target,
-    agents: tuple[str, ...],
-    readers: tuple[str, ...],
-    operators: tuple[str, ...],
-    revoke: bool,
-    only_print: bool,
-) -> None:
+def grant(target: Target, revoke: bool, only_print: bool, **roles: Any) -> None:
     """Give roles the rights that they need, and no more, in one transaction.
 
     Agents add tasks, report on them and read progress; readers read, as the dashboard does; operators also create,
@@ -38,24 +32,22 @@ def grant(
     Example:
       agent-progress grant --agent workers --reader dashboard --operator conductor
     """
-    if not (agents or readers or operators):
+    if not any(roles.values()):
         raise click.UsageError("grant to whom? Give --agent, --reader or --operator with a role")
+    for role in chain.from_iterable(roles.values()):
+        role.encode()
+    how: Any = {"revoke": revoke, "schema": target.schema}
     try:
-        for role in (*agents, *readers, *operators):
-            role.encode()
         if only_print:
-            wanted = (("agent", agents), ("reader", readers), ("operator", operators))
-            pairs = [(kind, role) for kind, roles in wanted for role in dict.fromkeys(roles)]
-            lines = [text.as_string() for pair in pairs for text in grants(*pair, revoke=revoke, schema=target.schema)]
+            pairs = [(kind.removesuffix("s"), role) for kind, named in roles.items() for role in dict.fromkeys(named)]
+            lines = [text.as_string() for pair in pairs for text in grants(*pair, **how)]
             print("\n".join(f"{line};" for line in ("begin", *lines, "commit")))
             return
         with connection(target) as conn:
-            done = grant_rights(
-                conn, agents=agents, readers=readers, operators=operators, revoke=revoke, schema=target.schema
-            )
-            warnings = [] if revoke else loopholes(conn, [*agents, *readers], schema=target.schema)
+            done = grant_rights(conn, **roles, **how)
+            warnings = [] if revoke else loopholes(conn, [*roles["agents"], *roles["readers"]], schema=target.schema)
     except RoleNotFound as error:
-        raise click.ClickException(str(error)) from None
+        raise click.ClickException(str(error)) from None  # its name may have several lines
     print("\n".join(map(clean, done)))
     for warning in warnings:
         say(f"warning: {clean(warning)}")

@@ -34,7 +34,7 @@ def migrate(target: Target, mark: bool, as_json: bool) -> None:
       agent-progress --dsn postgresql://localhost/mydb migrate
       agent-progress migrate --schema agents    (in a schema of its own)
     """
-    with database(target, migrated=False) as dsn:
+    with database(target, install=False) as dsn:
         if mark:
             _report(record(dsn, schema=target.schema), as_json, "recorded")
         else:
@@ -56,7 +56,7 @@ def rollback(target: Target, all_of_them: bool, drop_data: bool, as_json: bool) 
       agent-progress rollback          (the last migration)
       agent-progress rollback --all    (everything, where the tables hold no rows)
     """
-    with database(target, migrated=False) as dsn:
+    with database(target, install=False) as dsn:
         done = take_back(dsn, schema=target.schema, all=all_of_them, drop_data=drop_data, on_step=say)
     _report(done, as_json, "rolled back", "nothing to do: no migration is applied")
     if target.embedded and all_of_them:
@@ -77,7 +77,7 @@ def pending(target: Target, as_json: bool) -> None:
     Example:
       agent-progress pending --json
     """
-    with database(target, migrated=False) as dsn:
+    with database(target, install=False) as dsn:
         names = find_pending(dsn, schema=target.schema)
     _report(names, as_json, "pending", "nothing pending: the schema is up to date")
 

@@ -1,5 +1,7 @@
 """serve: the dashboard and the HTTP API."""
 
+from typing import Any
+
 import click
 
 from pyapp.cli.common import Target, command, database, reads_from, require_extra, say
@@ -17,7 +19,7 @@ _MODULES = ("fastapi", "jinja2", "prometheus_client", "psycopg_pool", "uvicorn")
 @interval_option(0.05, 60)
 @click.option(
     "--cors-origin",
-    "origins",
+    "cors_origins",
     multiple=True,
     metavar="ORIGIN",
     help="Let pages of this origin read the API. May be repeated.",
@@ -31,16 +33,7 @@ _MODULES = ("fastapi", "jinja2", "prometheus_client", "psycopg_pool", "uvicorn")
     metavar="ORIGIN",
     help="Let pages of this origin frame the bar of a workflow. May be repeated.",
 )
-def serve(
-    target: Target,
-    host: str,
-    port: int,
-    interval: float,
-    origins: tuple[str, ...],
-    base_path: str,
-    trace_url: str | None,
-    embed_origins: tuple[str, ...],
-) -> None:
+def serve(target: Target, port: int, base_path: str, **settings: Any) -> None:
     """Serve the dashboard and the HTTP API, read-only.
 
     Without a database it uses the embedded server. It listens on this machine only; anywhere else it wants a token in
@@ -57,15 +50,5 @@ def serve(
     if read_dsn is not None and find_dsn(target.dsn) is None:
         target.dsn, read_dsn = read_dsn, None  # there is no primary to listen to
     with database(target, or_embedded=True) as dsn:
-        settings = Settings(
-            dsn,
-            schema=find_schema(target.schema),
-            host=host,
-            interval=interval,
-            cors_origins=origins,
-            read_dsn=read_dsn,
-            base_path=base_path.rstrip("/"),
-            trace_url=trace_url,
-            embed_origins=embed_origins,
-        )
-        run(settings, port, say)
+        schema = find_schema(target.schema)
+        run(Settings(dsn, schema, read_dsn=read_dsn, base_path=base_path.rstrip("/"), **settings), port, say)

@@ -1,6 +1,6 @@
 """show: all that is known of one workflow."""
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import tzinfo
 from typing import Any
@@ -9,14 +9,12 @@ import click
 from psycopg import Connection, sql
 
 from pyapp import helpers
-from pyapp.cli.common import Target, as_json, command, connection, print_json, relations, say, vocabulary
+from pyapp.cli.common import Target, as_json, command, connection, print_json, relations, vocabulary
 from pyapp.cli.ids import find_id
 from pyapp.cli.options import workflow_id, zone_option
 from pyapp.cli.tables import (
     Cell,
     Column,
-    bar,
-    coloured,
     id_column,
     indented,
     print_fields,
@@ -24,11 +22,23 @@ from pyapp.cli.tables import (
     progress_cells,
     progress_columns,
 )
-from pyapp.cli.text import BAR_WIDTH, done_nouns, error_line, moment, outlook, percentage, stage_line, took, whole
+from pyapp.cli.text import (
+    bar,
+    coloured,
+    done_nouns,
+    error_line,
+    moment,
+    outlook,
+    percentage,
+    stage_line,
+    took,
+    whole,
+)
 from pyapp.db import find_schema, quoted_name
-from pyapp.models import Key, Task, Workflow
+from pyapp.models import Key, Task, TimelineEntry, TreeNode, Vocabulary, Workflow
 
 _AT = "%H:%M:%S"
+_PRECISE = len("00:00:00.000")
 
 
 @command(reads=True)
@@ -49,92 +59,96 @@ def show(target: Target, id: str, zone: tzinfo | None, as_json: bool, **wanted: 
     """
     with connection(target, reads=True) as conn:
         workflow = helpers.get_workflow(conn, find_id(conn, id, target.schema), schema=target.schema)
-        there = relations(conn, target.schema)
-        called = vocabulary(conn, target.schema, there)
-        parts = _read(conn, target.schema, there, workflow.workflow_id, **wanted)
-    if wanted["timeline"] and "timeline" not in parts:
-        say("there is no timeline in this schema")
+        called = vocabulary(conn, target.schema)
+        parts = _read(conn, target.schema, workflow.workflow_id, wanted)
     if as_json:
         print_json(asdict(workflow) | parts)
         return
     print_fields(_fields(workflow, called.task_nouns, zone, **parts))
     if "timeline" in parts:
-        rows = [(moment(e.at, zone, f"{_AT}.%f")[:-3], e.kind, e.name, e.what) for e in parts["timeline"]]
-        _print_part((Column("AT", style="dim"), "KIND", Column("NAME", least=8), Column("WHAT", least=8)), rows)
+        _print_timeline(parts["timeline"], zone)
     if "tree" in parts:
-        nodes = parts["tree"]
-        key = id_column("ID", [node.workflow_id for node in nodes], leaves=6)
-        rows = [
-            (indented(node, node.level - 1), *progress_cells(node, called.task_nouns), node.workflow_id)
-            for node in nodes
-        ]
-        _print_part((Column("WORKFLOW", least=6, last=True), *progress_columns(called.task_nouns), key), rows)
+        _print_tree(parts["tree"], called)
     if "tasks" in parts:
-        tasks = sorted(parts["tasks"], key=lambda task: task.status != "failed")
-        columns = (
-            id_column("ID", [task.id for task in tasks], leaves=5),
-            Column("KEY", least=8, leaves=2),
-            Column(called.task_noun.upper(), least=6, last=True),
-            Column("STAGE", least=8, leaves=3),
-            Column("STATUS"),
-            Column("RETRIES", leaves=4),
-            Column("TOOK", right=True),
-            Column("COMPLETED", style="dim", leaves=6),
-            Column("ERROR", least=8, style="red", leaves=1),
-        )
-        cells = [_task_row(task, zone) for task in tasks]
-        # What no task has takes no room from the errors.
-        shown = [
-            n for n, column in enumerate(columns) if not cells or not column.leaves or any(row[n] for row in cells)
-        ]
-        _print_part([columns[n] for n in shown], [[row[n] for n in shown] for row in cells])
+        _print_tasks(parts["tasks"], called, zone)
 
 
-def _print_part(columns: Iterable[Column | str], rows: Iterable[Sequence[Cell]]) -> None:
-    print()
-    print_table(columns, rows)
-
-
-def _task_row(t: Task, zone: tzinfo | None) -> tuple[Cell, ...]:
-    times = t.retry_count or None, took(t), moment(t.completed_at, zone, _AT)
-    return t.id, t.external_id, t.agent_type, t.stage, coloured(t.status), *times, error_line(t)
-
-
-def _read(
-    conn: Connection[Any],
-    schema: str | None,
-    there: Container[str],
-    key: Key,
-    *,
-    tasks: bool,
-    tree: bool,
-    timeline: bool,
-    metrics: bool,
-) -> dict[str, Any]:
-    """Read what the schema has of a workflow: adopted tables have no stages and no history."""
+def _read(conn: Connection[Any], schema: str | None, key: Key, wanted: dict[str, bool]) -> dict[str, Any]:
+    """Read what is known of a workflow; of adopted tables there are neither versions nor stages."""
     parts: dict[str, Any] = {}
-    if "workflow" in there:
+    if "workflow" in relations(conn, schema):
         parts["version"] = helpers.get_state(conn, key, schema=schema).version
         table = quoted_name(find_schema(schema), "workflow")
         query = sql.SQL("select progress_frozen_at from {} where id = %s").format(table)
         parts["progress_frozen_at"] = (conn.execute(query, [key]).fetchone() or (None,))[0]
-    if "workflow_stage_agents" in there:
         parts["stages"] = helpers.list_stages(conn, key, schema=schema)
-    if "workflow_stage_progress" in there:
         parts["stage_progress"] = helpers.stage_progress(conn, key, schema=schema)
-    if "workflow_forecast" in there:
-        parts["forecast"] = next(iter(helpers.get_forecasts(conn, [key], schema=schema).values()), None)
-    if "workflow_tree_progress" in there:
-        parts["tree_progress"] = helpers.tree_progress(conn, key, schema=schema)
-    if tree:
+    parts["forecast"] = helpers.get_forecasts(conn, [key], schema=schema).get(key)
+    parts["tree_progress"] = helpers.tree_progress(conn, key, schema=schema)
+    if wanted["tree"]:
         parts["tree"] = helpers.get_tree(conn, key, schema=schema)
-    if timeline and "workflow_timeline" in there:
+    if wanted["timeline"]:
         parts["timeline"] = helpers.list_timeline(conn, key, limit=None, schema=schema)
-    if tasks:
+    if wanted["tasks"]:
         parts["tasks"] = helpers.list_tasks(conn, key, schema=schema)
-    if metrics:
+    if wanted["metrics"]:
         parts["metrics"] = helpers.progress_metrics(conn, key, schema=schema)
     return parts
+
+
+def _print_timeline(entries: Sequence[TimelineEntry], zone: tzinfo | None) -> None:
+    def at(entry: TimelineEntry) -> Callable[[int], str]:
+        text = moment(entry.at, zone, f"{_AT}.%f")[:-3]
+        return lambda width: text if width >= len(text) else text[-_PRECISE:][:width]
+
+    columns = (
+        Column("AT", least=len("00:00:00"), whole=True, style="dim"),
+        Column("KIND", leaves=1),
+        Column("NAME", least=8),
+        Column("WHAT", least=20, last=True),
+    )
+    print()
+    print_table(columns, [(at(entry), entry.kind, entry.name, entry.what) for entry in entries])
+
+
+def _print_tree(nodes: Sequence[TreeNode], called: Vocabulary) -> None:
+    key = id_column((node.workflow_id for node in nodes), leaves=6)
+    columns = (Column("WORKFLOW", least=6, last=True), *progress_columns(called.task_nouns), key)
+    rows = [
+        (indented(node, node.level - 1), *progress_cells(node, called.task_nouns), node.workflow_id) for node in nodes
+    ]
+    print()
+    print_table(columns, rows)
+
+
+def _print_tasks(tasks: Sequence[Task], called: Vocabulary, zone: tzinfo | None) -> None:
+    columns = (
+        id_column((task.id for task in tasks), leaves=6),
+        Column("KEY", least=8, leaves=3),
+        Column(called.task_noun.upper(), least=6, last=True),
+        Column("STAGE", least=8, leaves=4),
+        Column("STATUS"),
+        Column("RETRIES", leaves=5),
+        Column("TOOK", right=True, leaves=2),
+        Column("COMPLETED", style="dim", leaves=7),
+        Column("ERROR", least=15, style="red", leaves=1),
+    )
+    rows = [
+        (
+            task.id,
+            task.external_id,
+            task.agent_type,
+            task.stage,
+            coloured(task.status),
+            task.retry_count or None,
+            took(task),
+            moment(task.completed_at, zone, _AT),
+            error_line(task),
+        )
+        for task in sorted(tasks, key=lambda task: task.status != "failed")
+    ]
+    print()
+    print_table(columns, rows)
 
 
 def _fields(w: Workflow, nouns: str, zone: tzinfo | None, **parts: Any) -> dict[str, Cell]:
@@ -149,7 +163,7 @@ def _fields(w: Workflow, nouns: str, zone: tzinfo | None, **parts: Any) -> dict[
     fields: dict[str, Cell] = {
         "workflow": f"{w.name or ''}  ({w.workflow_id})".strip(),
         "about": w.description,
-        "progress": bar(w)(BAR_WIDTH).append(f" {percentage(w)}  ({done_nouns(w, nouns)})", style="default"),
+        "progress": bar(w)(20).append(f" {percentage(w)}  ({done_nouns(w, nouns)})", style="default"),
         nouns: ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none yet",
         "settled": f"{w.settled_percentage} %" if w.agents_total else None,
         "with below": whole(parts.get("tree_progress")),

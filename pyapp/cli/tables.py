@@ -1,23 +1,17 @@
 """Tables of progress: aligned text in a pipe; in a terminal with colours, and never wider than it."""
 
-import os
-import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
+from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
-from pyapp.cli.common import clean
-from pyapp.cli.text import cells, done, percentage
+from pyapp.cli.common import clean, in_terminal
+from pyapp.cli.text import bar, coloured, done, percentage
 from pyapp.models import Key, Workflow
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-_STYLES = {"running": "cyan", "completed": "green", "failed": "red", "cancelled": "yellow", "paused": "magenta"}
 
 
 @dataclass(frozen=True)
@@ -30,40 +24,31 @@ class Column:
     most: int = 200
     """Cells that it may take."""
     leaves: int = 0
-    """Order in which columns are left out, the highest first; 0: never."""
+    """Order in which columns are left out, the highest first, and always where nothing is in them; 0: never."""
     last: bool = False
     """Whether others are cut first, and left out before it has less than three tenths of the room."""
     style: str = ""
     right: bool = False
-    key: bool = False
-    """Whether it holds ids, which are cut without a mark: the beginning of one is as good."""
+    whole: bool = False
+    """Whether it is whole or cut down to ``least``, without a mark: ids, whose beginning is as good, and times."""
 
 
 Cell = object
 """A value, or a function that draws one in so many cells."""
 
 
-def id_column(name: str, keys: Iterable[object], leaves: int = 0) -> Column:
+def id_column(keys: Iterable[object], leaves: int = 0) -> Column:
     """Make a column of ids, which a narrow terminal cuts to what tells them apart, or leaves out if that is long."""
     written = sorted({str(key) for key in keys})
     least = 8
     for one, next_one in pairwise(written):
         while least < len(one) and one[:least] == next_one[:least]:
             least += 1
-    return Column(
-        name, least=least, key=True, leaves=leaves or (3 if least > 12 else 0), style="" if name == "ID" else "dim"
-    )
+    return Column("ID", least=least, whole=True, leaves=leaves or (3 if least > 12 else 0))
 
 
-def in_terminal() -> bool:
-    """Tell whether people read what is printed, in a terminal that can move its cursor."""
-    return sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
-
-
-def console(*, stderr: bool = False) -> "Console":
+def console(*, stderr: bool = False) -> Console:
     """Make what writes to the terminal; it takes nothing in the text for markup."""
-    from rich.console import Console
-
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
@@ -85,8 +70,6 @@ def print_fields(fields: Mapping[str, Cell]) -> None:
     if not in_terminal():
         print("\n".join(f"{name:<10} {_text(value).plain}" for name, value in filled.items()))
         return
-    from rich.table import Table
-
     grid = Table.grid(padding=(0, 1, 0, 0))
     grid.add_column(min_width=10, style="dim")
     grid.add_column(overflow="fold")
@@ -99,36 +82,17 @@ def lay_out(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], room: int
     """Lay out a table in so many cells: columns give way or are left out until it fits."""
     widths: dict[int, int] = {}
     for index, column in enumerate(columns):
-        drawn = any(callable(row[index]) for row in rows)
-        longest = max(Text(column.name).cell_len, *(_text(row[index], column.most).cell_len for row in rows), 0)
-        widths[index] = column.most if drawn else min(column.most, longest)
-
-    def least(index: int) -> int:
-        return min(widths[index], columns[index].least or widths[index])
-
-    def slack(index: int) -> int:
-        return widths[index] - least(index)
-
-    def comfortable(index: int) -> int:
-        return min(widths[index], (room or 0) * 3 // 10) if columns[index].last else least(index)
-
-    def excess(taken: Callable[[int], int]) -> int:
-        return 0 if room is None else sum(map(taken, widths)) + 2 * (len(widths) - 1) - room
-
-    for leaving in sorted((i for i in widths if columns[i].leaves), key=lambda i: columns[i].leaves, reverse=True):
-        if excess(comfortable) > 0:
-            del widths[leaving]
-    while excess(widths.__getitem__) > 0:
-        widest = max(widths, key=lambda index: (slack(index) > 0, not columns[index].last, slack(index)))
-        if not slack(widest):
-            break
-        widths[widest] = least(widest) if columns[widest].key else widths[widest] - 1
+        cells = [_text(row[index], column.most) for row in rows]
+        if any(cells) or not rows or not column.leaves:
+            widths[index] = min(column.most, max(text.cell_len for text in (Text(column.name), *cells)))
+    if room is not None:
+        widths = _fit(columns, widths, room)
 
     def line(row: Sequence[Cell], style: str | None = None) -> Text:
         whole = Text()
         for index, width in widths.items():
             text = _text(row[index], width, columns[index].style if style is None else style)
-            text.truncate(width, overflow="crop" if columns[index].key else "ellipsis")
+            text.truncate(width, overflow="crop" if columns[index].whole else "ellipsis")
             text.align("right" if columns[index].right else "left", width)
             whole.append_text(text).append("  ")
         whole.rstrip()
@@ -138,42 +102,37 @@ def lay_out(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], room: int
     return [line([column.name for column in columns], "bold"), *map(line, rows)]
 
 
+def _fit(columns: Sequence[Column], wanted: Mapping[int, int], room: int) -> dict[int, int]:
+    """Choose which columns stay, and how wide each of them is."""
+    least = {index: min(width, columns[index].least or width) for index, width in wanted.items()}
+    needed = {n: max(cut, min(wanted[n], room * 3 // 10)) if columns[n].last else cut for n, cut in least.items()}
+    for index in sorted(wanted, key=lambda index: columns[index].leaves, reverse=True):
+        if columns[index].leaves and sum(needed.values()) + 2 * (len(needed) - 1) > room:
+            del needed[index]
+    widths = {index: least[index] for index in needed}
+    spare = room - sum(widths.values()) - 2 * (len(widths) - 1)
+    for index in sorted(widths, key=lambda index: (columns[index].whole, not columns[index].last)):
+        more = min(wanted[index] - least[index], max(spare, 0))
+        if not columns[index].whole or more == wanted[index] - least[index]:
+            widths[index] += more
+            spare -= more
+    return widths
+
+
 def progress_columns(nouns: str, bar_width: int = 10) -> tuple[Column, ...]:
     """Make the columns of what ``progress_cells`` tells."""
     return (
         Column("PROGRESS", least=8, most=bar_width, leaves=4),
         Column("", right=True, style="bold"),
-        Column(nouns.upper(), leaves=1),
-        Column("FAILED", right=True, style="red", leaves=2),
-        Column("STATUS"),
+        Column(nouns.upper(), leaves=3),
+        Column("FAILED", right=True, style="red", leaves=1),
+        Column("STATUS", leaves=2),
     )
 
 
 def progress_cells(w: Workflow, nouns: str) -> tuple[Cell, ...]:
     """Tell how far a workflow is: a bar, its percentage, its tasks, the failed ones, and its status."""
     return bar(w), percentage(w), done(w, nouns), w.agents_failed or None, coloured(w.status)
-
-
-def bar(workflow: Workflow) -> Callable[[int], Text]:
-    """Draw the agents of a workflow in so many cells: completed, failed, cancelled and open ones, told by colour."""
-
-    def draw(width: int) -> Text:
-        w = workflow
-        completed = cells(w.agents_completed, w.agents_total, width)
-        # What failed and what was cancelled takes its share of the rest, so that it is seen even where it is small.
-        left = width - completed if in_terminal() else 0
-        failed = min(left, cells(w.agents_failed, w.agents_total, width))
-        cancelled = min(left - failed, cells(w.agents_cancelled, w.agents_total, width))
-        text = Text("█" * completed, style="green")
-        text.append("▓" * failed, style="red").append("▒" * cancelled, style="yellow")
-        return text.append("░" * (width - completed - failed - cancelled), style="dim")
-
-    return draw
-
-
-def coloured(status: str | None) -> Text:
-    """Write a status in its colour."""
-    return Text(clean(status), style=_STYLES.get(status or "", ""))
 
 
 def below_parents(workflows: Iterable[Workflow]) -> list[tuple[int, Workflow]]:

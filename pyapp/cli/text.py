@@ -1,27 +1,46 @@
 """Progress in words and characters: for a line in a pipe, and for the cells of tables."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
-from pyapp.cli.common import clean
+from rich.text import Text
+
+from pyapp.cli.common import clean, in_terminal
 from pyapp.models import Forecast, Stage, Task, TreeProgress, Workflow
 
 BAR_WIDTH = 24
+_STYLES = {"running": "cyan", "completed": "green", "failed": "red", "cancelled": "yellow", "paused": "magenta"}
 _STAGE_SIGN = {"completed": "✓", "running": "▶", "failed": "✗", "skipped": "»", "pending": "·"}
 
 
-def cells(part: int | None, whole: int | None, width: int = BAR_WIDTH) -> int:
+def bar(workflow: Workflow) -> Callable[[int], Text]:
+    """Draw the tasks of a workflow in so many cells: completed, failed, cancelled and open ones, told by colour."""
+
+    def draw(width: int) -> Text:
+        w = workflow
+        completed = _cells(w.agents_completed, w.agents_total, width)
+        # What failed and what was cancelled takes its share of the rest, so that it is seen even where it is small.
+        left = width - completed if in_terminal() else 0
+        failed = min(left, _cells(w.agents_failed, w.agents_total, width))
+        cancelled = min(left - failed, _cells(w.agents_cancelled, w.agents_total, width))
+        text = Text("█" * completed, style="green")
+        text.append("▓" * failed, style="red").append("▒" * cancelled, style="yellow")
+        return text.append("░" * (width - completed - failed - cancelled), style="dim")
+
+    return draw
+
+
+def _cells(part: int | None, whole: int | None, width: int) -> int:
     """Count the cells of a bar that stand for a part: all of them only for the whole, none only for nothing."""
     if not part or not whole:
         return 0
     return width if part >= whole else max(1, min(width - 1, part * width // whole))
 
 
-def plain_bar(workflow: Workflow, width: int = BAR_WIDTH) -> str:
-    """Draw the progress of a workflow as a bar."""
-    full = cells(workflow.progress, 100, width)
-    return "█" * full + "░" * (width - full)
+def coloured(status: str | None) -> Text:
+    """Write a status in its colour."""
+    return Text(clean(status), style=_STYLES.get(status or "", ""))
 
 
 def percentage(workflow: Workflow) -> str:
@@ -56,13 +75,13 @@ def moment(value: datetime | None, zone: tzinfo | None, form: str = "%H:%M:%S %Z
 
 
 def span(time: timedelta) -> str:
-    """Write a length of time in its two largest units: "3m 20s"."""
+    """Write a length of time in its two largest units: "3m20s"; without a blank, so that it is never wrapped."""
     seconds = max(0, round(time.total_seconds()))
     if seconds >= 48 * 3600:
         return f"{seconds // 86400}d"
     if seconds >= 3600:
-        return f"{seconds // 3600}h {seconds % 3600 // 60}m"
-    return f"{seconds // 60}m {seconds % 60}s" if seconds >= 60 else f"{seconds}s"
+        return f"{seconds // 3600}h{seconds % 3600 // 60}m"
+    return f"{seconds // 60}m{seconds % 60}s" if seconds >= 60 else f"{seconds}s"
 
 
 def plural(number: int, noun: str) -> str:
@@ -71,7 +90,7 @@ def plural(number: int, noun: str) -> str:
 
 
 def remaining(forecast: Forecast | None) -> str:
-    """Say how long a workflow will still take: "3m 20s", "stalled", "slow", or nothing where it is not known."""
+    """Say how long a workflow will still take: "3m20s", "stalled", "slow", or nothing where it is not known."""
     if forecast is None:
         return ""
     if forecast.stalled:
@@ -133,18 +152,18 @@ def took(task: Task) -> str:
     return span((task.completed_at or datetime.now(UTC)) - task.started_at)
 
 
-def plain_line(
-    workflow: Workflow, forecast: Forecast | None = None, tree: TreeProgress | None = None, nouns: str = "agents"
-) -> str:
-    """Describe a workflow in a line: name, bar, percentage, agents, failed and cancelled, status, stage, ETA, tree."""
-    parts = [f"{plain_bar(workflow)} {percentage(workflow):>5}".rstrip(), done_nouns(workflow, nouns)]
-    if workflow.agents_failed:
-        parts.append(f"{workflow.agents_failed} failed")
-    if workflow.agents_cancelled:
-        parts.append(f"{workflow.agents_cancelled} cancelled")
-    parts += [clean(workflow.status), clean(workflow.current_stage)]
-    if left := remaining(forecast):
-        parts.append(left if left in ("stalled", "slow") else f"ETA {left}")
-    if in_all := whole(tree):
-        parts.append(f"with all below: {in_all}")
-    return "  ".join([clean(workflow.name or str(workflow.workflow_id)), *(part for part in parts if part)])
+def plain_line(workflow: Workflow, forecast: Forecast | None, tree: TreeProgress | None, nouns: str) -> str:
+    """Describe a workflow in a line: name, bar, percentage, tasks, failed and cancelled, status, stage, ETA, tree."""
+    left, in_all = remaining(forecast), whole(tree)
+    parts = (
+        clean(workflow.name or str(workflow.workflow_id)),
+        f"{bar(workflow)(BAR_WIDTH)} {percentage(workflow):>5}".rstrip(),
+        done_nouns(workflow, nouns),
+        f"{workflow.agents_failed} failed" if workflow.agents_failed else "",
+        f"{workflow.agents_cancelled} cancelled" if workflow.agents_cancelled else "",
+        clean(workflow.status),
+        clean(workflow.current_stage),
+        left if left in ("", "stalled", "slow") else f"ETA {left}",
+        f"with all below: {in_all}" if in_all else "",
+    )
+    return "  ".join(filter(None, parts))

@@ -1,37 +1,26 @@
 """watch: following workflows live."""
 
-from collections.abc import Callable, Container, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import click
 from psycopg import Connection, sql
+from rich.console import RenderableType
 from rich.live import Live
 
 from pyapp import helpers
-from pyapp.cli.common import (
-    AGENTS,
-    Target,
-    as_json,
-    command,
-    connection,
-    database,
-    print_json,
-    relations,
-    say,
-    vocabulary,
-)
+from pyapp.cli.common import Target, as_json, command, connection, database, in_terminal, print_json, say, vocabulary
 from pyapp.cli.errors import tell_loss
 from pyapp.cli.ids import find_id
-from pyapp.cli.live import LiveTable
+from pyapp.cli.live import live_table
 from pyapp.cli.options import interval_option, workflow_ids
-from pyapp.cli.tables import console, in_terminal
+from pyapp.cli.tables import console
 from pyapp.cli.text import plain_line
 from pyapp.db import find_schema
 from pyapp.models import SETTLED, Forecast, Key, TreeProgress, Vocabulary, Workflow
 from pyapp.watch import ACTIVE, MOST, watch_changes
-
-Tell = Callable[[Workflow, Forecast | None, TreeProgress | None], None]
 
 
 @command(reads=True)
@@ -66,22 +55,16 @@ def watch(
     if exit_status and not ids:
         raise click.UsageError("--exit-status of which workflows? Give an ID: without one it does not end")
     with connection(target, reads=True) as conn:  # what is wrong from the beginning ends it
-        helpers.list_workflows(conn, limit=1, schema=target.schema)
         keys = [find_id(conn, given, target.schema) for given in ids]
-        there = relations(conn, target.schema)
-        called = vocabulary(conn, target.schema, there)
-    following = Following(keys, target.schema, below, failed, there, called)
+        called = vocabulary(conn, target.schema)
+    following = Following(keys, target.schema, called, below=below, failed=failed)
     with database(target, reads=True) as dsn:
         if as_json:
             for changes in following.changes(dsn, interval):
                 for workflow in changes:
                     print_json(workflow)
         else:
-
-            def tell(workflow: Workflow, forecast: Forecast | None, tree: TreeProgress | None) -> None:
-                print(plain_line(workflow, forecast, tree, called.task_nouns), flush=True)
-
-            following.show(dsn, interval, tell)
+            following.show(dsn, interval)
     return following.exit_status() if exit_status else 0
 
 
@@ -91,19 +74,20 @@ class Following:
     def __init__(
         self,
         keys: Sequence[Key],
-        schema: str | None = None,
+        schema: str | None,
+        called: Vocabulary,
+        *,
         below: bool = False,
         failed: bool = False,
-        there: Container[str] = ("workflow_forecast", "workflow_tree_progress"),
-        called: Vocabulary = AGENTS,
     ) -> None:
-        """Follow these workflows, or the active ones; ``below`` what they started too; ``there`` the schema has."""
-        self._keys, self._schema, self._below, self._failed = keys, schema, below, failed
-        self._there, self._called = there, called
+        """Follow these workflows, or the active ones; ``below``: what they started too; ``failed``: only such."""
+        self._keys, self._schema, self._called = keys, schema, called
+        self._below, self._failed = below, failed
         self._seen: dict[Key, Workflow] = {}
         self._deleted: list[Key] = []
         self._forecasts: dict[Key, Forecast] = {}
         self._trees: dict[Key, TreeProgress] = {}
+        self._told: dict[Key, TreeProgress] = {}
         self._active = 0
 
     def changes(self, dsn: str, interval: float) -> Iterator[list[Workflow]]:
@@ -116,39 +100,34 @@ class Following:
             yield [workflow for workflow in changes if self._is_wanted(workflow)]
 
     def show(
-        self,
-        dsn: str,
-        interval: float,
-        tell: Tell,
-        *,
-        ended: Callable[[], bool] = lambda: False,
-        transient: bool = False,
+        self, dsn: str, interval: float, *, ended: Callable[[], bool] = lambda: False, transient: bool = False
     ) -> None:
-        """Show workflows until they have ended: as live bars in a terminal, elsewhere ``tell`` is told each change.
+        """Show workflows until they have ended: as live bars in a terminal, elsewhere as a line for each change.
 
         ``ended`` is asked after each look. ``transient`` bars go at the end.
         """
         out = console()
-        told: dict[Key, TreeProgress] = {}
         size = out.size
         with Live(auto_refresh=False, transient=transient, console=out) if in_terminal() else nullcontext() as live:
             for changes in self.changes(dsn, interval):
                 if live is not None:
                     if size != (size := out.size):
                         out.clear()  # its lines have been wrapped: the cursor cannot find their beginning
-                    live.update(self._table(), refresh=True)
+                    live.update(self._table(size), refresh=True)
                 else:
-                    # What moved below a workflow is news of it.
-                    moved = {
-                        key for key, tree in self._trees.items() if told.get(key, tree) != tree and key in self._seen
-                    }
-                    told |= self._trees
-                    moved -= {workflow.workflow_id for workflow in changes}
-                    for workflow in [*changes, *filter(self._is_wanted, (self._seen[key] for key in moved))]:
-                        key = workflow.workflow_id
-                        tell(workflow, self._forecasts.get(key), self._trees.get(key))
+                    self._print(changes)
                 if ended():
                     return
+
+    def _print(self, changes: Sequence[Workflow]) -> None:
+        """Print what has changed, and what has news of what is below it."""
+        moved = {key for key, tree in self._trees.items() if self._told.get(key, tree) != tree and key in self._seen}
+        moved -= {workflow.workflow_id for workflow in changes}
+        self._told |= self._trees
+        for workflow in [*changes, *filter(self._is_wanted, (self._seen[key] for key in moved))]:
+            key = workflow.workflow_id
+            print(plain_line(workflow, self._forecasts.get(key), self._trees.get(key), self._called.task_nouns))
+        sys.stdout.flush()
 
     def exit_status(self) -> int:
         """Tell whether all that was followed has been completed: 0 or 1."""
@@ -156,13 +135,13 @@ class Following:
             say(f"workflow {key} was deleted")
         return 1 if self._deleted or any(w.status != "completed" for w in self._seen.values()) else 0
 
-    def _table(self) -> LiveTable | str:
+    def _table(self, size: tuple[int, int]) -> RenderableType:
         rows = list(filter(self._is_wanted, self._seen.values()))
         if not rows:
             with_failed = f" with failed {self._called.task_nouns}" if self._failed else ""
             return f"no active {self._called.workflow_nouns}{with_failed}; waiting (Ctrl-C ends)"
         ended = sum(workflow.status in SETTLED for workflow in rows)
-        return LiveTable(rows, self._forecasts, self._trees, self._active + ended, self._called.task_nouns)
+        return live_table(rows, self._forecasts, self._trees, self._active + ended, self._called.task_nouns, size)
 
     def _is_wanted(self, workflow: Workflow) -> bool:
         tree = self._trees.get(workflow.workflow_id)
@@ -177,9 +156,8 @@ class Following:
         for key in gone:
             del self._seen[key]
         running = [workflow.workflow_id for workflow in workflows if workflow.status == "running"]
-        if "workflow_forecast" in self._there:
-            self._forecasts = helpers.get_forecasts(conn, running, schema=self._schema)
-        if "workflow_tree_progress" in self._there and not self._below:  # who sees them all needs no sum of them
+        self._forecasts = helpers.get_forecasts(conn, running, schema=self._schema)
+        if not self._below:  # who sees them all needs no sum of them
             self._trees = helpers.list_tree_progress(conn, there, schema=self._schema)
         self._active = sum(w.status not in SETTLED and self._is_wanted(w) for w in workflows)
         if not self._keys and len(workflows) >= MOST:

@@ -5,32 +5,33 @@ from datetime import tzinfo
 from typing import Any, get_args
 
 import click
+from psycopg import Connection, sql
 
 from pyapp import helpers
 from pyapp.cli.common import Target, as_json, command, connection, print_json, relations, vocabulary
 from pyapp.cli.ids import find_id
-from pyapp.cli.options import complete_from, complete_ids, zone_option
-from pyapp.cli.tables import (
-    Column,
-    id_column,
-    print_table,
-    progress_cells,
-    progress_columns,
-)
+from pyapp.cli.options import complete_ids, zone_option
+from pyapp.cli.tables import Column, id_column, print_table, progress_cells, progress_columns
 from pyapp.cli.text import moment, whole
-from pyapp.models import WORKFLOW_STATUSES, Key, Priority, TreeProgress
+from pyapp.db import find_schema
+from pyapp.models import WORKFLOW_STATUSES, Priority
 
-_STATUSES, _PRIORITIES = WORKFLOW_STATUSES, get_args(Priority)
+_PRIORITIES = get_args(Priority)
 _LIMIT = click.IntRange(1, 2**31 - 1)
 
 
 @command(reads=True)
 @click.option(
-    "--status", help=f"Only those with this: {', '.join(_STATUSES)}.", shell_complete=complete_from(_STATUSES)
+    "--status",
+    type=click.Choice(WORKFLOW_STATUSES),
+    metavar="STATUS",
+    help=f"Only those with this: {', '.join(WORKFLOW_STATUSES)}.",
 )
 @click.option("--type", help="Only those of this type.")
 @click.option(
-    "--priority", help=f"Only with this: {', '.join(_PRIORITIES)}.", shell_complete=complete_from(_PRIORITIES)
+    "--priority",
+    help=f"Only with this: {', '.join(_PRIORITIES)}; adopted ones may have others.",
+    shell_complete=lambda _ctx, _param, word: [name for name in _PRIORITIES if name.startswith(word)],
 )
 @click.option(
     "--match", metavar="TEXT", help="Only those whose name contains it, in capitals or not; of all, also below others."
@@ -51,15 +52,14 @@ def list_(target: Target, after: str | None, below: bool, zone: tzinfo | None, a
     """
     schema = target.schema
     with connection(target, reads=True) as conn:
+        if chosen["priority"]:
+            _check_priority(conn, schema, chosen["priority"])
         last = helpers.get_workflow(conn, find_id(conn, after, schema), schema=schema) if after else None
         workflows = helpers.list_workflows(
             conn, after=last, roots=not (below or chosen["match"]), schema=schema, **chosen
         )
-        there = relations(conn, schema)
-        called = vocabulary(conn, schema, there)
-        trees: dict[Key, TreeProgress] = {}
-        if "workflow_tree_progress" in there:
-            trees = helpers.list_tree_progress(conn, [w.workflow_id for w in workflows], schema=schema)
+        called = vocabulary(conn, schema)
+        trees = helpers.list_tree_progress(conn, [w.workflow_id for w in workflows], schema=schema)
     if as_json:
         found = {key: asdict(tree) for key, tree in trees.items()}
         print_json([asdict(w) | {"tree": found.get(w.workflow_id)} for w in workflows])
@@ -67,7 +67,7 @@ def list_(target: Target, after: str | None, below: bool, zone: tzinfo | None, a
         print(f"no {called.workflow_nouns}")
     else:
         columns = (
-            id_column("ID", [w.workflow_id for w in workflows]),
+            id_column(w.workflow_id for w in workflows),
             Column("NAME", least=6, most=40, last=True),
             *progress_columns(called.task_nouns),
             Column("STAGE", least=8, most=24, style="dim", leaves=6),
@@ -85,4 +85,15 @@ def list_(target: Target, after: str | None, below: bool, zone: tzinfo | None, a
             )
             for w in workflows
         ]
-        print_table(columns if any(row[-1] for row in rows) else columns[:-1], rows)
+        print_table(columns, rows)
+
+
+def _check_priority(conn: Connection[Any], schema: str | None, given: str) -> None:
+    """Refuse a priority that cannot be, or that no adopted workflow has: it may be a text or a number there."""
+    known = _PRIORITIES
+    if "workflow" not in relations(conn, schema):
+        view = sql.Identifier(find_schema(schema), "workflow_progress")
+        query = sql.SQL("select distinct priority::text from {} where priority is not null order by 1").format(view)
+        known = tuple(priority for (priority,) in conn.execute(query).fetchall())
+    if given not in known:
+        raise click.UsageError(f"--priority {given!r}: there are {', '.join(known) or 'none in this schema'}")

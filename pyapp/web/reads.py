@@ -11,6 +11,7 @@ from psycopg.abc import Params
 
 from pyapp import WorkflowNotFound, aio
 from pyapp.models import WORKFLOW_STATUSES, BurnupPoint, Forecast, Stage, TimelineEntry, Workflow
+from pyapp.reading import ATTENTION
 from pyapp.statements import array as as_array
 from pyapp.watch import ACTIVE
 from pyapp.web.answers import Event, Listed, columns
@@ -179,7 +180,7 @@ async def read_attention(
 
     The active ones are those that no other started; what failed may be anywhere in a tree.
     """
-    first = sql.SQL("{} desc, p.agents_failed > 0 desc, {}").format(_RESTS, NEWEST)
+    first = sql.SQL("{}, {}").format(sql.SQL(ATTENTION), NEWEST)
     statuses = sql.SQL(", ").join(map(sql.Literal, ACTIVE))
     of_active = apart(shape, [sql.SQL("p.status in ({}) and p.parent_id is null").format(statuses)], first, limit)
     of_failed = apart(shape, [sql.SQL("p.status = 'failed'")], NEWEST, 5)
@@ -192,7 +193,7 @@ async def read_attention(
         return bool((forecast := forecasts.get(str(workflow.workflow_id))) and forecast.stalled)
 
     # The order is kept within those that need the same attention.
-    return sorted(active, key=lambda one: (not is_stalled(one), not one.whole.agents_failed)), failed, forecasts
+    return sorted(active, key=lambda one: (not one.whole.agents_failed, not is_stalled(one))), failed, forecasts
 
 
 async def count_rows(

@@ -128,33 +128,18 @@ begin
                 hint = 'Truncate in a transaction of isolation level READ COMMITTED.';
         end if;
         update {schema}.counting set truncated = truncated + 1 where not live;
-        if found then
-            update {schema}.workflow_counter
-            set
-                agents_created = null,
-                agents_completed = null,
-                agents_failed = null,
-                agents_cancelled = null,
-                removed_completed = 0,
-                removed_failed = 0,
-                removed_cancelled = 0,
-                kept_completed = 0,
-                kept_failed = 0,
-                kept_cancelled = 0;
-        else
-            update {schema}.workflow_counter as c
-            set
-                agents_created = c.agents_created - c.removed_completed - c.removed_failed - c.removed_cancelled,
-                agents_completed = c.agents_completed - c.removed_completed,
-                agents_failed = c.agents_failed - c.removed_failed,
-                agents_cancelled = c.agents_cancelled - c.removed_cancelled,
-                removed_completed = 0,
-                removed_failed = 0,
-                removed_cancelled = 0,
-                kept_completed = 0,
-                kept_failed = 0,
-                kept_cancelled = 0
-            where c.removed_completed + c.removed_failed + c.removed_cancelled > 0;
+        is_live := not found;
+        -- What is not counted yet is to be counted again; what was removed is forgotten.
+        update {schema}.workflow_counter as c
+        set
+            agents_created
+                = case when is_live then c.agents_created - c.removed_completed - c.removed_failed - c.removed_cancelled end,
+            agents_completed = case when is_live then c.agents_completed - c.removed_completed end,
+            agents_failed = case when is_live then c.agents_failed - c.removed_failed end,
+            agents_cancelled = case when is_live then c.agents_cancelled - c.removed_cancelled end,
+            {nothing_removed}
+        where not is_live or c.removed_completed + c.removed_failed + c.removed_cancelled > 0;
+        if is_live then
             perform from {schema}.repair_progress();
         end if;
         return null;

@@ -13,6 +13,7 @@ as $agent_progress$
 declare
     {key_variables};
     gone refcursor;
+    has_tasks boolean;
 begin
     begin
         if tg_op = 'DELETE' then
@@ -42,41 +43,32 @@ begin
         perform from {schema}.workflow_counter as c where {c_is_this} for update;
         if found then
             -- With a new snapshot: whatever is committed by now was counted before the lock, all else comes after it.
-            if exists (select from {counted_tasks} as t where {t_is_this} and t.outcome is not null) then
-                update {schema}.workflow_counter as c
-                set
-                    agents_created = c.agents_created - c.removed_completed - c.removed_failed - c.removed_cancelled,
-                    agents_completed = c.agents_completed - c.removed_completed,
-                    agents_failed = c.agents_failed - c.removed_failed,
-                    agents_cancelled = c.agents_cancelled - c.removed_cancelled,
-                    removed_completed = 0,
-                    removed_failed = 0,
-                    removed_cancelled = 0,
-                    kept_completed = 0,
-                    kept_failed = 0,
-                    kept_cancelled = 0,
-                    frozen_progress = null
-                where {c_is_this};
+            has_tasks := exists (select from {counted_tasks} as t where {t_is_this} and t.outcome is not null);
             -- The lock lets the end of the back-fill wait, as in 02: it has to count the row that is marked below.
-            elsif
-                (select coalesce(bool_and(s.live), true) from {schema}.counting as s)
-                or (select coalesce(bool_and(s.live), true) from (select g.live from {schema}.counting as g for share) as s)
+            if
+                not has_tasks
+                and (
+                    (select coalesce(bool_and(s.live), true) from {schema}.counting as s)
+                    or (
+                        select coalesce(bool_and(s.live), true)
+                        from (select g.live from {schema}.counting as g for share) as s
+                    )
+                )
             then
                 delete from {schema}.workflow_counter as c where {c_is_this};
             else
                 -- A row that is not counted yet keeps the back-fill from copying what it saw before.
                 update {schema}.workflow_counter as c
                 set
-                    agents_created = null,
-                    agents_completed = null,
-                    agents_failed = null,
-                    agents_cancelled = null,
-                    removed_completed = 0,
-                    removed_failed = 0,
-                    removed_cancelled = 0,
-                    kept_completed = 0,
-                    kept_failed = 0,
-                    kept_cancelled = 0
+                    agents_created = case
+                        when has_tasks
+                            then c.agents_created - c.removed_completed - c.removed_failed - c.removed_cancelled
+                    end,
+                    agents_completed = case when has_tasks then c.agents_completed - c.removed_completed end,
+                    agents_failed = case when has_tasks then c.agents_failed - c.removed_failed end,
+                    agents_cancelled = case when has_tasks then c.agents_cancelled - c.removed_cancelled end,
+                    frozen_progress = null,
+                    {nothing_removed}
                 where {c_is_this};
             end if;
         end if;

@@ -58,14 +58,19 @@ class Place:
         with psycopg.connect(self.dsn, autocommit=True) as conn:
             conn.execute(text.encode())
 
-    def says(self) -> Says:
+    def says(self, schema: str = "agent_progress") -> Says:
         with psycopg.connect(self.dsn) as conn:
-            assert conn.execute("select * from agent_progress.workflow_progress_drift").fetchall() == []
-            rows = conn.execute(f"select {SAYS} from agent_progress.workflow_progress".encode())
+            assert conn.execute(f"select * from {schema}.workflow_progress_drift".encode()).fetchall() == []
+            rows = conn.execute(f"select {SAYS} from {schema}.workflow_progress".encode())
             return {row[0]: row[1:] for row in rows}
 
     def adopt(self, preset: str) -> None:
         succeed(self.dsn, "adopt", "--preset", preset)
+
+    def adopt_again(self, preset: str, *more: str) -> None:
+        """Adopt from what is there by now, beside what was counted from the start."""
+        succeed(self.dsn, "adopt", "--preset", preset, "--schema", "again", *more)
+        assert self.says("again") == self.says()
 
     def check(self) -> None:
         succeed(self.dsn, "adopt")
@@ -140,7 +145,7 @@ def run(*command: str | Path, **variables: str) -> Ran:
     lines = (ran.stdout + ran.stderr).splitlines()
     marked = [line for line in lines if re.search("error|warning|exception|deadlock", line, re.I)]
     return Ran(
-        counts, {re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}|0x[0-9a-f]+|'[a-z]+-[a-z]+'|\d+", "#", line) for line in marked}
+        counts, {re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}|0x[0-9a-f]+|[a-z]+(-[a-z]+)+|\d+", "#", line) for line in marked}
     )
 
 
@@ -317,4 +322,63 @@ def test_airflow(place: Callable[[], Place]) -> None:
     old = ("--clean-before-timestamp", "2100-01-01", "--tables", "task_instance")
     airflow(command, "db", "clean", *old, "-y", "--skip-archive")
     assert adopted.says() == {key: numbers}
+    adopted.check()
+
+
+def test_django_q(place: Callable[[], Place]) -> None:
+    interpreter = python("django-q", "django-q2", "psycopg[binary]")
+    plain, adopted = place(), place()
+
+    def drive(where: Place, what: str, *more: str) -> Ran:
+        return run(interpreter, DRIVERS / "django_q_driver.py", where.host, where.name, what, *more)
+
+    for where in (plain, adopted):
+        drive(where, "migrate", "django_q=")
+    adopted.adopt("django-q")
+    before, ran = (drive(where, "run") for where in (plain, adopted))
+    assert ran.errors <= before.errors
+    assert_counts(adopted.says(), ran.counts)
+    adopted.adopt_again("django-q")
+    drive(adopted, "migrate", "django_q=0016")
+    drive(adopted, "migrate", "django_q=")
+    drive(adopted, "prune")
+    assert_counts(adopted.says(), {**ran.counts, "later": (8, 8, 0, 0)})
+    assert adopted.says("again") == adopted.says()
+    adopted.check()
+
+
+def test_dagster(place: Callable[[], Place]) -> None:
+    interpreter = python("dagster", "dagster", "dagster-postgres", "sqlalchemy<2.1")
+    driver = DRIVERS / "dagster_driver.py"
+    plain, adopted = place(), place()
+
+    def dagster(where: Place, *command: str | Path) -> Ran:
+        home = CACHE / "home" / where.name
+        home.mkdir(parents=True, exist_ok=True)
+        launches = {"module": "dagster.core.run_coordinator", "class": "DefaultRunCoordinator"}  # without a daemon
+        storage = {"postgres": {"postgres_url": where.url()}}
+        settings = {"storage": storage, "run_coordinator": launches, "telemetry": {"enabled": False}}
+        (home / "dagster.yaml").write_text(json.dumps(settings))
+        return run(*command, DAGSTER_HOME=str(home))
+
+    def everything(where: Place) -> tuple[Ran, Ran]:
+        backfill = ("job", "backfill", "--all", "TRUE", "-j", "daily", "-f", driver, "--noprompt")
+        return dagster(where, command, *backfill), dagster(where, interpreter, driver, "run")
+
+    command = interpreter.parent / "dagster"
+    for where in (plain, adopted):
+        dagster(where, command, "instance", "migrate")
+    adopted.adopt("dagster")
+    before, ran = everything(plain), everything(adopted)
+    assert ran[0].errors | ran[1].errors <= before[0].errors | before[1].errors
+    counts = ran[1].counts
+    assert sorted(counts.values()) == [(0, 1, 0, 1), (1, 3, 2, 0), (2, 3, 1, 0)]
+    assert_counts(adopted.says(), counts)
+    adopted.adopt_again("dagster", "--keep-finished")
+    dagster(adopted, interpreter, driver, "downgrade")
+    dagster(adopted, command, "instance", "migrate")
+    assert_counts(adopted.says(), counts)
+    dagster(adopted, interpreter, driver, "delete")
+    assert_counts(adopted.says("again"), counts)
+    assert sorted(numbers[:4] for numbers in adopted.says().values()) == [(0, 1, 0, 1), (0, 1, 1, 0), (1, 3, 2, 0)]
     adopted.check()

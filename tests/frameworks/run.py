@@ -8,13 +8,40 @@ import importlib
 import json
 import os
 import sys
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 from pyapp.otel import ProgressProcessor
 
-SCENARIOS = ("single", "nested", "parallel", "failing", "cancelled")
+Run = Callable[..., Awaitable[None]]
+
+
+async def single(run: Run) -> None:
+    await run("researcher", "look_up")
+
+
+async def nested(run: Run) -> None:
+    await run("editor", "ask_writer")
+
+
+async def parallel(run: Run) -> None:
+    await run("scout", "look_up", "look_elsewhere")
+    await asyncio.gather(run("left", "look_up"), run("right", "look_up"))
+
+
+async def failing(run: Run) -> None:
+    await run("clumsy", "fail")
+
+
+async def cancelled(run: Run) -> None:
+    async with asyncio.timeout(0.2):
+        await run("slow", "wait")
+
+
+# What happens in each framework, unless it has a function of that name for its own way.
+SCENARIOS = (single, nested, parallel, failing, cancelled)
 KINDS = {"invoke_workflow": "agent", "invoke_agent": "agent", "execute_tool": "tool", "AGENT": "agent", "TOOL": "tool"}
 
 
@@ -35,10 +62,11 @@ def main(name: str) -> None:
     provider.add_span_processor(seen)
     framework.instrument(provider)
     for scenario in SCENARIOS:
+        own = getattr(framework, scenario.__name__, None)
         try:
-            asyncio.run(getattr(framework, scenario)())
+            asyncio.run(own() if own else scenario(framework.run))
         except Exception as error:
-            print(f"{scenario}: {error!r}", file=sys.stderr)
+            print(f"{scenario.__name__}: {error!r}", file=sys.stderr)
     provider.shutdown()
     spans = seen.spans
 

@@ -65,7 +65,7 @@ async def wait() -> str:
 @tool
 async def ask_writer() -> str:
     """Ask the writer."""
-    await run(agent("writer", "look_up"))
+    await run("writer", "look_up")
     return "written"
 
 
@@ -73,16 +73,12 @@ def agent(name: str, *tools: str) -> Any:
     return create_react_agent(Scripted(tools=tools), [look_up, look_elsewhere, fail, wait, ask_writer], name=name)
 
 
-async def run(graph: Any) -> None:
+async def invoke(graph: Any) -> None:
     await graph.ainvoke({"messages": [("human", "go")]})
 
 
-async def single() -> None:
-    await run(agent("researcher", "look_up"))
-
-
-async def nested() -> None:
-    await run(agent("editor", "ask_writer"))
+async def run(name: str, *tools: str) -> None:
+    await invoke(agent(name, *tools))
 
 
 async def parallel() -> None:
@@ -92,13 +88,4 @@ async def parallel() -> None:
         graph.add_node(name, agent(name, "look_up", "look_elsewhere"))
         graph.add_edge(START, name)
         graph.add_edge(name, END)
-    await run(graph.compile(name="both"))
-
-
-async def failing() -> None:
-    await run(agent("clumsy", "fail"))
-
-
-async def cancelled() -> None:
-    async with asyncio.timeout(0.2):
-        await run(agent("slow", "wait"))
+    await invoke(graph.compile(name="both"))

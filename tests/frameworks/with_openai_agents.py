@@ -70,25 +70,3 @@ def agent(name: str, *tools: str) -> "Agent[None]":
 
 async def run(name: str, *tools: str) -> None:
     await Runner.run(agent(name, *tools), "go", run_config=RunConfig(workflow_name=f"{name} at work"))
-
-
-async def single() -> None:
-    await run("researcher", "look_up")
-
-
-async def nested() -> None:
-    await run("editor", "ask_writer")
-
-
-async def parallel() -> None:
-    await run("scout", "look_up", "look_elsewhere")
-    await asyncio.gather(run("left", "look_up"), run("right", "look_up"))
-
-
-async def failing() -> None:
-    await run("clumsy", "fail")
-
-
-async def cancelled() -> None:
-    async with asyncio.timeout(0.2):
-        await run("slow", "wait")

@@ -51,23 +51,5 @@ def agent(name: str, *tools: str) -> "Agent[None, str]":
     return made
 
 
-async def single() -> None:
-    await agent("researcher", "look_up").run("go")
-
-
-async def nested() -> None:
-    await agent("editor", "ask_writer").run("go")
-
-
-async def parallel() -> None:
-    await agent("scout", "look_up", "look_elsewhere").run("go")
-    await asyncio.gather(agent("left", "look_up").run("go"), agent("right", "look_up").run("go"))
-
-
-async def failing() -> None:
-    await agent("clumsy", "fail").run("go")
-
-
-async def cancelled() -> None:
-    async with asyncio.timeout(0.2):
-        await agent("slow", "wait").run("go")
+async def run(name: str, *tools: str) -> None:
+    await agent(name, *tools).run("go")

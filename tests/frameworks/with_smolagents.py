@@ -77,22 +77,15 @@ def agent(name: str, *tools: str, below: "list[ToolCallingAgent] | None" = None)
     return made
 
 
-async def single() -> None:
-    agent("researcher", "look_up").run("go")
+async def run(name: str, *tools: str) -> None:
+    await asyncio.to_thread(agent(name, *tools).run, "go")
 
 
 async def nested() -> None:
+    """A managed agent is a tool of its own."""
     agent("editor", "writer", below=[agent("writer", "look_up")]).run("go")
 
 
-async def parallel() -> None:
-    agent("scout", "look_up", "look_elsewhere").run("go")
-    await asyncio.gather(*(asyncio.to_thread(agent(name, "look_up").run, "go") for name in ("left", "right")))
-
-
-async def failing() -> None:
-    agent("clumsy", "fail").run("go")
-
-
 async def cancelled() -> None:
-    agent("slow", "interrupt").run("go")
+    """By the agent itself: nothing can be awaited."""
+    await run("slow", "interrupt")
