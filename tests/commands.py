@@ -48,6 +48,19 @@ def private(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     assert left == []
 
 
+def finished(*command: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end, without input unless some is given."""
+    given = {} if "input" in options else {"stdin": subprocess.DEVNULL}
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, **given, **options)
+
+
+def output_of(*command: object, **options: Any) -> str:
+    """Run a program that succeeds, and return what it printed."""
+    done = finished(*command, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 def start(*arguments: Any, **options: Any) -> subprocess.Popen[str]:
     """Start a command in a process of its own, without a terminal."""
     environment = {**options.pop("env", os.environ)}

@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -11,7 +10,7 @@ from urllib.parse import quote
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-ROOT = Path(__file__).parent.parent
+from .commands import ROOT, finished, output_of
 
 
 def page(name: str) -> str:
@@ -31,16 +30,8 @@ def block_with(name: str, language: str, text: str) -> str:
 
 def psql(bin_dir: Path, dsn: str, script: str, *options: str) -> str:
     """Run a script with psql and return what it prints."""
-    done = subprocess.run(
-        [bin_dir / "psql", "-X", "-v", "ON_ERROR_STOP=1", *options, f"--dbname={dsn}"],
-        input=script,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PGCLIENTENCODING": "UTF8"},
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    command = [bin_dir / "psql", "-X", "-v", "ON_ERROR_STOP=1", *options, f"--dbname={dsn}"]
+    return output_of(*command, input=script, env={**os.environ, "PGCLIENTENCODING": "UTF8"})
 
 
 def run_python(text: str, dsn: str) -> dict[str, Any]:
@@ -62,6 +53,6 @@ def install_from_npm(directory: Path, *packages: str) -> None:
     if not (shutil.which("node") and shutil.which("npm")):
         pytest.skip("Node and npm are not installed")
     command = ["npm", "install", "--silent", "--no-fund", "--no-audit", "--ignore-scripts", *packages]
-    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    done = finished(*command, cwd=directory)
     if done.returncode:
         pytest.skip(f"the npm registry is out of reach: {done.stderr.strip()[-200:]}")

@@ -2,12 +2,12 @@
 
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from .commands import finished, output_of
 from .pages import block_with, install_from_npm, page, url
 
 PAGE = "sql/CLIENTS.md"
@@ -16,17 +16,7 @@ DEBIAN_GO = Path("/usr/share/gocode")
 
 
 def run(*command: str, cwd: Path, **env: str) -> str:
-    done = subprocess.run(
-        command,
-        cwd=cwd,
-        env={**os.environ, **env},
-        capture_output=True,
-        text=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return output_of(*command, cwd=cwd, env={**os.environ, **env})
 
 
 @pytest.fixture(scope="session")
@@ -81,9 +71,7 @@ def test_the_go_example_runs(conn: psycopg.Connection, dsn: str, tmp_path: Path)
     else:
         commands = (["go", "mod", "init", "example"], ["go", "get", "github.com/jackc/pgx/v5"])
         for command in commands:
-            done = subprocess.run(
-                command, cwd=tmp_path, env={**os.environ, **env}, capture_output=True, text=True, check=False
-            )
+            done = finished(*command, cwd=tmp_path, env={**os.environ, **env})
             if done.returncode:
                 pytest.skip(f"the driver is out of reach: {done.stderr.strip()[-200:]}")
     (tmp_path / "main.go").write_text(text, "utf-8")

@@ -187,6 +187,33 @@ def test_a_truncate_with_an_old_snapshot_never_leaves_a_wrong_number(
 # Freezing and thawing
 
 
+@pytest.mark.parametrize("act", ["freeze", "thaw"])
+@pytest.mark.parametrize("agent_first", [True, False], ids=["after the agent", "before the agent"])
+def test_freezing_or_thawing_beside_a_completion_is_exact(
+    conn: psycopg.Connection, session: Session, blocked: Blocked, act: str, agent_first: bool
+) -> None:
+    workflow = new_workflow(conn)
+    task, _ = new_tasks(conn, workflow, "running", "running")
+    if act == "thaw":
+        conn.execute("update workflow set progress_frozen_at = now()")
+    statements: dict[str, Statement] = {
+        "agent": (COMPLETE, [[task]]),
+        "act": ("update workflow set progress_frozen_at = %s", ["now" if act == "freeze" else None]),
+    }
+    one, other = session(), session()
+    first, second = ("agent", "act") if agent_first else ("act", "agent")
+    one.execute(*statements[first])
+    waiting = execute(other, statements[second])
+    blocked(other, one)
+    one.commit()
+    waiting.result(60)
+    other.commit()
+    missed = act == "freeze" and not agent_first
+    assert progress(conn, workflow) == ((0, 0, 2) if missed else (50, 1, 2))
+    conn.execute("update workflow set progress_frozen_at = null")
+    assert progress(conn, workflow) == (50, 1, 2)
+
+
 @pytest.mark.parametrize("act", ["now", None], ids=["freezing", "thawing"])
 def test_freezing_or_thawing_amid_a_statement_that_has_not_counted_yet_is_exact(
     conn: psycopg.Connection, session: Session, blocked: Blocked, act: str | None

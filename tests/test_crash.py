@@ -17,10 +17,10 @@ import pytest
 
 from pyapp import find_drift
 
+from .commands import outcome, start
 from .crash import SHORT_DEADLOCKS, CrashableServer, servers, wait_for
 from .helpers import counters, in_background, wait_until_blocked_by
 from .ledger import Ledger, assert_exact
-from .test_migrate import agent_progress
 
 ROUNDS = int(os.environ.get("CRASH_ROUNDS", "4"))
 TRANSACTIONS = int(os.environ.get("CRASH_TRANSACTIONS", "400"))
@@ -113,17 +113,16 @@ def test_a_repair_from_the_command_line_that_was_killed_is_continued_by_the_next
     dsn = server.dsn("repair")
     with closing(server.connect("repair", autocommit=False)) as holder, closing(server.connect()) as watcher:
         holder.execute("select from workflow where id = %s for update", [drifted[100]])
-        repairing = agent_progress("repair", "--dsn", dsn)
+        repairing = start("repair", "--dsn", dsn)
         blocked = "select from pg_stat_activity where %s = any (pg_blocking_pids(pid))"
         wait_for(lambda: watcher.execute(blocked, [holder.info.backend_pid]).fetchall())
         server.kill_everything()
-        out, err = repairing.communicate(timeout=60)
-    assert (repairing.returncode, out, err.count("\n")) == (2, "", 1), err
+        status, out, err = outcome(repairing)
+    assert (status, out, err.count("\n")) == (2, "", 1), err
     assert err.startswith("agent-progress: no connection to the database: ")
     server.start()
     with server.connect("repair") as conn:
         assert [wrong.workflow_id for wrong in find_drift(conn)] == drifted[100:]
-        again = agent_progress("repair", "--dsn", dsn)
-        out, err = again.communicate(timeout=60)
-        assert (again.returncode, out.count("\n")) == (0, 1 + len(drifted) - 100), err
+        status, out, err = outcome(start("repair", "--dsn", dsn))
+        assert (status, out.count("\n")) == (0, 1 + len(drifted) - 100), err
         assert_exact(conn)

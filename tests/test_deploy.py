@@ -18,7 +18,7 @@ import yaml
 
 from pyapp.web.observe import DatabaseCollector, Metrics
 
-from .commands import ROOT, outcome, start
+from .commands import ROOT, finished, outcome, output_of, start
 from .helpers import wait_for
 
 DEPLOY = ROOT / ".github" / "deploy"
@@ -32,17 +32,11 @@ def program(name: str) -> str:
     return found
 
 
-def call(*command: object, cwd: Path = DEPLOY) -> str:
-    done = subprocess.run(list(map(str, command)), cwd=cwd, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 def test_prometheus_takes_the_rules_and_the_alerts_fire_when_they_should() -> None:
     promtool = program("promtool")
-    call(promtool, "check", "rules", "prometheus.rules.yml")
-    call(promtool, "test", "rules", "prometheus.test.yml")
-    call(promtool, "check", "config", "--syntax-only", "prometheus.yml")
+    output_of(promtool, "check", "rules", "prometheus.rules.yml", cwd=DEPLOY)
+    output_of(promtool, "test", "rules", "prometheus.test.yml", cwd=DEPLOY)
+    output_of(promtool, "check", "config", "--syntax-only", "prometheus.yml", cwd=DEPLOY)
 
 
 def metric_names(text: str) -> set[str]:
@@ -82,7 +76,7 @@ def test_the_dashboard_of_grafana_lays_its_panels_side_by_side(tmp_path: Path) -
     expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     rules = {"groups": [{"name": "g", "rules": [{"record": f"r:{i}", "expr": e} for i, e in enumerate(expressions)]}]}
     (tmp_path / "rules.yml").write_text(yaml.safe_dump(rules))
-    call(promtool, "check", "rules", tmp_path / "rules.yml")
+    output_of(promtool, "check", "rules", tmp_path / "rules.yml", cwd=DEPLOY)
 
 
 def free_port() -> int:
@@ -155,12 +149,7 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     (tmp_path / "agent-progress.service").write_text(
         unit.replace("/opt/agent-progress/bin/agent-progress", "/bin/true")
     )
-    done = subprocess.run(
-        [analyze, "verify", "--man=no", tmp_path / "agent-progress.service"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = finished(analyze, "verify", "--man=no", tmp_path / "agent-progress.service")
     assert "agent-progress.service" not in done.stderr, done.stderr
 
 

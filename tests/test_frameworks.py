@@ -8,12 +8,12 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import psycopg
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from .commands import ROOT, output_of
+
 FRAMEWORKS = {
     "pydantic_ai": ("pydantic_ai", ["pydantic-ai-slim>=2"]),
     "langgraph": (
@@ -51,16 +51,8 @@ def test_a_framework_shows_as_a_tree_with_the_numbers_of_its_spans(
         pytest.skip(f"{name} is not installed; FRAMEWORKS=1 installs it")
     nowhere = {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9", "PYTHONPATH": str(ROOT)}
     quiet = {"PYTHONWARNINGS": "ignore", "DATABASE_URL": dsn}
-    done = subprocess.run(
-        [python, "-m", "tests.frameworks.run", name],
-        cwd=ROOT,
-        env={**os.environ, **nowhere, **quiet},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    spans = json.loads(done.stdout[done.stdout.index("[[") :])
+    told = output_of(python, "-m", "tests.frameworks.run", name, cwd=ROOT, env={**os.environ, **nowhere, **quiet})
+    spans = json.loads(told[told.index("[[") :])
     kinds = {key: kind for key, kind, _ in spans}
     aboves = {key: above for key, _, above in spans}
 

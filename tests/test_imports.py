@@ -1,7 +1,6 @@
 """What importing the package costs and needs, and which module may import which."""
 
 import ast
-import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -11,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import pyapp
+
+from .commands import output_of
 
 PACKAGE = Path(pyapp.__file__).parent
 FEATURES = ("pyapp.adopt", "pyapp.web", "pyapp.demo")
@@ -43,9 +44,7 @@ def imports(path: Path, at_once: bool = False) -> Iterator[str]:
 
 
 def python(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    return output_of(sys.executable, "-c", code).strip()
 
 
 def test_importing_the_package_loads_neither_yoyo_nor_what_commands_need() -> None:

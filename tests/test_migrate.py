@@ -15,35 +15,20 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pyapp import MigrationError, connect, installed, lock, mark, migrate, pending, rollback
 
+from .commands import finished, start
 from .helpers import counters, in_background, new_tasks, new_workflow, progress, wait_for
 from .test_schema import ALL, ROOT, dump, install_with_psql, objects
 
 Empty = Callable[[], str]
 
 
-def agent_progress(*arguments: str, **options: Any) -> subprocess.Popen[str]:
-    """Start the command line in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "pyapp", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        **options,
-    )
-
-
 def yoyo(dsn: str, tmp_path: Path, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run yoyo itself, as somebody does who has no use for our command line."""
     url = "postgresql+psycopg:///?" + urlencode(conninfo_to_dict(dsn))
-    return subprocess.run(
-        [Path(sys.executable).parent / "yoyo", command, "--batch", *arguments, "--database", url, ROOT / "migrations"],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "HOME": str(tmp_path)},
-    )
+    program = Path(sys.executable).parent / "yoyo"
+    where = ["--database", url, ROOT / "migrations"]
+    env = {**os.environ, "HOME": str(tmp_path)}
+    return finished(program, command, "--batch", *arguments, *where, cwd=tmp_path, env=env)
 
 
 def down_to(dsn: str, applied: int) -> None:
@@ -96,7 +81,7 @@ def test_twenty_that_migrate_at_once_all_succeed_and_one_of_them_applies(
     empty: Empty, whole: str, bin_dir: Path
 ) -> None:
     dsn = empty()
-    processes = [agent_progress("migrate", "--dsn", dsn) for _ in range(2)]
+    processes = [start("migrate", "--dsn", dsn) for _ in range(2)]
     threads = [in_background(migrate, dsn) for _ in range(20)]
     outcomes = [thread.result(60) for thread in threads]
     outputs = [process.communicate(timeout=60) for process in processes]

@@ -24,7 +24,7 @@ from psycopg import Connection
 import pyapp
 from pyapp.otel import MODEL_CALLS, ProgressProcessor
 
-from .commands import Run
+from .commands import Run, output_of
 from .commands import run as run
 from .helpers import kill, wait_for
 from .pages import block_with, install_from_npm, page, run_python, url
@@ -634,11 +634,8 @@ def test_the_example_in_another_language_writes_the_same(conn: Connection, dsn: 
     install_from_npm(tmp_path, "pg@8", "@opentelemetry/api@1", "@opentelemetry/sdk-trace-base@2")
     (tmp_path / "progress.mjs").write_text(block_with("pyapp/OTEL.md", "js", "ProgressProcessor"), "utf-8")
     (tmp_path / "main.mjs").write_text(NODE, "utf-8")
-    command = ["node", "main.mjs"]
     environment = {**os.environ, "DATABASE_URL": url(dsn)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    key, trace, span = done.stdout.split()
+    key, trace, span = output_of("node", "main.mjs", cwd=tmp_path, env=environment).split()
     assert key == str(uuid5(NAMESPACE_OID, f"{trace}-{span}"))
     assert shown(conn) == ["editor: completed 2/2 of editor, ask", "writer < editor.ask: completed 1/2 of writer, open"]
     assert results(conn)["open"] == {"error": "no such file"}

@@ -10,43 +10,29 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import tomllib
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import pyapp
 
-from .commands import ROOT
+from .commands import ROOT, finished, output_of
 
 LONG = bool(os.environ.get("PACKAGING"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 long_form = pytest.mark.skipif(not LONG, reason="PACKAGING=1 runs it")
 
 
-def runs(python: str) -> bool:
-    return subprocess.run([python, "--version"], capture_output=True, check=False).returncode == 0
-
-
 PYTHONS = [
     *filter(None, os.environ.get("PYTHONS", "").split(":")),
     *filter(None, (shutil.which(f"python3.{minor}") for minor in (12, 13, 14))),
 ]
-PYTHONS = [python for python in PYTHONS if LONG and runs(python)]
-
-
-def call(*command: object, **options: Any) -> str:
-    done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, **options
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+PYTHONS = [python for python in PYTHONS if LONG and finished(python, "--version").returncode == 0]
 
 
 def files(*directories: str) -> set[str]:
@@ -66,11 +52,11 @@ def test_the_wheel_has_the_package_with_its_sql_migrations_and_data(wheel: Path)
 
 def test_the_source_distribution_builds_the_same_wheel(built: Path, wheel: Path, tmp_path: Path) -> None:
     # By tar itself: the filter that Python warns about when it is missing came with 3.11.4.
-    call("tar", "-xzf", next(built.glob("*.tar.gz")), "-C", tmp_path)
+    output_of("tar", "-xzf", next(built.glob("*.tar.gz")), "-C", tmp_path)
     (source,) = tmp_path.iterdir()
     missing = {name for name in files("tests", ".ci", ".github") if not (source / name).exists()}
     assert missing == set()
-    call(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path / "again", cwd=source)
+    output_of(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path / "again", cwd=source)
     again = tmp_path / "again" / wheel.name
     assert zipfile.ZipFile(again).namelist() == zipfile.ZipFile(wheel).namelist()
 
@@ -87,11 +73,11 @@ def test_the_version_is_that_of_the_distribution(wheel: Path) -> None:
 def test_links_and_pictures_of_the_readme_are_absolute_where_the_repository_is_named(
     built: Path, tmp_path: Path, repository: str
 ) -> None:
-    call("tar", "-xzf", next(built.glob("*.tar.gz")), "-C", tmp_path)
+    output_of("tar", "-xzf", next(built.glob("*.tar.gz")), "-C", tmp_path)
     (source,) = tmp_path.iterdir()
     settings = source / "pyproject.toml"
     settings.write_text(settings.read_text("utf-8").replace('repository = ""', f'repository = "{repository}"'), "utf-8")
-    told = json.loads(call(sys.executable, "-m", "hatchling", "metadata", cwd=source))
+    told = json.loads(output_of(sys.executable, "-m", "hatchling", "metadata", cwd=source))
     text, page = told["readme"]["text"], (ROOT / "README.md").read_text("utf-8")
     targets, written = (re.findall(r"(!?)\[[^]]*\]\(([^)]+)\)", readme) for readme in (text, page))
     assert len(targets) > 15
@@ -134,11 +120,11 @@ def test_it_works_outside_the_checkout_in_a_path_with_spaces_without_a_home(
 ) -> None:
     dsn = empty()
     env = surroundings(target)
-    where = call(sys.executable, "-c", "import pyapp; print(pyapp.__file__)", cwd=target, env=env)
+    where = output_of(sys.executable, "-c", "import pyapp; print(pyapp.__file__)", cwd=target, env=env)
     assert where.strip() == str(target / "pyapp" / "__init__.py")
-    assert call(sys.executable, "-c", USES, dsn, cwd=target, env=env) == "3 migrations\n"
+    assert output_of(sys.executable, "-c", USES, dsn, cwd=target, env=env) == "3 migrations\n"
     for command in (["check"], ["list"], ["grant", "--reader", "r", "--print"], ["adopt", "--help"]):
-        call(sys.executable, "-m", "pyapp", "--dsn", dsn, *command, cwd=target, env=env)
+        output_of(sys.executable, "-m", "pyapp", "--dsn", dsn, *command, cwd=target, env=env)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
@@ -148,19 +134,17 @@ def test_it_works_as_another_user_who_has_no_home(target: Path, empty: Callable[
             path.chmod(0o755)
     who = {"user": 12345, "group": 12345, "extra_groups": []}
     try:
-        call(sys.executable, "-c", "import psycopg", **who)
+        output_of(sys.executable, "-c", "import psycopg", **who)
     except OSError:
         pytest.skip("another user cannot run this interpreter")
     env = surroundings(target)
-    assert call(sys.executable, "-c", "import pyapp; print(pyapp.__version__)", cwd="/", env=env, **who)
+    assert output_of(sys.executable, "-c", "import pyapp; print(pyapp.__version__)", cwd="/", env=env, **who)
 
 
 def test_another_pyapp_in_the_same_place_is_told_of(target: Path) -> None:
     (target / "pyApp-1.0.dist-info").mkdir()
     env = surroundings(target)
-    done = subprocess.run(
-        [sys.executable, "-c", "import pyapp"], cwd=target, env=env, capture_output=True, text=True, check=True
-    )
+    done = finished(sys.executable, "-c", "import pyapp", cwd=target, env=env)
     assert "another distribution, pyApp, is installed here" in done.stderr
 
 
@@ -169,10 +153,7 @@ def test_without_a_libpq_the_last_line_says_what_to_install(target: Path) -> Non
     (target / "psycopg" / "__init__.py").write_text(
         "raise ImportError('no pq wrapper available: libpq library not found')"
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "pyapp", "--dsn", "host=x", "list"],
-        cwd=target, env=surroundings(target), capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = finished(sys.executable, "-m", "pyapp", "--dsn", "host=x", "list", cwd=target, env=surroundings(target))
     assert done.returncode != 0
     assert "install agent-progress with its extra binary" in done.stderr.splitlines()[-1]
 
@@ -187,11 +168,7 @@ def test_a_missing_extra_is_named(missing: str, command: list[str], extra: str, 
         "import importlib.util as u\nfind = u.find_spec\n"
         f"u.find_spec = lambda name, *more: None if name == {missing!r} else find(name, *more)"
     )
-    env = surroundings(target)
-    done = subprocess.run(
-        [sys.executable, "-m", "pyapp", *command],
-        cwd=target, env=env, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = finished(sys.executable, "-m", "pyapp", *command, cwd=target, env=surroundings(target))
     assert done.returncode == 2
     assert f"with its extra {extra}: " in done.stderr
     assert "pip install agent-progress" not in done.stderr
@@ -199,9 +176,9 @@ def test_a_missing_extra_is_named(missing: str, command: list[str], extra: str, 
 
 def environment(directory: Path, python: str, *requirements: object) -> Path:
     """Make a virtual environment with these; return its interpreter."""
-    call(python, "-m", "venv", directory)
+    output_of(python, "-m", "venv", directory)
     inside = directory / "bin" / "python"
-    call(inside, "-m", "pip", "install", "-q", "--disable-pip-version-check", *requirements)
+    output_of(inside, "-m", "pip", "install", "-q", "--disable-pip-version-check", *requirements)
     return inside
 
 
@@ -209,15 +186,15 @@ def environment(directory: Path, python: str, *requirements: object) -> Path:
 @pytest.mark.parametrize("extra", ["", "binary", "web", "embedded", "demo"])
 def test_each_extra_does_alone(extra: str, wheel: Path, tmp_path: Path, empty: Callable[[], str]) -> None:
     python = environment(tmp_path / "an environment", sys.executable, f"{wheel}[{extra}]" if extra else wheel)
-    assert call(python, "-c", USES, empty(), cwd=tmp_path, env={"PATH": "/usr/bin:/bin"}) == "3 migrations\n"
-    call(python, "-m", "pyapp", "--help", cwd=tmp_path)
+    assert output_of(python, "-c", USES, empty(), cwd=tmp_path, env={"PATH": "/usr/bin:/bin"}) == "3 migrations\n"
+    output_of(python, "-m", "pyapp", "--help", cwd=tmp_path)
     if extra in ("embedded", "demo"):
         with tempfile.TemporaryDirectory() as parent:
             Path(parent).chmod(0o755)  # for the account that the server runs as, where this is root
             data = {"PATH": "/usr/bin:/bin", "AGENT_PROGRESS_DATA": f"{parent}/data"}
-            call(python, "-m", "pyapp", "check", "--embedded", cwd=tmp_path, env=data)
+            output_of(python, "-m", "pyapp", "check", "--embedded", cwd=tmp_path, env=data)
     if extra in ("web", "demo"):
-        call(python, "-c", "import pyapp.web", cwd=tmp_path)
+        output_of(python, "-c", "import pyapp.web", cwd=tmp_path)
 
 
 def oldest(*extras: str) -> list[str]:
@@ -230,10 +207,10 @@ def oldest(*extras: str) -> list[str]:
 def test_the_oldest_versions_that_are_allowed_do(wheel: Path, tmp_path: Path, empty: Callable[[], str]) -> None:
     python = environment(tmp_path / "old", sys.executable, *oldest("binary", "web"), wheel)
     dsn = empty()
-    assert call(python, "-c", USES, dsn, cwd=tmp_path) == "3 migrations\n"
+    assert output_of(python, "-c", USES, dsn, cwd=tmp_path) == "3 migrations\n"
     for command in (["list"], ["check"], ["show", "--help"]):
-        call(python, "-m", "pyapp", "--dsn", dsn, *command, cwd=tmp_path)
-    call(python, "-c", f"from pyapp.web.app import *; create_app(Settings({dsn!r}))", cwd=tmp_path)
+        output_of(python, "-m", "pyapp", "--dsn", dsn, *command, cwd=tmp_path)
+    output_of(python, "-c", f"from pyapp.web.app import *; create_app(Settings({dsn!r}))", cwd=tmp_path)
 
 
 @long_form
@@ -242,9 +219,9 @@ def test_other_versions_of_python_do(python: str, wheel: Path, tmp_path: Path, e
     inside = environment(tmp_path / "other", python, f"{wheel}[binary,web]")
     strict = [inside, "-W", "error"]
     dsn = empty()
-    assert call(*strict, "-c", USES, dsn, cwd=tmp_path) == "3 migrations\n"
-    call(*strict, "-m", "pyapp", "--dsn", dsn, "check", cwd=tmp_path)
-    call(*strict, "-c", f"from pyapp.web.app import *; create_app(Settings({dsn!r}))", cwd=tmp_path)
+    assert output_of(*strict, "-c", USES, dsn, cwd=tmp_path) == "3 migrations\n"
+    output_of(*strict, "-m", "pyapp", "--dsn", dsn, "check", cwd=tmp_path)
+    output_of(*strict, "-c", f"from pyapp.web.app import *; create_app(Settings({dsn!r}))", cwd=tmp_path)
 
 
 def test_every_module_is_written_for_the_oldest_python() -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from psycopg.conninfo import conninfo_to_dict
 import pyapp
 from pyapp import errors
 
+from .commands import output_of
 from .helpers import at_work, progress
 
 PAGE = (Path(pyapp.__file__).parent / "README.md").read_text("utf-8")
@@ -112,8 +112,7 @@ try:
 except ZeroDivisionError:
     pass
 """
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    output_of(sys.executable, "-W", "error", "-c", code)
     assert conn.execute("select name, agents_total from workflow").fetchall() == [("kept", 2)]
 
 

@@ -2,7 +2,6 @@
 
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from pyapp import pending
 from pyapp.cli.main import COMMANDS
+from tests.commands import output_of
 from tests.pages import ROOT, block_with, blocks, install_from_npm, page, psql, run_python, url
 
 README, SCHEMA = "README.md", "sql/README.md"
@@ -39,9 +39,8 @@ def test_the_node_example_runs(conn: psycopg.Connection, dsn: str, tmp_path: Pat
     install_from_npm(tmp_path, "pg@8")
     (tmp_path / "example.mjs").write_text(block_with(SCHEMA, "js", "create_workflow"), "utf-8")
     environment = {**os.environ, "DATABASE_URL": url(dsn)}
-    command = ["node", "example.mjs"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert (done.stdout, done.stderr) == ("50 % (1 of 2), stage scaffolding\n", "")
+    printed = output_of("node", "example.mjs", cwd=tmp_path, env=environment)
+    assert printed == "50 % (1 of 2), stage scaffolding\n"
 
 
 def test_the_schema_page_tells_the_shipped_weights(conn: psycopg.Connection) -> None:
@@ -71,10 +70,7 @@ def test_the_shell_examples_of_the_schema_run(empty: Callable[[], str], bin_dir:
             "DATABASE_URL": dsn,
             "YOYO_URL": "postgresql+psycopg:///?" + urlencode(conninfo_to_dict(dsn)),
         }
-        done = subprocess.run(
-            ["bash", "-ec", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
+        output_of("bash", "-ec", script, cwd=ROOT, env=environment)
         assert pending(dsn) == []
 
 

@@ -1,7 +1,5 @@
 """Functions, views and triggers are made anew where they differ: named, renewed beside writers, in any schema."""
 
-import os
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -15,8 +13,9 @@ from psycopg import sql
 
 from pyapp import installed, migrate, pending, rollback, shipped
 
-from .helpers import counters, in_background, new_tasks, new_workflow, progress, wait_for
-from .test_migrate import agent_progress, query
+from .commands import finished, outcome, start
+from .helpers import as_replica, counters, in_background, new_tasks, new_workflow, progress, wait_for
+from .test_migrate import query
 from .test_schema import ALL, ROOT, SQL, dump, objects
 
 Empty = Callable[[], str]
@@ -302,9 +301,7 @@ def test_a_writer_that_waits_behind_the_recount_is_counted_once(
     workflow, another = new_workflow(conn), new_workflow(conn)
     task, _ = new_tasks(conn, workflow, "running", "running")
     conn.execute("drop trigger agent_task_progress_delete on agent_task")
-    with conn.transaction():
-        conn.execute("set local session_replication_role = replica")
-        conn.execute("update workflow set agents_completed = 5, agents_created = 9")
+    as_replica(conn, "update workflow set agents_completed = 5, agents_created = 9")
     orchestrator, agent = session(), session()
     orchestrator.execute("update workflow set current_stage = 'next' where id = %s", [max(workflow, another)])
     steps: list[str] = []
@@ -405,9 +402,8 @@ def test_the_environment_and_the_command_name_the_schema(empty: Empty, monkeypat
     monkeypatch.setenv("AGENT_PROGRESS_SCHEMA", "from the environment")
     assert migrate(dsn) == ALL
     assert query(dsn, 'select count(*) from "from the environment".workflow') == [(0,)]
-    process = agent_progress("migrate", "--dsn", dsn, "--schema", "by name")
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out.count("applied")) == (0, len(ALL)), err
+    status, out, err = outcome(start("migrate", "--dsn", dsn, "--schema", "by name"))
+    assert (status, out.count("applied")) == (0, len(ALL)), err
     assert query(dsn, 'select count(*) from "by name".workflow') == [(0,)]
     assert query(dsn, "select to_regclass('public.workflow')::text") == [(None,)]
 
@@ -441,8 +437,7 @@ print(sent)
             conn.execute("drop trigger agent_task_progress_insert on agent_task")
             new_tasks(conn, conn.execute("select id from workflow").fetchone()[0], "completed", "running")
             conn.execute("update installed_object set shipped_md5 = 'older'")
-        run = [sys.executable, "-c", code, dsn, str(place)]
-        done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, env={**os.environ})
+        done = finished(sys.executable, "-c", code, dsn, place, cwd=ROOT)
         assert done.returncode == (-9 if place else 0), done.stderr
         return dsn if place else done.stdout
 

@@ -10,6 +10,7 @@ from psycopg import errors
 
 from .conftest import Role
 from .helpers import (
+    as_replica,
     counters,
     in_background,
     new_tasks,
@@ -25,9 +26,7 @@ Session = Callable[[], psycopg.Connection]
 
 def complete_unseen(conn: psycopg.Connection, *tasks: Any) -> None:
     """Complete tasks while triggers are off: what repair is for."""
-    with conn.transaction():
-        conn.execute("set local session_replication_role = replica")
-        conn.execute("update agent_task set status = 'completed' where id = any(%s)", [list(tasks)])
+    as_replica(conn, "update agent_task set status = 'completed' where id = any(%s)", [list(tasks)])
 
 
 def repaired(conn: psycopg.Connection, workflow: Any = None) -> list[tuple[Any, ...]]:
@@ -63,12 +62,11 @@ def test_repair_of_an_unknown_workflow_changes_nothing(conn: psycopg.Connection)
 def test_repair_repairs_every_counter(conn: psycopg.Connection) -> None:
     workflow = new_workflow(conn, agents_planned=8)
     new_tasks(conn, workflow, "completed", "failed", "failed", "cancelled", "running")
-    with conn.transaction():
-        conn.execute("set local session_replication_role = replica")
-        conn.execute(
-            "update workflow set progress = 1, agents_completed = 2, agents_total = 3, agents_created = 4,"
-            " agents_failed = 5, agents_cancelled = 6, progress_updated_at = '1999-01-01'"
-        )
+    wrong = (
+        "update workflow set progress = 1, agents_completed = 2, agents_total = 3, agents_created = 4,"
+        " agents_failed = 5, agents_cancelled = 6, progress_updated_at = '1999-01-01'"
+    )
+    as_replica(conn, wrong)
     assert len(repaired(conn)) == 1
     assert (progress(conn, workflow), counters(conn, workflow)) == ((13, 1, 8), (5, 1, 2, 1))
     row = conn.execute("select progress_frozen_at, progress_updated_at > '2020-01-01' from workflow").fetchone()

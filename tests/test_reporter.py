@@ -36,6 +36,7 @@ from pyapp.both import commit, complete, fetch
 from pyapp.db import Session as Sends
 from pyapp.models import TASK_STATUSES
 
+from .commands import finished
 from .helpers import (
     at_work,
     counters,
@@ -290,10 +291,11 @@ def test_what_failed_is_raised_at_the_end_of_the_block_or_a_note_of_the_error_th
     conn: Connection, start: Start
 ) -> None:
     workflow, (one, two) = at_work(conn, 2)
-    with pytest.raises(ExceptionGroup, match="2 reports failed"), start() as reporter:  # noqa: PT012
+    with pytest.raises(ExceptionGroup, match="2 reports failed") as told, start() as reporter:  # noqa: PT012
         reporter.report(workflow, one, "completed")
         for _ in range(2):
             reporter.report(workflow, uuid4(), "failed")
+    assert [type(error) for error in told.value.exceptions] == [TaskNotFound] * 2
     with pytest.raises(ZeroDivisionError) as raised, start(linger=60) as reporter:  # noqa: PT012
         reporter.report(workflow, two, "completed")
         reporter.report(workflow, uuid4(), "failed")
@@ -468,9 +470,7 @@ def test_in_asyncio_nobody_who_stops_waiting_calls_a_report_back(dsn: str, conn:
 
 
 def python(code: str, *arguments: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=60
-    )
+    return finished(sys.executable, "-c", code, *arguments, timeout=60)
 
 
 def test_what_was_reported_is_committed_when_the_interpreter_ends(dsn: str, conn: Connection) -> None:

@@ -1,7 +1,6 @@
 """The schema: the same from sql/ and from migrations/, gone without a trace when rolled back, and true to the house."""
 
 import re
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,9 @@ from pglast.visitors import Visitor
 from yoyo.migrations import read_sql_migration
 
 from pyapp import migrate, rollback
+
+from .commands import output_of
+from .pages import psql
 
 ROOT = Path(__file__).resolve().parents[1]
 SQL = sorted((ROOT / "sql").glob("*.sql"))
@@ -98,24 +100,13 @@ def source(file: Path) -> str:
 
 def dump(dsn: str, bin_dir: Path) -> str:
     """Dump the schema without yoyo's tables and without what differs from run to run."""
-    done = subprocess.run(
-        [bin_dir / "pg_dump", "--schema-only", "--exclude-table=*yoyo*", f"--dbname={dsn}"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return re.sub(r"^(\\(un)?restrict .*|-- Dumped .*)\n", "", done.stdout, flags=re.M)
+    text = output_of(bin_dir / "pg_dump", "--schema-only", "--exclude-table=*yoyo*", f"--dbname={dsn}")
+    return re.sub(r"^(\\(un)?restrict .*|-- Dumped .*)\n", "", text, flags=re.M)
 
 
 def install_with_psql(dsn: str, bin_dir: Path) -> None:
     """Install as the README says: cat sql/*.sql | psql -1 -v ON_ERROR_STOP=1."""
-    subprocess.run(
-        [bin_dir / "psql", "-X", "-q", "-1", "-v", "ON_ERROR_STOP=1", f"--dbname={dsn}"],
-        input="".join(file.read_text("utf-8") for file in SQL),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    psql(bin_dir, dsn, "".join(file.read_text("utf-8") for file in SQL), "-q", "-1")
 
 
 def objects(dsn: str) -> list[tuple[str, ...]]:

@@ -10,7 +10,7 @@ import pyapp
 from pyapp.cli import main
 from pyapp.shipped import resource
 from tests.conftest import Role
-from tests.helpers import counters, give_away, new_tasks, progress, set_status
+from tests.helpers import as_replica, counters, give_away, new_tasks, progress, set_status
 from tests.service import following, serving
 
 NewRole = Callable[..., Role]
@@ -41,10 +41,8 @@ def test_every_table_and_view_shows_a_tenant_its_own_rows_only(conn: Connection,
     columns = "select table_name from information_schema.columns where column_name = 'workflow_id' order by 1"
     relations = [("id", "workflow"), *(("workflow_id", name) for (name,) in conn.execute(columns))]
     assert len(relations) > 10
-    with conn.transaction():
-        # Something for the view of what is wrong to show.
-        conn.execute("set local session_replication_role = replica")
-        conn.execute("update workflow set progress = 99")
+    # Something for the view of what is wrong to show.
+    as_replica(conn, "update workflow set progress = 99")
     for key, relation in relations:
         query = f"select distinct {key} from {relation}"
         assert one.session.execute(query).fetchall() == [(one.workflow,)], relation
