@@ -7,6 +7,7 @@ cast, so that no other function of the same name is a better match.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
@@ -36,6 +37,7 @@ Report: TypeAlias = TaskReport | Mapping[str, Any] | tuple[Any, ...]
 
 REPORT_TASKS = "select {columns} from {schema}.report_tasks(%s::uuid, %s)"
 _REPORTED = [field.name for field in fields(TaskReport)]
+_told = attrgetter(*_REPORTED)
 
 
 async def create_workflow(
@@ -218,8 +220,8 @@ def _report(given: Report) -> dict[str, Any]:
     if isinstance(given, Mapping):
         sent = {name: value for name, value in given.items() if value is not None}
     else:  # not by asdict(), which copies the result part by part
-        told = given if isinstance(given, TaskReport) else TaskReport(*given)
-        sent = {name: value for name in _REPORTED if (value := getattr(told, name)) is not None}
+        told = _told(given if isinstance(given, TaskReport) else TaskReport(*given))
+        sent = {name: value for name, value in zip(_REPORTED, told, strict=True) if value is not None}
     check_status(sent.get("status"))
     if "task_id" in sent:
         sent["task_id"] = _uuid(sent["task_id"])
@@ -227,4 +229,4 @@ def _report(given: Report) -> dict[str, Any]:
 
 
 def _uuid(given: Any) -> str:
-    return str(UUID(str(given)))
+    return str(given if isinstance(given, UUID) else UUID(str(given)))

@@ -291,10 +291,11 @@ def test_what_failed_is_raised_at_the_end_of_the_block_or_a_note_of_the_error_th
     conn: Connection, start: Start
 ) -> None:
     workflow, (one, two) = at_work(conn, 2)
-    with pytest.raises(ExceptionGroup, match="2 reports failed"), start() as reporter:  # noqa: PT012
+    with pytest.raises(ExceptionGroup, match="2 reports failed") as told, start() as reporter:  # noqa: PT012
         reporter.report(workflow, one, "completed")
         for _ in range(2):
             reporter.report(workflow, uuid4(), "failed")
+    assert [type(error) for error in told.value.exceptions] == [TaskNotFound] * 2
     with pytest.raises(ZeroDivisionError) as raised, start(linger=60) as reporter:  # noqa: PT012
         reporter.report(workflow, two, "completed")
         reporter.report(workflow, uuid4(), "failed")

@@ -332,7 +332,8 @@ class _Inspection:
         ended = [value for value in values if not value.known or value.meaning in ("failed", "cancelled")]
         if not ended or "completed" in (*adoption.outcomes, *(value.meaning for value in values)):
             return []
-        told = ", ".join(str(value.value) for value in ended if not value.known) or "failed and cancelled ones"
+        unknown = [str(value.value) for value in ended if not value.known]
+        told = ", ".join(unknown[:5]) or "failed and cancelled ones"
         return [f"no task is completed, though some look ended ({told}): say which status means so, --completed"]
 
     # Columns.

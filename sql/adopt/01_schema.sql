@@ -84,6 +84,7 @@ declare
     now_created integer;
     now_completed integer;
     now_frozen integer;
+    alone boolean; -- no task has this key, and none is to be counted later
 begin
     if tg_table_name = 'counting' then
         if exists (select from {schema}.counting) then
@@ -107,27 +108,20 @@ begin
         {publish}
         return null;
     end if;
-    new.agents_created := null;
-    new.agents_completed := null;
-    new.agents_failed := null;
-    new.agents_cancelled := null;
-    if
-        (select coalesce(bool_and(s.live), true) from {schema}.counting as s)
-        and not exists (select from {counted_tasks} as t where {t_is_new})
-    then
-        if new.frozen_progress is null and new.removed_completed + new.removed_failed + new.removed_cancelled = 0 then
-            return null;
-        end if;
-        new.agents_created := new.removed_completed + new.removed_failed + new.removed_cancelled;
-        new.agents_completed := new.removed_completed;
-        new.agents_failed := new.removed_failed;
-        new.agents_cancelled := new.removed_cancelled;
-        {take_new};
-        now_created := new.agents_created;
-        now_completed := new.agents_completed;
-        now_frozen := new.frozen_progress;
-        {publish}
+    alone := (select coalesce(bool_and(s.live), true) from {schema}.counting as s)
+        and not exists (select from {counted_tasks} as t where {t_is_new});
+    now_created := case when alone then new.removed_completed + new.removed_failed + new.removed_cancelled end;
+    if now_created = 0 and new.frozen_progress is null then
+        return null;
     end if;
+    new.agents_created := now_created;
+    new.agents_completed := case when alone then new.removed_completed end;
+    new.agents_failed := case when alone then new.removed_failed end;
+    new.agents_cancelled := case when alone then new.removed_cancelled end;
+    now_completed := new.agents_completed;
+    now_frozen := new.frozen_progress;
+    {take_new};
+    {publish}
     return new;
 end
 $agent_progress$;
