@@ -398,6 +398,8 @@ def test_a_dashboard_needs_the_rights_of_a_reader_and_no_others(service_dsn: str
                 service.get(f"/workflows/{workflow}{path}")
             for path in ("/", "/workflows", f"/workflows/{workflow}", "/metrics", "/readyz", "/api/v1/stats/overview"):
                 assert client.get(path).status_code == 200, path
+            conn.execute("revoke select on workflow_trend from reader_web")
+            assert "agent-progress grant --reader ROLE" in service.page("/trends", 503)
             conn.execute("revoke select on workflow from reader_web")
             assert client.get("/api/v1/workflows").status_code == 503
     finally:

@@ -296,8 +296,10 @@ def test_what_an_application_has_not_is_empty_or_null(texts: Service, conn: Conn
     shown = texts.page("/workflows/7")
     for panel in ("stages", "events", "burnup"):
         assert f'id="{panel}"' not in shown
-    for path in ("/", "/workflows", "/workflows/7"):
+    (task,) = texts.get("/workflows/7/tasks")
+    for path in ("/", "/workflows", "/workflows/7", f"/workflows/7/tasks/{task['id']}"):
         assert "None" not in texts.page(path)
+    assert f"<title>task {task['id']} · completed" in texts.page(f"/workflows/7/tasks/{task['id']}")
 
 
 def test_a_workflow_that_was_not_counted_yet_has_no_numbers(texts: Service, conn: Conn) -> None:

@@ -180,8 +180,8 @@ def test_a_failed_task_says_in_a_line_what_went_wrong(
     conn.execute("update agent_task set result = %s", [json.dumps(result)])
     failed, completed = service.get(f"/workflows/{workflow}/tasks")
     assert (failed["error"], completed["error"]) == (line, None)
-    shown = service.page(f"/workflows/{workflow}/tasks")
-    assert shown.count('class="failure"') == (line is not None)
+    for page in ("/tasks", ""):
+        assert service.page(f"/workflows/{workflow}{page}").count('class="failure"') == (line is not None)
 
 
 # --- One task ---------------------------------------------------------------------------------------------------
@@ -206,6 +206,16 @@ def test_a_task_has_all_that_is_known_of_it(service: Service, conn: Conn) -> Non
     for copied in (task, workflow, "job-1", "4bf9"):
         assert f'data-copy="{copied}"' in shown
     assert "&#34;list&#34;: [" in shown
+
+
+@pytest.mark.parametrize(("external_id", "title"), [("'job-1'", "job-1"), ("null", "builder"), ("'17'", "builder 17")])
+def test_the_page_of_a_task_is_not_titled_by_a_number(
+    service: Service, conn: Conn, external_id: str, title: str
+) -> None:
+    workflow = new_workflow(conn)
+    add_tasks(conn, workflow, 1, external_id=external_id, agent_type="'builder'")
+    (task,) = [row[0] for row in conn.execute("select id from agent_task")]
+    assert f"<title>{title} · pending" in service.page(f"/workflows/{workflow}/tasks/{task}")
 
 
 def test_json_on_the_page_is_text_and_cut_where_it_is_long(service: Service, conn: Conn) -> None:

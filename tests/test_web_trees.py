@@ -98,18 +98,30 @@ def twigs(page: Any) -> list[str]:
     return [name.strip() for name in page.locator("#tree .twig-name a:visible").all_inner_texts()]
 
 
+def test_a_list_says_that_sub_workflows_are_hidden_where_there_are_some(service: Service, conn: Conn) -> None:
+    root, said = new_workflow(conn), "Sub-workflows are not listed"
+    assert said not in service.page("/workflows")
+    new_workflow(conn, parent_id=root)
+    assert f'{said}, but counted in what started them: <a href="/workflows?sort=-created&amp;parent=all">' in (
+        service.page("/workflows")
+    )
+    for path in ("?parent=all", f"?parent={root}", "?match=w"):
+        assert said not in service.page(f"/workflows{path}")
+
+
 def test_lists_show_roots_with_all_below_them_and_move(
     service: Service, conn: Conn, tree: dict[str, Any], visit: Visit
 ) -> None:
     pages = [live(visit(service, path)) for path in ("/", "/workflows")]
     for page in pages:
-        page.wait_for_selector("tr >> text=3 sub-workflows")
+        page.wait_for_selector("tr >> text=with all below: 3 sub-workflows")
         assert page.locator("tbody .name").all_inner_texts() == ["alone", "root"]
         page.wait_for_selector("text=4 of 8 agents complete")
     new_tasks(conn, tree["deep"], "completed", "failed")
     for page in pages:
         page.wait_for_selector("text=5 of 10 agents complete")
         page.wait_for_selector("tr >> text=1 failed")
+        assert page.locator("[data-f=below]", has_text="with all below: 3 sub-workflows").count() == 1
     page = visit(service, "/workflows?parent=all")
     assert page.locator("tbody .name").count() == 5
     page.locator("tr:has-text('deep') >> text=sub-workflow").first.click()

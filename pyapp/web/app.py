@@ -33,6 +33,18 @@ from pyapp.web.shape import LACKING, NotAValue, Shape, lacking, readable
 from pyapp.web.stream import Feed
 
 _STATIC = Path(__file__).parent / "static"
+# What is accepted instead, by what pydantic calls the fault.
+_ACCEPTED = {
+    "literal_error": "should be one of {expected}",
+    "int_parsing": "should be a whole number",
+    "int_parsing_size": "should be a smaller number",
+    "bool_parsing": "should be true or false",
+    "greater_than_equal": "should be at least {ge}",
+    "less_than_equal": "should be at most {le}",
+    "string_too_long": "should have at most {max_length} characters",
+    "too_long": "should be given at most {max_length} times",
+    "missing": "is needed",
+}
 
 
 @dataclass(frozen=True)
@@ -168,7 +180,8 @@ def _add_errors(app: FastAPI, schema: str) -> None:
     says(503, "The standby has not got to after_position yet", 1, StandbyBehind)
     says(503, "The database took too long", 10, errors.QueryCanceled)
     says(503, lacking(schema), 30, *LACKING)
-    says(503, "The service's role lacks rights in the database", 30, errors.InsufficientPrivilege)
+    rights = "The service's role lacks rights in the database, which agent-progress grant --reader ROLE gives it"
+    says(503, f"{rights}, also to what came with an upgrade", 30, errors.InsufficientPrivilege)
     # For example a character that the encoding of the database does not have, or a number that no key can be.
     says(422, "A value that the database cannot take", None, psycopg.DataError)
     says(422, None, None, NotAValue)
@@ -179,8 +192,11 @@ def _add_errors(app: FastAPI, schema: str) -> None:
     async def invalid(request: Request, problem: Exception) -> Response:
         assert isinstance(problem, RequestValidationError)
         first = problem.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][1:]) or "request"
-        return pages.failure(request, 422, f"{where}: {first['msg']}", {})
+        where = first["loc"][1] if len(first["loc"]) > 1 else "request"
+        said = first["msg"]
+        if accepted := _ACCEPTED.get(first["type"]):
+            said = accepted.format_map(first.get("ctx", {})).replace("'", "")
+        return pages.failure(request, 422, f"{where}: {said}", {})
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, problem: Exception) -> Response:

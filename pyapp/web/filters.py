@@ -61,7 +61,7 @@ def conditions(shape: Shape, wanted: Wanted) -> tuple[list[sql.Composable], dict
     """Write the filters but for the statuses and the search, as conditions on ``p``. Raises NotAValue."""
     if wanted.priority and shape.priorities and wanted.priority not in shape.priorities:
         raise NotAValue(f"priority: should be one of {', '.join(shape.priorities)}")
-    took = "coalesce(p.completed_at, now()) - p.created_at {} %({})s * interval '1 second'"
+    took = "extract(epoch from coalesce(p.completed_at, now())) - extract(epoch from p.created_at) {} %({})s"
     written: dict[str, str] = {
         "type": "p.type = %(type)s",
         "priority": "p.priority = %(priority)s",
@@ -147,6 +147,12 @@ async def searched(conn: AsyncConnection[Any], shape: Shape, text: str) -> str:
         part = "external_id" not in shape.indexed and await more_than(_NEWEST_TASKS)
         said.append(f"external ids of tasks {'in ' + newest.format(_NEWEST_TASKS) if part else 'in all workflows'}")
     return "; ".join(said)
+
+
+async def has_sub_workflows(conn: AsyncConnection[Any], shape: Shape) -> bool:
+    """Tell whether any workflow was started by another one."""
+    query = sql.SQL("select from {} as p where p.parent_id is not null limit 1").format(shape.name("workflow_progress"))
+    return shape.has("workflow_tree_progress") and bool(await (await conn.execute(query, [])).fetchall())
 
 
 def _by_index(shape: Shape, text: str) -> bool:

@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from pyapp.models import WorkflowStatus
-from pyapp.web import charts, filters, reads, text, trees, usual
+from pyapp.web import charts, filters, reads, tasks, text, trees, usual
 from pyapp.web.address import base_of
 from pyapp.web.database import AWAY
 from pyapp.web.description import complete, operations
@@ -125,7 +125,9 @@ async def workflows(request: Request, wanted: Annotated[Wanted, Depends(list_wan
     async def read(conn: AsyncConnection[Any], shape: Shape) -> dict[str, Any]:
         above = None if within in (None, "none") else await reads.find_workflow(conn, shape, shape.key(within))
         said = await filters.searched(conn, shape, wanted.match) if wanted.match else None
-        return {"page": await list_page(conn, shape, wanted), "above": above, "searched": said}
+        hidden = within == "none" and not chosen.parent and await filters.has_sub_workflows(conn, shape)
+        page = await list_page(conn, shape, wanted)
+        return {"page": page, "above": above, "searched": said, "hidden": hidden}
 
     found = await read_page(request, read)
     page = found.pop("page")
@@ -161,7 +163,7 @@ async def workflow(request: Request, workflow_id: Key) -> Response:
     async def read(conn: AsyncConnection[Any], shape: Shape) -> dict[str, Any]:
         key = shape.key(workflow_id)
         found = await reads.require_workflow(conn, shape, key)
-        tasks, running = await reads.read_page_of_tasks(conn, shape, key, _TASKS)
+        first, running = await tasks.read_first(conn, shape, key, _TASKS)
         summed, tree, path = None, None, []
         if trees.has_trees(shape):
             if (found.tree_workflows or 1) > 1:
@@ -173,7 +175,7 @@ async def workflow(request: Request, workflow_id: Key) -> Response:
             "path": path,
             "workflow": found,
             "running": running,
-            "tasks": tasks,
+            "tasks": first,
             "stages": await reads.read_part(conn, shape, key, reads.STAGES),
             "events": await reads.read_part(conn, shape, key, reads.EVENTS, _EVENTS),
             "points": await reads.read_part(conn, shape, key, reads.BURNUP),

@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 def _without_nul(text: str) -> str:
     if "\0" in text:
-        raise PydanticCustomError("text", "Should not contain the character NUL")
+        raise PydanticCustomError("text", "should not contain the character NUL")
     return text
 
 
@@ -49,11 +49,15 @@ Parent = Annotated[
     _ParentKey | None, Query(description="The id of what started them; none: those that no workflow started.")
 ]
 _UNITS = {"": 1, "s": 1, "min": 60, "h": 3600, "d": 86400}
+_LENGTH = "seconds, or 5 min, 2 h, 1 d"
 
 
 def _seconds(text: str | None) -> float | None:
-    parts = re.fullmatch(r"([0-9.]+) ?([a-z]*)", text or "")
-    return float(parts[1]) * _UNITS[parts[2]] if parts else None
+    if not text:
+        return None
+    if not (parts := re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?(s|min|h|d)?", text, re.ASCII)):
+        raise PydanticCustomError("length", f"should be {_LENGTH}")
+    return float(parts[1]) * _UNITS[parts[2] or ""]
 
 
 def _moment(text: str | None, *, through: bool = False) -> datetime | None:
@@ -67,12 +71,11 @@ def _moment(text: str | None, *, through: bool = False) -> datetime | None:
     except OverflowError:
         return datetime.max.replace(tzinfo=UTC)
     except ValueError:
-        raise PydanticCustomError("date", "Should be a date, as 2026-03-01, or 2026-03-01T10:00:00Z") from None
+        raise PydanticCustomError("date", "should be a date, as 2026-03-01, or 2026-03-01T10:00:00Z") from None
 
 
 _Date = Annotated[str, Field(max_length=40, json_schema_extra={"format": "date"})]
-_Length = Annotated[str, Field(pattern=r"^[0-9]{1,6}(\.[0-9]{1,3})? ?(s|min|h|d)?$")]
-_LENGTH = "seconds, or 5 min, 2 h, 1 d"
+_Length = Annotated[str, Field(json_schema_extra={"pattern": r"^[0-9]{1,6}(\.[0-9]{1,3})? ?(s|min|h|d)?$"})]
 
 
 def list_wanted(
@@ -134,10 +137,19 @@ _Id = Annotated[str, Field(json_schema_extra={"format": "uuid"}), AfterValidator
 Keys = Annotated[list[_Id] | None, Query(max_length=500, description="These; without, the active ones.")]
 Trees = Annotated[list[_Id] | None, Query(max_length=500, description="These with all that is below them.")]
 Active = Annotated[bool, Query(description="The newest active ones too.")]
+_POSITION = r"^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$"
+
+
+def _position(text: str | None) -> str | None:
+    if text is not None and not re.fullmatch(_POSITION, text):
+        raise PydanticCustomError("position", "should be a position in the log, as 0/16B3748")
+    return text
+
+
 Position = Annotated[
-    str | None,
+    Annotated[str, Field(json_schema_extra={"pattern": _POSITION})] | None,
+    AfterValidator(_position),
     Query(
-        pattern=r"^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$",
         description="Answer with what a standby shows once it has replayed its primary's log up to here, as"
         " pyapp.wal_position or pg_current_wal_lsn() told after a commit; else 503 after a second.",
     ),

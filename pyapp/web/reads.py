@@ -10,7 +10,7 @@ from psycopg import AsyncConnection, sql
 from psycopg.abc import Params
 
 from pyapp import WorkflowNotFound, aio
-from pyapp.models import WORKFLOW_STATUSES, BurnupPoint, Forecast, Stage, Task, TimelineEntry, Workflow
+from pyapp.models import WORKFLOW_STATUSES, BurnupPoint, Forecast, Stage, TimelineEntry, Workflow
 from pyapp.reading import ATTENTION
 from pyapp.statements import array as as_array
 from pyapp.watch import ACTIVE
@@ -23,7 +23,6 @@ FOLLOWED = 200
 """So many of the active workflows are followed."""
 
 
-_AT_WORK = ("assigned", "running")
 # Which workflows are stalled takes their tasks to tell; only those whose progress rests can be.
 _RESTS = sql.SQL(
     "p.status = 'running' and p.last_updated_at < now() - coalesce("
@@ -197,7 +196,10 @@ async def read_attention(
     return sorted(active, key=lambda one: (not one.whole.agents_failed, not is_stalled(one))), failed, forecasts
 
 
-async def _count(conn: AsyncConnection[Any], of: sql.Composable, condition: sql.Composable, values: Params = ()) -> int:
+async def count_rows(
+    conn: AsyncConnection[Any], of: sql.Composable, condition: sql.Composable, values: Params = ()
+) -> int:
+    """Count rows ``p``."""
     query = sql.SQL("select count(*) from {} as p where {}").format(of, condition)
     [found] = await fetch_values(conn, query, values)
     return int(found)
@@ -207,7 +209,7 @@ async def count_active_roots(conn: AsyncConnection[Any], shape: Shape) -> int:
     """Count the workflows that no other started and that have not ended."""
     active = sql.SQL(", ").join(map(sql.Literal, ACTIVE))
     condition = sql.SQL("p.parent_id is null and p.status in ({})").format(active)
-    return await _count(conn, shape.name("workflow_progress"), condition)
+    return await count_rows(conn, shape.name("workflow_progress"), condition)
 
 
 @cache
@@ -254,33 +256,6 @@ async def read_archived_at(conn: AsyncConnection[Any], shape: Shape, workflow: L
     return next(iter(await fetch_values(conn, query, {"workflow": workflow.id})), None)
 
 
-async def read_page_of_tasks(
-    conn: AsyncConnection[Any], shape: Shape, workflow_id: str, limit: int
-) -> tuple[list[Task], int]:
-    """Read tasks for a page, failed ones and those at work first; return them and the number of those at work.
-
-    With thousands of tasks these would not be among the oldest.
-    """
-    one = sql.SQL(
-        "(select p.*, {} as place from {} as p where p.workflow_id = %(workflow)s and p.status in ({})"
-        " order by p.ordinal, p.created_at, p.id limit {})"
-    )
-    groups = ((("failed",), 50), (_AT_WORK, 50), (("pending", "completed", "cancelled"), 200))
-    rows = sql.SQL(" union all ").join(
-        one.format(place, shape.name("agent_task"), sql.SQL(", ").join(map(sql.Literal, statuses)), most)
-        for place, (statuses, most) in enumerate(groups)
-    )
-    query = sql.SQL("select {} from ({}) as p order by p.place, p.ordinal, p.created_at, p.id limit %(limit)s").format(
-        columns(Task, payload="null", result="left(p.result::text, 1000)"), rows
-    )
-    running = sql.SQL("p.workflow_id = %(workflow)s and p.status in ({})").format(
-        sql.SQL(", ").join(map(sql.Literal, _AT_WORK))
-    )
-    values = {"workflow": workflow_id, "limit": limit}
-    tasks = await fetch_rows(conn, Task, query, values)
-    return tasks, await _count(conn, shape.name("agent_task"), running, values)
-
-
 @cache
 def _overview(shape: Shape) -> bytes:
     counts: dict[str, sql.Composable] = {
@@ -319,9 +294,9 @@ def stalled(shape: Shape) -> sql.Composed:
 
 async def count_stalled(conn: AsyncConnection[Any], shape: Shape) -> int:
     """Count the workflows that have come to a halt."""
-    return await _count(conn, shape.name("workflow_progress"), stalled(shape))
+    return await count_rows(conn, shape.name("workflow_progress"), stalled(shape))
 
 
 async def count_drift(conn: AsyncConnection[Any], shape: Shape) -> int:
     """Count the workflows whose stored progress is wrong, which reads every task."""
-    return await _count(conn, shape.name("workflow_progress_drift"), sql.SQL("true"))
+    return await count_rows(conn, shape.name("workflow_progress_drift"), sql.SQL("true"))

@@ -101,7 +101,9 @@ class Shape:
                     raise ValueError
                 return str(int(given))
         except ValueError:
-            raise NotAValue(f"workflow_id: not of type {self.key_type}") from None
+            raise NotAValue(
+                f"workflow_id: should be a {'UUID' if self.key_type == 'uuid' else 'whole number'}"
+            ) from None
         return given
 
     @property

@@ -9,12 +9,13 @@ from psycopg import AsyncConnection, sql
 from pyapp.models import Key, Task
 from pyapp.web.answers import columns
 from pyapp.web.cursors import Page, Place, as_page, fetch_page, read_place
-from pyapp.web.reads import as_json
+from pyapp.web.reads import as_json, count_rows
 from pyapp.web.shape import Shape
 from pyapp.web.wire import fetch_rows, fetch_values
 
 WITHOUT = ("payload",)
 """What agents were given may be large: one task by itself has it."""
+_AT_WORK = ("assigned", "running")
 _LAST = 2**63 - 1  # behind each ordinal: adopted tasks may have none
 _LONGEST: LiteralString = "20000"  # characters of JSON on a page
 # What agents report, and what adopted tables have in it: a text, or an object that says what went wrong.
@@ -107,6 +108,33 @@ def _page_query(
         order,
     )
     return as_page(query, keys, ReportedTask, WITHOUT, sent=sent), values
+
+
+async def read_first(
+    conn: AsyncConnection[Any], shape: Shape, workflow_id: str, limit: int
+) -> tuple[list[ReportedTask], int]:
+    """Read tasks for a page, failed ones and those at work first; return them and the number of those at work.
+
+    With thousands of tasks these would not be among the oldest.
+    """
+    one = sql.SQL(
+        "(select p.*, {} as place from {} as p where p.workflow_id = %(workflow)s and p.status in ({})"
+        " order by p.ordinal, p.created_at, p.id limit {})"
+    )
+    groups = ((("failed",), 50), (_AT_WORK, 50), (("pending", "completed", "cancelled"), 200))
+    rows = sql.SQL(" union all ").join(
+        one.format(place, shape.name("agent_task"), sql.SQL(", ").join(map(sql.Literal, statuses)), most)
+        for place, (statuses, most) in enumerate(groups)
+    )
+    query = sql.SQL("select {} from ({}) as p order by p.place, p.ordinal, p.created_at, p.id limit %(limit)s").format(
+        columns(ReportedTask, payload="null", result="left(p.result::text, 1000)", error=_LINE), rows
+    )
+    running = sql.SQL("p.workflow_id = %(workflow)s and p.status in ({})").format(
+        sql.SQL(", ").join(map(sql.Literal, _AT_WORK))
+    )
+    values = {"workflow": workflow_id, "limit": limit}
+    tasks = await fetch_rows(conn, ReportedTask, query, values)
+    return tasks, await count_rows(conn, shape.name("agent_task"), running, values)
 
 
 async def send_task(conn: AsyncConnection[Any], shape: Shape, workflow_id: str, task_id: Key) -> list[bytes]:

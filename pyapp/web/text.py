@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup, escape
 
-from pyapp.models import Workflow
+from pyapp.models import Task, Workflow
 from pyapp.web.answers import Standby
 
 _BREAKS = re.compile(r"[\t\n\v\f\r\x85\u2028\u2029]+")
@@ -100,6 +100,15 @@ def payload(value: Any) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
 
 
+def task_name(task: Task, noun: str) -> str:
+    """Name a task: by its external id or its type; a number by itself says nothing, and gets the type or the noun."""
+    if task.external_id and not task.external_id.isdecimal():
+        return shown(task.external_id)
+    if task.agent_type and not task.external_id:
+        return shown(task.agent_type)
+    return f"{shown(task.agent_type) or noun} {shown(task.external_id or str(task.id))}"
+
+
 def ticked(said: str) -> Markup:
     """Write what stands between backticks as code."""
     return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(said))))  # noqa: S704
@@ -128,6 +137,7 @@ FILTERS = {
         parsed,
         payload,
         segment,
+        task_name,
         ticked,
     )
 }

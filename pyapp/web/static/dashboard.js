@@ -105,7 +105,8 @@ const FIELDS = {
               ? `no ${nouns}`
               : `${number(w.agents_completed)} of ${number(w.agents_total)} ${nouns} complete`,
     created: (w) => number(w.agents_created),
-    below: ({ tree_workflows: many }) => (many > 1 ? `${number(many - 1)} sub-workflow${many > 2 ? "s" : ""}` : ""),
+    below: ({ tree_workflows: many }) =>
+        many > 1 ? `with all below: ${number(many - 1)} sub-workflow${many > 2 ? "s" : ""}` : "",
 };
 
 function paint(place, heard) {
