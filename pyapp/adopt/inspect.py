@@ -416,15 +416,14 @@ class _Inspection:
         if not percent:
             return
         [(checks,)] = self._ask(
-            "select coalesce(string_agg(format('coalesce((%s), true)', pg_get_expr(conbin, conrelid)), ' and '), 'true')"
-            " from pg_constraint"
+            "select string_agg(format('(%s) is not false', pg_get_expr(conbin, conrelid)), ' and ') from pg_constraint"
             f" where conrelid = {workflows.oid} and contype = 'c' and conkey = array[{column.number}]::smallint[]"
         )
         values = (
             f"select cast(v as {column.declared}) as {name(column.name)} from unnest(array[0, 1, 50, 99, 100]) as v"
         )
         try:
-            fits = self._ask(f"select bool_and({checks}) from ({values}) as t") == [(True,)]
+            fits = self._ask(f"select bool_and({checks or 'true'}) from ({values}) as t") == [(True,)]
         except Error as error:
             raise AdoptError(f"{where} is of type {column.declared}, which cannot hold 0 to 100") from error
         if not fits:
