@@ -455,7 +455,9 @@ class _Inspection:
             )
             self.notes.append(f"{what}: {name(column)} is {told}")
         parts = " and ".join(f"({key.sql})::{key.type} = (select null::{key.type} offset 0)" for key in adoption.keys)
-        if not has_index(self.conn, locate(f"{adoption.tasks.sql} as task where {parts}", "pg_temp")):
+        there = self._ask(f"select to_regprocedure('{adoption.schema}.as_json(anyelement)')") != [(None,)]
+        schema = name(adoption.schema) if there else "pg_temp"  # an index can only be on the one that is there
+        if not has_index(self.conn, locate(f"{adoption.tasks.sql} as task where {parts}", schema)):
             self.warnings.append(
                 f"no index of {adoption.tasks.sql} finds the tasks of a workflow: repairs and pages read all tasks"
             )
