@@ -12,6 +12,7 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
+from psycopg.rows import dict_row
 
 
 def tree_difference(of: str = "") -> str:
@@ -136,6 +137,12 @@ def wait_until_blocked(conn: psycopg.Connection, pid: int) -> None:
 def wait_until_blocked_by(conn: psycopg.Connection, pid: int, holder: int) -> None:
     """Wait until the backend with this pid waits for the holder; ``conn`` must be in autocommit mode."""
     wait_for(lambda: conn.execute("select where %s = any (pg_blocking_pids(%s))", [holder, pid]).fetchall())
+
+
+def read_row(conn: psycopg.Connection, table: str, key: Any) -> dict[str, Any]:
+    """Read a row by its id, with all its columns."""
+    with conn.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(f"select * from {table} where id = %s", [key]).fetchone()
 
 
 def counters(conn: psycopg.Connection, workflow: Any) -> tuple[int, int, int, int]:

@@ -22,7 +22,6 @@ from pyapp.demo.files import SAMPLE
 from pyapp.migrate import require_version
 
 from .conftest import TEST_DATABASE_URL
-from .crash import give, run
 from .helpers import new_tasks, new_workflow
 from .service import wait_for
 from .test_trace import instance
@@ -168,29 +167,6 @@ def test_a_read_only_database_serves_readers_and_tells_writers_why(
         assert (status, out) == (2, ""), command
         assert re.search("(hot standby, or a session that may only read).*name the primary$", line), command
     assert len(list_workflows(conn)) == 1
-
-
-def test_a_hot_standby_serves_readers_and_tells_writers_why(
-    own_server: Callable[[], Any], bin_dir: Path, tmp_path: Path, call: Call
-) -> None:
-    primary = own_server()
-    migrate(primary.dsn)
-    with psycopg.connect(primary.dsn, autocommit=True) as conn:
-        new_workflow(conn, id=ID, status="completed")
-    copy = primary.data_dir.parent / "standby"
-    where = psycopg.conninfo.conninfo_to_dict(primary.dsn)
-    shutil.copystat(primary.data_dir.parent, tmp_path)
-    copy.mkdir(mode=0o700)
-    give(copy)
-    source = ("-h", where["host"], "-p", where["port"], "-U", "postgres")
-    run(bin_dir, "pg_basebackup", "-D", copy, *source, "-R", "-c", "fast")
-    with embedded.server(copy, bin_dir=bin_dir) as standby:
-        for command in (*READS, ["pending"], ["repair"]):
-            assert call(standby.dsn, *command)[0] == 0, command
-        for command in (["migrate"], ["rollback"], *WRITES):
-            status, out, line = call(standby.dsn, *command)
-            assert (status, out) == (2, ""), command
-            assert re.search("hot standby, or a session that may only read.*name the primary$", line), command
 
 
 # --- Disk -------------------------------------------------------------------------------------------------------
