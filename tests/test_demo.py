@@ -319,7 +319,7 @@ def test_a_database_without_the_schema_is_one_line(
 
 def assert_demo_output(out: str) -> None:
     rows = [re.split(" {2,}", line.strip()) for line in out.splitlines()]
-    by_name = {cells[0]: cells[1:-1] for cells in rows if re.fullmatch(r"[0-9a-f-]{36}", cells[-1])}
+    by_name = {cells[0].removeprefix("└ "): cells[1:-1] for cells in rows if re.fullmatch(r"[0-9a-f-]{36}", cells[-1])}
     assert set(by_name) == {"checkout service", "login page", "invoice export", "search index"}
     assert by_name["login page"][1:] == ["100 %", "22 of 22", "completed"]
     assert by_name["search index"][1:] == ["92 %", "22 of 24", "1", "failed"]
