@@ -5,14 +5,16 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,18 @@ def run(dsn: str, capsys: pytest.CaptureFixture[str]) -> Run:
         return main(["--dsn", dsn, *map(str, arguments)]), *capsys.readouterr()
 
     return call
+
+
+@pytest.fixture
+def private(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A data directory of the test's own for the embedded server, which is stopped in the end."""
+    base = Path(tempfile.mkdtemp(prefix="ap-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else "/tmp"))
+    base.chmod(0o755)
+    monkeypatch.setenv("AGENT_PROGRESS_DATA", str(base / "data"))
+    yield base / "data"
+    left = list(base.rglob("postmaster.pid"))
+    shutil.rmtree(base, ignore_errors=True)
+    assert left == []
 
 
 def finished(*command: object, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -84,26 +84,6 @@ def test_workflows_are_locked_in_the_order_of_their_ids(
     writer.commit()
 
 
-def test_two_bulk_statements_over_the_same_workflows_in_opposite_order_never_deadlock(
-    conn: psycopg.Connection, session: Session, blocked: Blocked
-) -> None:
-    workflows = sorted(new_workflow(conn) for _ in range(9))
-    upward = [new_tasks(conn, workflow, "running")[0] for workflow in workflows]
-    downward = [new_tasks(conn, workflow, "running")[0] for workflow in reversed(workflows)]
-    holder, one, other = session(), session(), session()
-    holder.execute(HOLD_WORKFLOW, [workflows[0]])
-    first = execute(one, (COMPLETE, [upward]))
-    blocked(one, holder)
-    second = execute(other, (COMPLETE, [downward]))
-    blocked(other, one)
-    holder.commit()
-    first.result(60)
-    one.commit()
-    second.result(60)
-    other.commit()
-    assert {progress(conn, workflow) for workflow in workflows} == {(100, 2, 2)}
-
-
 # The foreign key's lock
 
 

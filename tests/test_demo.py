@@ -4,13 +4,11 @@ import os
 import random
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +31,8 @@ from pyapp.demo.files import SAMPLE, demo_traces, read_trace
 from pyapp.demo.player import Player
 
 from .commands import Run, Terminal, outcome, start
-from .commands import run as run  # a fixture, used by its name
+from .commands import private as private  # a fixture, used by its name
+from .commands import run as run
 from .helpers import in_background
 from .service import wait_for
 from .test_trace import FULL, REAL, real_traces, row
@@ -326,17 +325,6 @@ def test_a_database_without_the_schema_is_one_line(
 # --- The embedded server and the demo -----------------------------------------------------------------------
 
 
-@pytest.fixture
-def private(dsn: str) -> Iterator[dict[str, str]]:
-    """An environment with a data directory of the test's own, and a database that is no place for a demo."""
-    base = Path(tempfile.mkdtemp(prefix="ap-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else "/tmp"))
-    base.chmod(0o755)
-    yield {**os.environ, "AGENT_PROGRESS_DATA": str(base / "data"), "DATABASE_URL": dsn}
-    left = list(base.rglob("postmaster.pid"))
-    shutil.rmtree(base, ignore_errors=True)
-    assert left == []
-
-
 def assert_demo_output(out: str) -> None:
     rows = [re.split(" {2,}", line.strip()) for line in out.splitlines()]
     by_name = {cells[0]: cells[1:-1] for cells in rows if re.fullmatch(r"[0-9a-f-]{36}", cells[-1])}
@@ -347,43 +335,45 @@ def assert_demo_output(out: str) -> None:
     assert re.search(r"look around: +\S+.* list --embedded\s+\S+.* psql --embedded", out)
 
 
-def test_two_replays_without_a_database_share_one_private_server(private: dict[str, str]) -> None:
-    del private["DATABASE_URL"]
-    for process in [start("replay", SAMPLE, env=private) for _ in range(2)]:
+def test_two_replays_without_a_database_share_one_private_server(private: Path) -> None:
+    for process in [start("replay", SAMPLE) for _ in range(2)]:
         status, out, err = outcome(process)
         assert (status, err) == (0, "")
         assert "stored equals counted for all" in out
 
 
-def test_a_bad_file_starts_no_server(private: dict[str, str]) -> None:
-    assert outcome(start("replay", "/nowhere", "--embedded", env=private))[0] == 2
-    assert not Path(private["AGENT_PROGRESS_DATA"]).exists()
+def test_a_bad_file_starts_no_server(private: Path) -> None:
+    assert outcome(start("replay", "/nowhere", "--embedded"))[0] == 2
+    assert not private.exists()
 
 
-def test_the_demo_ends_by_itself_with_a_table_and_the_check(private: dict[str, str], conn: psycopg.Connection) -> None:
-    status, out, err = outcome(start("demo", "--speed", "100", env=private))
+def test_the_demo_ends_by_itself_with_a_table_and_the_check_whatever_the_environment_says(
+    private: Path, conn: psycopg.Connection, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", dsn)
+    status, out, err = outcome(start("demo", "--speed", "100"))
     assert (status, err) == (0, "starting a private PostgreSQL server\n")
     assert_demo_output(out)
     assert list_workflows(conn) == []
 
 
-def test_the_demo_in_a_terminal_shows_live_bars(private: dict[str, str]) -> None:
-    with Terminal("demo", "--speed", "100", **private) as terminal:
+def test_the_demo_in_a_terminal_shows_live_bars(private: Path) -> None:
+    with Terminal("demo", "--speed", "100") as terminal:
         assert terminal.end() == 0
         assert_demo_output(terminal.text)
         assert re.search(r"checkout service +█*[█▓▒░]+ +\d+ % +\d+ of 24 .*(running|failed)", terminal.text)
         assert b"\x1b[32m\xe2\x96\x88" in terminal.raw  # green blocks
 
 
-def test_output_into_head_ends_the_demo_silently(private: dict[str, str]) -> None:
+def test_output_into_head_ends_the_demo_silently(private: Path) -> None:
     command = f"{shlex.quote(sys.executable)} -m pyapp demo | head -n 1"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=private, timeout=60)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
     assert len(done.stdout.splitlines()) == 1
     assert done.stderr == "starting a private PostgreSQL server\n"
 
 
-def test_ctrl_c_ends_the_demo_and_its_server(private: dict[str, str]) -> None:
-    with Terminal("demo", **private) as terminal:
+def test_ctrl_c_ends_the_demo_and_its_server(private: Path) -> None:
+    with Terminal("demo") as terminal:
         terminal.read_until(" 1 of 24")
         terminal.press(b"\x03")
         assert terminal.end() == 130
@@ -392,8 +382,8 @@ def test_ctrl_c_ends_the_demo_and_its_server(private: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("option", ["--keep", "--serve"])
-def test_the_demo_keeps_its_server_until_it_is_interrupted(private: dict[str, str], bin_dir: Path, option: str) -> None:
-    process = start("demo", option, "--port", "0", "--speed", "400", env=private)
+def test_the_demo_keeps_its_server_until_it_is_interrupted(private: Path, bin_dir: Path, option: str) -> None:
+    process = start("demo", option, "--port", "0", "--speed", "400")
     lines: list[str] = []
     while not (found := re.match(r"or with any psql: +psql (.+)$", lines[-1] if lines else "")):
         lines.append(process.stdout.readline())
@@ -412,14 +402,13 @@ def test_the_dashboard_of_the_demo_has_something_to_show_for_three_minutes() -> 
 
 
 @pytest.mark.parametrize(("option", "name"), [("--serve", "SIGTERM"), ("--keep", "SIGHUP")])
-def test_a_demo_that_is_terminated_leaves_no_server_behind(private: dict[str, str], option: str, name: str) -> None:
-    process = start("demo", option, "--port", "0", env=private)
+def test_a_demo_that_is_terminated_leaves_no_server_behind(private: Path, option: str, name: str) -> None:
+    process = start("demo", option, "--port", "0")
     while not process.stdout.readline().startswith("search index"):
         assert process.poll() is None
     process.send_signal(signal.Signals[name])
     status, _, err = outcome(process)
     assert (status, "Traceback" in err) == (128 + signal.Signals[name], False)
-    assert not (Path(private["AGENT_PROGRESS_DATA"]) / "postmaster.pid").exists()
 
 
 def test_the_demo_plays_where_dsn_says(dsn: str, conn: psycopg.Connection) -> None:

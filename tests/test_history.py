@@ -10,7 +10,6 @@ import pytest
 
 from pyapp import (
     TimelineEntry,
-    WorkflowNotFound,
     add_tasks,
     advance,
     create_workflow,
@@ -77,14 +76,6 @@ def test_the_role_that_was_set_is_who_did_it(conn: psycopg.Connection) -> None:
     conn.execute("update workflow set status = 'paused'")
     by = conn.execute("select payload ->> 'by' from workflow_event order by id").fetchall()
     assert by == [("pg_write_all_data",), (conn.info.user,)]
-
-
-def test_a_change_that_is_rolled_back_leaves_no_event(conn: psycopg.Connection, session: Any) -> None:
-    workflow = create_workflow(conn, "w", "bugfix").workflow_id
-    other = session()
-    advance(other, workflow)
-    other.rollback()
-    assert events(conn) == []
 
 
 def test_events_of_transactions_that_waited_stand_in_the_order_of_the_changes(
@@ -173,13 +164,6 @@ def test_the_view_of_the_timeline_sorts_nothing_by_itself(conn: psycopg.Connecti
     )
     assert "Sort" not in plan
     assert conn.execute("select count(*) from workflow_timeline").fetchone() == (10,)
-
-
-def test_the_timeline_of_an_unknown_workflow_is_not_found(conn: psycopg.Connection) -> None:
-    assert list_timeline(conn, new_workflow(conn)) == []
-    for read in (list_timeline, list_burnup):
-        with pytest.raises(WorkflowNotFound):
-            read(conn, NO_ONE)
 
 
 # --- Burn-up ------------------------------------------------------------------------------------------------
@@ -343,12 +327,6 @@ def test_what_happens_ends_a_stall(conn: psycopg.Connection, act: str) -> None:
     before = get_forecasts(conn, [counted])[counted].last_activity_at
     set_status(conn, task, "failed")
     assert get_forecasts(conn, [counted])[counted].last_activity_at > before
-
-
-def test_forecasts_are_of_those_that_exist(conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn)
-    assert set(get_forecasts(conn, [workflow, NO_ONE])) == {workflow}
-    assert get_forecasts(conn, []) == {}
 
 
 def test_the_forecast_of_a_huge_workflow_reads_few_of_its_tasks(conn: psycopg.Connection) -> None:

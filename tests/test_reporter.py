@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -533,34 +533,6 @@ def test_serialization_failures_are_tried_again(conn: Connection, session: Sessi
     assert progress(conn, workflow) == (100, 2, 2)
 
 
-def work_hard(reporter: TaskReporter, tasks: dict[UUID, list[UUID]], agents: int) -> None:
-    """Take every task through its life, once more where the number of the agent is odd, each waiting for an answer."""
-
-    def work(number: int) -> None:
-        for workflow, of_workflow in tasks.items():
-            for task in of_workflow[number::agents]:
-                reporter.report(workflow, task, "running")
-                reporter.report(workflow, task, "failed", "first")
-                if number % 2 == 1:
-                    reporter.report(workflow, task, "running", reopen=True)
-                    reporter.report(workflow, task, "completed", number)
-                reporter.report(workflow, task, "running")  # late
-                reporter.flush()
-
-    with ThreadPoolExecutor(agents) as pool:
-        list(pool.map(work, range(agents)))
-
-
-def assert_worked(dsn: str, tasks: dict[UUID, list[UUID]], agents: int) -> None:
-    with psycopg.connect(dsn) as conn:
-        for workflow, of_workflow in tasks.items():
-            outcome = {task.id: (task.status, task.result, task.retry_count) for task in list_tasks(conn, workflow)}
-            for number in range(agents):
-                expected = ("completed", number, 1) if number % 2 else ("failed", "first", 0)
-                assert {outcome[task] for task in of_workflow[number::agents]} == {expected}
-        assert conn.execute("select * from workflow_progress_drift").fetchall() == []
-
-
 @contextmanager
 def unanswered_commits(conn: Connection) -> Iterator[None]:
     """Let commits wait for a standby which is not there: they are done, and the answer is lost with the session."""
@@ -627,21 +599,40 @@ def test_reports_are_kept_though_the_server_crashes_under_load(own_server: Calla
     server = own_server()
     migrate(server.dsn)
     with psycopg.connect(server.dsn, autocommit=True) as conn:
-        tasks = {workflow: new_tasks(conn, workflow, *["pending"] * 160) for workflow in [new_workflow(conn)]}
-    with TaskReporter(server.dsn, size=20) as reporter:
-        working = in_background(work_hard, reporter, tasks, 8)
+        workflow = new_workflow(conn)
+        tasks = new_tasks(conn, workflow, *["pending"] * 160)
+
+    with TaskReporter(server.dsn, size=20) as reporter, ThreadPoolExecutor(8) as pool:
+
+        def work(number: int) -> None:
+            for task in tasks[number::8]:
+                reporter.report(workflow, task, "running")
+                reporter.report(workflow, task, "failed", "first")
+                if number % 2 == 1:
+                    reporter.report(workflow, task, "running", reopen=True)
+                    reporter.report(workflow, task, "completed", number)
+                reporter.report(workflow, task, "running")  # late
+                reporter.flush()
+
+        working = [pool.submit(work, number) for number in range(8)]
         for settled in (10, 40):
             conn = psycopg.connect(server.dsn, autocommit=True)
             query = f"select from agent_task where status >= 'completed' offset {settled}"
             wait_for(lambda conn=conn, query=query: conn.execute(query).rowcount)
             conn.execute("begin")
             conn.execute("select from workflow for update")  # nobody gets on from here
-            assert not working.done()
+            assert not any(each.done() for each in working)
             kill(server)
             conn.close()
             server = own_server()
-        working.result(100)
-    assert_worked(server.dsn, tasks, 8)
+        for each in working:
+            each.result(100)
+    with psycopg.connect(server.dsn) as conn:
+        outcome = {task.id: (task.status, task.result, task.retry_count) for task in list_tasks(conn, workflow)}
+        for number in range(8):
+            expected = ("completed", number, 1) if number % 2 else ("failed", "first", 0)
+            assert {outcome[task] for task in tasks[number::8]} == {expected}
+        assert conn.execute("select * from workflow_progress_drift").fetchall() == []
 
 
 def test_a_database_that_stays_away_is_told_to_all(own_server: Callable[[], Any], start: Start) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from typing import Any
-from uuid import uuid4
 
 import psycopg
 import pytest
@@ -165,12 +164,6 @@ def test_get_tree_finds_children_by_index(conn: psycopg.Connection, analyzed: bo
     [(root,)] = conn.execute("select id from workflow where parent_id is null limit 1").fetchall()
     sent = statement(None, pyapp.TreeNode, TREE, str(root), None)
     assert buffers(conn, sent.text, *sent.values) < 20 * 8
-
-
-def test_what_is_not_there_has_no_tree(conn: psycopg.Connection) -> None:
-    for helper in (pyapp.get_tree, pyapp.tree_progress):
-        with pytest.raises(pyapp.WorkflowNotFound):
-            helper(conn, uuid4())
 
 
 def test_watch_follows_roots_and_with_below_whole_trees(conn: psycopg.Connection, dsn: str) -> None:

@@ -48,15 +48,6 @@ def reachable(conn: psycopg.Connection) -> int:
     ).fetchone()[0]
 
 
-def test_a_workflow_comes_below_another_and_leaves_it(conn: psycopg.Connection) -> None:
-    root, middle, leaf = chain(conn, 3)
-    conn.execute(PUT, [root, leaf])
-    conn.execute(PUT, [None, middle])
-    conn.execute(PUT, [leaf, middle])
-    rows = dict(conn.execute("select id, parent_id from workflow").fetchall())
-    assert rows == {root: None, leaf: root, middle: leaf}
-
-
 @pytest.mark.parametrize("length", [1, 2, 3, 10])
 def test_no_workflow_comes_below_itself(conn: psycopg.Connection, length: int) -> None:
     line = chain(conn, length)
@@ -110,19 +101,6 @@ def test_a_subtree_that_moves_is_measured_with_what_hangs_below_it(
         assert refused(conn, upper[-1], lower[0]) == (
             f"workflow {lower[0]} cannot come below {upper[-1]}: a tree has at most 64 levels"
         )
-
-
-def test_an_unknown_parent_is_refused(conn: psycopg.Connection) -> None:
-    with pytest.raises(psycopg.errors.ForeignKeyViolation):
-        new_workflow(conn, parent_id=uuid4())
-
-
-def test_deleting_a_workflow_deletes_what_it_started(conn: psycopg.Connection) -> None:
-    root, middle, _ = chain(conn, 3)
-    conn.execute("insert into agent_task (workflow_id, agent_type) select id, 'a' from workflow")
-    conn.execute("delete from workflow where id = %s", [middle])
-    assert conn.execute("select id from workflow").fetchall() == [(root,)]
-    assert conn.execute("select count(*) from agent_task").fetchone() == (1,)
 
 
 def test_a_parent_that_stays_and_progress_that_moves_cost_no_walk(conn: psycopg.Connection) -> None:

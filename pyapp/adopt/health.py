@@ -8,35 +8,49 @@ from typing import Any
 
 import psycopg
 from psycopg import Connection, sql
-from psycopg.rows import class_row, dict_row
+from psycopg.rows import dict_row
 
 from pyapp.adopt.adoption import AdoptError, Adoption
 from pyapp.adopt.backfill import Backfill, is_live
 from pyapp.adopt.catalog import first_line, unindexed_key
 from pyapp.adopt.install import new_partitions, outdated, render
-from pyapp.adopt.render import Renderer, name
+from pyapp.adopt.render import Renderer
 
-_COUNTS = """
+# The percentage that each workflow's column says beside the one that is counted; the 20 that would move most.
+_PREVIEW = """
+    with compared as materialized (
+        select
+            c.workflow_id::text as workflow,
+            w.published::integer as stored,
+            c.progress as counted,
+            coalesce(
+                {ended} and w.status = 'completed' and w.published >= 100 and c.agents_created > 0
+                    and c.agents_completed + c.agents_failed + c.agents_cancelled = 0,
+                false
+            ) as frozen
+        from {schema}.workflow_progress_calculated as c
+        join {schema}.read_workflows() as w on w.workflow_id = c.workflow_id
+    ), moved as (
+        select workflow, stored, counted
+        from compared
+        where not frozen and stored is distinct from counted
+        order by abs(coalesce(stored, 0) - counted) desc
+        limit 20
+    )
     select
         count(*) as workflows,
         count(*) filter (where not frozen and stored = counted) as unchanged,
         count(*) filter (where not frozen and (stored < counted or stored is null)) as raised,
         count(*) filter (where not frozen and stored > counted) as lowered,
         count(*) filter (where not frozen and stored > 0 and counted = 0) as zeroed,
-        count(*) filter (where frozen) as frozen
-    from pg_temp.preview
+        count(*) filter (where frozen) as frozen,
+        (select coalesce(json_agg(m), '[]') from moved as m) as examples
+    from compared
 """
 _DIFFERENT = (
     "select count(*) from {schema}.workflow_progress as p join {schema}.read_workflows() as w"
     " on w.workflow_id = p.workflow_id where w.published is distinct from p.progress"
 )
-_EXAMPLES = """
-    select workflow, stored, counted
-    from pg_temp.preview
-    where not frozen and stored is distinct from counted
-    order by abs(coalesce(stored, 0) - counted) desc
-    limit 20
-"""
 
 
 @dataclass(frozen=True)
@@ -70,27 +84,12 @@ def preview(conn: Connection[Any], adoption: Adoption) -> Preview:
     ended = Renderer(adoption).workflow_is("completed")
     if adoption.workflows is None or column is None:
         raise AdoptError("nothing would be written: no column of progress is published")
-    compare = f"""
-        create temporary table preview as
-        select
-            c.workflow_id::text as workflow,
-            w.published::integer as stored,
-            c.progress as counted,
-            coalesce(
-                {ended != "false"} and w.status = 'completed' and w.published >= 100 and c.agents_created > 0
-                    and c.agents_completed + c.agents_failed + c.agents_cancelled = 0,
-                false
-            ) as frozen
-        from {name(adoption.schema)}.workflow_progress_calculated as c
-        join {name(adoption.schema)}.read_workflows() as w on w.workflow_id = c.workflow_id
-    """
+    query = sql.SQL(_PREVIEW).format(schema=sql.Identifier(adoption.schema), ended=sql.Literal(ended != "false"))
     with conn.transaction(force_rollback=True):
         conn.execute("set local client_min_messages = warning")
         conn.execute(render(conn, adoption).objects.encode())
-        conn.execute(compare.encode())
-        examples = conn.cursor(row_factory=class_row(Change)).execute(_EXAMPLES).fetchall()
-        [counts] = conn.cursor(row_factory=dict_row).execute(_COUNTS).fetchall()
-    return Preview(**counts, examples=examples)
+        [found] = conn.cursor(row_factory=dict_row).execute(query).fetchall()
+    return Preview(**found | {"examples": [Change(**change) for change in found["examples"]]})
 
 
 def examine(conn: Connection[Any], adoption: Adoption) -> tuple[list[str], list[str]]:

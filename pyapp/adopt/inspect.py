@@ -96,7 +96,8 @@ def inspect(conn: Connection[Any], request: Request) -> Findings:
     if request.preset:
         request = request.over(read_preset(request.preset))
     with conn.transaction(force_rollback=True):
-        conn.execute(sql.SQL(read_template("as_json.sql")).format(schema=sql.SQL("pg_temp")))
+        if "as_json(" in repr(request):
+            conn.execute(sql.SQL(read_template("as_json.sql")).format(schema=sql.SQL("pg_temp")))
         return _Inspection(conn, request).findings()
 
 
@@ -414,17 +415,19 @@ class _Inspection:
             raise AdoptError(f"{where} is of type {column.declared}: it needs a number")
         if not percent:
             return
-        checks = self._ask(
-            "select format('constraint %I %s', conname, pg_get_constraintdef(oid)) from pg_constraint"
+        [(checks,)] = self._ask(
+            "select string_agg(format('(%s) is not false', pg_get_expr(conbin, conrelid)), ' and ') from pg_constraint"
             f" where conrelid = {workflows.oid} and contype = 'c' and conkey = array[{column.number}]::smallint[]"
         )
-        parts = ", ".join((f"{name(column.name)} {column.declared}", *(check for (check,) in checks)))
+        values = (
+            f"select cast(v as {column.declared}) as {name(column.name)} from unnest(array[0, 1, 50, 99, 100]) as v"
+        )
         try:
-            with self.conn.transaction(force_rollback=True):
-                self.conn.execute(f"create temporary table published ({parts})".encode())
-                self.conn.execute("insert into pg_temp.published values (0), (1), (50), (99), (100)")
+            fits = self._ask(f"select bool_and({checks or 'true'}) from ({values}) as t") == [(True,)]
         except Error as error:
-            raise AdoptError(f"{where} does not allow 0 to 100: {first_line(error)}") from error
+            raise AdoptError(f"{where} is of type {column.declared}, which cannot hold 0 to 100") from error
+        if not fits:
+            raise AdoptError(f"{where} does not allow 0 to 100: {checks}")
 
     # What the user is told.
 
@@ -452,7 +455,9 @@ class _Inspection:
             )
             self.notes.append(f"{what}: {name(column)} is {told}")
         parts = " and ".join(f"({key.sql})::{key.type} = (select null::{key.type} offset 0)" for key in adoption.keys)
-        if not has_index(self.conn, locate(f"{adoption.tasks.sql} as task where {parts}", "pg_temp")):
+        there = self._ask(f"select to_regprocedure('{adoption.schema}.as_json(anyelement)')") != [(None,)]
+        schema = name(adoption.schema) if there else "pg_temp"  # an index can only be on the one that is there
+        if not has_index(self.conn, locate(f"{adoption.tasks.sql} as task where {parts}", schema)):
             self.warnings.append(
                 f"no index of {adoption.tasks.sql} finds the tasks of a workflow: repairs and pages read all tasks"
             )

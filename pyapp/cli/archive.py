@@ -10,11 +10,11 @@ import psycopg
 from psycopg import Connection, sql
 
 from pyapp import helpers
-from pyapp.cli.common import Target, as_json, command, connection, print_json, say
+from pyapp.cli.common import Target, answer, as_json, command, connection, say
 from pyapp.cli.text import plural
 from pyapp.cli.waiting import at_work
 from pyapp.db import find_schema, quoted_name, retry
-from pyapp.models import WorkflowStatus
+from pyapp.models import Archived, WorkflowStatus
 
 _ENDED: tuple[WorkflowStatus, ...] = ("completed", "failed", "cancelled")
 # Asked for here: PostgreSQL takes 90 for seconds.
@@ -39,6 +39,7 @@ _COUNT = """
     "statuses",
     type=click.Choice(_ENDED),
     multiple=True,
+    default=_ENDED,
     metavar="STATUS",
     help="Only those that ended as completed, failed or cancelled; may be repeated.",
 )
@@ -59,41 +60,34 @@ def archive(
     wrong = f"--older-than {older_than!r} is no length of time: 90d, 12h, 2w, or an interval of PostgreSQL"
     if not _LENGTH.fullmatch(older_than):
         raise click.UsageError(wrong)
-    wanted = statuses or _ENDED
     with connection(target, autocommit=True) as conn:
         try:
-            workflows, tasks = _count(conn, target.schema, older_than, wanted)
+            workflows, tasks = _count(conn, target.schema, older_than, statuses)
         except (psycopg.DataError, psycopg.errors.SyntaxError):  # also a year that no timestamp holds
             raise click.UsageError(wrong) from None
         if dry_run:
             would = f"{plural(workflows, 'workflow')} would be archived, {plural(tasks, 'task')} removed"
-            _report({"workflows": workflows, "tasks": tasks, "in_use": 0}, f"{would}\nnothing was changed", as_json)
+            answer(_result(workflows, tasks), f"{would}\nnothing was changed", as_json)
             return
-        done, removed = 0, 0
-        one_batch = partial(helpers.archive, conn, older_than, statuses=wanted, schema=target.schema)
+        archived: list[Archived] = []
+        one_batch = partial(helpers.archive, conn, older_than, statuses=statuses, schema=target.schema)
         with at_work("archiving", tasks) as advance:
             while batch := retry(one_batch):
-                done += len(batch)
-                removed += sum(archived.tasks for archived in batch)
-                advance(sum(archived.tasks for archived in batch))
-        in_use, _ = _count(conn, target.schema, older_than, wanted)
+                archived += batch
+                advance(sum(workflow.tasks for workflow in batch))
+        in_use, _ = _count(conn, target.schema, older_than, statuses)
     if in_use:
         say(f"{plural(in_use, 'workflow')} left alone, since others hold their rows: run it again")
-    _report(
-        {"workflows": done, "tasks": removed, "in_use": in_use},
-        f"{plural(done, 'workflow')} archived, {plural(removed, 'task')} removed",
-        as_json,
-    )
+    removed = sum(workflow.tasks for workflow in archived)
+    done = f"{plural(len(archived), 'workflow')} archived, {plural(removed, 'task')} removed"
+    answer(_result(len(archived), removed, in_use), done, as_json)
+
+
+def _result(workflows: int, tasks: int, in_use: int = 0) -> dict[str, int]:
+    return {"workflows": workflows, "tasks": tasks, "in_use": in_use}
 
 
 def _count(conn: Connection[Any], schema: str | None, older_than: str, statuses: Sequence[str]) -> tuple[int, int]:
     names = {name: quoted_name(find_schema(schema), name) for name in ("workflow", "agent_task")}
     row = conn.execute(sql.SQL(_COUNT).format(**names), [list(statuses), older_than]).fetchone()
     return (row[0], int(row[1])) if row else (0, 0)
-
-
-def _report(result: dict[str, int], text: str, as_json: bool) -> None:
-    if as_json:
-        print_json(result)
-    else:
-        print(text)

@@ -114,6 +114,11 @@ def print_json(value: Any) -> None:
     print("".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text), flush=True)
 
 
+def answer(value: Any, text: str, as_json: bool) -> None:
+    """Print a value as JSON, or the text that tells it."""
+    print_json(value) if as_json else print(text)
+
+
 def require_extra(extra: str, *modules: str) -> None:
     """Raise a ClickException where a module of an extra is missing; finds it without importing it."""
     for module in modules:

@@ -5,7 +5,7 @@ from functools import partial
 import click
 
 from pyapp import helpers
-from pyapp.cli.common import Target, as_json, clean, command, connection, print_json
+from pyapp.cli.common import Target, answer, as_json, clean, command, connection
 from pyapp.cli.ids import find_id
 from pyapp.cli.options import workflow_id
 from pyapp.db import retry
@@ -35,8 +35,8 @@ def transition(
     """
     with connection(target, autocommit=True) as conn:
         key = find_id(conn, id, target.schema)
-        move = partial(helpers.transition, conn, key, status, stage=stage, expected_version=version)
-        _report(retry(partial(move, schema=target.schema)), as_json)
+        move = partial(helpers.transition, conn, key, status, stage=stage)
+        _report(retry(partial(move, expected_version=version, schema=target.schema)), as_json)
 
 
 @command()
@@ -58,7 +58,5 @@ def advance(target: Target, id: str, version: int | None, as_json: bool) -> None
 
 
 def _report(state: WorkflowState, as_json: bool) -> None:
-    if as_json:
-        print_json(state)
-    else:
-        print(f"{state.workflow_id}  {state.status}  {clean(state.current_stage)}  version {state.version}")
+    where = f"{state.status}  {clean(state.current_stage)}  version {state.version}"
+    answer(state, f"{state.workflow_id}  {where}", as_json)

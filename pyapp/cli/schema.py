@@ -13,7 +13,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pyapp.adopt.install import renew_adoptions
-from pyapp.cli.common import Target, as_json, command, database, print_json, say
+from pyapp.cli.common import Target, answer, as_json, command, database, say
 from pyapp.db import find_schema
 from pyapp.migrate import mark as record
 from pyapp.migrate import migrate as apply
@@ -85,10 +85,8 @@ def pending(target: Target, as_json: bool) -> None:
 def _report(
     names: list[str], as_json: bool, what: str, nothing: str = "nothing to do: the schema is up to date"
 ) -> None:
-    if as_json:
-        print_json(names)
-    elif names:
-        print("\n".join(f"{what} {name}" for name in names))
+    if names or as_json:
+        answer(names, "\n".join(f"{what} {name}" for name in names), as_json)
     else:
         say(nothing)
 

@@ -22,18 +22,7 @@ from pyapp.cli.tables import (
     progress_cells,
     progress_columns,
 )
-from pyapp.cli.text import (
-    bar,
-    coloured,
-    done_nouns,
-    error_line,
-    moment,
-    outlook,
-    percentage,
-    stage_line,
-    took,
-    whole,
-)
+from pyapp.cli.text import bar, coloured, done_nouns, error_line, moment, outlook, percentage, stage_line, took, whole
 from pyapp.db import find_schema, quoted_name
 from pyapp.models import Key, Task, TimelineEntry, TreeNode, Vocabulary, Workflow
 

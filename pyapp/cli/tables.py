@@ -151,13 +151,9 @@ def below_parents(workflows: Iterable[Workflow]) -> list[tuple[int, Workflow]]:
 
 
 def indented(workflow: Workflow, level: int) -> str:
-    """Write the name of a workflow, moved in as deep as it lies."""
-    return "  " * (level - 1) + ("\N{BOX DRAWINGS LIGHT UP AND RIGHT} " if level else "") + called(workflow)
-
-
-def called(workflow: Workflow) -> str:
-    """Name a workflow: by its id where it has no name."""
-    return workflow.name or str(workflow.workflow_id)
+    """Write the name of a workflow, or its id where it has none, moved in as deep as it lies."""
+    corner = "\N{BOX DRAWINGS LIGHT UP AND RIGHT} " if level else ""
+    return "  " * (level - 1) + corner + (workflow.name or str(workflow.workflow_id))
 
 
 def _text(cell: Cell, width: int = 0, style: str = "") -> Text:

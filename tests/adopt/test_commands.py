@@ -290,6 +290,16 @@ def test_only_the_owner_adopts(make: Make, new_role: Callable[..., Role]) -> Non
     assert "belongs to another role" in refuse(role.dsn, "adopt", *DJANGO.options)
 
 
+def test_an_owner_who_may_make_no_temporary_tables_adopts(make: Make, new_role: Callable[..., Role]) -> None:
+    app = make(DJANGO, adopt=False)
+    role, database = new_role(), app.conn.info.dbname
+    app.run(f"revoke temporary on database {database} from public; grant create on database {database} to {role.name}")
+    app.run(f"grant usage, create on schema public to {role.name}")
+    app.run(f"alter table app_run owner to {role.name}; alter table app_step owner to {role.name}")
+    succeed(role.dsn, "adopt", *DJANGO.options, "--yes")
+    app.assert_exact()
+
+
 def test_readers_need_rights_to_read_and_writers_none(make: Make, new_role: Callable[..., Role]) -> None:
     app = make(PRISMA)
     writer, reader = new_role(), new_role()

@@ -9,6 +9,7 @@ import pytest
 
 from pyapp.adopt.install import list_adoptions
 
+from ..conftest import Role
 from ..databases import Databases
 from .application import App, cli, refuse, succeed
 from .shapes import AIRFLOW, DJANGO, JSON_JOBS, PRISMA, UNIQUE_NULLABLE, Shape
@@ -211,6 +212,22 @@ def test_an_index_that_serves_is_recognized(conn: psycopg.Connection, dsn: str, 
     assert "no index" in succeed(dsn, *adopt).err
     conn.execute(index.encode())
     assert "no index" not in succeed(dsn, *adopt).err
+
+
+def test_an_index_on_text_read_as_json_serves_and_asks_writers_for_no_right(
+    conn: psycopg.Connection, dsn: str, new_role: Callable[..., Role]
+) -> None:
+    conn.execute("create table job (id serial primary key, meta text, status text)")
+    adopt = ("adopt", "--tasks", "job", "--key-sql", "as_json(meta) ->> 'run'")
+    assert "no index" in succeed(dsn, *adopt).err
+    conn.execute("create index on job ((agent_progress.as_json(meta) ->> 'run'))")
+    assert "no index" not in succeed(dsn, *adopt).err
+    role = new_role()
+    conn.execute(f"grant insert on job to {role.name}; grant usage on sequence job_id_seq to {role.name}".encode())
+    role.connect().execute("""insert into job (meta) values ('{"run": "a"}'), ('no json')""")
+    conn.execute("set enable_seqscan = off")
+    plan = conn.execute("explain select * from agent_progress.agent_task where workflow_id = 'a'").fetchall()
+    assert "job_expr_idx" in str(plan)
 
 
 def test_a_dry_run_announces_no_change_of_a_column_that_nobody_writes(make: Make) -> None:
