@@ -97,15 +97,17 @@ def test_the_active_ones_come_and_go(service: Service, conn: Conn) -> None:
             one.next()
             conn.execute("update workflow set status = 'completed' where id = %s", [workflow])
             assert stream.next().data["status"] == one.next().data["status"] == "completed"
-            # What has ended is followed by those only that asked for it.
+            other = new_workflow(conn, name="other")
+            assert stream.next().data["name"] == "other"
+            conn.execute("delete from workflow where id = %s", [other])
+            assert stream.next() == ("deleted", {"workflow_id": str(other)})
+            # It has looked again: what has ended is followed by those only that asked for it.
             new_tasks(conn, workflow, "completed")
             assert one.next().data["agents_completed"] == 1
             conn.execute("delete from workflow where id = %s", [workflow])
             assert one.next() == ("deleted", {"workflow_id": str(workflow)})
-        other = new_workflow(conn, name="other")
-        assert stream.next().data["name"] == "other"
-        conn.execute("delete from workflow where id = %s", [other])
-        assert stream.next() == ("deleted", {"workflow_id": str(other)})
+        new_workflow(conn, name="last")
+        assert stream.next().data["name"] == "last"
 
 
 def test_ids_are_checked(service: Service) -> None:
