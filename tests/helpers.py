@@ -12,17 +12,30 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
+from psycopg.rows import dict_row
 
 
-def tree_difference(of: str = "") -> str:
-    """Write the query for trees whose progress is not that of their tasks, counted afresh; ``of`` begins all names.
+def wrong_numbers(of: str = "") -> str:
+    """Write the query for workflows and trees whose numbers are not those of their tasks; ``of`` begins all names.
 
-    It compares what ``workflow_tree_progress`` sums up with a recursion of its own, which ends where there is a cycle.
+    Frozen workflows are left out. What ``workflow_tree_progress`` sums up is compared with a recursion of its own,
+    which ends where there is a cycle.
     """
     numbers = ("completed", "total", "created", "failed", "cancelled")
     columns = ", ".join(f"agents_{number}" for number in numbers)
     summed = ", ".join(f"sum(c.agents_{number})" for number in numbers)
+    thawed = f"where workflow_id in (select id from {of}workflow where progress_frozen_at is null)"
     return f"""
+        select 'workflow' as what, w.*
+        from (
+            with stored as (
+                select workflow_id, progress, {columns} from {of}workflow_progress {thawed}
+            ), counted as (
+                select workflow_id, progress, {columns} from {of}workflow_progress_calculated {thawed}
+            )
+            (table stored except all table counted) union all (table counted except all table stored)
+        ) as w
+        union all
         select 'tree' as what, t.*
         from (
             with recursive below as (
@@ -136,6 +149,12 @@ def wait_until_blocked(conn: psycopg.Connection, pid: int) -> None:
 def wait_until_blocked_by(conn: psycopg.Connection, pid: int, holder: int) -> None:
     """Wait until the backend with this pid waits for the holder; ``conn`` must be in autocommit mode."""
     wait_for(lambda: conn.execute("select where %s = any (pg_blocking_pids(%s))", [holder, pid]).fetchall())
+
+
+def read_row(conn: psycopg.Connection, table: str, key: Any) -> dict[str, Any]:
+    """Read a row by its id, with all its columns."""
+    with conn.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(f"select * from {table} where id = %s", [key]).fetchone()
 
 
 def counters(conn: psycopg.Connection, workflow: Any) -> tuple[int, int, int, int]:

@@ -12,28 +12,12 @@ from psycopg import Connection
 from pyapp import create_workflow
 
 from .clients import SETTLED, WORKFLOW, Client, State
-from .helpers import tree_difference
-
-COUNTERS = "workflow_id, progress, agents_completed, agents_total, agents_created, agents_failed, agents_cancelled"
-DIFFERENCE = f"""
-    with stored as (
-        select {COUNTERS} from public.workflow_progress
-        where workflow_id in (select id from public.workflow where progress_frozen_at is null)
-    ), calculated as (
-        select {COUNTERS} from public.workflow_progress_calculated
-        where workflow_id in (select id from public.workflow where progress_frozen_at is null)
-    )
-    select 'stored', * from (select * from stored except all select * from calculated) as s
-    union all
-    select 'calculated', * from (select * from calculated except all select * from stored) as c
-    union all
-    {tree_difference("public.")}
-"""
+from .helpers import wrong_numbers
 
 
 def difference(conn: Connection) -> list[tuple[Any, ...]]:
     """Compare what is stored with what is counted, in one snapshot: workflows that are not frozen, and trees."""
-    return conn.execute(DIFFERENCE.encode()).fetchall()
+    return conn.execute(wrong_numbers("public.").encode()).fetchall()
 
 
 def everything(conn: Connection) -> dict[UUID, State]:

@@ -5,7 +5,7 @@ import re
 import shutil
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import pytest
 from psycopg.conninfo import conninfo_to_dict
@@ -34,10 +34,17 @@ def psql(bin_dir: Path, dsn: str, script: str, *options: str) -> str:
     return output_of(*command, input=script, env={**os.environ, "PGCLIENTENCODING": "UTF8"})
 
 
+def at(text: str, dsn: str) -> str:
+    """Let a Python example work on a database."""
+    return text.replace('"postgresql://localhost/mydb"', repr(dsn)).replace(
+        '"postgresql+psycopg://localhost/mydb"', repr(driver_url(dsn))
+    )
+
+
 def run_python(text: str, dsn: str) -> dict[str, Any]:
     """Run a Python example against a database and return its names."""
     names: dict[str, Any] = {}
-    exec(text.replace('"postgresql://localhost/mydb"', repr(dsn)), names)
+    exec(at(text, dsn), names)
     return names
 
 
@@ -46,6 +53,11 @@ def url(dsn: str) -> str:
     where = conninfo_to_dict(dsn)
     host = quote(str(where["host"]), safe="")
     return f"postgresql://{where['user']}@localhost:{where['port']}/{where['dbname']}?host={host}"
+
+
+def driver_url(dsn: str) -> str:
+    """Write a DSN as a URL as SQLAlchemy and yoyo take it."""
+    return "postgresql+psycopg:///?" + urlencode(conninfo_to_dict(dsn))
 
 
 def install_from_npm(directory: Path, *packages: str) -> None:

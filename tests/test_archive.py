@@ -1,5 +1,6 @@
-"""archive_workflows: numbers stay, tasks go, and nobody waits for it."""
+"""archive_workflows and the command: numbers stay, tasks go, and nobody waits for it."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,8 @@ import psycopg
 import pytest
 from psycopg import errors
 
+from .commands import Run
+from .commands import run as run
 from .helpers import in_background, new_tasks, new_workflow, wait_until_blocked, wait_until_blocked_by
 
 Session = Callable[[], psycopg.Connection]
@@ -130,6 +133,21 @@ def test_what_somebody_uses_is_skipped_without_waiting(conn: psycopg.Connection,
     assert [wait for wait in waits if "waiting" in wait] == []
     user.rollback()
     assert archive(conn) == [(used, 2)]
+
+
+def test_the_command_goes_on_to_the_last_batch_and_says_what_it_left_alone(
+    conn: psycopg.Connection, session: Session, run: Run
+) -> None:
+    used, *_ = [ended(conn) for _ in range(102)]
+    user = session()
+    user.execute("select from workflow where id = %s for no key update", [used])
+    would = "102 workflows would be archived, 204 tasks removed\nnothing was changed\n"
+    assert run("archive", "--older-than", "90d", "--dry-run") == (0, would, "")
+    left = "1 workflow left alone, since others hold their rows: run it again\n"
+    assert run("archive", "--older-than", "90d") == (0, "101 workflows archived, 202 tasks removed\n", left)
+    user.rollback()
+    status, out, err = run("archive", "--older-than", "90d", "--status", "completed", "--json")
+    assert (status, json.loads(out), err) == (0, {"workflows": 1, "tasks": 2, "in_use": 0}, "")
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,27 +63,30 @@ def assert_played_once(conn: psycopg.Connection) -> None:
 
 
 @pytest.mark.parametrize("agents", [1, 12])
-def test_any_number_of_agents_comes_to_the_same_end(dsn: str, conn: psycopg.Connection, agents: int) -> None:
+def test_any_number_of_agents_comes_to_the_same_end_each_on_its_own_connection(
+    dsn: str, conn: psycopg.Connection, agents: int
+) -> None:
+    conn.execute("create table witness (pid integer)")
+    conn.execute(
+        "create function witness() returns trigger language plpgsql as"
+        " $$ begin insert into public.witness values (pg_backend_pid()); return null; end $$"
+    )
+    conn.execute("create trigger witness after update on agent_task execute function witness()")
     played = play(dsn, agents=agents)
     assert_played_once(conn)
+    sessions = len(conn.execute("select distinct pid from witness").fetchall())
+    assert agents // 2 < sessions <= agents  # by chance one may have no task to report
     workflow = get_workflow(conn, played.workflow_ids[0])
     assert (workflow.name, workflow.type, workflow.agents_planned) == ("sample", "nextflow", 24)
     tasks = list_tasks(conn, workflow.workflow_id)
     assert all(task.completed_at <= workflow.completed_at for task in tasks)  # it ends after the last of them
     assert all(t.assigned_at <= t.started_at <= t.completed_at for t in tasks if t.started_at and t.assigned_at)
-
-
-def test_the_stages_of_the_trace_are_entered_once_and_in_order(dsn: str, conn: psycopg.Connection) -> None:
-    played = play(dsn)
-    stages = list_stages(conn, played.workflow_ids[0])
-    assert [(stage.name, stage.status) for stage in stages] == [
-        ("scaffold", "completed"), ("validate", "completed"), ("test", "completed"), ("deploy", "failed")
+    stages = list_stages(conn, workflow.workflow_id)
+    assert [(stage.name, stage.status, stage.agents_total) for stage in stages] == [
+        ("scaffold", "completed", 6), ("validate", "completed", 5), ("test", "completed", 6), ("deploy", "failed", 7)
     ]  # fmt: skip
-    moved = conn.execute(
-        "select payload ->> 'to' from workflow_event where event_type = 'stage_changed' order by id"
-    ).fetchall()
-    assert [name for (name,) in moved] == [stage.name for stage in stages]
-    assert sum(stage.agents_total for stage in stages) == 24
+    moved = "select payload ->> 'to' from workflow_event where event_type = 'stage_changed' order by id"
+    assert [name for (name,) in conn.execute(moved).fetchall()] == [stage.name for stage in stages]
 
 
 def test_a_trace_of_one_stage_has_no_plan(dsn: str, conn: psycopg.Connection, tmp_path: Path) -> None:
@@ -109,17 +111,6 @@ def test_progress_never_falls_while_tasks_are_added_at_their_times(dsn: str, con
     finished = {task.key: task.attempts[-1].finished for task in TRACE.tasks}
     for task in list_tasks(conn, seen[-1].workflow_id):  # none before its time
         assert (task.completed_at - seen[-1].created_at).total_seconds() >= finished[task.external_id] / 150
-
-
-def test_agents_report_on_connections_of_their_own(dsn: str, conn: psycopg.Connection) -> None:
-    conn.execute("create table witness (pid integer)")
-    conn.execute(
-        "create function witness() returns trigger language plpgsql as"
-        " $$ begin insert into public.witness values (pg_backend_pid()); return null; end $$"
-    )
-    conn.execute("create trigger witness after update on agent_task execute function witness()")
-    play(dsn, agents=3)
-    assert conn.execute("select count(distinct pid) from witness").fetchone() == (3,)
 
 
 def test_a_player_that_is_stopped_cancels_what_is_open(dsn: str, conn: psycopg.Connection) -> None:
@@ -156,27 +147,6 @@ def test_a_schema_of_its_own_is_played_in(empty: Callable[[], str]) -> None:
 
 
 # --- What it outlives ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("seed", range(2))
-def test_sessions_that_are_ended_at_any_moment_count_nothing_twice(
-    dsn: str, conn: psycopg.Connection, seed: int
-) -> None:
-    chance, terminated = random.Random(seed), 0
-    playing = Player(dsn, [TRACE], agents=5, speed=100)
-    ended = in_background(playing.play)
-    sessions = "from pg_stat_activity where application_name = 'agent-progress' and datname = current_database()"
-    # At any moment once it plays: where the first connection of an agent fails, it says so and ends.
-    wait_for(lambda: conn.execute(f"select count(*) filter (where query <> '') >= 6 {sessions}").fetchone() == (True,))
-    while not ended.done():
-        rows = conn.execute(f"select pid {sessions} order by pid").fetchall()
-        if rows:
-            conn.execute("select pg_terminate_backend(%s)", chance.choice(rows))
-            terminated += 1
-        time.sleep(chance.uniform(0, 0.3))
-    ended.result()
-    assert terminated > 4
-    assert_played_once(conn)
 
 
 def test_answers_that_were_lost_after_the_commit_count_nothing_twice(own_server: Callable[[], Any]) -> None:
@@ -327,7 +297,7 @@ def test_a_database_without_the_schema_is_one_line(
 
 def assert_demo_output(out: str) -> None:
     rows = [re.split(" {2,}", line.strip()) for line in out.splitlines()]
-    by_name = {cells[0]: cells[1:-1] for cells in rows if re.fullmatch(r"[0-9a-f-]{36}", cells[-1])}
+    by_name = {cells[0].removeprefix("└ "): cells[1:-1] for cells in rows if re.fullmatch(r"[0-9a-f-]{36}", cells[-1])}
     assert set(by_name) == {"checkout service", "login page", "invoice export", "search index"}
     assert by_name["login page"][1:] == ["100 %", "22 of 22", "completed"]
     assert by_name["search index"][1:] == ["92 %", "22 of 24", "1", "failed"]
@@ -340,11 +310,6 @@ def test_two_replays_without_a_database_share_one_private_server(private: Path) 
         status, out, err = outcome(process)
         assert (status, err) == (0, "")
         assert "stored equals counted for all" in out
-
-
-def test_a_bad_file_starts_no_server(private: Path) -> None:
-    assert outcome(start("replay", "/nowhere", "--embedded"))[0] == 2
-    assert not private.exists()
 
 
 def test_the_demo_ends_by_itself_with_a_table_and_the_check_whatever_the_environment_says(

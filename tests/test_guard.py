@@ -1,13 +1,12 @@
 """Nobody writes progress: what others write is put back, and status and plan move it as they should."""
 
 import uuid
-from typing import Any
 
 import psycopg
 import pytest
 from psycopg import errors
 
-from .helpers import counters, new_tasks, new_workflow, progress, set_status
+from .helpers import counters, new_tasks, new_workflow, progress, read_row, set_status
 
 MADE_UP = {
     "progress": 77,
@@ -17,11 +16,6 @@ MADE_UP = {
     "agents_failed": 1,
     "agents_cancelled": 1,
 }
-
-
-def read_row(conn: psycopg.Connection, workflow: Any) -> dict[str, Any]:
-    cursor = conn.execute("select * from workflow where id = %s", [workflow])
-    return dict(zip([column.name for column in cursor.description], cursor.fetchone(), strict=True))
 
 
 # Planned totals
@@ -39,20 +33,20 @@ def test_a_workflow_inserted_with_null_counters_starts_at_zero(conn: psycopg.Con
 def test_a_maintained_column_keeps_its_value_whatever_is_written(conn: psycopg.Connection, column: str) -> None:
     workflow = new_workflow(conn)
     new_tasks(conn, workflow, "completed", "failed", "cancelled", "running", "running")
-    before = read_row(conn, workflow)
+    before = read_row(conn, "workflow", workflow)
     for value in ["1999-01-01" if column == "progress_updated_at" else "77", None]:
         conn.execute(f"update workflow set {column} = %s", [value])
-        assert read_row(conn, workflow) == before
+        assert read_row(conn, "workflow", workflow) == before
 
 
 def test_the_mark_of_the_task_trigger_is_of_no_use_to_others(conn: psycopg.Connection) -> None:
     workflow = new_workflow(conn)
     new_tasks(conn, workflow, "completed", "running")
-    before = read_row(conn, workflow)
+    before = read_row(conn, "workflow", workflow)
     forged = ", ".join(f"{name} = {value}" for name, value in MADE_UP.items())
     for more in ("", ", name = name", ", status = status, version = version"):
         conn.execute(f"update workflow set progress_updated_at = 'epoch', {forged}{more}")
-        assert read_row(conn, workflow) == before
+        assert read_row(conn, "workflow", workflow) == before
 
 
 def test_a_trigger_on_another_table_cannot_write_counters_either(conn: psycopg.Connection) -> None:
@@ -65,9 +59,9 @@ def test_a_trigger_on_another_table_cannot_write_counters_either(conn: psycopg.C
         " where id = new.workflow_id; return null; end $$"
     )
     conn.execute("create trigger touch after insert on note for each row execute function touch()")
-    before = read_row(conn, workflow)
+    before = read_row(conn, "workflow", workflow)
     conn.execute("insert into note values (%s)", [workflow])
-    assert read_row(conn, workflow) == before
+    assert read_row(conn, "workflow", workflow) == before
 
 
 def test_a_workflow_that_a_trigger_inserts_with_the_mark_starts_at_zero(conn: psycopg.Connection) -> None:
@@ -126,9 +120,9 @@ def test_thawing_moves_progress_updated_at_where_any_number_moves(conn: psycopg.
     for status in ("failed", "running", "completed", "running", "cancelled", "running"):
         conn.execute("update workflow set progress_frozen_at = now()")
         set_status(conn, task, status)
-        before = read_row(conn, workflow)
+        before = read_row(conn, "workflow", workflow)
         conn.execute("update workflow set progress_frozen_at = null")
-        after = read_row(conn, workflow)
+        after = read_row(conn, "workflow", workflow)
         # One of a thousand is not seen in the percentage.
         assert (after["progress"], after["agents_total"]) == (before["progress"], before["agents_total"])
         assert after["progress_updated_at"] > before["progress_updated_at"]
@@ -138,9 +132,9 @@ def test_thawing_keeps_progress_updated_at_from_being_written(conn: psycopg.Conn
     workflow = new_workflow(conn)
     new_tasks(conn, workflow, "completed")
     conn.execute("update workflow set progress_frozen_at = now()")
-    before = read_row(conn, workflow)
+    before = read_row(conn, "workflow", workflow)
     conn.execute("update workflow set progress_frozen_at = null, progress_updated_at = '1999-01-01'")
-    assert read_row(conn, workflow) == before | {"progress_frozen_at": None}
+    assert read_row(conn, "workflow", workflow) == before | {"progress_frozen_at": None}
 
 
 # Triggers of the user's

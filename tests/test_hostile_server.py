@@ -21,8 +21,7 @@ from pyapp.cli import main
 from pyapp.demo.files import SAMPLE
 from pyapp.migrate import require_version
 
-from .conftest import TEST_DATABASE_URL
-from .crash import give, run
+from .conftest import Role
 from .helpers import new_tasks, new_workflow
 from .service import wait_for
 from .test_trace import instance
@@ -65,16 +64,10 @@ def options(dsn: str, settings: str) -> str:
 
 
 @pytest.fixture
-def outsider(conn: psycopg.Connection, dsn: str) -> Iterator[str]:
-    """The DSN of a role that may connect and nothing more."""
-    if TEST_DATABASE_URL:
-        pytest.skip("makes roles: not on a server of others")
-    role = f"outsider_{os.environ.get('PYTEST_XDIST_WORKER', 'gw')}"
-    conn.execute(f"drop role if exists {role}")
-    conn.execute(f"create role {role} login")
-    yield make_conninfo(dsn, user=role, password=PASSWORD)
-    conn.execute(f"drop owned by {role}")
-    conn.execute(f"drop role {role}")
+def outsider(new_role: Callable[..., Role]) -> Role:
+    """A role that may connect and nothing more."""
+    role = new_role()
+    return Role(role.name, make_conninfo(role.dsn, password=PASSWORD))
 
 
 # --- Away and slow ----------------------------------------------------------------------------------------------
@@ -121,35 +114,33 @@ def test_a_server_that_goes_away_in_mid_command_is_one_line(
 # --- Full and closed --------------------------------------------------------------------------------------------
 
 
-def test_a_server_out_of_connections_is_one_line(outsider: str, conn: psycopg.Connection, call: Call) -> None:
-    role = conn.execute("select rolname from pg_roles where rolname like 'outsider%'").fetchone()[0]
-    conn.execute(f"alter role {role} connection limit 0")
+def test_a_server_out_of_connections_is_one_line(outsider: Role, conn: psycopg.Connection, call: Call) -> None:
+    conn.execute(f"alter role {outsider.name} connection limit 0")
     for command in ALL:
-        status, out, line = call(outsider, *command)
+        status, out, line = call(outsider.dsn, *command)
         assert (status, out) == (2, ""), command
         assert re.search("no connection to the database: .*too many connections for role", line)
 
 
-def test_a_role_without_rights_is_told_so_and_what_to_do(outsider: str, call: Call, conn: psycopg.Connection) -> None:
+def test_a_role_without_rights_is_told_so_and_what_to_do(outsider: Role, call: Call, conn: psycopg.Connection) -> None:
     new_workflow(conn, id=ID)
     for command in (*ALL, ["repair", ID]):
-        status, out, line = call(outsider, *command)
+        status, out, line = call(outsider.dsn, *command)
         assert (status, out) == (2, ""), command
         assert re.search(r"permission denied for \w+ \w+; the owner of the schema can grant it", line), command
     assert get_workflow(conn, ID).status == "initiated"
 
 
-def test_a_role_that_may_not_execute_is_told_so(outsider: str, call: Call, conn: psycopg.Connection) -> None:
+def test_a_role_that_may_not_execute_is_told_so(outsider: Role, call: Call, conn: psycopg.Connection) -> None:
     workflow = new_workflow(conn)
     new_tasks(conn, workflow, "completed")
-    role = conn.execute("select rolname from pg_roles where rolname like 'outsider%'").fetchone()[0]
-    conn.execute(f"grant select on all tables in schema public to {role}")
-    assert call(outsider, "check")[:2] == (0, "1 workflow checked, stored equals counted\n")
-    assert call(outsider, "repair")[:2] == (0, "nothing to repair\n")
+    conn.execute(f"grant select on all tables in schema public to {outsider.name}")
+    assert call(outsider.dsn, "check")[:2] == (0, "1 workflow checked, stored equals counted\n")
+    assert call(outsider.dsn, "repair")[:2] == (0, "nothing to repair\n")
     conn.execute("alter table workflow disable trigger user")
     conn.execute("update workflow set agents_completed = 0")
     conn.execute("alter table workflow enable trigger user")
-    assert "permission denied for function repair_progress" in call(outsider, "repair")[2]
+    assert "permission denied for function repair_progress" in call(outsider.dsn, "repair")[2]
     assert main(["repair", "--dsn", conn.info.dsn]) == 0
 
 
@@ -168,29 +159,6 @@ def test_a_read_only_database_serves_readers_and_tells_writers_why(
         assert (status, out) == (2, ""), command
         assert re.search("(hot standby, or a session that may only read).*name the primary$", line), command
     assert len(list_workflows(conn)) == 1
-
-
-def test_a_hot_standby_serves_readers_and_tells_writers_why(
-    own_server: Callable[[], Any], bin_dir: Path, tmp_path: Path, call: Call
-) -> None:
-    primary = own_server()
-    migrate(primary.dsn)
-    with psycopg.connect(primary.dsn, autocommit=True) as conn:
-        new_workflow(conn, id=ID, status="completed")
-    copy = primary.data_dir.parent / "standby"
-    where = psycopg.conninfo.conninfo_to_dict(primary.dsn)
-    shutil.copystat(primary.data_dir.parent, tmp_path)
-    copy.mkdir(mode=0o700)
-    give(copy)
-    source = ("-h", where["host"], "-p", where["port"], "-U", "postgres")
-    run(bin_dir, "pg_basebackup", "-D", copy, *source, "-R", "-c", "fast")
-    with embedded.server(copy, bin_dir=bin_dir) as standby:
-        for command in (*READS, ["pending"], ["repair"]):
-            assert call(standby.dsn, *command)[0] == 0, command
-        for command in (["migrate"], ["rollback"], *WRITES):
-            status, out, line = call(standby.dsn, *command)
-            assert (status, out) == (2, ""), command
-            assert re.search("hot standby, or a session that may only read.*name the primary$", line), command
 
 
 # --- Disk -------------------------------------------------------------------------------------------------------
@@ -301,14 +269,10 @@ def test_a_database_without_a_schema_public_is_one_line(empty: Callable[[], str]
     "setting",
     [
         "DateStyle=German",
-        "DateStyle=SQL,DMY",
         "client_encoding=SQL_ASCII",
         "client_encoding=LATIN1",
         "TimeZone=<+05:30>-05:30",
         "search_path=nowhere",
-        "default_transaction_isolation=serializable",
-        "standard_conforming_strings=off",
-        "statement_timeout=60s",
     ],
 )
 def test_whatever_a_session_begins_with_does_no_harm(

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import psycopg
 import pytest
@@ -17,16 +16,18 @@ from pyapp import MigrationError, connect, installed, lock, mark, migrate, pendi
 
 from .commands import finished, start
 from .helpers import counters, in_background, new_tasks, new_workflow, progress, wait_for
+from .pages import driver_url
 from .test_schema import ALL, ROOT, dump, install_with_psql, objects
 
 Empty = Callable[[], str]
 
 
-def yoyo(dsn: str, tmp_path: Path, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def yoyo(
+    dsn: str, tmp_path: Path, command: str, *arguments: str, migrations: Path = ROOT / "migrations"
+) -> subprocess.CompletedProcess[str]:
     """Run yoyo itself, as somebody does who has no use for our command line."""
-    url = "postgresql+psycopg:///?" + urlencode(conninfo_to_dict(dsn))
     program = Path(sys.executable).parent / "yoyo"
-    where = ["--database", url, ROOT / "migrations"]
+    where = ["--database", driver_url(dsn), migrations]
     env = {**os.environ, "HOME": str(tmp_path)}
     return finished(program, command, "--batch", *arguments, *where, cwd=tmp_path, env=env)
 
@@ -278,9 +279,7 @@ def test_objects_of_others_beside_ours_stay_as_they_are(empty: Empty) -> None:
 def test_migrations_of_another_application_are_left_alone(empty: Empty, tmp_path: Path) -> None:
     dsn = empty()
     (tmp_path / "0001_shop.sql").write_text("create table shop (id integer);")
-    url = "postgresql+psycopg:///?" + urlencode(conninfo_to_dict(dsn))
-    shop = [sys.executable, "-m", "yoyo", "apply", "--batch", "--no-config-file", "--database", url, tmp_path]
-    subprocess.run(shop, check=True, capture_output=True)
+    assert yoyo(dsn, tmp_path, "apply", "--no-config-file", migrations=tmp_path).returncode == 0
     before = objects(dsn)
     assert pending(dsn) == ALL
     assert rollback(dsn, all=True) == []

@@ -1,11 +1,7 @@
 """The page on Python (pyapp/README.md): its examples, run as they stand there."""
 
 import asyncio
-import re
 import sys
-from pathlib import Path
-from typing import Any
-from urllib.parse import urlencode
 from uuid import UUID
 
 import httpx
@@ -18,23 +14,14 @@ from pyapp import errors
 
 from .commands import output_of
 from .helpers import at_work, progress
+from .pages import at, block_with, page, run_python
 
-PAGE = (Path(pyapp.__file__).parent / "README.md").read_text("utf-8")
-
-
-def example(text: str, dsn: str) -> str:
-    """Find an example by what stands in it, and let it work on the database of the test."""
-    (found,) = [block for block in re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S) if text in block]
-    url = "postgresql+psycopg:///?" + urlencode(conninfo_to_dict(dsn))
-    return found.replace('"postgresql://localhost/mydb"', repr(dsn)).replace(
-        '"postgresql+psycopg://localhost/mydb"', repr(url)
-    )
+PAGE = page("pyapp/README.md")
 
 
-def run(text: str, dsn: str) -> dict[str, Any]:
-    names: dict[str, Any] = {}
-    exec(example(text, dsn), names)
-    return names
+def example(text: str) -> str:
+    """Find an example by what stands in it."""
+    return block_with("pyapp/README.md", "python", text)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +43,7 @@ def test_an_example_runs_and_prints_what_it_says(
     expected: tuple[int, int, int],
     printed: str,
 ) -> None:
-    names = run(text, dsn)
+    names = run_python(example(text), dsn)
     (workflow,) = conn.execute("select id from workflow where name = %s", [name]).fetchone()
     assert progress(conn, workflow) == expected
     assert capsys.readouterr().out == printed
@@ -68,7 +55,7 @@ def test_an_example_runs_and_prints_what_it_says(
 
 def test_the_example_of_fastapi_answers(dsn: str, conn: Connection) -> None:
     workflow, (task,) = at_work(conn, 1, name="shown")
-    app = run("AsyncConnectionPool", dsn)["app"]
+    app = run_python(example("AsyncConnectionPool"), dsn)["app"]
 
     async def ask(*requests: tuple[str, str]) -> list[httpx.Response]:
         transport = httpx.ASGITransport(app)
@@ -101,7 +88,7 @@ import django
 from django.conf import settings
 settings.configure(DATABASES={{"default": {{"ENGINE": "django.db.backends.postgresql", **{options!r}}}}}, USE_TZ=True)
 django.setup()
-{example("ensure_connection", dsn)}
+{at(example("ensure_connection"), dsn)}
 workflow = start("kept", ["planner", "builder"])
 tasks = pyapp.list_tasks(connection.connection, workflow.workflow_id)
 assert [(task.agent_type, task.payload) for task in tasks] == [("planner", {{}}), ("builder", {{}})], tasks

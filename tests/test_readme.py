@@ -5,16 +5,14 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlencode
 
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict
 
 from pyapp import pending
 from pyapp.cli.main import COMMANDS
 from tests.commands import output_of
-from tests.pages import ROOT, block_with, blocks, install_from_npm, page, psql, run_python, url
+from tests.pages import ROOT, block_with, blocks, driver_url, install_from_npm, page, psql, run_python, url
 
 README, SCHEMA = "README.md", "sql/README.md"
 
@@ -68,7 +66,7 @@ def test_the_shell_examples_of_the_schema_run(empty: Callable[[], str], bin_dir:
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}:{bin_dir}:{os.environ['PATH']}",
             "DATABASE_URL": dsn,
-            "YOYO_URL": "postgresql+psycopg:///?" + urlencode(conninfo_to_dict(dsn)),
+            "YOYO_URL": driver_url(dsn),
         }
         output_of("bash", "-ec", script, cwd=ROOT, env=environment)
         assert pending(dsn) == []

@@ -19,6 +19,7 @@ from .helpers import (
     new_tasks,
     new_workflow,
     progress,
+    read_row,
     row_version,
     wait_until_blocked_by,
 )
@@ -26,7 +27,6 @@ from .helpers import (
 Session = Callable[[], psycopg.Connection]
 STATUSES = ["pending", "assigned", "running", "completed", "failed", "cancelled"]
 OPEN, SETTLED = STATUSES[:3], STATUSES[3:]
-TASK = "select * from agent_task where id = %s"
 
 
 def report(conn: psycopg.Connection, workflow: Any, *reports: Any) -> list[dict[str, Any]]:
@@ -39,11 +39,6 @@ def report_one(conn: psycopg.Connection, workflow: Any, *values: Any) -> dict[st
     with conn.cursor(row_factory=dict_row) as cursor:
         query = f"select (r).* from report_task({', '.join(['%s'] * (1 + len(values)))}) as r"
         return cursor.execute(query, [workflow, *values]).fetchone()
-
-
-def row(conn: psycopg.Connection, task: Any) -> dict[str, Any]:
-    with conn.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(TASK, [task]).fetchone()
 
 
 def named(conn: psycopg.Connection, workflow: Any, **statuses: str) -> dict[str, UUID]:
@@ -66,7 +61,7 @@ def test_a_report_is_taken_unless_it_comes_late(conn: psycopg.Connection) -> Non
         alone = report_one(conn, workflow, one, after, None, reopen)
         [batched] = report(conn, workflow, {"task_id": other, "status": after, "reopen": reopen})
         for task, returned in ((one, alone), (other, batched)):
-            assert returned == row(conn, task)
+            assert returned == read_row(conn, "agent_task", task)
             assert returned["status"] == expected, (before, after, reopen)
             assert returned["retry_count"] == int(before in SETTLED and expected in OPEN)
             assert (returned["completed_at"] is not None) == (expected in SETTLED)
@@ -108,7 +103,7 @@ def test_external_ids_stand_for_ids_within_their_workflow(conn: psycopg.Connecti
         {"task_id": tasks["a"], "external_id": "b", "status": "completed"},  # its id says which
     )
     assert [(task["id"], task["status"]) for task in returned] == [(tasks["b"], "cancelled"), (tasks["a"], "completed")]
-    assert row(conn, foreign["a"])["status"] == "running"
+    assert read_row(conn, "agent_task", foreign["a"])["status"] == "running"
 
 
 def test_a_batch_counts_once_whatever_its_size(conn: psycopg.Connection) -> None:
@@ -198,7 +193,7 @@ def test_malformed_reports_are_refused_with_what_is_wrong_and_none_is_taken(conn
             conn.execute("select report_tasks(%s, %s)", [workflow, reports.replace('"T"', f'"{task}"')])
         assert refused.value.sqlstate == state, (reports, refused.value)
         assert (told or "") in str(refused.value)
-    assert row(conn, task)["status"] == "running"
+    assert read_row(conn, "agent_task", task)["status"] == "running"
 
 
 def test_unknown_tasks_are_named_and_no_report_is_taken(conn: psycopg.Connection) -> None:
@@ -223,8 +218,8 @@ def test_unknown_tasks_are_named_and_no_report_is_taken(conn: psycopg.Connection
         assert sorted(map(str, told)) == sorted(map(str, named_ids))
         assert refused.value.diag.message_primary == f"workflow {workflow} has no task {told[0]}"
         assert "None of the reports" in refused.value.diag.message_hint
-        assert row(conn, tasks["a"])["status"] == "running"
-    assert row(conn, foreign)["status"] == "running"
+        assert read_row(conn, "agent_task", tasks["a"])["status"] == "running"
+    assert read_row(conn, "agent_task", foreign)["status"] == "running"
 
 
 def test_each_error_has_its_sqlstate_and_changes_nothing(conn: psycopg.Connection) -> None:
@@ -248,7 +243,7 @@ def test_each_error_has_its_sqlstate_and_changes_nothing(conn: psycopg.Connectio
         with pytest.raises(psycopg.Error) as refused:
             conn.execute("select " + call.format(w=f"'{workflow}'", t=f"'{task}'", foreign=f"'{foreign}'"))
         assert refused.value.sqlstate == state, (call, refused.value)
-    assert {found["status"] for found in (row(conn, task), row(conn, foreign))} == {"running"}
+    assert conn.execute("select distinct status from agent_task").fetchall() == [("running",)]
 
 
 # --- Two sessions -------------------------------------------------------------------------------------------

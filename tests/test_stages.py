@@ -1,5 +1,6 @@
 """Stages: the plan of a workflow, its course along it, and progress by stages."""
 
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -15,7 +16,8 @@ from pyapp import (
     stage_progress,
     transition,
 )
-from tests.helpers import in_background, new_tasks, new_workflow, progress, set_status, wait_until_blocked_by
+from tests.conftest import Role
+from tests.helpers import give_away, in_background, new_tasks, new_workflow, progress, set_status, wait_until_blocked_by
 
 APP = [
     *("initialization", "scaffolding", "dependency_installation", "validation"),
@@ -437,24 +439,16 @@ def test_an_event_written_by_hand_does_not_hold_up_a_transition(conn: psycopg.Co
     assert conn.execute("select count(*) from workflow_event").fetchone() == (3,)
 
 
-def test_under_forced_row_security_a_move_fails_aloud_and_records_no_half(conn: psycopg.Connection, dsn: str) -> None:
-    owner = f"owner_{conn.info.dbname}"
-    conn.execute(f"create role {owner}")
-    try:
-        workflow = create_workflow(conn, "w", "bugfix").workflow_id
-        conn.execute(f"grant usage, create on schema public to {owner}")
-        for table in ("workflow", "workflow_stage", "stage_definition", "workflow_event", "workflow_transition"):
-            conn.execute(f"alter table {table} owner to {owner}")
-        conn.execute(f"alter function follow_stages() owner to {owner}")
-        conn.execute("alter table workflow_stage enable row level security")
-        conn.execute("alter table workflow_stage force row level security")
-        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"):
-            transition(conn, workflow, "running")
-        assert conn.execute("select status, version from workflow").fetchone() == ("initiated", 1)
-    finally:
-        conn.execute(f"reassign owned by {owner} to current_user")
-        conn.execute(f"drop owned by {owner}")
-        conn.execute(f"drop role {owner}")
+def test_under_forced_row_security_a_move_fails_aloud_and_records_no_half(
+    conn: psycopg.Connection, new_role: Callable[..., Role]
+) -> None:
+    workflow = create_workflow(conn, "w", "bugfix").workflow_id
+    give_away(conn, new_role().name)
+    conn.execute("alter table workflow_stage enable row level security")
+    conn.execute("alter table workflow_stage force row level security")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"):
+        transition(conn, workflow, "running")
+    assert conn.execute("select status, version from workflow").fetchone() == ("initiated", 1)
 
 
 @pytest.mark.parametrize("before", ["empty", "few"], ids=lambda tables: f"after plans for {tables}")

@@ -17,6 +17,7 @@ from .helpers import (
     new_tasks,
     new_workflow,
     progress,
+    read_row,
     row_version,
     set_status,
     wait_until_blocked_by,
@@ -255,17 +256,12 @@ def write_back(conn: psycopg.Connection, row: dict[str, Any], **changes: Any) ->
     conn.execute(sql.SQL("update workflow set {} where id = %(id)s").format(assignments), row)
 
 
-def read_row(conn: psycopg.Connection, workflow: Any) -> dict[str, Any]:
-    with conn.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute("select * from workflow where id = %s", [workflow]).fetchone()
-
-
 @pytest.mark.parametrize("change", [{"status": "running"}, {"current_stage": "scaffolding"}])
 def test_a_stale_row_written_back_does_not_revert_what_happened_since(
     conn: psycopg.Connection, change: dict[str, str]
 ) -> None:
     workflow = new_workflow(conn, status="running", current_stage="scaffolding")
-    stale = read_row(conn, workflow)
+    stale = read_row(conn, "workflow", workflow)
     transition(conn, workflow, "paused", "validation")
     before = row_version(conn, workflow)
     saved = stale | {"status": "paused", "current_stage": "validation"} | change
@@ -277,25 +273,25 @@ def test_a_stale_row_with_the_same_status_and_stage_changes_the_rest_and_not_the
     conn: psycopg.Connection,
 ) -> None:
     workflow = new_workflow(conn, status="running")
-    stale = read_row(conn, workflow)
+    stale = read_row(conn, "workflow", workflow)
     transition(conn, workflow, "paused")
     transition(conn, workflow, "running")
     new_tasks(conn, workflow, "completed")
     before = stamps(conn, workflow)
     write_back(conn, stale, description="told")
     assert stamps(conn, workflow) == before
-    assert read_row(conn, workflow)["description"] == "told"
+    assert read_row(conn, "workflow", workflow)["description"] == "told"
     assert progress(conn, workflow) == (100, 1, 1)
 
 
 def test_a_current_row_written_back_whole_moves_status_and_version(conn: psycopg.Connection) -> None:
     workflow = new_workflow(conn, status="running")
-    write_back(conn, read_row(conn, workflow), status="completed")
+    write_back(conn, read_row(conn, "workflow", workflow), status="completed")
     assert state(conn, workflow) == ("completed", "initialization", 2)
     later = datetime(2999, 1, 1, tzinfo=UTC)
-    write_back(conn, read_row(conn, workflow), updated_at=later)
+    write_back(conn, read_row(conn, "workflow", workflow), updated_at=later)
     assert stamps(conn, workflow) == (2, later)
-    write_back(conn, read_row(conn, workflow), updated_at=datetime(2000, 1, 1, tzinfo=UTC))
+    write_back(conn, read_row(conn, "workflow", workflow), updated_at=datetime(2000, 1, 1, tzinfo=UTC))
     assert stamps(conn, workflow) == (2, later)
 
 
@@ -314,7 +310,7 @@ def test_completed_at_comes_and_goes_with_the_status(conn: psycopg.Connection) -
         "status = 'completed', completed_at = '2020-02-02 00:00Z'",
     ):
         conn.execute(f"update workflow set {assignments}")
-        seen.append(read_row(conn, workflow)["completed_at"])
+        seen.append(read_row(conn, "workflow", workflow)["completed_at"])
     assert seen[0] is not None
     assert seen == [seen[0], seen[0], None, None, given]
 
@@ -322,16 +318,16 @@ def test_completed_at_comes_and_goes_with_the_status(conn: psycopg.Connection) -
 def test_a_workflow_ended_again_has_the_time_of_that(conn: psycopg.Connection) -> None:
     conn.execute("insert into workflow_transition values ('failed', 'cancelled')")
     workflow = new_workflow(conn, status="failed")
-    before = read_row(conn, workflow)["completed_at"]
+    before = read_row(conn, "workflow", workflow)["completed_at"]
     move(conn, workflow, "cancelled")
-    assert read_row(conn, workflow)["completed_at"] > before
+    assert read_row(conn, "workflow", workflow)["completed_at"] > before
 
 
 @pytest.mark.parametrize("status", STATUSES)
 def test_an_inserted_workflow_has_the_completed_at_of_its_status(conn: psycopg.Connection, status: str) -> None:
     given = datetime(2020, 2, 2, tzinfo=UTC)
-    left_out = read_row(conn, new_workflow(conn, status=status))["completed_at"]
-    told = read_row(conn, new_workflow(conn, status=status, completed_at=given))["completed_at"]
+    left_out = read_row(conn, "workflow", new_workflow(conn, status=status))["completed_at"]
+    told = read_row(conn, "workflow", new_workflow(conn, status=status, completed_at=given))["completed_at"]
     assert ((left_out is not None), told) == (status in SETTLED, given if status in SETTLED else None)
 
 
@@ -416,7 +412,7 @@ def test_who_waited_is_judged_by_what_the_other_left(
 def test_a_stale_row_that_waited_is_refused(conn: psycopg.Connection, session: Session) -> None:
     workflow = new_workflow(conn, status="running")
     first, second = session(), session()
-    stale = read_row(second, workflow)
+    stale = read_row(second, "workflow", workflow)
     transition(first, workflow, "paused")
     waiting = in_background(write_back, second, stale | {"status": "failed"})
     wait_until_blocked_by(conn, second.info.backend_pid, first.info.backend_pid)

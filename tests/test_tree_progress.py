@@ -183,3 +183,8 @@ def test_watch_follows_roots_and_with_below_whole_trees(conn: psycopg.Connection
     assert next(changes).status == "completed"
     conn.execute("delete from workflow where id = %s", [child])
     assert list(changes) == []
+    alone = new_workflow(conn, name="alone", status="running")
+    changes = pyapp.watch(dsn, [alone], 0.01, below=True)
+    assert next(changes).name == "alone"
+    conn.execute("delete from workflow where id = %s", [alone])
+    assert list(changes) == []

@@ -22,11 +22,6 @@ def tree(conn: psycopg.Connection) -> dict[str, Any]:
     return made
 
 
-def shown(out: str) -> list[str]:
-    """Return the lines of a table without its head, each with its blanks as one."""
-    return [" ".join(line.split()) for line in out.splitlines()[1:]]
-
-
 def test_list_shows_roots_with_how_far_all_below_them_is(tree: dict[str, Any], run: Run) -> None:
     status, out, _ = run("list")
     assert status == 0

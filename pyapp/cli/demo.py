@@ -18,7 +18,7 @@ from pyapp.cli.common import Target, clean, command, database, in_terminal, requ
 from pyapp.cli.errors import telling_what_lacks
 from pyapp.cli.main import NAME
 from pyapp.cli.options import Number
-from pyapp.cli.tables import Column, id_column, print_table, progress_cells, progress_columns
+from pyapp.cli.tables import below_parents, print_workflows
 from pyapp.cli.watch import Following
 from pyapp.db import connect, find_schema
 from pyapp.demo.files import demo_traces, read_trace
@@ -127,13 +127,7 @@ def _play(dsn: str, schema: str | None, traces: Sequence[Trace], agents: int, sp
     with connect(dsn, autocommit=True) as conn:
         workflows = helpers.get_workflows(conn, player.workflow_ids, schema=schema)
         drift = helpers.find_drift(conn, player.workflow_ids, schema=schema)
-    columns = (
-        Column("WORKFLOW", least=6, last=True),
-        *progress_columns(called.task_nouns),
-        id_column(player.workflow_ids, leaves=5),
-    )
-    rows = [(w.name, *progress_cells(w, called.task_nouns), w.workflow_id) for w in reversed(workflows)]
-    print_table(columns, rows)
+    print_workflows(below_parents(reversed(workflows)), called.task_nouns)
     tasks = sum(workflow.agents_created for workflow in workflows)
     verdict = f"{len(drift)} of {len(workflows)} workflows WRONG" if drift else "stored equals counted for all"
     print(f"{tasks} tasks in {elapsed:.1f} s, {verdict}")

@@ -12,19 +12,10 @@ from pyapp import helpers
 from pyapp.cli.common import Target, as_json, command, connection, print_json, relations, vocabulary
 from pyapp.cli.ids import find_id
 from pyapp.cli.options import workflow_id, zone_option
-from pyapp.cli.tables import (
-    Cell,
-    Column,
-    id_column,
-    indented,
-    print_fields,
-    print_table,
-    progress_cells,
-    progress_columns,
-)
+from pyapp.cli.tables import Cell, Column, id_column, print_fields, print_table, print_workflows
 from pyapp.cli.text import bar, coloured, done_nouns, error_line, moment, outlook, percentage, stage_line, took, whole
 from pyapp.db import find_schema, quoted_name
-from pyapp.models import Key, Task, TimelineEntry, TreeNode, Vocabulary, Workflow
+from pyapp.models import Key, Task, TimelineEntry, Vocabulary, Workflow
 
 _AT = "%H:%M:%S"
 _PRECISE = len("00:00:00.000")
@@ -57,7 +48,8 @@ def show(target: Target, id: str, zone: tzinfo | None, as_json: bool, **wanted: 
     if "timeline" in parts:
         _print_timeline(parts["timeline"], zone)
     if "tree" in parts:
-        _print_tree(parts["tree"], called)
+        print()
+        print_workflows(((node.level - 1, node) for node in parts["tree"]), called.task_nouns)
     if "tasks" in parts:
         _print_tasks(parts["tasks"], called, zone)
 
@@ -66,10 +58,10 @@ def _read(conn: Connection[Any], schema: str | None, key: Key, wanted: dict[str,
     """Read what is known of a workflow; of adopted tables there are neither versions nor stages."""
     parts: dict[str, Any] = {}
     if "workflow" in relations(conn, schema):
-        parts["version"] = helpers.get_state(conn, key, schema=schema).version
         table = quoted_name(find_schema(schema), "workflow")
-        query = sql.SQL("select progress_frozen_at from {} where id = %s").format(table)
-        parts["progress_frozen_at"] = (conn.execute(query, [key]).fetchone() or (None,))[0]
+        query = sql.SQL("select version, progress_frozen_at from {} where id = %s").format(table)
+        found = conn.execute(query, [key]).fetchone() or (None, None)
+        parts["version"], parts["progress_frozen_at"] = found
         parts["stages"] = helpers.list_stages(conn, key, schema=schema)
         parts["stage_progress"] = helpers.stage_progress(conn, key, schema=schema)
     parts["forecast"] = helpers.get_forecasts(conn, [key], schema=schema).get(key)
@@ -98,16 +90,6 @@ def _print_timeline(entries: Sequence[TimelineEntry], zone: tzinfo | None) -> No
     )
     print()
     print_table(columns, [(at(entry), entry.kind, entry.name, entry.what) for entry in entries])
-
-
-def _print_tree(nodes: Sequence[TreeNode], called: Vocabulary) -> None:
-    key = id_column((node.workflow_id for node in nodes), leaves=6)
-    columns = (Column("WORKFLOW", least=6, last=True), *progress_columns(called.task_nouns), key)
-    rows = [
-        (indented(node, node.level - 1), *progress_cells(node, called.task_nouns), node.workflow_id) for node in nodes
-    ]
-    print()
-    print_table(columns, rows)
 
 
 def _print_tasks(tasks: Sequence[Task], called: Vocabulary, zone: tzinfo | None) -> None:

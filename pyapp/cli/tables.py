@@ -135,6 +135,14 @@ def progress_cells(w: Workflow, nouns: str) -> tuple[Cell, ...]:
     return bar(w), percentage(w), done(w, nouns), w.agents_failed or None, coloured(w.status)
 
 
+def print_workflows(levels: Iterable[tuple[int, Workflow]], nouns: str) -> None:
+    """Print workflows, each with how deep it lies below the others."""
+    given = list(levels)
+    key = id_column((w.workflow_id for _, w in given), leaves=6)
+    columns = (Column("WORKFLOW", least=6, last=True), *progress_columns(nouns), key)
+    print_table(columns, [(indented(w, level), *progress_cells(w, nouns), w.workflow_id) for level, w in given])
+
+
 def below_parents(workflows: Iterable[Workflow]) -> list[tuple[int, Workflow]]:
     """Put each workflow below the one that started it, if that is there; returns them with how deep they lie."""
     given = list(workflows)

@@ -11,14 +11,14 @@ from rich.console import RenderableType
 from rich.live import Live
 
 from pyapp import helpers
-from pyapp.cli.common import Target, as_json, command, connection, database, in_terminal, print_json, say, vocabulary
-from pyapp.cli.errors import tell_loss
+from pyapp.cli.common import Target, as_json, command, database, in_terminal, print_json, say, vocabulary
+from pyapp.cli.errors import tell_loss, telling_what_lacks
 from pyapp.cli.ids import find_id
 from pyapp.cli.live import live_table
 from pyapp.cli.options import interval_option, workflow_ids
 from pyapp.cli.tables import console
 from pyapp.cli.text import plain_line
-from pyapp.db import find_schema
+from pyapp.db import connect, find_schema
 from pyapp.models import SETTLED, Forecast, Key, TreeProgress, Vocabulary, Workflow
 from pyapp.watch import ACTIVE, MOST, watch_changes
 
@@ -54,11 +54,11 @@ def watch(
     """
     if exit_status and not ids:
         raise click.UsageError("--exit-status of which workflows? Give an ID: without one it does not end")
-    with connection(target, reads=True) as conn:  # what is wrong from the beginning ends it
-        keys = [find_id(conn, given, target.schema) for given in ids]
-        called = vocabulary(conn, target.schema)
-    following = Following(keys, target.schema, called, below=below, failed=failed)
     with database(target, reads=True) as dsn:
+        with connect(dsn) as conn, telling_what_lacks(conn, target.schema):  # what is wrong from the beginning ends it
+            keys = [find_id(conn, given, target.schema) for given in ids]
+            called = vocabulary(conn, target.schema)
+        following = Following(keys, target.schema, called, below=below, failed=failed)
         if as_json:
             for changes in following.changes(dsn, interval):
                 for workflow in changes:

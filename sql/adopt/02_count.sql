@@ -132,8 +132,9 @@ begin
         -- What is not counted yet is to be counted again; what was removed is forgotten.
         update {schema}.workflow_counter as c
         set
-            agents_created
-                = case when is_live then c.agents_created - c.removed_completed - c.removed_failed - c.removed_cancelled end,
+            agents_created = case
+                when is_live then c.agents_created - c.removed_completed - c.removed_failed - c.removed_cancelled
+            end,
             agents_completed = case when is_live then c.agents_completed - c.removed_completed end,
             agents_failed = case when is_live then c.agents_failed - c.removed_failed end,
             agents_cancelled = case when is_live then c.agents_cancelled - c.removed_cancelled end,

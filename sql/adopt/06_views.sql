@@ -162,13 +162,13 @@ with (security_invoker = true)
 as
 select
     w.workflow_id,
-    trim_scale(round(60 / r.seconds_each, 4)) as completed_per_minute,
+    trim_scale(round(60 / pace.seconds_each, 4)) as completed_per_minute,
     case
-        when o.remaining > 0 and o.remaining * r.seconds_each < 3155760000
-            then now() + make_interval(secs => (o.remaining * r.seconds_each)::double precision)
+        when open_work.remaining > 0 and open_work.remaining * pace.seconds_each < 3155760000
+            then now() + make_interval(secs => (open_work.remaining * pace.seconds_each)::double precision)
     end as estimated_completion_at,
-    b.completions::integer as basis_completions,
-    b.seconds as basis_seconds,
+    basis.completions::integer as basis_completions,
+    basis.seconds as basis_seconds,
     w.last_updated_at as last_activity_at,
     coalesce(
         w.status = 'running' and w.last_updated_at
@@ -178,37 +178,43 @@ select
 from {schema}.workflow_progress as w
 cross join lateral (
     select w.agents_total - w.agents_completed - w.agents_failed - w.agents_cancelled as remaining
-) as o
+) as open_work
 cross join lateral (
     select
         count(*) as completions,
-        array_agg(g.gap) as gaps,
-        percentile_disc(0.5) within group (order by g.gap) as usual
+        array_agg(completion.gap) as gaps,
+        percentile_disc(0.5) within group (order by completion.gap) as usual_gap
     from (
-        select coalesce(lag(c.completed_at) over (order by c.completed_at desc), now()) - c.completed_at as gap
+        select coalesce(lag(c.at) over (order by c.at desc), now()) - c.at as gap
         from (
-            select a.completed_at
+            select a.completed_at as at
             from {schema}.agent_task as a
             where a.workflow_id = w.workflow_id and a.status = 'completed' and a.completed_at <= now()
             order by a.completed_at desc
             limit 100
         ) as c
-    ) as g
-) as g
+    ) as completion
+) as recent
 cross join lateral (
     -- Nothing tells of pauses here: a gap that is far out of the ordinary was one, and counts as an ordinary one.
     select
-        g.completions,
+        recent.completions,
         extract(
-            epoch from sum(case when t.gap > greatest('10 minutes', 20 * g.usual) then g.usual else t.gap end)
+            epoch from sum(
+                case
+                    when completion.gap > greatest('10 minutes', 20 * recent.usual_gap) then recent.usual_gap
+                    else completion.gap
+                end
+            )
         )::numeric as seconds
-    from unnest(g.gaps) as t (gap)
-) as b
+    from unnest(recent.gaps) as completion (gap)
+) as basis
 cross join lateral (
     select case
-        when w.status = 'running' and b.completions >= 3 and b.seconds >= 1 then b.seconds / (b.completions - 1)
+        when w.status = 'running' and basis.completions >= 3 and basis.seconds >= 1
+            then basis.seconds / (basis.completions - 1)
     end as seconds_each
-) as r;
+) as pace;
 
 comment on view {schema}.workflow_forecast is
     'When each workflow will be done at the rate of its last 100 completions, and whether it has come to a halt.';

@@ -275,7 +275,7 @@ def test_conditions_that_cannot_be_counted_get_a_clear_word(make: Make, option: 
 @pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize("preset", ["celery", "dagster", "solid-queue"])
 def test_a_row_that_holds_no_json_hides_no_other(conn: psycopg.Connection, dsn: str, preset: str, before: bool) -> None:
-    [system] = [system for system in SYSTEMS if system.preset == preset]
+    system = SYSTEMS[preset]
     spoil = {
         "celery": b"update django_celery_results_taskresult set meta = repeat('[', 100000) where task_id = 'a'",
         "dagster": b"update runs set run_body = 'no json' where run_id = 'r1'",

@@ -1,17 +1,25 @@
 """Presets: tables of known systems are adopted without another option, and the numbers are right all their life."""
 
+import json
+from collections import Counter
 from collections.abc import Mapping
 
 import psycopg
 import pytest
 
 from pyapp.adopt.request import list_presets, read_preset
+from pyapp.cli.text import error_line
+from pyapp.helpers import list_tasks
 
-from .application import cli, refuse, succeed
-from .systems import AIRFLOW, DBOS, HATCHET, OBAN, PREFECT, PROCRASTINATE, RUN, SYSTEMS, Numbers, System
+from .application import cli, percent, refuse, succeed
+from .systems import RUN, SYSTEMS, Numbers, System, Words
 
-systems = pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.preset)
+systems = pytest.mark.parametrize("system", SYSTEMS.values(), ids=lambda system: system.preset)
+AIRFLOW, DBOS, HATCHET, OBAN, PREFECT, PROCRASTINATE = (
+    SYSTEMS[preset] for preset in ("airflow", "dbos", "hatchet", "oban", "prefect", "procrastinate")
+)
 SAYS = "workflow_id::text, progress, agents_completed, agents_total, agents_failed, agents_cancelled"
+TIMES = ("created", "started", "completed")
 
 
 def says(conn: psycopg.Connection) -> Mapping[str, Numbers]:
@@ -28,13 +36,23 @@ def live(conn: psycopg.Connection, system: System, *, prunes: bool) -> None:
             assert says(conn) == step.says, step.what
 
 
+def make_every(conn: psycopg.Connection, words: Words) -> list[tuple[str, str]]:
+    """Make a row of every word; return what the last statement returns."""
+    conn.execute("create temporary table if not exists every (word text)")
+    conn.execute("truncate every")
+    conn.cursor().executemany("insert into every values (%s)", [[word] for word in words.meanings])
+    cursor = conn.execute(words.sql.encode())
+    while cursor.nextset():
+        pass
+    return cursor.fetchall() if cursor.description else []
+
+
 def adopt(conn: psycopg.Connection, system: System) -> None:
-    ran = succeed(conn.info.dsn, "adopt", "--preset", system.preset)
-    assert "nobody named it" not in ran.out
+    succeed(conn.info.dsn, "adopt", "--preset", system.preset)
 
 
-def test_there_is_a_preset_for_each_system() -> None:
-    assert list_presets() == sorted(system.preset for system in SYSTEMS)
+def test_there_is_a_life_for_each_preset() -> None:
+    assert list_presets() == list(SYSTEMS)
 
 
 @systems
@@ -43,17 +61,17 @@ def test_a_life_is_counted_exactly(conn: psycopg.Connection, system: System) -> 
     adopt(conn, system)
     live(conn, system, prunes=False)
     listed = succeed(conn.info.dsn, "list", "--schema", "agent_progress", "--json").out
-    shown = {
-        row[0]: row[1:]
-        for row in conn.execute(b"select workflow_id::text, name, status from agent_progress.workflow_progress")
-    }
-    for key, name in system.names.items():
+    rows = conn.execute(b"select workflow_id::text, name, status from agent_progress.workflow_progress").fetchall()
+    assert {row[0]: row[1:] for row in rows} == system.workflows
+    tasks = set()
+    for key, (name, _) in system.workflows.items():
         assert f'"{name}"' in listed
-        assert shown[key] == (name, system.status[key])
-    tasks = conn.execute(
-        b"select agent_type, status, retry_count from agent_progress.agent_task where workflow_id is not null"
-    )
-    assert sorted(tasks.fetchall(), key=str) == sorted(system.tasks, key=str)
+        assert succeed(conn.info.dsn, "show", key, "--tasks", "--timeline", "--schema", "agent_progress").err == ""
+        for task in list_tasks(conn, key, schema="agent_progress"):
+            times = " ".join(time for time in TIMES if getattr(task, f"{time}_at") is not None)
+            retries = "" if task.retry_count is None else str(task.retry_count)
+            tasks.add((task.agent_type, task.status, retries, times, error_line(task)))
+    assert tasks == system.tasks
     live(conn, system, prunes=True)
     succeed(conn.info.dsn, "adopt")  # partitions that are new get triggers of their own
     succeed(conn.info.dsn, "check", "--schema", "agent_progress")
@@ -71,14 +89,31 @@ def test_what_is_there_is_counted_the_same(conn: psycopg.Connection, system: Sys
 
 
 @systems
-def test_each_task_shows_with_every_column(conn: psycopg.Connection, system: System) -> None:
+def test_every_status_of_a_task_is_known_and_counted(conn: psycopg.Connection, system: System) -> None:
     conn.execute(system.ddl.encode())
+    words = system.task_words
+    make_every(conn, words)
+    dry = succeed(conn.info.dsn, "adopt", "--preset", system.preset, "--dry-run", "--json")
+    found = json.loads(dry.out)["values"]
+    assert {value["value"]: value["meaning"] for value in found if value["known"]} == words.meanings
     adopt(conn, system)
-    for step in system.life[:2]:
-        conn.execute(step.sql.encode())
-    for key in system.names:
-        if key in system.life[1].says:
-            assert cli(conn.info.dsn, "show", key, "--tasks", "--timeline", "--schema", "agent_progress").code == 0
+    many = Counter(words.meanings.values())
+    total = many.total() - many["ignored"]
+    for rows in (1, 2):  # what is there, and what comes
+        counted = (rows * many["completed"], rows * total, rows * many["failed"], rows * many["cancelled"])
+        assert list(says(conn).values()) == [(percent(many["completed"], total), *counted)]
+        make_every(conn, words)
+
+
+@pytest.mark.parametrize("preset", [system.preset for system in SYSTEMS.values() if system.workflow_words])
+def test_every_status_of_a_workflow_is_known(conn: psycopg.Connection, preset: str) -> None:
+    system = SYSTEMS[preset]
+    assert system.workflow_words is not None
+    conn.execute(system.ddl.encode())
+    made = dict(make_every(conn, system.workflow_words))
+    assert succeed(conn.info.dsn, "adopt", "--preset", preset).err.count("note: status") == 0
+    rows = conn.execute(b"select workflow_id::text, status from agent_progress.workflow_progress").fetchall()
+    assert {made[key]: status for key, status in rows} == system.workflow_words.meanings
 
 
 def test_options_given_win_over_those_of_the_preset(conn: psycopg.Connection) -> None:
@@ -112,6 +147,19 @@ def test_tasks_that_name_no_workflow_are_told(conn: psycopg.Connection) -> None:
     conn.execute("insert into procrastinate_jobs (args) values ('{}')")
     ran = succeed(conn.info.dsn, "adopt", "--preset", "procrastinate")
     assert "note: none of the tasks names a workflow by (args ->> 'workflow_id')" in ran.err
+
+
+def test_task_instances_are_listed_as_they_started(conn: psycopg.Connection) -> None:
+    conn.execute(AIRFLOW.ddl.encode())
+    adopt(conn, AIRFLOW)
+    conn.execute("insert into dag_run (dag_id, run_id) values ('etl', 'now')")
+    for number, task, started in ((1, "waits", None), (2, "second", "2026-01-02"), (3, "first", "2026-01-01")):
+        conn.execute(
+            "insert into task_instance (id, task_id, dag_id, run_id, start_date) values (%s, %s, 'etl', 'now', %s)",
+            [f"{RUN}{number}", task, started],
+        )
+    listed = list_tasks(conn, "etl/now", schema="agent_progress")
+    assert [task.agent_type for task in listed] == ["first", "second", "waits"]
 
 
 def test_a_foreign_key_is_told_though_the_key_was_given(conn: psycopg.Connection) -> None:
@@ -189,3 +237,36 @@ def test_partitions_that_hatchet_drops_leave_the_numbers_until_they_are_repaired
     assert cli(conn.info.dsn, "check", "--schema", "agent_progress").code == 1
     succeed(conn.info.dsn, "repair", "--schema", "agent_progress")
     assert says(conn) == {f"{RUN}1": (100, 1, 1, 0, 0)}
+
+
+def test_the_tasks_of_pgflow_steps_are_adopted_by_the_preset_as_well(conn: psycopg.Connection) -> None:
+    system = SYSTEMS["pgflow"]
+    conn.execute(system.ddl.encode())
+    conn.execute(
+        "create table pgflow.step_tasks (run_id uuid references pgflow.runs, step_slug text, task_index integer,"
+        " status text default 'queued', queued_at timestamptz, started_at timestamptz, completed_at timestamptz,"
+        " failed_at timestamptz, error_message text, primary key (run_id, step_slug, task_index))"
+    )
+    succeed(conn.info.dsn, "adopt", "--preset", "pgflow", "--tasks", "pgflow.step_tasks", "--task-noun", "task")
+    conn.execute(f"insert into pgflow.runs (run_id) values ('{RUN}1')".encode())
+    for number, status in enumerate(("queued", "started", "completed", "failed")):
+        conn.execute("insert into pgflow.step_tasks values (%s, 'page', %s, %s)", [f"{RUN}1", number, status])
+    assert says(conn) == {f"{RUN}1": (25, 1, 4, 1, 0)}
+    assert "1 of 4 tasks" in succeed(conn.info.dsn, "show", f"{RUN}1", "--schema", "agent_progress").out
+
+
+def test_batches_of_trigger_dev_are_adopted_by_the_preset_as_well(conn: psycopg.Connection) -> None:
+    conn.execute(SYSTEMS["trigger-dev"].ddl.encode())
+    conn.execute('create table "BatchTaskRun" (id text primary key, "friendlyId" text, status text)')
+    conn.execute('alter table "TaskRun" add "batchId" text references "BatchTaskRun"')
+    tables = ["--workflows", '"BatchTaskRun"', "--key", "batchId", "--column", "name=friendlyId"]
+    words = ["--workflow-completed", "completed,partial_failed", "--workflow-failed", "aborted"]
+    nouns = ["--workflow-noun", "batch", "--task-noun", "run"]
+    succeed(conn.info.dsn, "adopt", "--preset", "trigger-dev", *tables, *words, *nouns)
+    conn.execute("""insert into "BatchTaskRun" values ('b', 'batch_1', 'COMPLETED')""")
+    conn.execute(
+        """insert into "TaskRun" ("batchId", status) values ('b', 'COMPLETED_SUCCESSFULLY'), ('b', 'CRASHED')"""
+    )
+    assert says(conn) == {"b": (50, 1, 2, 1, 0)}
+    shown = conn.execute(b"select name, status from agent_progress.workflow_progress").fetchall()
+    assert shown == [("batch_1", "completed")]
