@@ -7,7 +7,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -148,27 +147,6 @@ def test_a_schema_of_its_own_is_played_in(empty: Callable[[], str]) -> None:
 
 
 # --- What it outlives ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("seed", range(2))
-def test_sessions_that_are_ended_at_any_moment_count_nothing_twice(
-    dsn: str, conn: psycopg.Connection, seed: int
-) -> None:
-    chance, terminated = random.Random(seed), 0
-    playing = Player(dsn, [TRACE], agents=5, speed=100)
-    ended = in_background(playing.play)
-    sessions = "from pg_stat_activity where application_name = 'agent-progress' and datname = current_database()"
-    # At any moment once it plays: where the first connection of an agent fails, it says so and ends.
-    wait_for(lambda: conn.execute(f"select count(*) filter (where query <> '') >= 6 {sessions}").fetchone() == (True,))
-    while not ended.done():
-        rows = conn.execute(f"select pid {sessions} order by pid").fetchall()
-        if rows:
-            conn.execute("select pg_terminate_backend(%s)", chance.choice(rows))
-            terminated += 1
-        time.sleep(chance.uniform(0, 0.3))
-    ended.result()
-    assert terminated > 4
-    assert_played_once(conn)
 
 
 def test_answers_that_were_lost_after_the_commit_count_nothing_twice(own_server: Callable[[], Any]) -> None:

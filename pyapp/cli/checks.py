@@ -13,13 +13,15 @@ from pyapp.adopt.install import find_adoption
 from pyapp.cli.common import Target, as_json, clean, command, connection, print_json, relations, say, spelled
 from pyapp.cli.ids import find_id
 from pyapp.cli.options import workflow_ids
-from pyapp.cli.tables import Column, print_table
+from pyapp.cli.tables import Column, id_column, print_table
 from pyapp.cli.text import plural
 from pyapp.cli.waiting import at_work
 from pyapp.db import find_schema, retry
 from pyapp.errors import WorkflowNotFound
 from pyapp.installed import differences
 from pyapp.models import Drift
+
+_OTHERS = ("created", "failed", "cancelled")
 
 
 @command(reads=True)
@@ -125,11 +127,15 @@ def _sees_a_part(conn: Connection[Any], schema: str | None) -> bool:
 
 def _print_drift(drift: list[Drift], verbs: tuple[str, str]) -> None:
     def numbers(d: Drift, side: str) -> str:
-        completed, total, failed, cancelled, created = (
-            getattr(d, f"{side}_{name}") for name in ("completed", "total", "failed", "cancelled", "created")
-        )
-        rest = f", {created} created, {failed} failed, {cancelled} cancelled"
-        return f"{getattr(d, f'{side}_progress')} % ({completed} of {total}{rest})"
+        """Tell percentage and completed tasks, and of the others what differs."""
+        others = [name for name in _OTHERS if getattr(d, f"stored_{name}") != getattr(d, f"calculated_{name}")]
+        told = [f"{getattr(d, f'{side}_{name}')} {name}" for name in others]
+        completed = f"{getattr(d, f'{side}_completed')} of {getattr(d, f'{side}_total')}"
+        return f"{getattr(d, f'{side}_progress')} % ({', '.join([completed, *told])})"
 
-    rows = [(d.workflow_id, d.name, numbers(d, "stored"), numbers(d, "calculated")) for d in drift]
-    print_table(("ID", Column("NAME", least=8, most=40), *(Column(verb, least=16) for verb in verbs)), rows)
+    columns = (
+        id_column(d.workflow_id for d in drift),
+        Column("NAME", least=8, most=40, last=True),
+        *(Column(verb, least=12) for verb in verbs),
+    )
+    print_table(columns, [(d.workflow_id, d.name, numbers(d, "stored"), numbers(d, "calculated")) for d in drift])
