@@ -355,7 +355,7 @@ def test_focus_scroll_and_what_is_open_survive_an_update(service: Service, conn:
     page.evaluate("scrollTo(0, 333)")
     set_status(conn, tasks[1], "completed")
     page.wait_for_selector("#tasks tr[data-status=completed]")
-    assert page.get_by_text("no memory").is_visible()
+    assert page.locator("pre", has_text="no memory").is_visible()
     assert page.evaluate("document.activeElement.nodeName") == "SUMMARY"
     assert page.evaluate("scrollY") == 333
 
@@ -583,26 +583,6 @@ def test_a_stage_that_runs_is_as_full_as_its_agents_are_done(service: Service, c
     assert widths == ["100.0%", "20.0%"]
 
 
-def test_an_archived_workflow_says_so(service: Service, conn: Conn, visit: Visit) -> None:
-    workflow = new_workflow(conn, name="old")
-    new_tasks(conn, workflow, "completed", "failed")
-    conn.execute("update workflow set status = 'failed' where id = %s", [workflow])
-    conn.execute("select archive_workflows('0 s')")
-    page = visit(service, f"/workflows/{workflow}", js=False)
-    assert "the numbers are kept as they were, the tasks are not" in page.locator(".archived").text_content()
-    assert "2 tasks were archived" in page.locator("#tasks").text_content()
-    assert page.get_by_text("No tasks yet").count() == 0
-
-
-def test_traces_are_links_where_it_is_said_where_they_are(service_dsn: str, conn: Conn, visit: Visit) -> None:
-    workflow = new_workflow(conn, trace_id="4bf9/2f")
-    with serving(service_dsn, "--trace-url", "https://traces.example/{trace_id}?from=here") as address:
-        page = visit(address, f"/workflows/{workflow}", js=False)
-        link = page.locator("#about a", has_text="4bf9/2f")
-        assert link.get_attribute("href") == "https://traces.example/4bf9%2F2f?from=here"
-        page.close()
-
-
 def test_print_is_light_and_tooltips_have_what_is_cut_off(service: Service, conn: Conn, visit: Visit) -> None:
     new_workflow(conn, name="w" * 300, type="t" * 300)
     page = live(visit(service, "/workflows", color_scheme="dark"))
@@ -612,19 +592,6 @@ def test_print_is_light_and_tooltips_have_what_is_cut_off(service: Service, conn
         assert page.locator(f"tr bdi[title={letter * 300}]").count() == 1
     page.emulate_media(media="screen", forced_colors="active")
     assert page.evaluate("getComputedStyle(document.querySelector('.seg-completed')).fill") != "rgb(0, 0, 0)"
-
-
-def test_axe_finds_nothing_to_complain_about(service: Service, conn: Conn, visit: Visit) -> None:
-    axe = pytest.importorskip("axe_playwright_python", reason="axe is not installed: pip install -e .[browser]")
-    script = Path(axe.__file__).with_name("axe.min.js").read_text()
-    workflow, tasks = shop(conn)
-    set_status(conn, tasks[0], "failed")
-    for path in ("/", "/workflows", f"/workflows/{workflow}", "/docs", "/nothing", "/login"):
-        page = visit(service, path, bypass_csp=True)
-        page.evaluate(script)
-        found = page.evaluate("axe.run({ runOnly: ['wcag2a', 'wcag2aa', 'wcag21aa', 'wcag22aa', 'best-practice'] })")
-        said = [(rule["id"], node["target"]) for rule in found["violations"] for node in rule["nodes"]]
-        assert said == [], path
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -673,6 +640,7 @@ _FAINT = """() => {
 
 
 def test_completed_agents_fill_a_bar_only_when_all_are_completed() -> None:
+    assert [segment.width for segment in charts.bar({"completed": 0, "open": 0})] == [0, 0]
     for total in (1, 2, 3, 40, 2000, 1_000_000):
         for completed in {0, 1, total // 2, total - 1, total}:
             for failed in {0, 1, (total - completed) // 3} & set(range(total - completed + 1)):
@@ -681,7 +649,3 @@ def test_completed_agents_fill_a_bar_only_when_all_are_completed() -> None:
                 assert sum(segment.width for segment in segments.values()) == pytest.approx(100, abs=0.01)
                 assert (segments["completed"].width == 100) == (completed == total)
                 assert all((segments[name].width >= 2) == (count > 0) for name, count in counts.items())
-
-
-def test_the_bar_of_a_workflow_without_agents_is_empty() -> None:
-    assert [segment.width for segment in charts.bar({"completed": 0, "open": 0})] == [0, 0]

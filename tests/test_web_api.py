@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import fields
 from functools import partial
-from itertools import islice
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -18,9 +17,6 @@ from tests.helpers import new_tasks, new_workflow, set_status
 from tests.service import Conn, Service, content, serving, shared
 
 PARTS = ["tree", "tasks", "events", "timeline", "stages", "burnup", "forecast", "metrics", "link", "stream"]
-SORTS = [
-    f"{direction}{order}" for order in ("created", "name", "status", "progress", "duration") for direction in ("", "-")
-]
 STATUSES = ["initiated", "running", "paused", "completed", "failed", "cancelled"]
 CHECKS = [
     "not_a_server_error",
@@ -195,34 +191,6 @@ def test_sorts_both_ways(client: httpx.Client, conn: Conn, sort: str) -> None:
 
 
 # --- Pages ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("sort", SORTS)
-@pytest.mark.parametrize("filters", [{}, {"status": ["running", "failed"], "type": "app", "name": "w"}])
-def test_pages_hold_each_workflow_once_over_equal_keys(
-    client: httpx.Client, conn: Conn, sort: str, filters: dict[str, Any]
-) -> None:
-    conn.execute(
-        "insert into workflow (name, type, status, created_at)"
-        " select 'w' || n % 2, 'app', (array['running', 'failed'])[1 + n % 2]::workflow_status, '2026-01-01'"
-        " from generate_series(1, 23) as n"
-    )
-    whole = [workflow["id"] for workflow in get(client, "/workflows", sort=sort, **filters)]
-    found = list(pages(client, sort=sort, limit=4, **filters))
-    assert [len(page) for page in found] == [4, 4, 4, 4, 4, 3]
-    assert [workflow["id"] for page in found for workflow in page] == whole
-    assert len(set(whole)) == 23
-    assert [len(page) for page in pages(client, sort=sort, limit=23, **filters)] == [23]
-
-
-@pytest.mark.parametrize("sort", SORTS)
-def test_pages_go_on_over_times_that_python_has_not(client: httpx.Client, conn: Conn, sort: str) -> None:
-    for created in ("infinity", "-infinity", "0044-03-15 BC", "20000-01-01", "2026-01-01") * 2:
-        new_workflow(conn, created_at=created)
-    whole = [workflow["id"] for workflow in get(client, "/workflows", sort=sort)]
-    found = [workflow["id"] for page in islice(pages(client, sort=sort, limit=1), 20) for workflow in page]
-    assert found == whole
-    assert len(set(found)) == 10
 
 
 def test_rows_inserted_meanwhile_neither_repeat_nor_hide_any(client: httpx.Client, conn: Conn) -> None:

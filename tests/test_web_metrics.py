@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -13,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.helpers import new_tasks, new_workflow, set_status
-from tests.service import Conn, Service, content, following, serving, shared, wait_for
+from tests.service import Conn, Service, following, serving, shared, wait_for
 
 service_dsn, service, conn = shared()
 
@@ -121,31 +120,3 @@ def test_each_request_is_a_line_of_json_without_its_query(service: Service, clie
         assert datetime.fromisoformat(line["time"]).tzinfo is not None
         assert line["ms"] > 0
     assert "secret" not in said
-
-
-def test_readiness_says_whether_the_database_has_the_schema(client: httpx.Client, conn: Conn) -> None:
-    assert (client.get("/readyz").json(), client.get("/healthz").json()) == ({"status": "ready"}, {"status": "ok"})
-    conn.execute("alter view workflow_progress rename to elsewhere")
-    response = client.get("/readyz")
-    assert (response.status_code, "agent-progress migrate" in response.json()["error"]) == (503, True)
-    assert client.get("/healthz").status_code == 200
-    assert client.get("/api/v1/workflows").status_code == 503
-    conn.execute("alter view elsewhere rename to workflow_progress")
-    assert client.get("/api/v1/workflows").status_code == 200
-
-
-def test_a_database_that_is_not_there_is_503_and_metrics_go_on(client: httpx.Client, conn: Conn, server: Any) -> None:
-    with psycopg.connect(server, dbname="postgres", autocommit=True) as admin:
-        name = conn.info.dbname
-        admin.execute(f"alter database {name} with allow_connections false")
-        admin.execute(
-            "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s and pid <> %s",
-            [name, conn.info.backend_pid],
-        )
-        response = client.get("/readyz")
-        assert (response.status_code, content(response)) == (503, {"error": "Database unavailable"})
-        assert int(response.headers["retry-after"]) > 0
-        assert metrics(client)["agent_progress_database_up",] == 0
-        admin.execute(f"alter database {name} with allow_connections true")
-    wait_for(lambda: client.get("/readyz").status_code == 200)
-    assert metrics(client)["agent_progress_database_up",] == 1

@@ -153,6 +153,12 @@ async def require_workflow(conn: AsyncConnection[Any], shape: Shape, workflow_id
     return found
 
 
+async def read_workflows(conn: AsyncConnection[Any], shape: Shape, workflow_ids: Iterable[str]) -> list[Listed]:
+    """Read workflows by their keys."""
+    rows = sql.SQL("(select p.* from {} as p where p.workflow_id = any (%s))").format(shape.name("workflow_progress"))
+    return await fetch_rows(conn, Listed, listed(shape, rows, NEWEST), [as_array(workflow_ids)])
+
+
 async def follow_workflows(
     conn: AsyncConnection[Any], shape: Shape, workflow_ids: Iterable[str], summed: Iterable[str]
 ) -> dict[str, bytes]:

@@ -10,10 +10,12 @@ from typing import Any
 from psycopg import AsyncConnection, sql
 
 from pyapp import aio
-from pyapp.models import Key, TreeNode, TreeProgress
+from pyapp.models import SETTLED, Key, TreeNode, TreeProgress
 from pyapp.statements import array as as_array
+from pyapp.web.answers import Listed
+from pyapp.web.reads import read_workflows
 from pyapp.web.shape import Shape
-from pyapp.web.wire import fetch_rows, fetch_values
+from pyapp.web.wire import fetch_rows
 
 FOLLOWED = 5000
 """So many workflows of the trees that are followed are followed."""
@@ -21,7 +23,6 @@ _READ = 5000  # workflows of a tree, for a page
 _SHOWN = 150  # workflows on a page: more take it long, and nobody reads them
 _SIBLINGS = 25  # of those below one workflow
 _OPEN = 30  # workflows of a tree that is shown unfolded
-_ENDED = ("completed", "failed", "cancelled")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,35 +35,23 @@ class Ancestor:
 
 @dataclass(slots=True)
 class Branch:
-    """A workflow on a page, with the numbers of all below it, and those below it that are shown."""
+    """A workflow on a page, and those below it that are shown."""
 
     node: TreeNode
     stalled: bool = False
     troubled: bool = False
     """Whether it or something below it has failed, or has come to a halt."""
-    workflows: int = 1
-    agents_completed: int = 0
-    agents_total: int = 0
-    agents_created: int = 0
-    agents_failed: int = 0
-    agents_cancelled: int = 0
     below: list[Branch] = field(default_factory=list)
     hidden: int = 0
     """How many right below it are not shown."""
     opened: bool = False
-    percentage: int = 0
+    workflow: Listed | None = None
+    """It as it is listed, with the numbers of all below it, where it is shown."""
 
     @property
     def active(self) -> bool:
         """Whether the workflow has not ended."""
-        return self.node.status not in _ENDED
-
-    @property
-    def state(self) -> str:
-        """How its bar looks."""
-        if self.node.status == "completed" and self.percentage == 100:
-            return "done"
-        return "active" if self.active else "ended"
+        return self.node.status not in SETTLED
 
     @property
     def rank(self) -> tuple[bool, bool, bool]:
@@ -130,36 +119,21 @@ async def read_branches(conn: AsyncConnection[Any], shape: Shape, workflow_id: s
     branches = {node.workflow_id: Branch(node, stalled=node.workflow_id in stalled) for node in nodes}
     for node in reversed(nodes):  # depth first: what is below a workflow comes after it
         branch = branches[node.workflow_id]
-        branch.agents_completed += node.agents_completed or 0
-        branch.agents_total += node.agents_total or 0
-        branch.agents_created += node.agents_created or 0
-        branch.agents_failed += node.agents_failed or 0
-        branch.agents_cancelled += node.agents_cancelled or 0
         branch.troubled |= branch.in_trouble
         branch.below.sort(key=lambda one: one.rank)
         if node.level > 1 and node.parent_id is not None and (above := branches.get(node.parent_id)):
             above.below.insert(0, branch)
             above.troubled |= branch.troubled
-            above.workflows += branch.workflows
-            for what in ("completed", "total", "created", "failed", "cancelled"):
-                name = f"agents_{what}"
-                setattr(above, name, getattr(above, name) + getattr(branch, name))
     top = branches[nodes[0].workflow_id]
-    shown = _cut(top)
-    formula = sql.SQL(
-        "select {}(n.completed, n.total) from unnest(%s::bigint[], %s::bigint[]) with ordinality"
-        " as n (completed, total, place) order by n.place"
-    ).format(shape.name("progress_percentage"))
-    numbers = [[branch.agents_completed for branch in shown], [branch.agents_total for branch in shown]]
-    for branch, percentage in zip(shown, await fetch_values(conn, formula, numbers), strict=True):
-        branch.percentage = percentage
+    shown = {str(branch.node.workflow_id): branch for branch in _cut(top, small=len(nodes) <= _OPEN)}
+    for workflow in await read_workflows(conn, shape, shown):
+        shown[str(workflow.id)].workflow = workflow
     return progress, top
 
 
-def _cut(top: Branch) -> list[Branch]:
+def _cut(top: Branch, *, small: bool) -> list[Branch]:
     """Keep what a page can show, level by level, and unfold what needs attention, or all of a small tree."""
     left, level, shown = _SHOWN, [top], list[Branch]()
-    small = top.workflows <= _OPEN
     top.opened = True
     opened = len(top.below)
     while level:

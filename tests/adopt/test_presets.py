@@ -48,7 +48,8 @@ def make_every(conn: psycopg.Connection, words: Words) -> list[tuple[str, str]]:
 
 
 def adopt(conn: psycopg.Connection, system: System) -> None:
-    succeed(conn.info.dsn, "adopt", "--preset", system.preset)
+    notes = succeed(conn.info.dsn, "adopt", "--preset", system.preset).out.splitlines()
+    assert len(notes) == len(set(notes))
 
 
 def test_there_is_a_life_for_each_preset() -> None:
@@ -149,6 +150,19 @@ def test_tasks_that_name_no_workflow_are_told(conn: psycopg.Connection) -> None:
     assert "note: none of the tasks names a workflow by (args ->> 'workflow_id')" in ran.err
 
 
+def test_task_instances_are_listed_as_they_started(conn: psycopg.Connection) -> None:
+    conn.execute(AIRFLOW.ddl.encode())
+    adopt(conn, AIRFLOW)
+    conn.execute("insert into dag_run (dag_id, run_id) values ('etl', 'now')")
+    for number, task, started in ((1, "waits", None), (2, "second", "2026-01-02"), (3, "first", "2026-01-01")):
+        conn.execute(
+            "insert into task_instance (id, task_id, dag_id, run_id, start_date) values (%s, %s, 'etl', 'now', %s)",
+            [f"{RUN}{number}", task, started],
+        )
+    listed = list_tasks(conn, "etl/now", schema="agent_progress")
+    assert [task.agent_type for task in listed] == ["first", "second", "waits"]
+
+
 def test_a_foreign_key_is_told_though_the_key_was_given(conn: psycopg.Connection) -> None:
     conn.execute(AIRFLOW.ddl.encode())
     assert "references it, on delete cascade" in succeed(conn.info.dsn, "adopt", "--preset", "airflow").out
@@ -224,3 +238,36 @@ def test_partitions_that_hatchet_drops_leave_the_numbers_until_they_are_repaired
     assert cli(conn.info.dsn, "check", "--schema", "agent_progress").code == 1
     succeed(conn.info.dsn, "repair", "--schema", "agent_progress")
     assert says(conn) == {f"{RUN}1": (100, 1, 1, 0, 0)}
+
+
+def test_the_tasks_of_pgflow_steps_are_adopted_by_the_preset_as_well(conn: psycopg.Connection) -> None:
+    system = SYSTEMS["pgflow"]
+    conn.execute(system.ddl.encode())
+    conn.execute(
+        "create table pgflow.step_tasks (run_id uuid references pgflow.runs, step_slug text, task_index integer,"
+        " status text default 'queued', queued_at timestamptz, started_at timestamptz, completed_at timestamptz,"
+        " failed_at timestamptz, error_message text, primary key (run_id, step_slug, task_index))"
+    )
+    succeed(conn.info.dsn, "adopt", "--preset", "pgflow", "--tasks", "pgflow.step_tasks", "--task-noun", "task")
+    conn.execute(f"insert into pgflow.runs (run_id) values ('{RUN}1')".encode())
+    for number, status in enumerate(("queued", "started", "completed", "failed")):
+        conn.execute("insert into pgflow.step_tasks values (%s, 'page', %s, %s)", [f"{RUN}1", number, status])
+    assert says(conn) == {f"{RUN}1": (25, 1, 4, 1, 0)}
+    assert "1 of 4 tasks" in succeed(conn.info.dsn, "show", f"{RUN}1", "--schema", "agent_progress").out
+
+
+def test_batches_of_trigger_dev_are_adopted_by_the_preset_as_well(conn: psycopg.Connection) -> None:
+    conn.execute(SYSTEMS["trigger-dev"].ddl.encode())
+    conn.execute('create table "BatchTaskRun" (id text primary key, "friendlyId" text, status text)')
+    conn.execute('alter table "TaskRun" add "batchId" text references "BatchTaskRun"')
+    tables = ["--workflows", '"BatchTaskRun"', "--key", "batchId", "--column", "name=friendlyId"]
+    words = ["--workflow-completed", "completed,partial_failed", "--workflow-failed", "aborted"]
+    nouns = ["--workflow-noun", "batch", "--task-noun", "run"]
+    succeed(conn.info.dsn, "adopt", "--preset", "trigger-dev", *tables, *words, *nouns)
+    conn.execute("""insert into "BatchTaskRun" values ('b', 'batch_1', 'COMPLETED')""")
+    conn.execute(
+        """insert into "TaskRun" ("batchId", status) values ('b', 'COMPLETED_SUCCESSFULLY'), ('b', 'CRASHED')"""
+    )
+    assert says(conn) == {"b": (50, 1, 2, 1, 0)}
+    shown = conn.execute(b"select name, status from agent_progress.workflow_progress").fetchall()
+    assert shown == [("batch_1", "completed")]
