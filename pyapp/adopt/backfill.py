@@ -36,11 +36,6 @@ class Counted:
     frozen: int
 
 
-def is_live(conn: Connection[Any], adoption: Adoption) -> bool:
-    """Tell whether all that was there before has been counted, or is being swept up."""
-    return bool(Backfill(conn, adoption).value("select coalesce(bool_and(live), true) from {schema}.counting"))
-
-
 def backfill(
     conn: Connection[Any], adoption: Adoption, on_batch: OnBatch = lambda _: None, on_step: OnStep = lambda _: None
 ) -> Counted:
@@ -66,6 +61,10 @@ class Backfill:
         self._render = Renderer(adoption)
         self._schema = sql.Identifier(adoption.schema).as_string(None)
 
+    def is_live(self) -> bool:
+        """Tell whether all that was there before has been counted, or is being swept up."""
+        return bool(self.value("select coalesce(bool_and(live), true) from {schema}.counting"))
+
     def waiting(self) -> int:
         """Count the workflows that are not counted though they have counters: those that changed meanwhile."""
         return int(self.value("select count(*) from {schema}.workflow_counter where agents_created is null"))
@@ -73,8 +72,8 @@ class Backfill:
     def run(self, on_batch: OnBatch, on_step: OnStep) -> Counted:
         """Do all of it."""
         counted = 0
-        fresh = not is_live(self._conn, self._of)
-        while not is_live(self._conn, self._of):
+        fresh = not self.is_live()
+        while not self.is_live():
             self._stage()
             counted += self._copy(on_batch)
             counted += self._sweep(on_batch, lambda _: None, patient=False)

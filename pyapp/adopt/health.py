@@ -11,7 +11,7 @@ from psycopg import Connection, sql
 from psycopg.rows import dict_row
 
 from pyapp.adopt.adoption import AdoptError, Adoption
-from pyapp.adopt.backfill import Backfill, is_live
+from pyapp.adopt.backfill import Backfill
 from pyapp.adopt.catalog import first_line, unindexed_key
 from pyapp.adopt.install import new_partitions, outdated, render
 from pyapp.adopt.render import Renderer
@@ -107,8 +107,9 @@ def examine(conn: Connection[Any], adoption: Adoption) -> tuple[list[str], list[
         )
         return missing, []
     notes = []
-    if not is_live(conn, adoption):
-        more = f" ({waiting} have changed since)" if (waiting := Backfill(conn, adoption).waiting()) else ""
+    counting = Backfill(conn, adoption)
+    if not counting.is_live():
+        more = f" ({waiting} have changed since)" if (waiting := counting.waiting()) else ""
         notes.append(f"what was there before is not counted yet{more}: agent-progress adopt --continue")
     if new := new_partitions(conn, adoption):
         notes.append(
@@ -117,7 +118,7 @@ def examine(conn: Connection[Any], adoption: Adoption) -> tuple[list[str], list[
         )
     if told := unindexed_key(conn, adoption):
         notes.append(told)
-    if adoption.shadow and (different := Backfill(conn, adoption).value(_DIFFERENT)):
+    if adoption.shadow and (different := counting.value(_DIFFERENT)):
         noun = "workflow says" if different == 1 else "workflows say"
         notes.append(f"{different} {noun} something else than what was counted; adopt --live publishes it")
     return missing, notes

@@ -436,26 +436,19 @@ class _Inspection:
     def _tell(self, adoption: Adoption, link: str) -> None:
         found = partitions(self.conn, adoption)
         key = ", ".join(f"{key.sql.removeprefix('task.')} {key.type}" for key in adoption.keys)
-        self.notes.insert(0, f"tasks: {self.tasks.table.sql}, {_about(self.tasks, len(found.tasks))}, key {key}")
+        workflows = "as the tasks name them, without a table"
         if self.workflows:
-            self.notes.insert(
-                0, f"workflows: {self.workflows.table.sql}, {_about(self.workflows, len(found.workflows))}, {link}"
-            )
-        else:
-            self.notes.insert(0, "workflows: as the tasks name them, without a table")
-        for outcome, condition in adoption.outcomes.items():
-            self.notes.append(f"a task is {outcome} when {condition}")
+            workflows = f"{self.workflows.table.sql}, {_about(self.workflows, len(found.workflows))}, {link}"
+        tasks = f"{self.tasks.table.sql}, {_about(self.tasks, len(found.tasks))}, key {key}"
+        self.notes[:0] = [f"workflows: {workflows}", f"tasks: {tasks}"]
+        self.notes += [f"a task is {outcome} when {condition}" for outcome, condition in adoption.outcomes.items()]
         if adoption.where:
             self.notes.append(f"tasks count where {adoption.where}")
         if adoption.keep_finished:
             self.notes.append("finished work stays counted when its rows are deleted")
-        for what, column in adoption.publish.items():
-            told = (
-                "left alone for now (--live ends that)"
-                if adoption.shadow
-                else "written when it moves, and by nobody else"
-            )
-            self.notes.append(f"{what}: {name(column)} is {told}")
+        left = "left alone for now (--live ends that)"
+        told = left if adoption.shadow else "written when it moves, and by nobody else"
+        self.notes += [f"{what}: {name(column)} is {told}" for what, column in adoption.publish.items()]
         parts = " and ".join(f"({key.sql})::{key.type} = (select null::{key.type} offset 0)" for key in adoption.keys)
         there = self._ask(f"select to_regprocedure('{adoption.schema}.as_json(anyelement)')") != [(None,)]
         schema = name(adoption.schema) if there else "pg_temp"  # an index can only be on the one that is there
@@ -465,20 +458,13 @@ class _Inspection:
             )
         if index := unindexed_key(self.conn, adoption):
             self.warnings.append(index)
-        if adoption.workflows != adoption.tasks and self._names_nothing(adoption):
+        named = " and ".join(f"({key.sql}) is not null" for key in adoption.keys)
+        any_named = f"select bool_or({named}) from {adoption.tasks.sql} as task"
+        if adoption.workflows != adoption.tasks and self._ask(any_named) == [(False,)]:
             told = ", ".join(key.sql.removeprefix("task.") for key in adoption.keys)
             self.warnings.append(f"none of the tasks names a workflow by {told}: until one does, nothing is counted")
         if adoption.publishes:
             self._tell_triggers(adoption)
-
-    def _names_nothing(self, adoption: Adoption) -> bool:
-        """Tell whether there are tasks, but none with a key."""
-        known = " and ".join(f"({key.sql}) is not null" for key in adoption.keys)
-        query = (
-            f"select exists (select from {adoption.tasks.sql} as task)"
-            f" and not exists (select from {adoption.tasks.sql} as task where {known})"
-        )
-        return self._ask(query) == [(True,)]
 
     def _tell_triggers(self, adoption: Adoption) -> None:
         """Warn of the application's row triggers before updates of a table that is published to."""
