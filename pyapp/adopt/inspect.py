@@ -158,7 +158,9 @@ class _Inspection:
         self._tell(adoption, link)
         values = self._values(adoption)
         adoption = replace(adoption, seen=self._seen(adoption, values))
-        return Findings(adoption, self.notes, self.warnings, values, self._doubts(adoption, values))
+        return Findings(
+            adoption, list(dict.fromkeys(self.notes)), self.warnings, values, self._doubts(adoption, values)
+        )
 
     def _schema(self) -> str:
         schema = self.request.schema

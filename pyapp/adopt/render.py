@@ -392,9 +392,12 @@ class Renderer:
             probes.append(ended)
         if self._described != "null::jsonb":
             slots["describe"] = self.render("describe.sql").strip()
-        known = slots["workflow_keys_known"]
-        rows = f"select from {self._workflows} as workflow where {known} and ({' or '.join(probes)})"
-        slots["probe"] = f"left join ({rows}) as w on false" if of.workflows and probes else ""
+        numbers = " + ".join(f"c.agents_{what}" for what in ("created", *OUTCOMES))
+        needed = [f"{self._schema}.workflow_counter as c, {self._schema}.counting as s where {numbers} = 0 and s.live"]
+        if of.workflows and probes:
+            known = slots["workflow_keys_known"]
+            needed.append(f"{self._workflows} as workflow where {known} and ({' or '.join(probes)})")
+        slots["needed"] = " or ".join(f"exists (select from {rows})" for rows in needed)
         return slots
 
 

@@ -1,7 +1,7 @@
 -- Each statement on the tasks adds what it changed to the counters of its workflows, in its own transaction: once per
 -- statement, one row after the other in the order of keys. What the statement changed is read in a block of its own,
 -- before anything is written: where a column or an object is missing, the application's write goes on. (A write inside
--- of the block would take a transaction id of its own.)
+-- of the block would take a transaction id of its own.) It names what is needed later, and does not evaluate it.
 
 create or replace function {schema}.maintain_progress()
 returns trigger
@@ -49,11 +49,7 @@ begin
             into {this_keys}, the_created, the_completed, the_failed, the_cancelled, moved, single
             from {old_tasks} as o
             cross join {new_tasks} as n
-            left join (
-                select from {schema}.workflow_counter as c, {schema}.counting as s
-                where c.agents_created + c.agents_completed + c.agents_failed + c.agents_cancelled = 0 and s.live
-            ) as missing on false
-            {probe};
+            where true or {needed};
             if not found or (single and not moved) then
                 return null;
             end if;
@@ -84,11 +80,7 @@ begin
                 t.outcome is not null and {keys_known} and not exists (select from changed_task offset 1)
             into {this_keys}, the_created, the_completed, the_failed, the_cancelled, single
             from {changed_tasks} as t
-            left join (
-                select from {schema}.workflow_counter as c, {schema}.counting as s
-                where c.agents_created + c.agents_completed + c.agents_failed + c.agents_cancelled = 0 and s.live
-            ) as missing on false
-            {probe};
+            where true or {needed};
             if not found then
                 return null;
             end if;
@@ -129,15 +121,13 @@ begin
         end if;
         update {schema}.counting set truncated = truncated + 1 where not live;
         is_live := not found;
-        -- What is not counted yet is to be counted again; what was removed is forgotten.
+        -- What was removed is forgotten. What was counted is repaired; what was not yet is to be counted again.
         update {schema}.workflow_counter as c
         set
-            agents_created = case
-                when is_live then c.agents_created - c.removed_completed - c.removed_failed - c.removed_cancelled
-            end,
-            agents_completed = case when is_live then c.agents_completed - c.removed_completed end,
-            agents_failed = case when is_live then c.agents_failed - c.removed_failed end,
-            agents_cancelled = case when is_live then c.agents_cancelled - c.removed_cancelled end,
+            agents_created = case when is_live then c.agents_created end,
+            agents_completed = case when is_live then c.agents_completed end,
+            agents_failed = case when is_live then c.agents_failed end,
+            agents_cancelled = case when is_live then c.agents_cancelled end,
             {nothing_removed}
         where not is_live or c.removed_completed + c.removed_failed + c.removed_cancelled > 0;
         if is_live then

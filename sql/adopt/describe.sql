@@ -9,6 +9,7 @@
                     end if;
                 exception
                     when data_exception then
+                        the_description := null;
                         raise warning using message = format('agent-progress: not described: %s', sqlerrm);
                 end;
                 update {schema}.workflow_counter as c set described = the_description where {c_is_this};

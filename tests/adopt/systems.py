@@ -6,6 +6,7 @@ Only what a preset reads is there, written as the system writes it. A line that 
 --| workflow | name | status, and | task | status | retries | times | error, as they show before anything is pruned
 --> every task, or workflow: statements that make one of every word of the table every
 --: meaning words; which words there are, and what each of them means
+What :run1 stands for is a UUID.
 """
 
 import re
@@ -57,7 +58,7 @@ class System:
 
 def read_system(path: Path) -> System:
     """Read a life."""
-    text = path.read_text("utf-8")
+    text = path.read_text("utf-8").replace(":run", RUN)
     ddl, *parts = re.split(r"(?m)^--> ", text)
     life: list[Step] = []
     words: dict[str, Words] = {}

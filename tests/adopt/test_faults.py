@@ -332,6 +332,14 @@ def test_a_row_whose_text_cannot_be_cast_stops_no_write(
     succeed(dsn, "repair", "--schema", "agent_progress")
 
 
+def test_a_workflow_whose_name_cannot_be_read_gets_none(conn: psycopg.Connection, dsn: str) -> None:
+    conn.execute("create table job (id serial primary key, batch integer, meta text, status text)")
+    succeed(dsn, "adopt", "--tasks", "job", "--key", "batch", "--column", "name=meta::jsonb ->> 'name'")
+    conn.execute("""insert into job (batch, meta) values (1, '{"name": "first"}'), (2, 'no json')""")
+    shown = conn.execute("select workflow_id, name from agent_progress.workflow_progress order by 1").fetchall()
+    assert shown == [(1, "first"), (2, "2")]
+
+
 @pytest.mark.parametrize("option", ["--workflow-noun", "--task-noun"])
 @pytest.mark.parametrize("noun", ["", "  ", "a\tb", "a\nb", "\x1b[31mred"])
 def test_a_noun_that_nobody_can_read_is_refused(make: Make, option: str, noun: str) -> None:

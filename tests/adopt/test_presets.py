@@ -48,7 +48,8 @@ def make_every(conn: psycopg.Connection, words: Words) -> list[tuple[str, str]]:
 
 
 def adopt(conn: psycopg.Connection, system: System) -> None:
-    succeed(conn.info.dsn, "adopt", "--preset", system.preset)
+    notes = succeed(conn.info.dsn, "adopt", "--preset", system.preset).out.splitlines()
+    assert len(notes) == len(set(notes))
 
 
 def test_there_is_a_life_for_each_preset() -> None:

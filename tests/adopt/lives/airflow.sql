@@ -52,8 +52,7 @@ delete from dag_run;
 --= etl/manual__2026-01-01T00:00:00+00:00: gone
 --> every task
 insert into dag_run (dag_id, run_id) values ('a', 'b') on conflict do nothing;
-insert into task_instance (task_id, dag_id, run_id, state)
-select gen_random_uuid()::text, 'a', 'b', word from every;
+insert into task_instance (task_id, dag_id, run_id, state) select gen_random_uuid()::text, 'a', 'b', word from every;
 --: completed success; failed failed, upstream_failed; ignored skipped, removed
 --: open scheduled, queued, running, restarting, up_for_retry, up_for_reschedule, deferred, null
 --> every workflow

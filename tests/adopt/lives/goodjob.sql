@@ -10,32 +10,27 @@ create table good_jobs (
 );
 create index on good_jobs (batch_id) where batch_id is not null;
 --> a batch is enqueued, and a job without one
-insert into good_job_batches (id, on_finish, enqueued_at)
-values ('00000000-0000-0000-0000-000000000001', 'MailReport', now());
-insert into good_jobs (job_class, batch_id, queue_name)
-select 'MailJob', '00000000-0000-0000-0000-000000000001', i from generate_series(1, 6) as i;
+insert into good_job_batches (id, on_finish, enqueued_at) values (':run1', 'MailReport', now());
+insert into good_jobs (job_class, batch_id, queue_name) select 'MailJob', ':run1', i from generate_series(1, 6) as i;
 insert into good_jobs (job_class) values ('Alone');
---= 00000000-0000-0000-0000-000000000001: 0 of 6
+--= :run1: 0 of 6
 --> two succeed; one failed and is retried, in its own row; one was retried as a row of its own
 update good_jobs set performed_at = now(), finished_at = now(), executions_count = 1 where queue_name in ('1', '6');
 update good_jobs set executions_count = 1, error = 'no' where queue_name = '2';
-insert into good_jobs (id, job_class, batch_id, queue_name)
-values ('00000000-0000-0000-0000-000000000009', 'MailJob', '00000000-0000-0000-0000-000000000001', '5');
-update good_jobs set finished_at = now(), error = 'no', retried_good_job_id = '00000000-0000-0000-0000-000000000009'
-where queue_name = '3';
---= 00000000-0000-0000-0000-000000000001: 2 of 6
+insert into good_jobs (id, job_class, batch_id, queue_name) values (':run9', 'MailJob', ':run1', '5');
+update good_jobs set finished_at = now(), error = 'no', retried_good_job_id = ':run9' where queue_name = '3';
+--= :run1: 2 of 6
 --> one is cleaned up before the end: it leaves the total
 delete from good_jobs where queue_name = '6';
---= 00000000-0000-0000-0000-000000000001: 1 of 5
+--= :run1: 1 of 5
 --> the retries succeed, one is discarded, and the callback runs
 update good_jobs set finished_at = now(), executions_count = 2, error = null where queue_name in ('2', '5');
 update good_jobs set performed_at = now(), finished_at = now(), executions_count = 5, error = 'Timeout: no'
 where queue_name = '4';
 update good_job_batches set discarded_at = now(), finished_at = now();
-insert into good_jobs (job_class, batch_callback_id, finished_at)
-values ('MailReport', '00000000-0000-0000-0000-000000000001', now());
---= 00000000-0000-0000-0000-000000000001: 4 of 5, 1 failed
---| 00000000-0000-0000-0000-000000000001 | MailReport | failed
+insert into good_jobs (job_class, batch_callback_id, finished_at) values ('MailReport', ':run1', now());
+--= :run1: 4 of 5, 1 failed
+--| :run1 | MailReport | failed
 --| MailJob | completed | 0 | created started completed |
 --| MailJob | completed | 1 | created completed |
 --| MailJob | failed | 4 | created started completed | Timeout: no
@@ -44,12 +39,12 @@ delete from good_jobs where error is null;
 delete from good_jobs where batch_id is not null;
 --> pruned: and old batches
 delete from good_job_batches;
---= 00000000-0000-0000-0000-000000000001: gone
+--= :run1: gone
 --> every task
-insert into good_job_batches (id) values ('00000000-0000-0000-0000-000000000002') on conflict do nothing;
+insert into good_job_batches (id) values (':run2') on conflict do nothing;
 insert into good_jobs (batch_id, performed_at, finished_at, error)
 select
-    '00000000-0000-0000-0000-000000000002', case when word = 'running' then now() end,
+    ':run2', case when word = 'running' then now() end,
     case when word in ('succeeded', 'discarded') then now() end, case when word = 'discarded' then 'no' end
 from every;
 --: completed succeeded; failed discarded; open queued, running

@@ -11,28 +11,26 @@ create table pgflow.step_states (
     primary key (run_id, step_slug)
 );
 --> two flows start with all their steps
-insert into pgflow.runs (run_id) values
-    ('00000000-0000-0000-0000-000000000001'), ('00000000-0000-0000-0000-000000000002');
+insert into pgflow.runs (run_id) values (':run1'), (':run2');
 insert into pgflow.step_states (run_id, step_slug)
 select run_id, unnest(array['fetch', 'parse', 'notify', 'store']) from pgflow.runs;
---= 00000000-0000-0000-0000-000000000001: 0 of 4; 00000000-0000-0000-0000-000000000002: 0 of 4
+--= :run1: 0 of 4; :run2: 0 of 4
 --> steps are done, one is skipped; a task of the other run is tried again, which its step does not show, and fails
 update pgflow.step_states set status = 'started', started_at = now() where step_slug = 'fetch';
 update pgflow.step_states set status = 'completed', completed_at = now()
-where step_slug in ('fetch', 'parse') and run_id = '00000000-0000-0000-0000-000000000001';
+where step_slug in ('fetch', 'parse') and run_id = ':run1';
 update pgflow.step_states set status = 'skipped', skipped_at = now() where step_slug = 'notify' and completed_at is null
-and run_id = '00000000-0000-0000-0000-000000000001';
+and run_id = ':run1';
 update pgflow.step_states set status = 'failed', failed_at = now(), error_message = 'no'
-where step_slug = 'fetch' and run_id = '00000000-0000-0000-0000-000000000002';
-update pgflow.runs set status = 'failed', failed_at = now() where run_id = '00000000-0000-0000-0000-000000000002';
---= 00000000-0000-0000-0000-000000000001: 2 of 3; 00000000-0000-0000-0000-000000000002: 0 of 4, 1 failed
+where step_slug = 'fetch' and run_id = ':run2';
+update pgflow.runs set status = 'failed', failed_at = now() where run_id = ':run2';
+--= :run1: 2 of 3; :run2: 0 of 4, 1 failed
 --> the run ends
-update pgflow.step_states set status = 'completed', completed_at = now()
-where step_slug = 'store' and run_id = '00000000-0000-0000-0000-000000000001';
+update pgflow.step_states set status = 'completed', completed_at = now() where step_slug = 'store' and run_id = ':run1';
 update pgflow.runs set status = 'completed', completed_at = now() where status = 'started';
---= 00000000-0000-0000-0000-000000000001: 3 of 3
---| 00000000-0000-0000-0000-000000000001 | crawl | completed
---| 00000000-0000-0000-0000-000000000002 | crawl | failed
+--= :run1: 3 of 3
+--| :run1 | crawl | completed
+--| :run2 | crawl | failed
 --| fetch | completed | | created started completed |
 --| fetch | failed | | created started completed | no
 --| notify | pending | | created |
@@ -41,14 +39,13 @@ update pgflow.runs set status = 'completed', completed_at = now() where status =
 --| store | completed | | created completed |
 --| store | pending | | created |
 --> pruned: what is old goes, steps first
-delete from pgflow.step_states where run_id = '00000000-0000-0000-0000-000000000001';
+delete from pgflow.step_states where run_id = ':run1';
 --> pruned: then runs
-delete from pgflow.runs where run_id = '00000000-0000-0000-0000-000000000001';
---= 00000000-0000-0000-0000-000000000001: gone
+delete from pgflow.runs where run_id = ':run1';
+--= :run1: gone
 --> every task
-insert into pgflow.runs (run_id) values ('00000000-0000-0000-0000-000000000003') on conflict do nothing;
-insert into pgflow.step_states (run_id, step_slug, status)
-select '00000000-0000-0000-0000-000000000003', gen_random_uuid()::text, word from every;
+insert into pgflow.runs (run_id) values (':run3') on conflict do nothing;
+insert into pgflow.step_states (run_id, step_slug, status) select ':run3', gen_random_uuid()::text, word from every;
 --: completed completed; failed failed; ignored skipped; open created, started
 --> every workflow
 insert into pgflow.runs (status) select word from every returning run_id::text, status;
