@@ -1,6 +1,5 @@
 """The tasks of a workflow: a page at a time in the order of their creation, filtered; and one with all that it has."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
@@ -10,6 +9,7 @@ from pyapp.models import Key, Task
 from pyapp.reading import ERROR, ERROR_LINE
 from pyapp.web.answers import columns
 from pyapp.web.cursors import Page, Place, as_page, fetch_page, read_place
+from pyapp.web.parameters import WantedTasks
 from pyapp.web.reads import as_json, count_rows
 from pyapp.web.shape import Shape
 from pyapp.web.wire import fetch_rows, fetch_values
@@ -36,36 +36,24 @@ class TaskPage(ReportedTask):
     result_length: int | None
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """Which tasks: filters, and where the page before, or the one behind, ended."""
-
-    status: Sequence[str] = ()
-    agent_type: str | None = None
-    stage: str | None = None
-    text: str | None = None
-    limit: int = 50
-    cursor: str | None = None
-
-
 async def list_page(
-    conn: AsyncConnection[Any], shape: Shape, workflow_id: str, wanted: Wanted, *, sent: bool = False
+    conn: AsyncConnection[Any], shape: Shape, workflow_id: str, wanted: WantedTasks, limit: int, *, sent: bool = False
 ) -> Page:
     """List a page of tasks without what they were given; as JSON to be sent, else without results. Raises BadCursor."""
     place = read_place("tasks", 2, wanted.cursor)
     if not shape.has("agent_task"):
         return Page([], None, None)
     query, values = _page_query(shape, workflow_id, wanted, place, sent=sent)
-    return await fetch_page(conn, query, values, place, wanted.limit, None if sent else ReportedTask)
+    return await fetch_page(conn, query, values | {"limit": limit + 1}, place, limit, None if sent else ReportedTask)
 
 
 def _page_query(
-    shape: Shape, workflow_id: str, wanted: Wanted, place: Place, *, sent: bool
+    shape: Shape, workflow_id: str, wanted: WantedTasks, place: Place, *, sent: bool
 ) -> tuple[sql.Composed, dict[str, Any]]:
     """Compose the query for a page and one row more."""
     keys = [sql.SQL("p.ordinal" if shape.has("workflow") else f"coalesce(p.ordinal, {_LAST})"), sql.SQL("p.id")]
     filters: list[sql.Composable] = [sql.SQL("p.workflow_id = %(workflow)s")]
-    values: dict[str, Any] = {"workflow": workflow_id, "limit": wanted.limit + 1}
+    values: dict[str, Any] = {"workflow": workflow_id}
     if wanted.status:
         filters.append(sql.SQL("p.status in ({})").format(sql.SQL(", ").join(map(sql.Literal, wanted.status))))
     for column in ("agent_type", "stage"):
