@@ -42,7 +42,7 @@ def show(target: Target, id: str, zone: tzinfo | None, as_json: bool, **wanted: 
         workflow = helpers.get_workflow(conn, find_id(conn, id, target.schema), schema=target.schema)
         called = vocabulary(conn, target.schema)
         parts = _read(conn, target.schema, workflow.workflow_id, wanted)
-        errors = read_errors(conn, target.schema, workflow.workflow_id) if wanted["tasks"] else {}
+        errors = read_errors(conn, target.schema, workflow.workflow_id) if wanted["tasks"] and not as_json else {}
     if as_json:
         print_json(asdict(workflow) | parts)
         return
