@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
@@ -150,6 +151,19 @@ def directory(within: str | None = None) -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def disk_of(megabytes: int, path: Path) -> Iterator[Path]:
+    """Mount a small disk; the test is skipped where that cannot be done."""
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=755", "tmpfs", path]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        path.rmdir()
+        pytest.skip("cannot mount a small disk here: needs root and the right to mount")
+    yield path
+    subprocess.run(["umount", path], check=True)
+    path.rmdir()
 
 
 @cache

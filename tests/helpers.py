@@ -140,6 +140,21 @@ def kill(server: Any) -> None:
     wait_for(refuses)
 
 
+def sessions(conn: psycopg.Connection, application: str = "agent-progress") -> list[int]:
+    """List the processes that serve an application in this database, in the order in which they began."""
+    rows = conn.execute(
+        "select pid from pg_stat_activity where datname = current_database() and application_name = %s"
+        " order by backend_start",
+        [application],
+    ).fetchall()
+    return [pid for (pid,) in rows]
+
+
+def wait_until_gone(conn: psycopg.Connection, application: str = "agent-progress") -> None:
+    """Wait for the server to notice that the connections of an application are closed."""
+    wait_for(lambda: not sessions(conn, application))
+
+
 def wait_until_blocked(conn: psycopg.Connection, pid: int) -> None:
     """Wait until the backend with this pid waits for a lock; ``conn`` must be in autocommit mode."""
     query = "select from pg_stat_activity where pid = %s and wait_event_type = 'Lock'"

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
@@ -69,11 +68,3 @@ def pooler(dsn: str, **settings: object) -> Iterator[str]:
         process.terminate()
         process.wait(60)
         shutil.rmtree(directory, ignore_errors=True)
-
-
-def sessions(dsn: str) -> int:
-    """Count the sessions of a pooler on the server."""
-    name = conninfo_to_dict(dsn)["dbname"]
-    with psycopg.connect(dsn, autocommit=True) as conn:
-        (count,) = conn.execute("select count(*) from pg_stat_activity where datname = %s", [name]).fetchone() or (0,)
-        return int(count) - 1

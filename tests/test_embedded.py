@@ -22,7 +22,7 @@ from psycopg.conninfo import conninfo_to_dict
 from pyapp import embedded
 from pyapp.embedded import EmbeddedError, Server, account, binaries, server
 
-from .crash import new_cluster
+from .crash import disk_of, new_cluster
 from .helpers import wait_for
 
 FAST = {"fsync": "off"}
@@ -369,14 +369,8 @@ def test_a_limit_on_file_size_is_a_clear_error_and_leaves_nothing(data: Path, cl
 
 @pytest.fixture
 def small_disk(base: Path) -> Iterator[Path]:
-    """A disk of 80 MB."""
-    disk = base / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=80m,mode=755", "tmpfs", str(disk)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("cannot mount a small disk here")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
+    with disk_of(80, base / "disk") as disk:
+        yield disk
 
 
 def fill(disk: Path, leave: int) -> None:

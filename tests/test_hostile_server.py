@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import socket
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from pyapp.demo.files import SAMPLE
 from pyapp.migrate import require_version
 
 from .conftest import Role
+from .crash import disk_of
 from .helpers import new_tasks, new_workflow
 from .service import wait_for
 from .test_trace import instance
@@ -166,16 +166,8 @@ def test_a_read_only_database_serves_readers_and_tells_writers_why(
 
 @pytest.fixture
 def small_disk() -> Iterator[Path]:
-    """A disk of 100 MB."""
-    disk = Path("/tmp", f"ap-disk-{os.getpid()}")
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=100m,mode=755", "tmpfs", disk]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        disk.rmdir()
-        pytest.skip("cannot mount a small disk here: needs root and the right to mount")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
-    disk.rmdir()
+    with disk_of(100, Path("/tmp", f"ap-disk-{os.getpid()}")) as disk:
+        yield disk
 
 
 def test_a_full_disk_is_one_line_and_leaves_exact_numbers(

@@ -26,7 +26,7 @@ from pyapp.otel import MODEL_CALLS, ProgressProcessor
 
 from .commands import Run, output_of
 from .commands import run as run
-from .helpers import kill, wait_for
+from .helpers import kill, sessions, wait_for
 from .pages import block_with, install_from_npm, page, run_python, url
 
 
@@ -540,8 +540,7 @@ def test_nothing_is_connected_before_the_first_agent(conn: Connection, tracing: 
     with tracing.span("GET /"):
         pass
     assert tracing.flush()
-    query = "select from pg_stat_activity where application_name = 'agent-progress' and datname = current_database()"
-    assert conn.execute(query).fetchall() == []
+    assert sessions(conn) == []
 
 
 PROGRAM = """

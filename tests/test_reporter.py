@@ -47,9 +47,11 @@ from .helpers import (
     new_tasks,
     new_workflow,
     progress,
+    sessions,
+    wait_for,
     wait_until_blocked_by,
+    wait_until_gone,
 )
-from .service import wait_for
 
 REPORTER = "application_name=reporter"
 Session = Callable[[], Connection]
@@ -72,11 +74,8 @@ def reporter(start: Start) -> Iterator[TaskReporter]:
 
 def backend(conn: Connection) -> int:
     """Tell the process that serves the reporter."""
-    query = (
-        "select pid from pg_stat_activity where datname = current_database() and application_name = 'reporter'"
-        " order by backend_start desc limit 1"
-    )
-    return wait_for(lambda: conn.execute(query).fetchone())[0]
+    pid: int = wait_for(lambda: sessions(conn, "reporter"))[-1]
+    return pid
 
 
 @contextmanager
@@ -97,11 +96,6 @@ def wait_until_held(conn: Connection, holder: Connection) -> None:
 def transactions(conn: Connection, tasks: list[Any]) -> int:
     """Count the transactions that wrote these tasks last."""
     return conn.execute("select count(distinct xmin::text) from agent_task where id = any(%s)", [tasks]).fetchone()[0]
-
-
-def wait_until_gone(conn: Connection) -> None:
-    query = "select from pg_stat_activity where application_name = 'reporter' and datname = current_database()"
-    wait_for(lambda: conn.execute(query).rowcount == 0)
 
 
 # --- Batches ----------------------------------------------------------------------------------------------------
@@ -125,7 +119,7 @@ def test_reports_of_many_threads_over_two_reporters_are_all_counted_and_never_de
         with ThreadPoolExecutor(12) as pool:
             list(pool.map(work, range(12)))
         assert [progress(conn, workflow) for workflow in workflows] == [(100, 60, 60)] * 3
-    wait_until_gone(conn)
+    wait_until_gone(conn, "reporter")
     assert deadlocks(conn) == before
 
 
@@ -366,7 +360,7 @@ def test_whoever_reports_waits_for_room_and_is_refused_when_it_is_closed(
         with pytest.raises(RuntimeError, match="closed"):
             reporter.report(workflow, tasks[2], "completed")
     assert progress(conn, workflow) == (100, 6, 6)
-    wait_until_gone(conn)
+    wait_until_gone(conn, "reporter")
 
 
 def test_a_callback_reports_even_where_there_is_no_room_and_cannot_wait_for_reports(

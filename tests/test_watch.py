@@ -1,7 +1,6 @@
 """Following workflows: what is yielded, when it ends, and what it outlives."""
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
@@ -16,7 +15,7 @@ from pyapp import Workflow, WorkflowNotFound, watch
 from pyapp.shipped import for_schema, resource
 from pyapp.watch import watch_changes
 
-from .helpers import at_work, in_background, new_tasks, new_workflow, set_status
+from .helpers import at_work, in_background, new_tasks, new_workflow, sessions, set_status, wait_until_gone
 
 INTERVAL = 0.02
 
@@ -72,20 +71,6 @@ def watcher(request: pytest.FixtureRequest, dsn: str) -> Iterator[Callable[..., 
         changes.close()
 
 
-def backends(conn: Connection) -> list[int]:
-    rows = conn.execute(
-        "select pid from pg_stat_activity where datname = current_database() and application_name = 'agent-progress'"
-    ).fetchall()
-    return [pid for (pid,) in rows]
-
-
-def wait_until_gone(conn: Connection) -> None:
-    """Wait for the server to notice that the watcher's connection is closed."""
-    give_up = time.monotonic() + 60
-    while backends(conn):
-        assert time.monotonic() < give_up
-
-
 def test_the_first_state_and_each_change_are_yielded(conn: Connection, watcher: Any) -> None:
     workflow, (one, two) = at_work(conn, 2)
     changes = watcher([workflow])
@@ -139,11 +124,11 @@ def test_it_outlives_its_connection(conn: Connection, watcher: Any) -> None:
     take(changes)
     waiting = next_of(changes)
     for done in (False, True):
-        (pid,) = backends(conn)
+        (pid,) = sessions(conn)
         conn.execute("select pg_terminate_backend(%s, 5000)", [pid])
         if done:
             set_status(conn, task, "completed")
-        while not backends(conn):
+        while not sessions(conn):
             assert not waiting.done() or done
     assert waiting.result(60).progress == 100
 
@@ -192,7 +177,7 @@ def test_leaving_the_loop_closes_the_connection(conn: Connection, watcher: Any) 
     new_workflow(conn)
     changes = watcher()
     take(changes)
-    assert len(backends(conn)) == 1
+    assert len(sessions(conn)) == 1
     changes.close()
     wait_until_gone(conn)
 

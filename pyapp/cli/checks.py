@@ -21,8 +21,6 @@ from pyapp.errors import WorkflowNotFound
 from pyapp.installed import differences
 from pyapp.models import Drift
 
-_OTHERS = ("created", "failed", "cancelled")
-
 
 @command(reads=True)
 @workflow_ids
@@ -127,9 +125,10 @@ def _sees_a_part(conn: Connection[Any], schema: str | None) -> bool:
 
 def _print_drift(drift: list[Drift], verbs: tuple[str, str]) -> None:
     def numbers(d: Drift, side: str) -> str:
-        """Tell percentage and completed tasks, and of the others what differs."""
-        others = [name for name in _OTHERS if getattr(d, f"stored_{name}") != getattr(d, f"calculated_{name}")]
-        told = [f"{getattr(d, f'{side}_{name}')} {name}" for name in others]
+        """Tell percentage and completed tasks, and how many of the others where that differs."""
+        others = {name: getattr(d, f"{side}_{name}") for name in ("created", "failed", "cancelled")}
+        differ = [name for name in others if getattr(d, f"stored_{name}") != getattr(d, f"calculated_{name}")]
+        told = [f"{others[name]} {name}" for name in differ if others[name]]
         completed = f"{getattr(d, f'{side}_completed')} of {getattr(d, f'{side}_total')}"
         return f"{getattr(d, f'{side}_progress')} % ({', '.join([completed, *told])})"
 

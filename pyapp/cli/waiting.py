@@ -12,13 +12,15 @@ def at_work(message: str, total: int | None = None) -> Iterator[Callable[[int], 
         yield lambda _: None
         return
     from rich import progress
+    from rich.table import Column
 
     from pyapp.cli.tables import console
 
     clock: tuple[progress.ProgressColumn, ...] = (progress.TimeElapsedColumn(),)
     if total is not None:
-        clock = (progress.BarColumn(), progress.MofNCompleteColumn(), progress.TimeRemainingColumn())
-    shown = (progress.SpinnerColumn(), progress.TextColumn("{task.description}"), *clock)
+        clock = (progress.BarColumn(bar_width=12), progress.MofNCompleteColumn(), progress.TimeRemainingColumn())
+    message_column = progress.TextColumn("{task.description}", table_column=Column())  # it wraps, the clock does not
+    shown = (progress.SpinnerColumn(), message_column, *clock)
     with progress.Progress(*shown, console=console(stderr=True), transient=True) as display:
         task = display.add_task(message, total=total)
         yield lambda step: display.advance(task, step)

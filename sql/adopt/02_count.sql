@@ -121,15 +121,13 @@ begin
         end if;
         update {schema}.counting set truncated = truncated + 1 where not live;
         is_live := not found;
-        -- What is not counted yet is to be counted again; what was removed is forgotten.
+        -- What was removed is forgotten. What was counted is repaired; what was not yet is to be counted again.
         update {schema}.workflow_counter as c
         set
-            agents_created = case
-                when is_live then c.agents_created - c.removed_completed - c.removed_failed - c.removed_cancelled
-            end,
-            agents_completed = case when is_live then c.agents_completed - c.removed_completed end,
-            agents_failed = case when is_live then c.agents_failed - c.removed_failed end,
-            agents_cancelled = case when is_live then c.agents_cancelled - c.removed_cancelled end,
+            agents_created = case when is_live then c.agents_created end,
+            agents_completed = case when is_live then c.agents_completed end,
+            agents_failed = case when is_live then c.agents_failed end,
+            agents_cancelled = case when is_live then c.agents_cancelled end,
             {nothing_removed}
         where not is_live or c.removed_completed + c.removed_failed + c.removed_cancelled > 0;
         if is_live then
