@@ -53,6 +53,22 @@ TREE = f"""
 ORDER_OF_TRENDS: LiteralString = (
     "max(ended) over (partition by type) desc, type, array_position(array['24 h', '7 d', '30 d'], period)"
 )
+# Why a task p failed: what agents report, and adopted tables have, is a text, or an object that says what went wrong.
+ERROR: LiteralString = """
+    case
+        when p.status <> 'failed' then null
+        when jsonb_typeof(p.result) = 'string' then p.result #>> '{}'
+        when jsonb_typeof(p.result -> 'error') = 'object'
+            then coalesce(p.result #>> '{error,message}', p.result ->> 'error')
+        else coalesce(p.result ->> 'error', p.result ->> 'message')
+    end
+"""
+# The first line; of a traceback the last one.
+ERROR_LINE: LiteralString = """
+    (select left(substring(btrim(e.error, e' \\n\\r\\t') from
+        case when starts_with(btrim(e.error), 'Traceback') then '[^\\n]*$' else '^[^\\n]*' end), 500)
+    from (select {error}) as e (error))
+""".replace("{error}", ERROR)
 _NEWEST = "created_at desc, workflow_id desc"
 _RESTS: LiteralString = "status = 'running' and last_updated_at < now() - interval '1 minute'"
 ATTENTION: LiteralString = f"agents_failed > 0 is true desc, ({_RESTS}) is true desc"

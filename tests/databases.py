@@ -35,17 +35,15 @@ class Databases:
         return self._dsn(name)
 
     @contextmanager
-    def copy(self, original: str | Callable[[str], object], **settings: str) -> Iterator[str]:
+    def copy(self, original: str | Callable[[str], object]) -> Iterator[str]:
         """Copy a database by its name, or one that a function filled, which is called once with its DSN.
 
-        The copy has settings of its own. Yields its DSN, which is of no use after the block.
+        Yields the DSN of the copy, which is of no use after the block.
         """
         if not isinstance(original, str) and original not in self._filled:
             original(self.empty())
             self._filled[original] = self._kept[-1]
         name = self._create(original if isinstance(original, str) else self._filled[original])
-        for setting, value in settings.items():
-            self._execute(f"alter database {{}} set {setting} = {value}", name)
         try:
             yield self._dsn(name)
         finally:

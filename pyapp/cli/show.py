@@ -13,9 +13,10 @@ from pyapp.cli.common import Target, as_json, command, connection, print_json, r
 from pyapp.cli.ids import find_id
 from pyapp.cli.options import workflow_id, zone_option
 from pyapp.cli.tables import Cell, Column, id_column, print_fields, print_table, print_workflows
-from pyapp.cli.text import bar, coloured, done_nouns, error_line, moment, outlook, percentage, stage_line, took, whole
+from pyapp.cli.text import bar, coloured, done_nouns, moment, outlook, percentage, stage_line, took, whole
 from pyapp.db import find_schema, quoted_name
 from pyapp.models import Key, Task, TimelineEntry, Vocabulary, Workflow
+from pyapp.reading import ERROR_LINE
 
 _AT = "%H:%M:%S"
 _PRECISE = len("00:00:00.000")
@@ -41,6 +42,7 @@ def show(target: Target, id: str, zone: tzinfo | None, as_json: bool, **wanted: 
         workflow = helpers.get_workflow(conn, find_id(conn, id, target.schema), schema=target.schema)
         called = vocabulary(conn, target.schema)
         parts = _read(conn, target.schema, workflow.workflow_id, wanted)
+        errors = read_errors(conn, target.schema, workflow.workflow_id) if wanted["tasks"] and not as_json else {}
     if as_json:
         print_json(asdict(workflow) | parts)
         return
@@ -51,7 +53,7 @@ def show(target: Target, id: str, zone: tzinfo | None, as_json: bool, **wanted: 
         print()
         print_workflows(((node.level - 1, node) for node in parts["tree"]), called.task_nouns)
     if "tasks" in parts:
-        _print_tasks(parts["tasks"], called, zone)
+        _print_tasks(parts["tasks"], errors, called, zone)
 
 
 def _read(conn: Connection[Any], schema: str | None, key: Key, wanted: dict[str, bool]) -> dict[str, Any]:
@@ -77,6 +79,14 @@ def _read(conn: Connection[Any], schema: str | None, key: Key, wanted: dict[str,
     return parts
 
 
+def read_errors(conn: Connection[Any], schema: str | None, key: Key) -> dict[Key, str | None]:
+    """Read why the tasks failed that did, a line each."""
+    query = sql.SQL("select id, {} from {} as p where workflow_id = %s and status = 'failed'").format(
+        sql.SQL(ERROR_LINE), quoted_name(find_schema(schema), "agent_task")
+    )
+    return dict(conn.execute(query, [str(key)]).fetchall())
+
+
 def _print_timeline(entries: Sequence[TimelineEntry], zone: tzinfo | None) -> None:
     def at(entry: TimelineEntry) -> Callable[[int], str]:
         text = moment(entry.at, zone, f"{_AT}.%f")[:-3]
@@ -92,7 +102,7 @@ def _print_timeline(entries: Sequence[TimelineEntry], zone: tzinfo | None) -> No
     print_table(columns, [(at(entry), entry.kind, entry.name, entry.what) for entry in entries])
 
 
-def _print_tasks(tasks: Sequence[Task], called: Vocabulary, zone: tzinfo | None) -> None:
+def _print_tasks(tasks: Sequence[Task], errors: dict[Key, str | None], called: Vocabulary, zone: tzinfo | None) -> None:
     columns = (
         id_column((task.id for task in tasks), leaves=6),
         Column("KEY", least=8, leaves=3),
@@ -114,7 +124,7 @@ def _print_tasks(tasks: Sequence[Task], called: Vocabulary, zone: tzinfo | None)
             task.retry_count or None,
             took(task),
             moment(task.completed_at, zone, _AT),
-            error_line(task),
+            errors.get(task.id),
         )
         for task in sorted(tasks, key=lambda task: task.status != "failed")
     ]

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta, tzinfo
-from typing import Any
 
 from rich.text import Text
 
@@ -131,18 +130,6 @@ def stage_line(stages: Iterable[Stage]) -> str:
         return f"{_STAGE_SIGN[stage.status]} {clean(stage.name)}{count}"
 
     return "  ".join(one(stage) for stage in stages)
-
-
-def error_line(task: Task) -> str:
-    """Tell in a line why a task failed, where its result says so: the first line of it, of a traceback the last."""
-    found: Any = task.result
-    for name in ("error", "message"):
-        if isinstance(found, dict):
-            found = found.get(name) or found.get("message")
-    if task.status != "failed" or not isinstance(found, str):
-        return ""
-    lines = found.strip().splitlines() or [""]
-    return lines[-1 if lines[0].startswith("Traceback") else 0]
 
 
 def took(task: Task) -> str:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any, Literal, TypeAlias
@@ -18,7 +17,6 @@ from pyapp import aio
 from pyapp.models import BurnupPoint, Forecast, ProgressMetrics, Stage, TimelineEntry, TreeNode, TreeProgress, Trend
 from pyapp.web import reads, tasks, trees, trends
 from pyapp.web.answers import Event, Listed, Overview, Problem, SignedLink, described
-from pyapp.web.filters import Wanted
 from pyapp.web.links import page_links
 from pyapp.web.paging import list_page
 from pyapp.web.parameters import (
@@ -27,15 +25,13 @@ from pyapp.web.parameters import (
     Keys,
     Limit,
     Offset,
-    TaskCursor,
-    TaskStatuses,
-    Text,
     Trees,
+    Wanted,
+    WantedTasks,
     WithTree,
     after_position,
     ask,
     known_parameters,
-    list_wanted,
 )
 from pyapp.web.security import key_of
 from pyapp.web.shape import Shape
@@ -44,7 +40,6 @@ from pyapp.web.tasks import ReportedTask
 from pyapp.web.wire import as_array, encode, respond
 
 _ONE = "/workflows/{workflow_id}"
-_CONTAINS = "Contained in the agent type, an id or the error, without regard to case."
 _WORKFLOW: Any = described(Listed, "Workflow")
 _TREE: Any = create_model(
     "Tree",
@@ -104,11 +99,9 @@ async def _many(request: Request, workflow_id: str, part: reads.Part, limit: int
 
 
 @router.get("/workflows", **_of(list[_WORKFLOW], 304, 400))
-async def list_workflows(
-    request: Request, wanted: Annotated[Wanted, Depends(list_wanted)], limit: Limit = 50
-) -> Response:
+async def list_workflows(request: Request, wanted: Annotated[Wanted, Depends()], limit: Limit = 50) -> Response:
     """List workflows, newest first; the Link header leads to the next page and the one before."""
-    page = await ask(request, lambda conn, shape: list_page(conn, shape, replace(wanted, limit=limit), sent=True))
+    page = await ask(request, lambda conn, shape: list_page(conn, shape, wanted, limit, sent=True))
     return respond(request, as_array(page.rows), page_links(request, next=page.next, prev=page.previous))
 
 
@@ -136,21 +129,13 @@ async def get_whole_tree(
 
 @router.get(f"{_ONE}/tasks", **_of(list[described(ReportedTask, "Task", tasks.WITHOUT)], 304, 400, 404))  # type: ignore[misc]
 async def list_tasks(
-    request: Request,
-    workflow_id: Key,
-    status: TaskStatuses = None,
-    agent_type: Annotated[Text | None, Query()] = None,
-    stage: Annotated[Text | None, Query()] = None,
-    text: Annotated[Text | None, Query(description=_CONTAINS)] = None,
-    limit: Limit = 200,
-    cursor: TaskCursor = None,
+    request: Request, workflow_id: Key, wanted: Annotated[WantedTasks, Depends()], limit: Limit = 200
 ) -> Response:
     """List the tasks of a workflow in the order in which they were created; the Link header leads on, and back."""
-    wanted = tasks.Wanted(status or (), agent_type, stage, text, limit, cursor)
     links: dict[str, str] = {}
 
     async def read(conn: AsyncConnection[Any], shape: Shape, key: str) -> list[bytes]:
-        page = await tasks.list_page(conn, shape, key, wanted, sent=True)
+        page = await tasks.list_page(conn, shape, key, wanted, limit, sent=True)
         links.update(page_links(request, next=page.next, prev=page.previous))
         return page.rows
 

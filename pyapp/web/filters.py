@@ -1,60 +1,22 @@
 """Which workflows a list shows: filters, and a search in names and ids, as SQL on ``workflow_progress``."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 from uuid import UUID
 
 from psycopg import AsyncConnection, sql
 
+from pyapp.web.parameters import Wanted
 from pyapp.web.reads import stalled
 from pyapp.web.shape import NotAValue, Shape
 
-Sort = Literal[
-    "created",
-    "-created",
-    "name",
-    "-name",
-    "status",
-    "-status",
-    "progress",
-    "-progress",
-    "duration",
-    "-duration",
-]
 NAME = sql.SQL('p.name collate "C"')
 _NEWEST_NAMES = 200_000
 """So many of the newest workflows have their names read where no index finds them: in 0.1 s."""
 _NEWEST_TASKS = 10_000
 """So many of the newest workflows have their tasks looked at for an external id that no index finds."""
 _HEX = re.compile(r"[0-9a-fA-F]{4,32}")
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """Which page: filters, an order, and where the page before ended, or the one behind began.
-
-    ``name`` is the beginning of the names, ``match`` is contained in them, or is an id; ``parent`` is the key of what
-    started them, ``none`` for what nothing did. ``created_to`` is excluded. ``longer`` and ``shorter`` are seconds.
-    """
-
-    status: Sequence[str] = ()
-    type: str | None = None
-    priority: str | None = None
-    name: str | None = None
-    match: str | None = None
-    parent: str | None = None
-    stalled: bool = False
-    failures: bool = False
-    created_from: datetime | None = None
-    created_to: datetime | None = None
-    longer: float | None = None
-    shorter: float | None = None
-    sort: Sort = "-created"
-    limit: int = 50
-    cursor: str | None = None
 
 
 def conditions(shape: Shape, wanted: Wanted) -> tuple[list[sql.Composable], dict[str, Any]]:

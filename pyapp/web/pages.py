@@ -12,10 +12,9 @@ from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qs, urlencode
 
-from fastapi import APIRouter, Depends, HTTPException, Path, Query
+from fastapi import APIRouter, Depends, HTTPException, Path
 from fastapi.templating import Jinja2Templates
 from psycopg import AsyncConnection
-from pydantic import BeforeValidator
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
@@ -24,9 +23,8 @@ from pyapp.web import charts, filters, reads, tasks, text, trees, usual
 from pyapp.web.address import base_of
 from pyapp.web.database import AWAY
 from pyapp.web.description import complete, operations
-from pyapp.web.filters import Wanted
 from pyapp.web.paging import list_page
-from pyapp.web.parameters import Key, Text, after_position, ask, given_only, known_parameters, list_wanted
+from pyapp.web.parameters import Key, Wanted, after_position, ask, given_only, known_parameters
 from pyapp.web.security import COOKIE, framed_by, local_path, same, session_of
 from pyapp.web.shape import OURS, Shape
 from pyapp.web.wire import error
@@ -50,9 +48,6 @@ _HUES = {
     "cancelled": "#a8741a",
     "other": "#7b818b",
 }
-GIVEN = BeforeValidator(lambda value: value or None)
-"""A form sends a field that is left empty as well."""
-Given = Annotated[Text | None, GIVEN, Query()]
 _Percentage = Annotated[int, Path(ge=0, le=100)]
 
 
@@ -113,20 +108,20 @@ async def overview(request: Request) -> Response:
 
 
 @router.get("/workflows")
-async def workflows(request: Request, wanted: Annotated[Wanted, Depends(list_wanted)]) -> Response:
+async def workflows(request: Request, wanted: Annotated[Wanted, Depends()]) -> Response:
     """Show the list, filtered, sorted and paged: the workflows that no other started, unless asked for more.
 
     A search looks among all.
     """
     chosen = wanted
     within = None if wanted.parent == "all" else wanted.parent or (None if wanted.match else "none")
-    wanted = replace(wanted, parent=within, limit=_PAGE)
+    wanted = replace(wanted, parent=within)
 
     async def read(conn: AsyncConnection[Any], shape: Shape) -> dict[str, Any]:
         above = None if within in (None, "none") else await reads.find_workflow(conn, shape, shape.key(within))
         said = await filters.searched(conn, shape, wanted.match) if wanted.match else None
         hidden = within == "none" and not chosen.parent and await filters.has_sub_workflows(conn, shape)
-        page = await list_page(conn, shape, wanted)
+        page = await list_page(conn, shape, wanted, _PAGE)
         return {"page": page, "above": above, "searched": said, "hidden": hidden}
 
     found = await read_page(request, read)

@@ -9,7 +9,8 @@ from psycopg import AsyncConnection, sql
 from pyapp.web import filters
 from pyapp.web.answers import Listed
 from pyapp.web.cursors import Page, Place, as_page, fetch_page, read_place
-from pyapp.web.filters import NAME, Sort, Wanted
+from pyapp.web.filters import NAME
+from pyapp.web.parameters import Sort, Wanted
 from pyapp.web.reads import apart_from, listed
 from pyapp.web.shape import Shape
 
@@ -27,17 +28,19 @@ _DURATION = sql.SQL(
 )
 
 
-async def list_page(conn: AsyncConnection[Any], shape: Shape, wanted: Wanted, *, sent: bool = False) -> Page:
+async def list_page(
+    conn: AsyncConnection[Any], shape: Shape, wanted: Wanted, limit: int, *, sent: bool = False
+) -> Page:
     """List a page of workflows, as Listed, or each as JSON to be sent. Raises BadCursor and NotAValue."""
     place = read_place(wanted.sort, len(_order_of(wanted.sort)), wanted.cursor)
     query: sql.Composed | bytes
     values: dict[str, Any] = {}
-    if sent and wanted == Wanted(sort=wanted.sort, limit=wanted.limit) and "duration" not in wanted.sort:
-        query = _unfiltered(shape, wanted.sort, wanted.limit)
+    if sent and wanted == Wanted(sort=wanted.sort) and "duration" not in wanted.sort:
+        query = _unfiltered(shape, wanted.sort, limit)
     else:
-        plain, values = page_query(shape, wanted, place)
+        plain, values = page_query(shape, wanted, limit, place)
         query = _as_page(plain, wanted.sort, sent=sent)
-    return await fetch_page(conn, query, values, place, wanted.limit, None if sent else Listed)
+    return await fetch_page(conn, query, values, place, limit, None if sent else Listed)
 
 
 def _as_page(query: sql.Composed, sort: Sort, *, sent: bool) -> sql.Composed:
@@ -46,11 +49,13 @@ def _as_page(query: sql.Composed, sort: Sort, *, sent: bool) -> sql.Composed:
 
 @lru_cache
 def _unfiltered(shape: Shape, sort: Sort, limit: int) -> bytes:
-    plain, _ = page_query(shape, Wanted(sort=sort, limit=limit))
+    plain, _ = page_query(shape, Wanted(sort=sort), limit)
     return _as_page(plain, sort, sent=True).as_bytes()
 
 
-def page_query(shape: Shape, wanted: Wanted, place: Place | None = None) -> tuple[sql.Composed, dict[str, Any]]:
+def page_query(
+    shape: Shape, wanted: Wanted, limit: int, place: Place | None = None
+) -> tuple[sql.Composed, dict[str, Any]]:
     """Compose the query for a page and one row more, which tells whether there is another one. Raises NotAValue."""
     columns = _order_of(wanted.sort)
     place = place or read_place(wanted.sort, len(columns), wanted.cursor)
@@ -60,7 +65,7 @@ def page_query(shape: Shape, wanted: Wanted, place: Place | None = None) -> tupl
     if columns[0] == "duration":
         values["as_of"] = place.as_of
     # Each status is read by itself, since the index begins with it, and so is each part of what is left.
-    chosen = {f"status{number}": status for number, status in enumerate(dict.fromkeys(wanted.status))}
+    chosen = {f"status{number}": status for number, status in enumerate(dict.fromkeys(wanted.status or ()))}
     statuses: list[sql.Composable] = [_is("status", parameter) for parameter in chosen]
     if columns[0] not in ("status", "created_at") and statuses:
         statuses = [sql.SQL("({})").format(sql.SQL(" or ").join(statuses))]
@@ -68,11 +73,11 @@ def page_query(shape: Shape, wanted: Wanted, place: Place | None = None) -> tupl
     left = _after(list(zip(columns, keys.items(), strict=True)), descending) if keys else [sql.SQL("true")]
     parts = [sql.SQL(" and ").join([*all_of, one, rest]) for one in statuses or [sql.SQL("true")] for rest in left]
     if not wanted.match:
-        rows = apart_from([(shape.name("workflow_progress"), part) for part in parts], order, wanted.limit + 1)
+        rows = apart_from([(shape.name("workflow_progress"), part) for part in parts], order, limit + 1)
         return listed(shape, rows, order), {**values, **chosen, **keys}
     search = filters.search(shape, wanted.match)
     both = [(where, sql.SQL("{} and {}").format(part, one)) for part in parts for where, one in search.parts]
-    query = listed(shape, apart_from(both, order, wanted.limit + 1), order)
+    query = listed(shape, apart_from(both, order, limit + 1), order)
     hits = sql.SQL("with hits as materialized ({}) {}").format(search.keys, query)
     return hits, {**values, **chosen, **keys, **search.values}
 

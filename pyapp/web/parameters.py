@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 from urllib.parse import unquote
 
 import psycopg
@@ -18,7 +19,6 @@ from starlette.requests import Request
 from pyapp.models import Priority, TaskStatus, WorkflowStatus
 from pyapp.web.answers import PARENT
 from pyapp.web.database import Database
-from pyapp.web.filters import Sort, Wanted
 from pyapp.web.shape import NotAValue, Shape
 
 T = TypeVar("T")
@@ -33,7 +33,6 @@ def _without_nul(text: str) -> str:
 Text = Annotated[
     str, Field(max_length=500, json_schema_extra={"pattern": r"^[^\u0000]*$"}), AfterValidator(_without_nul)
 ]
-Stalled = Annotated[bool, Query(description="Only those that run and have come to a halt.")]
 Limit = Annotated[int, Query(ge=1, le=1000, description="At most so many.")]
 Offset = Annotated[int, Query(ge=0, le=10_000_000, description="Leave out so many at the beginning.")]
 # What is longer when escaped (12 bytes a character) would not fit into an address of the 64 kB that the server takes.
@@ -47,6 +46,18 @@ OnePriority = Annotated[Text | None, Query(json_schema_extra={"enum": list(get_a
 _ParentKey = Annotated[str, Field(max_length=500, json_schema_extra={"pattern": PARENT}), AfterValidator(_without_nul)]
 Parent = Annotated[
     _ParentKey | None, Query(description="The id of what started them; none: those that no workflow started.")
+]
+Sort = Literal[
+    "created",
+    "-created",
+    "name",
+    "-name",
+    "status",
+    "-status",
+    "progress",
+    "-progress",
+    "duration",
+    "-duration",
 ]
 _UNITS = {"": 1, "s": 1, "min": 60, "h": 3600, "d": 86400}
 _LENGTH = "seconds, or 5 min, 2 h, 1 d"
@@ -78,48 +89,48 @@ _Date = Annotated[str, Field(max_length=40, json_schema_extra={"format": "date"}
 _Length = Annotated[str, Field(json_schema_extra={"pattern": r"^[0-9]{1,6}(\.[0-9]{1,3})? ?(s|min|h|d)?$"})]
 
 
-def list_wanted(
-    status: Statuses = None,
-    type: Annotated[Text | None, Query()] = None,
-    priority: OnePriority = None,
+@dataclass(frozen=True)
+class Wanted:
+    """Which workflows, in which order, and where the page before ended, or the one behind began."""
+
+    status: Statuses = None
+    type: Annotated[Text | None, Query()] = None
+    priority: OnePriority = None
     match: Annotated[
         Text | None,
+        AfterValidator(lambda text: text and text.strip()),
         Query(
             description="Contained in the name, without regard to case; or the id, how it begins, the trace id, or"
             " the external id of a task. What no index finds (see sql/optional/search.sql) is looked for among the"
             " newest 200,000 workflows, an external id among the tasks of the newest 10,000."
         ),
-    ] = None,
-    name: Annotated[Text | None, Query(description="Beginning of the name.")] = None,
-    parent: Parent = None,
-    stalled: Stalled = False,
-    failures: Annotated[bool, Query(description="Only those with tasks that failed.")] = False,
-    created_from: Annotated[_Date | None, AfterValidator(_moment), Query(description="Not before.")] = None,
+    ] = None
+    name: Annotated[Text | None, Query(description="Beginning of the name.")] = None
+    parent: Parent = None
+    stalled: Annotated[bool, Query(description="Only those that run and have come to a halt.")] = False
+    failures: Annotated[bool, Query(description="Only those with tasks that failed.")] = False
+    created_from: Annotated[_Date | None, AfterValidator(_moment), Query(description="Not before.")] = None
     created_to: Annotated[
         _Date | None, AfterValidator(partial(_moment, through=True)), Query(description="Not after this day.")
-    ] = None,
-    longer: Annotated[_Length | None, AfterValidator(_seconds), Query(description=f"Took more: {_LENGTH}.")] = None,
-    shorter: Annotated[_Length | None, AfterValidator(_seconds), Query(description=f"Took less: {_LENGTH}.")] = None,
-    sort: Annotated[Sort, Query(description="With - in front: descending.")] = "-created",
-    cursor: Cursor = None,
-) -> Wanted:
-    """Take the parameters of a list of workflows."""
-    return Wanted(
-        tuple(status or ()),
-        type,
-        priority,
-        name,
-        match and match.strip(),
-        parent,
-        stalled,
-        failures,
-        created_from,  # type: ignore[arg-type]  # as validated
-        created_to,  # type: ignore[arg-type]
-        longer,  # type: ignore[arg-type]
-        shorter,  # type: ignore[arg-type]
-        sort,
-        cursor=cursor,
-    )
+    ] = None
+    longer: Annotated[_Length | None, AfterValidator(_seconds), Query(description=f"Took more: {_LENGTH}.")] = None
+    shorter: Annotated[_Length | None, AfterValidator(_seconds), Query(description=f"Took less: {_LENGTH}.")] = None
+    sort: Annotated[Sort, Query(description="With - in front: descending.")] = "-created"
+    cursor: Cursor = None
+
+
+@dataclass(frozen=True)
+class WantedTasks:
+    """Which tasks, and where the page before ended, or the one behind began."""
+
+    status: TaskStatuses = None
+    agent_type: Annotated[Text | None, Query()] = None
+    stage: Annotated[Text | None, Query()] = None
+    text: Annotated[
+        Text | None,
+        Query(description="Contained in the agent type, an id or the error, without regard to case."),
+    ] = None
+    cursor: TaskCursor = None
 
 
 def given_only(request: Request) -> None:

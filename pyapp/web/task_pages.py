@@ -4,41 +4,34 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, HTTPException, Query
+from fastapi import APIRouter, Depends, HTTPException
 from psycopg import AsyncConnection
 from starlette.requests import Request
 from starlette.responses import Response
 
 from pyapp.web import gantt, reads, tasks
-from pyapp.web.pages import GIVEN, Given, read_page, render
-from pyapp.web.parameters import Key, TaskCursor, TaskStatuses, after_position, known_parameters
+from pyapp.web.pages import read_page, render
+from pyapp.web.parameters import Key, WantedTasks, after_position, given_only, known_parameters
 from pyapp.web.shape import Shape
 from pyapp.web.text import segment
 
-router = APIRouter(include_in_schema=False, dependencies=[Depends(known_parameters), Depends(after_position)])
+router = APIRouter(
+    include_in_schema=False, dependencies=[Depends(given_only), Depends(known_parameters), Depends(after_position)]
+)
 _PAGE = 100
 
 
 @router.get("/workflows/{workflow_id}/tasks")
-async def list_tasks(
-    request: Request,
-    workflow_id: Key,
-    status: TaskStatuses = None,
-    agent_type: Given = None,
-    stage: Given = None,
-    text: Given = None,
-    cursor: TaskCursor = None,
-) -> Response:
+async def list_tasks(request: Request, workflow_id: Key, wanted: Annotated[WantedTasks, Depends()]) -> Response:
     """Show the tasks of a workflow in the order of their creation, filtered and paged."""
-    wanted = tasks.Wanted(status or (), agent_type, stage, text, _PAGE, cursor or None)
 
     async def read(conn: AsyncConnection[Any], shape: Shape) -> dict[str, Any]:
         found = await reads.require_workflow(conn, shape, shape.key(workflow_id))
-        page = await tasks.list_page(conn, shape, str(found.id), wanted)
+        page = await tasks.list_page(conn, shape, str(found.id), wanted, _PAGE)
         return {"workflow": found, "page": page, "archived_at": await reads.read_archived_at(conn, shape, found)}
 
     found = await read_page(request, read)
-    chosen = [("status", one) for one in wanted.status]
+    chosen = [("status", one) for one in wanted.status or ()]
     chosen += [(name, value) for name in ("agent_type", "stage", "text") if (value := getattr(wanted, name))]
     here = f"/workflows/{segment(found['workflow'].id)}/tasks"
 
@@ -66,9 +59,7 @@ async def show_task(request: Request, workflow_id: Key, task_id: Key) -> Respons
 
 
 @router.get("/workflows/{workflow_id}/timeline")
-async def show_timeline(
-    request: Request, workflow_id: Key, by: Annotated[gantt.By | None, GIVEN, Query()] = None
-) -> Response:
+async def show_timeline(request: Request, workflow_id: Key, by: gantt.By | None = None) -> Response:
     """Show the tasks of a workflow over time, by stage or by type of agent."""
     now = datetime.now(UTC)
 

@@ -1,14 +1,15 @@
 """The tasks of a workflow: a page at a time in the order of their creation, filtered; and one with all that it has."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
 from psycopg import AsyncConnection, sql
 
 from pyapp.models import Key, Task
+from pyapp.reading import ERROR, ERROR_LINE
 from pyapp.web.answers import columns
 from pyapp.web.cursors import Page, Place, as_page, fetch_page, read_place
+from pyapp.web.parameters import WantedTasks
 from pyapp.web.reads import as_json, count_rows
 from pyapp.web.shape import Shape
 from pyapp.web.wire import fetch_rows, fetch_values
@@ -18,22 +19,6 @@ WITHOUT = ("payload",)
 _AT_WORK = ("assigned", "running")
 _LAST = 2**63 - 1  # behind each ordinal: adopted tasks may have none
 _LONGEST: LiteralString = "20000"  # characters of JSON on a page
-# What agents report, and what adopted tables have in it: a text, or an object that says what went wrong.
-_ERROR: LiteralString = """
-    case
-        when p.status <> 'failed' then null
-        when jsonb_typeof(p.result) = 'string' then p.result #>> '{}'
-        when jsonb_typeof(p.result -> 'error') = 'object'
-            then coalesce(p.result #>> '{error,message}', p.result ->> 'error')
-        else coalesce(p.result ->> 'error', p.result ->> 'message')
-    end
-"""
-# The first line; of a traceback the last one.
-_LINE: LiteralString = """
-    (select left(substring(btrim(e.error, e' \\n\\r\\t') from
-        case when starts_with(btrim(e.error), 'Traceback') then '[^\\n]*$' else '^[^\\n]*' end), 500)
-    from (select {error}) as e (error))
-""".replace("{error}", _ERROR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,36 +36,24 @@ class TaskPage(ReportedTask):
     result_length: int | None
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """Which tasks: filters, and where the page before, or the one behind, ended."""
-
-    status: Sequence[str] = ()
-    agent_type: str | None = None
-    stage: str | None = None
-    text: str | None = None
-    limit: int = 50
-    cursor: str | None = None
-
-
 async def list_page(
-    conn: AsyncConnection[Any], shape: Shape, workflow_id: str, wanted: Wanted, *, sent: bool = False
+    conn: AsyncConnection[Any], shape: Shape, workflow_id: str, wanted: WantedTasks, limit: int, *, sent: bool = False
 ) -> Page:
     """List a page of tasks without what they were given; as JSON to be sent, else without results. Raises BadCursor."""
     place = read_place("tasks", 2, wanted.cursor)
     if not shape.has("agent_task"):
         return Page([], None, None)
     query, values = _page_query(shape, workflow_id, wanted, place, sent=sent)
-    return await fetch_page(conn, query, values, place, wanted.limit, None if sent else ReportedTask)
+    return await fetch_page(conn, query, values | {"limit": limit + 1}, place, limit, None if sent else ReportedTask)
 
 
 def _page_query(
-    shape: Shape, workflow_id: str, wanted: Wanted, place: Place, *, sent: bool
+    shape: Shape, workflow_id: str, wanted: WantedTasks, place: Place, *, sent: bool
 ) -> tuple[sql.Composed, dict[str, Any]]:
     """Compose the query for a page and one row more."""
     keys = [sql.SQL("p.ordinal" if shape.has("workflow") else f"coalesce(p.ordinal, {_LAST})"), sql.SQL("p.id")]
     filters: list[sql.Composable] = [sql.SQL("p.workflow_id = %(workflow)s")]
-    values: dict[str, Any] = {"workflow": workflow_id, "limit": wanted.limit + 1}
+    values: dict[str, Any] = {"workflow": workflow_id}
     if wanted.status:
         filters.append(sql.SQL("p.status in ({})").format(sql.SQL(", ").join(map(sql.Literal, wanted.status))))
     for column in ("agent_type", "stage"):
@@ -90,7 +63,7 @@ def _page_query(
     if wanted.text:
         escaped = wanted.text.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_")
         values["text"] = f"%{escaped}%"
-        searched = ("p.agent_type", "p.external_id", "p.id::text", _ERROR)
+        searched = ("p.agent_type", "p.external_id", "p.id::text", ERROR)
         found = [sql.SQL("{} ilike %(text)s").format(sql.SQL(where)) for where in searched]
         filters.append(sql.SQL("({})").format(sql.SQL(" or ").join(found)))
     if place.keys:
@@ -101,7 +74,7 @@ def _page_query(
     order = sql.SQL("order by {}").format(sql.SQL(", ").join(key + direction for key in keys))
     # What went wrong is looked for in the rows of the page only.
     query = sql.SQL("select {} from (select p.* from {} as p where {} {} limit %(limit)s) as p {}").format(
-        columns(ReportedTask, payload="null", error=_LINE, **({} if sent else {"result": "null"})),
+        columns(ReportedTask, payload="null", error=ERROR_LINE, **({} if sent else {"result": "null"})),
         shape.name("agent_task"),
         sql.SQL(" and ").join(filters),
         order,
@@ -127,7 +100,7 @@ async def read_first(
         for place, (statuses, most) in enumerate(groups)
     )
     query = sql.SQL("select {} from ({}) as p order by p.place, p.ordinal, p.created_at, p.id limit %(limit)s").format(
-        columns(ReportedTask, payload="null", result="left(p.result::text, 1000)", error=_LINE), rows
+        columns(ReportedTask, payload="null", result="left(p.result::text, 1000)", error=ERROR_LINE), rows
     )
     running = sql.SQL("p.workflow_id = %(workflow)s and p.status in ({})").format(
         sql.SQL(", ").join(map(sql.Literal, _AT_WORK))
@@ -141,7 +114,7 @@ async def send_task(conn: AsyncConnection[Any], shape: Shape, workflow_id: str, 
     """Read a task of a workflow, as JSON."""
     if not shape.has("agent_task"):
         return []
-    query = as_json(_one(shape, columns(ReportedTask, error=_ERROR)), ReportedTask)
+    query = as_json(_one(shape, columns(ReportedTask, error=ERROR)), ReportedTask)
     return await fetch_values(conn, query, [workflow_id, task_id])
 
 
@@ -149,7 +122,7 @@ async def read_task(conn: AsyncConnection[Any], shape: Shape, workflow_id: str, 
     """Read a task of a workflow for its page."""
     if not shape.has("agent_task"):
         return None
-    instead: dict[str, LiteralString] = {"error": _ERROR}
+    instead: dict[str, LiteralString] = {"error": ERROR}
     for name in ("payload", "result"):
         instead[name] = f"left(jsonb_pretty(p.{name}), {_LONGEST})"
         instead[f"{name}_length"] = f"length(jsonb_pretty(p.{name}))"

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from pyapp.adopt.request import list_presets, read_preset
-from pyapp.cli.text import error_line
+from pyapp.cli.show import read_errors
 from pyapp.helpers import list_tasks
 
 from .application import cli, percent, refuse, succeed
@@ -68,10 +68,11 @@ def test_a_life_is_counted_exactly(conn: psycopg.Connection, system: System) -> 
     for key, (name, _) in system.workflows.items():
         assert f'"{name}"' in listed
         assert succeed(conn.info.dsn, "show", key, "--tasks", "--timeline", "--schema", "agent_progress").err == ""
+        errors = read_errors(conn, "agent_progress", key)
         for task in list_tasks(conn, key, schema="agent_progress"):
             times = " ".join(time for time in TIMES if getattr(task, f"{time}_at") is not None)
             retries = "" if task.retry_count is None else str(task.retry_count)
-            tasks.add((task.agent_type, task.status, retries, times, error_line(task)))
+            tasks.add((task.agent_type, task.status, retries, times, errors.get(task.id) or ""))
     assert tasks == system.tasks
     live(conn, system, prunes=True)
     succeed(conn.info.dsn, "adopt")  # partitions that are new get triggers of their own

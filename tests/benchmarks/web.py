@@ -25,7 +25,7 @@ from typing import Any
 import psycopg
 
 from pyapp import embedded, migrate
-from pyapp.web import filters, paging, reads
+from pyapp.web import paging, parameters, reads
 from pyapp.web.database import Database
 from pyapp.web.shape import Shape
 from pyapp.web.wire import fetch_values
@@ -104,11 +104,11 @@ async def measure_pages(database: Database, runs: int = 30) -> None:
     async def measure(conn: Conn, shape: Shape) -> None:
         nonlocal worst
         for label, chosen in LIST:
-            wanted = filters.Wanted(**chosen)
-            cursor = (await paging.list_page(conn, shape, wanted)).next
+            wanted = parameters.Wanted(**chosen)
+            cursor = (await paging.list_page(conn, shape, wanted, 50)).next
             figures = []
             for after in (None, cursor) if cursor else (None,):
-                query, values = paging.page_query(shape, replace(wanted, cursor=after))
+                query, values = paging.page_query(shape, replace(wanted, cursor=after), 50)
                 times = [await explained(conn, query, values) for _ in range(runs)]
                 figures.append([statistics.median(column) for column in zip(*times, strict=True)])
             worst = max(worst, *(run for _, run in figures))
