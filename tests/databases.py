@@ -1,4 +1,6 @@
-"""Databases for tests, as cheap as they come: copied file by file for each, and dropped when nobody waits for it."""
+"""Databases for tests, as cheap as they come: templates that pytest-postgresql creates, copied file by file for each
+test, and dropped when nobody waits for it.
+"""
 
 import os
 from collections.abc import Callable, Iterator
@@ -6,7 +8,8 @@ from contextlib import contextmanager
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from pytest_postgresql.janitor import DatabaseJanitor
 
 
 class Databases:
@@ -41,13 +44,23 @@ class Databases:
         Yields the DSN of the copy, which is of no use after the block.
         """
         if not isinstance(original, str) and original not in self._filled:
-            original(self.empty())
-            self._filled[original] = self._kept[-1]
+            self._filled[original] = self._template(original)
         name = self._create(original if isinstance(original, str) else self._filled[original])
         try:
             yield self._dsn(name)
         finally:
             self._left.append(name)
+
+    def _template(self, fill: Callable[[str], object]) -> str:
+        name = f"{self._prefix}template_{len(self._filled)}"
+        given = conninfo_to_dict(self._server)
+        where = {key: given.get(key) or "" for key in ("host", "port", "user", "password")}
+        janitor = DatabaseJanitor(dbname=name, **where)
+        janitor.drop()  # that of a run that was killed
+        janitor.init()
+        self._kept.append(name)
+        fill(self._dsn(name))
+        return name
 
     def _dsn(self, name: str) -> str:
         return make_conninfo(self._server, dbname=name)
@@ -64,7 +77,7 @@ class Databases:
 
     def _drop(self, names: list[str]) -> None:
         for name in names:
-            self._execute("drop database {} with (force)", name)
+            self._execute("drop database if exists {} with (force)", name)
 
     def _execute(self, statement: str, *names: str) -> None:
         self._admin.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
