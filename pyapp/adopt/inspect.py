@@ -452,9 +452,11 @@ class _Inspection:
         parts = " and ".join(f"({key.sql})::{key.type} = (select null::{key.type} offset 0)" for key in adoption.keys)
         there = self._ask(f"select to_regprocedure('{adoption.schema}.as_json(anyelement)')") != [(None,)]
         schema = name(adoption.schema) if there else "pg_temp"  # an index can only be on the one that is there
+        columns = ", ".join(f"({key.sql.replace('task.', '')})" for key in adoption.keys)
         if not has_index(self.conn, locate(f"{adoption.tasks.sql} as task where {parts}", schema)):
             self.warnings.append(
-                f"no index of {adoption.tasks.sql} finds the tasks of a workflow: repairs and pages read all tasks"
+                f"no index of {adoption.tasks.sql} finds the tasks of a workflow: repairs and pages read all tasks;"
+                f" this one would: create index concurrently on {adoption.tasks.sql} ({columns})"
             )
         if index := unindexed_key(self.conn, adoption):
             self.warnings.append(index)

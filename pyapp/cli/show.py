@@ -46,7 +46,7 @@ def show(target: Target, id: str, zone: tzinfo | None, as_json: bool, **wanted: 
     if as_json:
         print_json(asdict(workflow) | parts)
         return
-    print_fields(_fields(workflow, called.task_nouns, zone, **parts))
+    print_fields(_fields(workflow, called, zone, **parts))
     if "timeline" in parts:
         _print_timeline(parts["timeline"], zone)
     if "tree" in parts:
@@ -132,8 +132,9 @@ def _print_tasks(tasks: Sequence[Task], errors: dict[Key, str | None], called: V
     print_table(columns, rows)
 
 
-def _fields(w: Workflow, nouns: str, zone: tzinfo | None, **parts: Any) -> dict[str, Cell]:
+def _fields(w: Workflow, called: Vocabulary, zone: tzinfo | None, **parts: Any) -> dict[str, Cell]:
     """Name what is to be said of a workflow, in the order of reading; what is empty is left out."""
+    nouns = called.task_nouns
     counts = {
         "completed": w.agents_completed,
         "failed": w.agents_failed,
@@ -142,7 +143,7 @@ def _fields(w: Workflow, nouns: str, zone: tzinfo | None, **parts: Any) -> dict[
         "not created yet": w.agents_total - w.agents_created,
     }
     fields: dict[str, Cell] = {
-        "workflow": f"{w.name or ''}  ({w.workflow_id})".strip(),
+        called.workflow_noun: f"{w.name or ''}  ({w.workflow_id})".strip(),
         "about": w.description,
         "progress": bar(w)(20).append(f" {percentage(w)}  ({done_nouns(w, nouns)})", style="default"),
         nouns: ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none yet",

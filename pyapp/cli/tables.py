@@ -68,7 +68,8 @@ def print_fields(fields: Mapping[str, Cell]) -> None:
     """Print names and values below each other, without those that are empty; in a terminal, long ones are wrapped."""
     filled = {name: value for name, value in fields.items() if value}
     if not in_terminal():
-        print("\n".join(f"{name:<10} {_text(value).plain}" for name, value in filled.items()))
+        width = max(10, *map(len, filled))
+        print("\n".join(f"{name:<{width}} {_text(value).plain}" for name, value in filled.items()))
         return
     grid = Table.grid(padding=(0, 1, 0, 0))
     grid.add_column(min_width=10, style="dim")

@@ -1,5 +1,6 @@
 """What went wrong with adoptions before: leftovers, restores, disabled triggers, capitals, renamed tables."""
 
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -293,12 +294,24 @@ def test_a_row_that_holds_no_json_hides_no_other(conn: psycopg.Connection, dsn: 
     succeed(dsn, "check", "--schema", "agent_progress")
 
 
+@pytest.mark.parametrize("key", [("--key", "dag,run"), ("--key-sql", "meta ->> 'run'"), ("--key", "dag")])
+def test_the_index_that_finds_the_tasks_of_a_workflow_is_told(
+    conn: psycopg.Connection, dsn: str, key: tuple[str, str]
+) -> None:
+    conn.execute("create table job (id serial primary key, dag text, run text, meta jsonb, status text)")
+    preview = ("adopt", "--tasks", "job", *key, "--dry-run")
+    told = re.search(r"create index concurrently on .*\)", succeed(dsn, *preview).err)
+    assert told is not None
+    conn.execute(told[0].encode())
+    assert "create index" not in succeed(dsn, *preview).err
+
+
 def test_a_cast_to_json_that_can_fail_is_told_with_its_remedy(conn: psycopg.Connection, dsn: str) -> None:
     conn.execute("create table job (id serial primary key, meta text, args jsonb, status text)")
     adopt = ("adopt", "--tasks", "job", "--dry-run", "--key-sql")
-    assert "as_json(" in succeed(dsn, *adopt, "(meta::jsonb) ->> 'run'").err
-    assert "as_json(" in succeed(dsn, *adopt, "coalesce(args ->> 'run', cast(meta as json) ->> 'run')").err
-    assert "as_json(" not in succeed(dsn, *adopt, "coalesce(args ->> 'run', as_json(meta) ->> 'run')").err
+    assert "write as_json(" in succeed(dsn, *adopt, "(meta::jsonb) ->> 'run'").err
+    assert "write as_json(" in succeed(dsn, *adopt, "coalesce(args ->> 'run', cast(meta as json) ->> 'run')").err
+    assert "write as_json(" not in succeed(dsn, *adopt, "coalesce(args ->> 'run', as_json(meta) ->> 'run')").err
 
 
 @pytest.mark.parametrize(
