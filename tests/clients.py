@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 import psycopg
 
 from pyapp import report_task, report_tasks, transition
+from pyapp.db import interrupted
 
 # What is known of a row: a task's workflow and status; of a workflow its own id and WORKFLOW. None: it is not there.
 State = tuple[UUID, str]
@@ -54,11 +55,9 @@ class Client:
         self.doubt = changes
         try:
             act(conn)
-        except (
-            psycopg.errors.DeadlockDetected,
-            psycopg.errors.SerializationFailure,
-            psycopg.errors.QueryCanceled,
-        ):
+        except psycopg.Error as error:
+            if not (interrupted(error) or isinstance(error, psycopg.errors.QueryCanceled)):
+                raise
             self.doubt, self.retried = None, self.retried + 1
             return
         self.enter(changes)

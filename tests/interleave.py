@@ -30,6 +30,8 @@ from tests.helpers import wrong_numbers
 # Deadlocks are found soon, and autovacuum gives way as soon; a harness that is stuck says so.
 OPTIONS = "-c deadlock_timeout=5ms -c lock_timeout=30s -c synchronous_commit=off -c jit=off"
 RETRY = ("40001", "40P01")
+# PostgreSQL's own fault while another transaction is rolled back; its SQLSTATE, XX000, stands for others as well.
+MULTIXACT = "new multixact has more than one updating member"
 PATIENCE = 60.0
 
 NUMBERS = ["progress", "agents_completed", "agents_total", "agents_created", "agents_failed", "agents_cancelled"]
@@ -217,7 +219,11 @@ class Harness:
         """Say how an interleaving ended, and compare what is stored with what is counted."""
         endings, failures = Figures(), []
         errors = [session.error for session in self.sessions[: len(transactions)]]
-        retry = [t for t, error in zip(transactions, errors, strict=True) if error and error[0] in RETRY]
+        retry = [
+            t
+            for t, error in zip(transactions, errors, strict=True)
+            if error and (error[0] in RETRY or MULTIXACT in error[1])
+        ]
         for transaction, error in zip(transactions, errors, strict=True):
             if error is None:
                 continue
@@ -231,6 +237,8 @@ class Harness:
                     failures.append(f"deadlock of {[party.name for party in parties]}: {message}")
             elif state == "40001" and (transaction.isolation or isolation) != "read committed":
                 endings.counts["serialization error"] += 1
+            elif MULTIXACT in message:
+                endings.counts["multixact"] += 1
             elif state in transaction.raises or (state == "23503" and any(other.removes for other in others)):
                 endings.counts["refused"] += 1
             else:

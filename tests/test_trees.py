@@ -8,6 +8,8 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
+from pyapp.db import interrupted
+
 from .helpers import in_background, new_workflow, wait_until_blocked_by
 
 Session = Callable[[], psycopg.Connection]
@@ -138,11 +140,9 @@ def put_each(conn: psycopg.Connection, moves: list[tuple[UUID, UUID]]) -> None:
         for parent, workflow in moves:
             conn.execute(PUT, [parent, workflow])
         conn.commit()
-    except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
-        conn.rollback()
     except psycopg.Error as error:
         conn.rollback()
-        if error.sqlstate != "WP004":
+        if error.sqlstate != "WP004" and not interrupted(error):
             raise
 
 
