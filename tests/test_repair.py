@@ -12,13 +12,10 @@ from .conftest import Role
 from .helpers import (
     as_replica,
     counters,
-    in_background,
     new_tasks,
     new_workflow,
     progress,
     row_version,
-    set_status,
-    wait_until_blocked_by,
 )
 
 Session = Callable[[], psycopg.Connection]
@@ -111,40 +108,6 @@ def test_repair_is_for_those_who_were_granted_it_whatever_else_they_may_do(
     conn.execute(f"grant execute on function repair_progress to {role.name}")
     assert repaired(role.connect()) == [(workflow, 0, 100, 0, 1)]
     assert progress(conn, workflow) == (100, 1, 1)
-
-
-def test_repair_waits_for_an_uncommitted_completion_and_counts_it_once(
-    conn: psycopg.Connection, session: Session
-) -> None:
-    workflow = new_workflow(conn)
-    tasks = new_tasks(conn, workflow, "running", "running", "running", "running")
-    complete_unseen(conn, tasks[0])
-    agent, repairer = session(), session()
-    set_status(agent, tasks[1], "completed")
-    repairing = in_background(repaired, repairer, workflow)
-    wait_until_blocked_by(conn, repairer.info.backend_pid, agent.info.backend_pid)
-    agent.commit()
-    assert repairing.result(60) == [(workflow, 25, 50, 1, 2)]
-    repairer.commit()
-    assert progress(conn, workflow) == (50, 2, 4)
-
-
-def test_repair_amid_a_statement_that_has_changed_tasks_but_not_counted_them_is_exact(
-    conn: psycopg.Connection, session: Session
-) -> None:
-    workflow = new_workflow(conn)
-    tasks = new_tasks(conn, workflow, "running", "running", "running")
-    complete_unseen(conn, tasks[0])
-    holder, agent = session(), session()
-    holder.execute("select from agent_task where id = %s for update", [tasks[2]])
-    bulk = "update agent_task set status = 'completed' where id = any(%s)"
-    completing = in_background(agent.execute, bulk, [tasks[1:]])
-    wait_until_blocked_by(conn, agent.info.backend_pid, holder.info.backend_pid)
-    assert repaired(conn) == [(workflow, 0, 33, 0, 1)]
-    holder.commit()
-    completing.result(60)
-    agent.commit()
-    assert progress(conn, workflow) == (100, 3, 3)
 
 
 def test_truncate_recounts_and_repairs_what_had_drifted(conn: psycopg.Connection) -> None:
