@@ -12,10 +12,13 @@ from .conftest import Role
 from .helpers import (
     as_replica,
     counters,
+    in_background,
     new_tasks,
     new_workflow,
     progress,
     row_version,
+    set_status,
+    wait_until_blocked_by,
 )
 
 Session = Callable[[], psycopg.Connection]
@@ -108,6 +111,22 @@ def test_repair_is_for_those_who_were_granted_it_whatever_else_they_may_do(
     conn.execute(f"grant execute on function repair_progress to {role.name}")
     assert repaired(role.connect()) == [(workflow, 0, 100, 0, 1)]
     assert progress(conn, workflow) == (100, 1, 1)
+
+
+def test_repair_waits_for_an_uncommitted_completion_and_counts_it_once(
+    conn: psycopg.Connection, session: Session
+) -> None:
+    workflow = new_workflow(conn)
+    tasks = new_tasks(conn, workflow, "running", "running", "running", "running")
+    complete_unseen(conn, tasks[0])
+    agent, repairer = session(), session()
+    set_status(agent, tasks[1], "completed")
+    repairing = in_background(repaired, repairer, workflow)
+    wait_until_blocked_by(conn, repairer.info.backend_pid, agent.info.backend_pid)
+    agent.commit()
+    assert repairing.result(60) == [(workflow, 25, 50, 1, 2)]
+    repairer.commit()
+    assert progress(conn, workflow) == (50, 2, 4)
 
 
 def test_truncate_recounts_and_repairs_what_had_drifted(conn: psycopg.Connection) -> None:
