@@ -18,6 +18,7 @@ from pyapp.adopt.catalog import (
     first_line,
     foreign_keys,
     has_index,
+    making_index,
     partitions,
     read_table,
     reference,
@@ -456,7 +457,7 @@ class _Inspection:
         if not has_index(self.conn, locate(f"{adoption.tasks.sql} as task where {parts}", schema)):
             self.warnings.append(
                 f"no index of {adoption.tasks.sql} finds the tasks of a workflow: repairs and pages read all tasks;"
-                f" this one would: create index concurrently on {adoption.tasks.sql} ({columns})"
+                f" this one would: {making_index(adoption.tasks, found.tasks)} ({columns})"
             )
         if index := unindexed_key(self.conn, adoption):
             self.warnings.append(index)
