@@ -103,7 +103,7 @@ def test_a_server_that_goes_away_in_mid_command_is_one_line(
             waiting = "select pid from pg_stat_activity where wait_event_type = 'Lock'"
             (pid,) = wait_for(lambda: conn.execute(waiting).fetchone())
             conn.execute("select pg_terminate_backend(%s)", [pid])
-            thread.join(20)
+            thread.join(60)
     assert ended == [2]
     assert capfd.readouterr().err.endswith(
         "agent-progress: terminating connection due to administrator command;"

@@ -247,8 +247,11 @@ class Renderer:
     def _publish_slots(self) -> dict[str, str]:
         of, slots = self._of, dict[str, str]()
         of_variables = self._published("this.now_created", "this.now_completed", "this.now_frozen")
+        planned, progress = of.columns.get("agents_planned"), of.publish.get("progress")
+        slots["publish_percentage"] = of_variables[progress] if progress and not planned else "null"
+        in_variable = {progress: "publishing.percentage"} if progress and not planned else {}
         counters = ("coalesce(c.agents_created, 0)", "coalesce(c.agents_completed, 0)", "c.frozen_progress")
-        for kind, values in (("publish", of_variables), ("publish_counter", self._published(*counters))):
+        for kind, values in (("publish", of_variables | in_variable), ("publish_counter", self._published(*counters))):
             differ = " or ".join(f"workflow.{name(c)} is distinct from {value}" for c, value in values.items())
             slots[f"{kind}_set"] = ", ".join(f"{name(c)} = {value}" for c, value in values.items())
             slots[f"{kind}_differs"] = f"({differ})"
@@ -263,7 +266,7 @@ class Renderer:
 
         moved = [f"new.{name(column)} is distinct from old.{name(column)}" for column in of_variables]
         moved += [f"{key(part, 'new')} is distinct from {key(part, 'old')}" for part in of.workflow_keys]
-        if planned := of.columns.get("agents_planned"):
+        if planned:
             plan = f"array[({planned})::bigint, ({self.workflow_is('completed')})::integer]"
             moved.append(f"{of_row(plan, 'new')} is distinct from {of_row(plan, 'old')}")
         assigned = {c: of_row(value, "new") if planned else value for c, value in of_variables.items()}
