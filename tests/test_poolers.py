@@ -83,15 +83,6 @@ def test_runs_at_once_through_two_connections_all_end(empty: Callable[[], str], 
     assert locks(dsn) == []
 
 
-def test_a_run_that_waits_says_for_whom(dsn: str, through: Through, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "PATIENCE", 1.0)
-    pooled = through(dsn)
-    said: list[str] = []
-    with lock.alone(pooled, "public", said.append), pytest.raises(pyapp.MigrationError, match="another run"):
-        pyapp.migrate(pooled, on_step=said.append)
-    assert re.match(r"waiting: another run, .+ \(session \d+ of .+\), migrates schema public", said[0])
-
-
 def _report(dsn: str, workflow: str, tasks: list[str], how: str) -> None:
     if how == "reporter":
         with pyapp.TaskReporter(dsn) as reporter:

@@ -327,18 +327,6 @@ def test_of_two_who_advance_with_one_version_exactly_one_does(conn: psycopg.Conn
     assert course(conn, workflow) == "crp"
 
 
-def test_two_who_advance_without_a_version_advance_twice(conn: psycopg.Connection, session: Any) -> None:
-    workflow = new_workflow(conn, type="bugfix")
-    first, second = session(), session()
-    advance(first, workflow)
-    waiting = in_background(advance, second, workflow)
-    wait_until_blocked_by(conn, second.info.backend_pid, first.info.backend_pid)
-    first.commit()
-    assert waiting.result(60).current_stage == "e2e_testing"
-    second.commit()
-    assert course(conn, workflow) == "ccr"
-
-
 # --- Progress by stages -------------------------------------------------------------------------------------
 
 
