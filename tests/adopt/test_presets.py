@@ -263,7 +263,8 @@ def test_the_tasks_of_pgflow_steps_are_adopted_by_the_preset_as_well(conn: psyco
     conn.execute(
         "create table pgflow.step_tasks (run_id uuid references pgflow.runs, step_slug text, task_index integer,"
         " status text default 'queued', queued_at timestamptz, started_at timestamptz, completed_at timestamptz,"
-        " failed_at timestamptz, error_message text, attempts_count integer default 3, primary key (run_id, step_slug, task_index))"
+        " failed_at timestamptz, error_message text, attempts_count integer default 3,"
+        " primary key (run_id, step_slug, task_index))"
     )
     retries = ["--task-column", "retry_count=greatest(attempts_count - 1, 0)"]
     succeed(
