@@ -1,7 +1,11 @@
 """The HTTP API: read-only JSON, thin over the views."""
 
+import csv
+import io
+import json
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import fields
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any, Literal, TypeAlias
@@ -15,24 +19,12 @@ from starlette.types import Receive, Scope, Send
 
 from pyapp import aio
 from pyapp.models import BurnupPoint, Forecast, ProgressMetrics, Stage, TimelineEntry, TreeNode, TreeProgress, Trend
-from pyapp.web import reads, tasks, trees, trends
+from pyapp.web import reads, tasks, trees
+from pyapp.web.address import again, base_of
 from pyapp.web.answers import Event, Listed, Overview, Problem, SignedLink, described
-from pyapp.web.links import page_links
+from pyapp.web.cursors import Page
 from pyapp.web.paging import list_page
-from pyapp.web.parameters import (
-    Active,
-    Key,
-    Keys,
-    Limit,
-    Offset,
-    Trees,
-    Wanted,
-    WantedTasks,
-    WithTree,
-    after_position,
-    ask,
-    known_parameters,
-)
+from pyapp.web.parameters import READING, Active, Key, Keys, Limit, Offset, Trees, Wanted, WantedTasks, WithTree, ask
 from pyapp.web.security import key_of
 from pyapp.web.shape import Shape
 from pyapp.web.stream import Feed, Subscriber
@@ -57,7 +49,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 router = APIRouter(
     prefix="/api/v1",
-    dependencies=[Depends(known_parameters), Depends(after_position)],
+    dependencies=READING,
     responses={code: _ANSWERS[code] for code in (422, 503)},
 )
 
@@ -71,7 +63,7 @@ Read: TypeAlias = Callable[[AsyncConnection[Any], Shape, str], Awaitable[list[by
 """Reads rows of a workflow, as JSON."""
 
 
-async def _read(request: Request, workflow_id: str, read: Read) -> list[bytes]:
+async def _many(request: Request, workflow_id: str, read: Read) -> list[bytes]:
     """Read rows of a workflow. Raises WorkflowNotFound where there are none, nor the workflow."""
 
     async def find(conn: AsyncConnection[Any], shape: Shape) -> list[bytes]:
@@ -86,29 +78,34 @@ async def _read(request: Request, workflow_id: str, read: Read) -> list[bytes]:
 
 async def _one(request: Request, workflow_id: str, read: Read, what: str = "Workflow") -> Response:
     """Answer with the one row that is read; 404 where there is none."""
-    found = await _read(request, workflow_id, read)
-    if not found:
-        raise HTTPException(404, f"{what} not found")
-    return respond(request, found[0])
+    for found in await _many(request, workflow_id, read):
+        return respond(request, found)
+    raise HTTPException(404, f"{what} not found")
 
 
-async def _many(request: Request, workflow_id: str, part: reads.Part, limit: int = 1000, offset: int = 0) -> Response:
+async def _part(request: Request, workflow_id: str, part: reads.Part, limit: int = 1000, offset: int = 0) -> Response:
     """Answer with a part of a workflow."""
-    rows = await _read(request, workflow_id, partial(reads.send_part, part=part, limit=limit, offset=offset))
-    return respond(request, as_array(rows))
+    read = partial(reads.read_part, part=part, limit=limit, offset=offset, sent=True)
+    return respond(request, as_array(await _many(request, workflow_id, read)))
+
+
+def _paged(request: Request, page: Page) -> Response:
+    """Answer with a page; the header Link (RFC 8288) leads to those beside it."""
+    beside = [(cursor, name) for cursor, name in ((page.next, "next"), (page.previous, "prev")) if cursor]
+    links = [f'<{base_of(request)}{again(request, cursor=cursor)}>; rel="{name}"' for cursor, name in beside]
+    return respond(request, as_array(page.rows), {"Link": ", ".join(links)} if links else {})
 
 
 @router.get("/workflows", **_of(list[_WORKFLOW], 304, 400))
 async def list_workflows(request: Request, wanted: Annotated[Wanted, Depends()], limit: Limit = 50) -> Response:
     """List workflows, newest first; the Link header leads to the next page and the one before."""
-    page = await ask(request, lambda conn, shape: list_page(conn, shape, wanted, limit, sent=True))
-    return respond(request, as_array(page.rows), page_links(request, next=page.next, prev=page.previous))
+    return _paged(request, await ask(request, partial(list_page, wanted=wanted, limit=limit, sent=True)))
 
 
 @router.get(_ONE, **_of(_WORKFLOW))
 async def get_workflow(request: Request, workflow_id: Key) -> Response:
     """Get one workflow."""
-    return await _one(request, workflow_id, reads.send_workflow)
+    return await _one(request, workflow_id, partial(reads.read_workflow, sent=True))
 
 
 @router.get(f"{_ONE}/tree", **_of(_TREE))
@@ -120,7 +117,8 @@ async def get_whole_tree(
     """Get how far a workflow is with all below it, the path down to it, and those workflows, depth first."""
 
     async def read(conn: AsyncConnection[Any], shape: Shape, key: str) -> list[bytes]:
-        progress, nodes = await trees.read_tree(conn, shape, key, limit)
+        progress = await aio.tree_progress(conn, key, schema=shape.schema)
+        nodes = await aio.get_tree(conn, key, limit=limit, schema=shape.schema)
         path = await trees.read_path(conn, shape, key)
         return [encode({"progress": progress, "path": path, "workflows": nodes})]
 
@@ -132,50 +130,51 @@ async def list_tasks(
     request: Request, workflow_id: Key, wanted: Annotated[WantedTasks, Depends()], limit: Limit = 200
 ) -> Response:
     """List the tasks of a workflow in the order in which they were created; the Link header leads on, and back."""
-    links: dict[str, str] = {}
 
-    async def read(conn: AsyncConnection[Any], shape: Shape, key: str) -> list[bytes]:
+    async def read(conn: AsyncConnection[Any], shape: Shape) -> Page:
+        key = shape.key(workflow_id)
         page = await tasks.list_page(conn, shape, key, wanted, limit, sent=True)
-        links.update(page_links(request, next=page.next, prev=page.previous))
-        return page.rows
+        if not page.rows:
+            await reads.require_workflow(conn, shape, key)
+        return page
 
-    return respond(request, as_array(await _read(request, workflow_id, read)), links)
+    return _paged(request, await ask(request, read))
 
 
 @router.get(f"{_ONE}/tasks/{{task_id}}", **_of(described(ReportedTask, "OneTask")))
 async def get_task(request: Request, workflow_id: Key, task_id: Key) -> Response:
     """Get one task, with what it was given and all that is known of an error."""
-    return await _one(request, workflow_id, partial(tasks.send_task, task_id=task_id), "Task")
+    return await _one(request, workflow_id, partial(tasks.read_task, task_id=task_id, sent=True), "Task")
 
 
 @router.get(f"{_ONE}/events", **_of(list[described(Event)]))  # type: ignore[misc]
 async def list_events(request: Request, workflow_id: Key, limit: Limit = 200, offset: Offset = 0) -> Response:
     """List the changes of status and stage, the newest first."""
-    return await _many(request, workflow_id, reads.EVENTS, limit, offset)
+    return await _part(request, workflow_id, reads.EVENTS, limit, offset)
 
 
 @router.get(f"{_ONE}/timeline", **_of(list[described(TimelineEntry)]))  # type: ignore[misc]
 async def list_timeline(request: Request, workflow_id: Key, limit: Limit = 500, offset: Offset = 0) -> Response:
     """List what happened to a workflow, in time order: events, stages and tasks."""
-    return await _many(request, workflow_id, reads.TIMELINE, limit, offset)
+    return await _part(request, workflow_id, reads.TIMELINE, limit, offset)
 
 
 @router.get(f"{_ONE}/stages", **_of(list[described(Stage)]))  # type: ignore[misc]
 async def list_stages(request: Request, workflow_id: Key) -> Response:
     """List the stages of a workflow with their agents."""
-    return await _many(request, workflow_id, reads.STAGES)
+    return await _part(request, workflow_id, reads.STAGES)
 
 
 @router.get(f"{_ONE}/burnup", **_of(list[described(BurnupPoint)]))  # type: ignore[misc]
 async def list_burnup(request: Request, workflow_id: Key) -> Response:
     """List tasks completed and created over time, in at most about 800 points."""
-    return await _many(request, workflow_id, reads.BURNUP)
+    return await _part(request, workflow_id, reads.BURNUP)
 
 
 @router.get(f"{_ONE}/forecast", **_of(described(Forecast)))
 async def get_forecast(request: Request, workflow_id: Key) -> Response:
     """Say when a workflow will be done, and whether it has come to a halt."""
-    return await _one(request, workflow_id, partial(reads.send_part, part=reads.FORECAST))
+    return await _one(request, workflow_id, partial(reads.read_part, part=reads.FORECAST, sent=True))
 
 
 @router.get(f"{_ONE}/metrics", **_of(described(ProgressMetrics)))
@@ -218,15 +217,26 @@ _TRENDS["responses"][200] = {"content": {"text/csv": {}}}
 @router.get("/stats/trends", **_TRENDS)
 async def list_trends(
     request: Request,
-    by: Annotated[trends.By, Query(description="Workflows by their type, or tasks by the type of their agents.")],
+    by: Annotated[reads.By, Query(description="Workflows by their type, or tasks by the type of their agents.")],
     format: Literal["json", "csv"] = "json",
 ) -> Response:
     """List how many ended in 24 hours, 7 days and 30 days, how many of them failed, and how long they took, by type."""
-    rows = await ask(request, lambda conn, shape: trends.send_trends(conn, shape, by))
+    rows = await ask(request, partial(reads.read_trends, by=by, sent=True))
     if format == "json":
         return respond(request, as_array(rows))
     headers = {"Content-Disposition": f'attachment; filename="trends-by-{by}.csv"', "Cache-Control": "no-store"}
-    return Response(trends.as_csv(rows), headers=headers, media_type="text/csv")
+    return Response(_as_csv(rows), headers=headers, media_type="text/csv")
+
+
+def _as_csv(rows: list[bytes]) -> str:
+    """Write trends as CSV. A type that a spreadsheet would take for a formula gets an apostrophe in front."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, [field.name for field in fields(Trend)])
+    writer.writeheader()
+    for row in map(json.loads, rows):
+        risky = (row["type"] or "").startswith(("=", "+", "-", "@", "\t", "\r"))
+        writer.writerow(row | {"type": f"'{row['type']}" if risky else row["type"]})
+    return file.getvalue()
 
 
 class EventStream(StreamingResponse):

@@ -130,3 +130,6 @@ def _spread(points: list[BurnupPoint], most: int) -> list[BurnupPoint]:
     if len(points) <= most:
         return points
     return [points[place * (len(points) - 1) // (most - 1)] for place in range(most)]
+
+
+FUNCTIONS = {draw.__name__: draw for draw in (bar, parts, burnup, stage_spans, state)}

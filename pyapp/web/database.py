@@ -62,6 +62,11 @@ def arguments(dsn: str) -> dict[str, Any]:
     }
 
 
+async def _prepare(conn: psycopg.AsyncConnection[Any]) -> None:
+    await avoid_preparing(conn)
+    await conn.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)  # in transactions: a page is of one moment
+
+
 class Database:
     """Runs queries on the connections of a pool."""
 
@@ -85,7 +90,7 @@ class Database:
         # Connections are not checked before their use, which would cost each answer a way to the server and back.
         self._pool = AsyncConnectionPool(
             kwargs=self._arguments,
-            configure=avoid_preparing,
+            configure=_prepare,
             min_size=1,
             max_size=_CONNECTIONS,
             timeout=_WAIT,

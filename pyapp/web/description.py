@@ -1,10 +1,15 @@
 """What /openapi.json says beside what FastAPI finds out: problems, events, who may read, what an adoption changes."""
 
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any, get_args
 
+from starlette.requests import Request
+
 from pyapp.models import Priority
+from pyapp.web.address import base_of
 from pyapp.web.answers import PARENT
+from pyapp.web.database import AWAY
 
 _STRICT = [("format", "uuid"), ("pattern", PARENT), ("enum", list(get_args(Priority)))]
 _ID = {"type": "object", "properties": {"workflow_id": {"type": "string"}}, "required": ["workflow_id"]}
@@ -37,8 +42,10 @@ _STREAM = {
 }
 
 
-def complete(described: dict[str, Any], *, base: str, guarded: bool, adopted: bool) -> dict[str, Any]:
-    """Complete the description of the API: where it is, whether it wants a token, whether its tables were adopted."""
+async def describe(request: Request) -> dict[str, Any]:
+    """Describe the API: what it answers, where it is, whether it wants a token, whether its tables were adopted."""
+    app = request.app
+    described: dict[str, Any] = deepcopy(app.openapi())
     for _, _, operation in operations(described):
         for answer in operation["responses"].values():
             content = answer.get("content", {})
@@ -46,15 +53,17 @@ def complete(described: dict[str, Any], *, base: str, guarded: bool, adopted: bo
                 content["application/problem+json"] = content.pop("application/json")
             if "text/event-stream" in content:
                 content["text/event-stream"] = {"schema": {"type": "string"}, "itemSchema": _STREAM}
-    described["servers"] = [{"url": base or "/"}]
-    if guarded:
+    described["servers"] = [{"url": base_of(request) or "/"}]
+    if app.state.settings.token is not None:
         described["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
         described["security"] = [{"bearer": []}]
-        for path, _, operation in operations(described):
-            if path in ("/healthz", "/readyz"):
-                operation["security"] = []
-    found: dict[str, Any] = _loosened(described) if adopted else described
-    return found
+        for path in ("/healthz", "/readyz"):
+            described["paths"][path]["get"]["security"] = []
+    try:
+        adopted = not (await app.state.database.shape()).has("workflow")
+    except AWAY:
+        adopted = False
+    return _loosened(described) if adopted else described
 
 
 def operations(described: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from urllib.parse import unquote
 
 import psycopg
-from fastapi import Path, Query
+from fastapi import Depends, Path, Query
 from fastapi.dependencies.models import Dependant
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
@@ -47,18 +47,11 @@ _ParentKey = Annotated[str, Field(max_length=500, json_schema_extra={"pattern": 
 Parent = Annotated[
     _ParentKey | None, Query(description="The id of what started them; none: those that no workflow started.")
 ]
+# fmt: off
 Sort = Literal[
-    "created",
-    "-created",
-    "name",
-    "-name",
-    "status",
-    "-status",
-    "progress",
-    "-progress",
-    "duration",
-    "-duration",
+    "created", "-created", "name", "-name", "status", "-status", "progress", "-progress", "duration", "-duration"
 ]
+# fmt: on
 _UNITS = {"": 1, "s": 1, "min": 60, "h": 3600, "d": 86400}
 _LENGTH = "seconds, or 5 min, 2 h, 1 d"
 
@@ -157,17 +150,16 @@ def _position(text: str | None) -> str | None:
     return text
 
 
-Position = Annotated[
-    Annotated[str, Field(json_schema_extra={"pattern": _POSITION})] | None,
-    AfterValidator(_position),
-    Query(
-        description="Answer with what a standby shows once it has replayed its primary's log up to here, as"
-        " pyapp.wal_position or pg_current_wal_lsn() told after a commit; else 503 after a second.",
-    ),
-]
-
-
-async def after_position(after_position: Position = None) -> None:
+async def after_position(
+    after_position: Annotated[
+        Annotated[str, Field(json_schema_extra={"pattern": _POSITION})] | None,
+        AfterValidator(_position),
+        Query(
+            description="Answer with what a standby shows once it has replayed its primary's log up to here, as"
+            " pyapp.wal_position or pg_current_wal_lsn() told after a commit; else 503 after a second.",
+        ),
+    ] = None,
+) -> None:
     """Take a parameter of all requests that read, for ask."""
 
 
@@ -188,3 +180,8 @@ async def known_parameters(request: Request) -> None:
 
 def _taken_by(dependant: Dependant) -> set[str]:
     return {field.alias for field in dependant.query_params}.union(*map(_taken_by, dependant.dependencies))
+
+
+READING = [Depends(known_parameters), Depends(after_position)]
+"""What all that reads takes."""
+OF_PAGES = [Depends(given_only), *READING]

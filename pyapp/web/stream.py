@@ -22,7 +22,7 @@ from pyapp.db import interrupted
 from pyapp.web.answers import Standby
 from pyapp.web.database import AWAY, Database, reason
 from pyapp.web.listen import RESYNC, Listener
-from pyapp.web.reads import active_ids, follow_workflows
+from pyapp.web.reads import active_ids, read_workflows
 from pyapp.web.shape import Shape
 from pyapp.web.trees import members
 from pyapp.web.wire import as_array, event
@@ -285,7 +285,7 @@ class Feed:
         trees = {top: self._trees.get(top, set()) | before_trees.get(top, set()) for top in self._trees}
         wanted = chosen_ids.union(*trees.values())
         self._count_query()
-        rows = await follow_workflows(conn, shape, wanted, chosen_ids)
+        rows = await read_workflows(conn, shape, wanted, chosen_ids, sent=True)
         news: list[tuple[_About, bytes]] = [
             (workflow_id, event("workflow", row))
             for workflow_id, row in rows.items()

@@ -6,18 +6,17 @@ from collections.abc import Iterable
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Any, LiteralString, TypeAlias, TypeVar
+from typing import Any, LiteralString, TypeAlias
 
 import psycopg
 from psycopg import AsyncConnection, sql
 from psycopg.abc import Buffer, Params
 from psycopg.adapt import AdaptersMap, Loader
-from psycopg.rows import class_row
+from psycopg.rows import scalar_row
 from psycopg.types.string import TextLoader
 from starlette.requests import Request
 from starlette.responses import Response
 
-R = TypeVar("R")
 Query: TypeAlias = LiteralString | bytes | sql.SQL | sql.Composed
 
 
@@ -47,15 +46,10 @@ def adapters() -> AdaptersMap:
     return made
 
 
-async def fetch_rows(conn: AsyncConnection[Any], of: type[R], query: Query, values: Params = ()) -> list[R]:
-    """Read rows of a kind."""
-    reader = conn.cursor(row_factory=class_row(of))
-    return await (await reader.execute(query, values)).fetchall()
-
-
 async def fetch_values(conn: AsyncConnection[Any], query: Query, values: Params = ()) -> list[Any]:
-    """Read the first column of all rows, for example JSON."""
-    return [row[0] for row in await (await conn.execute(query, values)).fetchall()]
+    """Read the first column of all rows."""
+    reader = conn.cursor(row_factory=scalar_row)
+    return await (await reader.execute(query, values)).fetchall()
 
 
 def encode(value: Any) -> bytes:
