@@ -4,18 +4,17 @@ import csv
 import io
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack
 from dataclasses import fields
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any, Literal, TypeAlias
 
 from fastapi import APIRouter, Depends, HTTPException, Query
-from psycopg import AsyncConnection
 from pydantic import create_model
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
 
 from pyapp import aio
 from pyapp.models import BurnupPoint, Forecast, ProgressMetrics, Stage, TimelineEntry, TreeNode, TreeProgress, Trend
@@ -23,13 +22,14 @@ from pyapp.web import reads, tasks, trees
 from pyapp.web.address import again, base_of
 from pyapp.web.answers import Event, Listed, Overview, Problem, SignedLink, described
 from pyapp.web.cursors import Page
+from pyapp.web.description import STREAM
 from pyapp.web.paging import list_page
 from pyapp.web.parameters import READING, Active, Key, Keys, Limit, Offset, Trees, Wanted, WantedTasks, WithTree, ask
 from pyapp.web.security import key_of
 from pyapp.web.shape import Shape
-from pyapp.web.stream import Feed, Subscriber
+from pyapp.web.stream import Feed
 from pyapp.web.tasks import ReportedTask
-from pyapp.web.wire import as_array, encode, respond
+from pyapp.web.wire import Conn, as_array, encode, respond
 
 _ONE = "/workflows/{workflow_id}"
 _WORKFLOW: Any = described(Listed, "Workflow")
@@ -47,11 +47,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
     422: {"model": Problem, "description": "Not a value for this parameter"},
     503: {"model": Problem, "description": "The database does not answer, or a standby is behind; see Retry-After"},
 }
-router = APIRouter(
-    prefix="/api/v1",
-    dependencies=READING,
-    responses={code: _ANSWERS[code] for code in (422, 503)},
-)
+router = APIRouter(prefix="/api/v1", dependencies=READING, responses={code: _ANSWERS[code] for code in (422, 503)})
 
 
 def _of(what: Any, *codes: int, tag: str = "workflows") -> dict[str, Any]:
@@ -59,14 +55,14 @@ def _of(what: Any, *codes: int, tag: str = "workflows") -> dict[str, Any]:
     return {"tags": [tag], "response_model": what, "responses": {code: _ANSWERS[code] for code in codes or (304, 404)}}
 
 
-Read: TypeAlias = Callable[[AsyncConnection[Any], Shape, str], Awaitable[list[bytes]]]
+Read: TypeAlias = Callable[[Conn, Shape, str], Awaitable[list[bytes]]]
 """Reads rows of a workflow, as JSON."""
 
 
 async def _many(request: Request, workflow_id: str, read: Read) -> list[bytes]:
     """Read rows of a workflow. Raises WorkflowNotFound where there are none, nor the workflow."""
 
-    async def find(conn: AsyncConnection[Any], shape: Shape) -> list[bytes]:
+    async def find(conn: Conn, shape: Shape) -> list[bytes]:
         key = shape.key(workflow_id)
         found = await read(conn, shape, key)
         if not found:
@@ -116,7 +112,7 @@ async def get_whole_tree(
 ) -> Response:
     """Get how far a workflow is with all below it, the path down to it, and those workflows, depth first."""
 
-    async def read(conn: AsyncConnection[Any], shape: Shape, key: str) -> list[bytes]:
+    async def read(conn: Conn, shape: Shape, key: str) -> list[bytes]:
         progress = await aio.tree_progress(conn, key, schema=shape.schema)
         nodes = await aio.get_tree(conn, key, limit=limit, schema=shape.schema)
         path = await trees.read_path(conn, shape, key)
@@ -131,7 +127,7 @@ async def list_tasks(
 ) -> Response:
     """List the tasks of a workflow in the order in which they were created; the Link header leads on, and back."""
 
-    async def read(conn: AsyncConnection[Any], shape: Shape) -> Page:
+    async def read(conn: Conn, shape: Shape) -> Page:
         key = shape.key(workflow_id)
         page = await tasks.list_page(conn, shape, key, wanted, limit, sent=True)
         if not page.rows:
@@ -181,7 +177,7 @@ async def get_forecast(request: Request, workflow_id: Key) -> Response:
 async def get_metrics(request: Request, workflow_id: Key) -> Response:
     """Measure the progress of a workflow, and count its tasks to see whether it is stale."""
 
-    async def measure(conn: AsyncConnection[Any], shape: Shape, key: str) -> list[bytes]:
+    async def measure(conn: Conn, shape: Shape, key: str) -> list[bytes]:
         return [encode(await aio.progress_metrics(conn, key, schema=shape.schema))]
 
     return await _one(request, workflow_id, measure)
@@ -196,7 +192,7 @@ async def sign_link(
     """Sign a link: a key that opens this workflow, its stream, its badge and its bar, and nothing else, for a while."""
     token, until = request.app.state.settings.token, int(time.time()) + seconds
 
-    async def sign(conn: AsyncConnection[Any], shape: Shape, key: str) -> list[bytes]:
+    async def sign(conn: Conn, shape: Shape, key: str) -> list[bytes]:
         found = str((await reads.require_workflow(conn, shape, key)).id)
         opens = token and key_of(token, found, until)
         return [encode({"key": opens, "expires_at": datetime.fromtimestamp(until, UTC)})]
@@ -239,30 +235,23 @@ def _as_csv(rows: list[bytes]) -> str:
     return file.getvalue()
 
 
-class EventStream(StreamingResponse):
-    """Sends what a subscriber is offered until the client leaves, and then stops following."""
-
-    media_type = "text/event-stream"
-
-    def __init__(self, feed: Feed, subscriber: Subscriber) -> None:
-        """Take over a subscriber."""
-        super().__init__(subscriber.frames(), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-        self._feed, self._subscriber = feed, subscriber
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send, and stop following even where the client left before the first byte."""
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._feed.unsubscribe(self._subscriber)
-
-
 _STREAM: dict[str, Any] = {"tags": ["live"], "response_class": StreamingResponse}
-_SENT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
+_SENT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": STREAM}}}
+
+
+async def _until_sent() -> AsyncIterator[ExitStack]:
+    """Undo what is put here when the answer was sent, or its client has left."""
+    with ExitStack() as stack:
+        yield stack
+
+
+Undone = Annotated[ExitStack, Depends(_until_sent)]
 
 
 @router.get("/stream", **_STREAM, responses=_SENT)
-async def stream(request: Request, id: Keys = None, active: Active = False, tree: Trees = None) -> Response:
+async def stream(
+    request: Request, undone: Undone, id: Keys = None, active: Active = False, tree: Trees = None
+) -> Response:
     """Follow workflows live, as server-sent events: those of `id`, and the newest active roots where none is given.
 
     `snapshot` is an array of all that is followed and comes first, and again after a loss of the database, which `away`
@@ -270,21 +259,19 @@ async def stream(request: Request, id: Keys = None, active: Active = False, tree
     any of them and says that nothing has changed; `standby` says how far behind the standby is that is read, null when
     it has become a primary.
     """
-    return await _follow(request, id or [], tree or [], active=active or not (id or tree))
+    return await _follow(request, undone, id or [], tree or [], active or not (id or tree))
 
 
 @router.get(f"{_ONE}/stream", **_STREAM, responses=_SENT | {404: _ANSWERS[404]})
-async def stream_workflow(request: Request, workflow_id: Key, tree: WithTree = False) -> Response:
+async def stream_workflow(request: Request, undone: Undone, workflow_id: Key, tree: WithTree = False) -> Response:
     """Follow one workflow live, as server-sent events."""
-    return await _follow(request, [workflow_id], [workflow_id] if tree else [], must_exist=True)
+    return await _follow(request, undone, [workflow_id], [workflow_id] if tree else [], active=False)
 
 
-async def _follow(
-    request: Request, ids: list[str], tops: list[str], *, active: bool = False, must_exist: bool = False
-) -> Response:
+async def _follow(request: Request, undone: ExitStack, ids: list[str], tops: list[str], active: bool) -> Response:
     feed: Feed = request.app.state.feed
 
-    async def written(conn: AsyncConnection[Any], shape: Shape) -> list[str]:
+    async def written(conn: Conn, shape: Shape) -> list[str]:
         keys = [shape.key(given) for given in (*ids, *tops)]
         # All clients share the feed: what the database does not take is refused before it gets there.
         return keys if shape.knows_keys else await shape.written(conn, keys)
@@ -293,11 +280,9 @@ async def _follow(
         keys = await ask(request, written)
         ids, tops = keys[: len(ids)], keys[len(ids) :]
     subscriber = feed.subscribe(ids, active, tops)
-    try:
-        # The answer says at once what is wrong: no such workflow, or no database.
-        if await subscriber.found == 0 and must_exist:
-            raise HTTPException(404, "Workflow not found")
-        return EventStream(feed, subscriber)
-    except BaseException:
-        feed.unsubscribe(subscriber)
-        raise
+    undone.callback(feed.unsubscribe, subscriber)
+    # The answer says at once what is wrong: no such workflow, or no database.
+    if await subscriber.found == 0 and "workflow_id" in request.path_params:
+        raise HTTPException(404, "Workflow not found")
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(subscriber.frames(), headers=headers, media_type="text/event-stream")

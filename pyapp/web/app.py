@@ -24,13 +24,13 @@ from pyapp import StandbyBehind, WorkflowNotFound
 from pyapp.web import api, html, login, pages
 from pyapp.web.address import addressed
 from pyapp.web.answers import Problem, Ready, Standby
-from pyapp.web.cursors import BadCursor
 from pyapp.web.database import AWAY, Database
 from pyapp.web.description import describe
 from pyapp.web.observe import DatabaseCollector, Metrics, observed
 from pyapp.web.security import known_hosts, require_token, security_headers
-from pyapp.web.shape import LACKING, NotAValue, Shape, lacking, readable
+from pyapp.web.shape import LACKING, Shape, lacking, readable
 from pyapp.web.stream import Feed
+from pyapp.web.wire import Conn
 
 # What is accepted instead, by what pydantic calls the fault.
 _ACCEPTED = {
@@ -137,7 +137,7 @@ def _add_probes(app: FastAPI, database: Database, metrics: Metrics, collector: D
         Whoever may read is told what is missing, and how far behind the database is where it is a standby.
         """
 
-        async def read(conn: psycopg.AsyncConnection[Any], shape: Shape) -> Standby | None:
+        async def read(conn: Conn, shape: Shape) -> Standby | None:
             await readable(conn, shape.schema)
             return await database.meter.measure(conn)
 
@@ -162,12 +162,12 @@ def _add_probes(app: FastAPI, database: Database, metrics: Metrics, collector: D
 
 
 def _add_errors(app: FastAPI, schema: str) -> None:
-    def says(status: int, message: str | None, wait: int | None, *kinds: type[Exception]) -> None:
-        """Answer errors with a message, None for their own, and with the seconds after which to ask again."""
+    def says(status: int, message: str, wait: int | None, *kinds: type[Exception]) -> None:
+        """Answer errors with a message, and with the seconds after which to ask again."""
         headers = {} if wait is None else {"Retry-After": str(wait)}
 
-        async def answer(request: Request, problem: Exception) -> Response:
-            return html.failure(request, status, message or str(problem), headers)
+        async def answer(request: Request, _: Exception) -> Response:
+            return html.failure(request, status, message, headers)
 
         for kind in kinds:
             app.add_exception_handler(kind, answer)
@@ -181,13 +181,10 @@ def _add_errors(app: FastAPI, schema: str) -> None:
     says(503, f"{rights}, also to what came with an upgrade", 30, errors.InsufficientPrivilege)
     # For example a character that the encoding of the database does not have, or a number that no key can be.
     says(422, "A value that the database cannot take", None, psycopg.DataError)
-    says(422, None, None, NotAValue)
-    says(400, None, None, BadCursor)
     says(404, "Workflow not found", None, WorkflowNotFound)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, problem: Exception) -> Response:
-        assert isinstance(problem, RequestValidationError)
+    async def invalid(request: Request, problem: Any) -> Response:
         first = problem.errors()[0]
         where = first["loc"][1] if len(first["loc"]) > 1 else "request"
         said = first["msg"]
@@ -196,6 +193,5 @@ def _add_errors(app: FastAPI, schema: str) -> None:
         return html.failure(request, 422, f"{where}: {said}", {})
 
     @app.exception_handler(HTTPException)
-    async def refused(request: Request, problem: Exception) -> Response:
-        assert isinstance(problem, HTTPException)
+    async def refused(request: Request, problem: Any) -> Response:
         return html.failure(request, problem.status_code, str(problem.detail), dict(problem.headers or {}))

@@ -8,19 +8,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from psycopg import AsyncConnection, DataError, sql
+from fastapi import HTTPException
+from psycopg import DataError, sql
 
 from pyapp.web.rows import Select
+from pyapp.web.wire import Conn
 
 _LONGEST = 4_000_000  # bytes that a cursor may unfold to
-
-
-class BadCursor(ValueError):
-    """The cursor is not one that this service gave out for this order."""
-
-    def __init__(self) -> None:
-        """Say what to do."""
-        super().__init__("cursor: not one of this list and order; start again without it")
+_UNKNOWN = "cursor: not one of this list and order; start again without it"
 
 
 @dataclass(frozen=True)
@@ -95,9 +90,7 @@ class Place:
         # A name may be long; one that an index takes is short when compressed.
         return base64.urlsafe_b64encode(zlib.compress(text.encode())).decode().rstrip("=")
 
-    async def fetch(
-        self, conn: AsyncConnection[Any], select: Select, values: Mapping[str, Any], limit: int, *, sent: bool
-    ) -> Page:
+    async def fetch(self, conn: Conn, select: Select, values: Mapping[str, Any], limit: int, *, sent: bool) -> Page:
         """Read the page by a select, with this key, of one row more, which tells whether there is another page."""
         try:
             # Planned anew where it depends on values: a rare type wants another plan than a frequent one.
@@ -105,7 +98,7 @@ class Place:
         except DataError:
             if not self.keys:
                 raise
-            raise BadCursor from None
+            raise HTTPException(400, _UNKNOWN) from None
         found, is_more = rows[:limit], len(rows) > limit
         if self.backwards:
             found.reverse()
@@ -118,18 +111,17 @@ class Place:
 
 
 def read_place(order: Order, cursor: str | None) -> Place:
-    """Read where a page begins. Raises BadCursor."""
+    """Read where a page begins. Raises HTTPException where it is none of this order."""
     if cursor is None:
         return Place(order, False, datetime.now(UTC).isoformat(), [])
     try:
         packed = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
         of, backwards, as_of, *keys = json.loads(zlib.decompressobj().decompress(packed, _LONGEST))
-        if of != order.name or len(keys) != len(order.keys) or keys[-1] is None:
+        texts = [key.encode().decode() for key in keys if key is not None]  # no lone surrogates
+        is_ours = of == order.name and len(keys) == len(order.keys) and keys[-1] is not None
+        if not is_ours or "\0" in "".join(texts) or type(backwards) is not bool:
             raise ValueError
-        if any("\0" in key.encode().decode() for key in keys if key is not None):
-            raise ValueError
-        if type(backwards) is not bool or datetime.fromisoformat(as_of).tzinfo is None:
-            raise ValueError
+        datetime.fromisoformat(as_of).astimezone()
     except (ValueError, TypeError, AttributeError, RecursionError, zlib.error):
-        raise BadCursor from None
+        raise HTTPException(400, _UNKNOWN) from None
     return Place(order, backwards, as_of, keys)

@@ -1,16 +1,16 @@
 """Which workflows a list shows: filters, and a search in names and ids, as SQL on ``workflow_progress``."""
 
 import re
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
-from psycopg import AsyncConnection, sql
+from fastapi import HTTPException
+from psycopg import sql
 
 from pyapp.web.parameters import Wanted
 from pyapp.web.reads import stalled
-from pyapp.web.shape import NotAValue, Shape
-from pyapp.web.wire import fetch_values
+from pyapp.web.shape import Shape
+from pyapp.web.wire import Conn, fetch_values
 
 NAME = sql.SQL('p.name collate "C"')
 _NEWEST_NAMES = 200_000
@@ -30,9 +30,9 @@ _CONDITIONS = {
 
 
 def conditions(shape: Shape, wanted: Wanted) -> tuple[list[sql.Composable], dict[str, Any]]:
-    """Write the filters but for the statuses and the search, as conditions on ``p``. Raises NotAValue."""
+    """Write the filters but for the statuses and the search, as conditions on ``p``. Raises HTTPException."""
     if wanted.priority and shape.priorities and wanted.priority not in shape.priorities:
-        raise NotAValue(f"priority: should be one of {', '.join(shape.priorities)}")
+        raise HTTPException(422, f"priority: should be one of {', '.join(shape.priorities)}")
     values = {name: value for name in _CONDITIONS if (value := getattr(wanted, name)) not in (None, "")}
     found: list[sql.Composable] = [sql.SQL(_CONDITIONS[name]) for name in values]
     if wanted.failures:
@@ -50,17 +50,15 @@ def conditions(shape: Shape, wanted: Wanted) -> tuple[list[sql.Composable], dict
     return found, values
 
 
-@dataclass(frozen=True)
-class Search:
-    """A search: what finds keys, which conditions that have no row in common find the rows, and where each looks."""
-
-    keys: sql.Composed
-    parts: list[tuple[sql.Composable, sql.Composable]]
-    values: dict[str, Any]
+Parts: TypeAlias = list[tuple[sql.Composable, sql.Composable]]
 
 
-def search(shape: Shape, text: str) -> Search:
-    """Search by a text in names, and by ids: of the workflow (also how it begins), of a task, of the trace."""
+def search(shape: Shape, text: str) -> tuple[sql.Composed, Parts, dict[str, Any]]:
+    """Search by a text in names, and by ids: of the workflow (also how it begins), of a task, of the trace.
+
+    Returns a query for ``hits``, the keys that were found; conditions that have no row in common and find the rows,
+    each behind where it looks; and the values of parameters.
+    """
     values: dict[str, Any] = {"match": text, "pattern": f"%{literally(text)}%"}
     begins, digits = "", text.replace("-", "")
     found_by = ["p.trace_id = %(match)s"]
@@ -97,10 +95,10 @@ def search(shape: Shape, text: str) -> Search:
     named = sql.SQL(f'(p.name collate "default" ilike %(pattern)s{begins})')
     by_name = sql.SQL("{} and not {}").format(named, known)
     keys = sql.SQL("select array({}) as keys").format(sql.SQL(" union all ").join(finds))
-    return Search(keys, [(where, by_name), (everywhere, known)], values)
+    return keys, [(where, by_name), (everywhere, known)], values
 
 
-async def searched(conn: AsyncConnection[Any], shape: Shape, text: str) -> str:
+async def searched(conn: Conn, shape: Shape, text: str) -> str:
     """Say how a text was searched for, and in what part of the workflows."""
 
     async def among(most: int) -> str:
@@ -114,7 +112,7 @@ async def searched(conn: AsyncConnection[Any], shape: Shape, text: str) -> str:
     return said
 
 
-async def has_sub_workflows(conn: AsyncConnection[Any], shape: Shape) -> bool:
+async def has_sub_workflows(conn: Conn, shape: Shape) -> bool:
     """Tell whether any workflow was started by another one."""
     query = shape.query("select 1 from {workflow_progress} as p where p.parent_id is not null limit 1")
     return shape.has("workflow_tree_progress") and bool(await fetch_values(conn, query))

@@ -6,11 +6,12 @@ from datetime import datetime
 from itertools import accumulate
 from typing import Any, Literal
 
-from psycopg import AsyncConnection, sql
+from psycopg import sql
 from psycopg.rows import class_row
 
 from pyapp.web.answers import Listed
 from pyapp.web.shape import Shape
+from pyapp.web.wire import Conn
 
 By = Literal["stage", "agent"]
 _COLUMNS = {"stage": "stage", "agent": "agent_type"}
@@ -138,9 +139,7 @@ class Gantt:
     tasks: int
 
 
-async def read_gantt(
-    conn: AsyncConnection[Any], shape: Shape, workflow: Listed, now: datetime, by: By | None
-) -> Gantt | None:
+async def read_gantt(conn: Conn, shape: Shape, workflow: Listed, now: datetime, by: By | None) -> Gantt | None:
     """Read and lay out the tasks that have begun; by stage unless none has a stage. None where there are no tasks."""
     if not shape.has("agent_task"):
         return None

@@ -2,21 +2,20 @@
 
 import hashlib
 import re
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
-from psycopg import AsyncConnection
 from starlette.requests import Request
 from starlette.responses import Response
 
 from pyapp.web import charts, text
 from pyapp.web.address import base_of
+from pyapp.web.database import Read
 from pyapp.web.parameters import ask
 from pyapp.web.shape import OURS, Shape
-from pyapp.web.wire import error
+from pyapp.web.wire import Conn, error
 
 STATIC = Path(__file__).with_name("static")
 _ADDRESS = re.compile(r'(?<= )(href|action|src)="/')
@@ -53,12 +52,10 @@ def load_templates() -> None:
         _templates.get_template(name)
 
 
-async def show(
-    request: Request, template: str, query: Callable[[AsyncConnection[Any], Shape], Awaitable[dict[str, Any]]]
-) -> Response:
+async def show(request: Request, template: str, query: Read[dict[str, Any]]) -> Response:
     """Answer with a page of what is read, all of it as of one moment, so that its numbers agree."""
 
-    async def read(conn: AsyncConnection[Any], shape: Shape) -> dict[str, Any]:
+    async def read(conn: Conn, shape: Shape) -> dict[str, Any]:
         async with conn.transaction():
             found = await query(conn, shape)
         standby = await request.app.state.database.meter.measure(conn)
@@ -68,12 +65,7 @@ async def show(
 
 
 def render(
-    request: Request,
-    template: str,
-    context: dict[str, Any],
-    status: int = 200,
-    headers: dict[str, str] | None = None,
-    media_type: str = "text/html",
+    request: Request, template: str, context: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None
 ) -> Response:
     """Answer with a page, or a picture."""
     schema = request.app.state.settings.schema
@@ -82,7 +74,8 @@ def render(
     if base := base_of(request):
         # Every quote in a text is escaped: this is found in markup only.
         written = _ADDRESS.sub(rf'\1="{base}/', written)
-    return Response(written, status, {"Cache-Control": "no-store", **(headers or {})}, media_type)
+    kind = "image/svg+xml" if template.endswith(".svg") else "text/html"
+    return Response(written, status, {"Cache-Control": "no-store", **(headers or {})}, kind)
 
 
 def failure(request: Request, status: int, message: str, headers: dict[str, str]) -> Response:

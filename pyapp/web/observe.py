@@ -14,14 +14,13 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from psycopg import AsyncConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pyapp.web.answers import Standby
 from pyapp.web.database import AWAY, Database
 from pyapp.web.reads import count_drift, count_stalled, send_overview
 from pyapp.web.shape import Shape
-from pyapp.web.wire import error
+from pyapp.web.wire import Conn, error
 
 log = logging.getLogger("agent_progress.access")
 
@@ -58,7 +57,7 @@ class DatabaseCollector(Collector):
     async def look(self) -> None:
         """Read what the database says now."""
 
-        async def read(conn: AsyncConnection[Any], shape: Shape) -> tuple[Any, Standby | None]:
+        async def read(conn: Conn, shape: Shape) -> tuple[Any, Standby | None]:
             return json.loads(await send_overview(conn, shape)), await self._database.meter.measure(conn)
 
         found: list[Metric] = []
@@ -95,9 +94,7 @@ class DatabaseCollector(Collector):
 class _Rarely:
     """Counts what takes long to count at most every so many seconds, or 100 times what it took, and remembers it."""
 
-    def __init__(
-        self, database: Database, count: Callable[[AsyncConnection[Any], Shape], Awaitable[int]], every: float
-    ):
+    def __init__(self, database: Database, count: Callable[[Conn, Shape], Awaitable[int]], every: float):
         self._database, self._count, self._every = database, count, every
         self._lock = asyncio.Lock()
         self._found: int | None = None

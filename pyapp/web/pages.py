@@ -9,7 +9,6 @@ from itertools import groupby, islice
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, HTTPException, Path
-from psycopg import AsyncConnection
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
@@ -23,6 +22,7 @@ from pyapp.web.paging import list_page
 from pyapp.web.parameters import OF_PAGES, Key, Wanted, WantedTasks, ask
 from pyapp.web.security import framed_by
 from pyapp.web.shape import Shape
+from pyapp.web.wire import Conn
 
 router = APIRouter(include_in_schema=False, dependencies=OF_PAGES)
 _ACTIVE = 20
@@ -39,7 +39,7 @@ _ONE = "/workflows/{workflow_id}"
 async def overview(request: Request) -> Response:
     """Show tiles, what is active, and what needs attention."""
 
-    async def read(conn: AsyncConnection[Any], shape: Shape) -> dict[str, Any]:
+    async def read(conn: Conn, shape: Shape) -> dict[str, Any]:
         active, failed, forecasts = await reads.read_attention(conn, shape, _ACTIVE)
         found = json.loads(await reads.send_overview(conn, shape))
         waiting = len(active)
@@ -67,7 +67,7 @@ async def workflows(request: Request, wanted: Annotated[Wanted, Depends()]) -> R
     within = None if wanted.parent == "all" else wanted.parent or (None if wanted.match else "none")
     to = partial(again, request, "cursor", "sort", "after_position")
 
-    async def read(conn: AsyncConnection[Any], shape: Shape) -> dict[str, Any]:
+    async def read(conn: Conn, shape: Shape) -> dict[str, Any]:
         hidden = within == "none" and not wanted.parent and await filters.has_sub_workflows(conn, shape)
         page = await list_page(conn, shape, replace(wanted, parent=within), _WORKFLOWS)
         above = None
@@ -105,7 +105,7 @@ def _beside(page: Page, cursor: str | None, to: Callable[..., str]) -> dict[str,
 async def workflow(request: Request, workflow_id: Key) -> Response:
     """Show one workflow: bar, stages, tasks, burn-up and events."""
 
-    async def read(conn: AsyncConnection[Any], shape: Shape) -> dict[str, Any]:
+    async def read(conn: Conn, shape: Shape) -> dict[str, Any]:
         key = shape.key(workflow_id)
         found = await reads.require_workflow(conn, shape, key)
         first, running = await tasks.read_first(conn, shape, key, _FIRST_TASKS)
@@ -134,7 +134,7 @@ async def list_tasks(request: Request, workflow_id: Key, wanted: Annotated[Wante
     """Show the tasks of a workflow in the order of their creation, filtered and paged."""
     to = partial(again, request, "cursor", "after_position")
 
-    async def read(conn: AsyncConnection[Any], shape: Shape) -> dict[str, Any]:
+    async def read(conn: Conn, shape: Shape) -> dict[str, Any]:
         found = await reads.require_workflow(conn, shape, shape.key(workflow_id))
         page = await tasks.list_page(conn, shape, str(found.id), wanted, _TASKS)
         return {
@@ -154,7 +154,7 @@ async def list_tasks(request: Request, workflow_id: Key, wanted: Annotated[Wante
 async def show_task(request: Request, workflow_id: Key, task_id: Key) -> Response:
     """Show a task: times, attempts, what it was given and what it reported."""
 
-    async def read(conn: AsyncConnection[Any], shape: Shape) -> dict[str, Any]:
+    async def read(conn: Conn, shape: Shape) -> dict[str, Any]:
         found = await reads.require_workflow(conn, shape, shape.key(workflow_id))
         for task in await tasks.read_task(conn, shape, str(found.id), task_id):
             return {"workflow": found, "task": task, "trace_url": request.app.state.settings.trace_url}
@@ -168,7 +168,7 @@ async def show_timeline(request: Request, workflow_id: Key, by: gantt.By | None 
     """Show the tasks of a workflow over time, by stage or by type of agent."""
     now = datetime.now(UTC)
 
-    async def read(conn: AsyncConnection[Any], shape: Shape) -> dict[str, Any]:
+    async def read(conn: Conn, shape: Shape) -> dict[str, Any]:
         found = await reads.require_workflow(conn, shape, shape.key(workflow_id))
         drawn = await gantt.read_gantt(conn, shape, found, now, by)
         archived_at = await reads.read_archived_at(conn, shape, found)
@@ -181,7 +181,7 @@ async def show_timeline(request: Request, workflow_id: Key, by: gantt.By | None 
 async def trends(request: Request) -> Response:
     """Show how workflows and tasks ended in a day, a week and a month, by their types, the most frequent first."""
 
-    async def read(conn: AsyncConnection[Any], shape: Shape) -> dict[str, Any]:
+    async def read(conn: Conn, shape: Shape) -> dict[str, Any]:
         async def by_type(by: reads.By) -> list[tuple[str | None, list[Any]]]:
             found = groupby(await reads.read_trends(conn, shape, by), lambda one: one.type)
             return [(type_, list(of)) for type_, of in islice(found, _TYPES)]
@@ -195,7 +195,7 @@ async def trends(request: Request) -> Response:
 
 
 async def _one(request: Request, workflow_id: str) -> dict[str, Any]:
-    async def read(conn: AsyncConnection[Any], shape: Shape) -> dict[str, Any]:
+    async def read(conn: Conn, shape: Shape) -> dict[str, Any]:
         return {"w": await reads.require_workflow(conn, shape, shape.key(workflow_id)), "words": shape.words}
 
     return await ask(request, read)
@@ -205,26 +205,24 @@ async def _one(request: Request, workflow_id: str) -> dict[str, Any]:
 async def badge(request: Request, workflow_id: Key) -> Response:
     """Draw a workflow as a badge."""
     headers = {"Cache-Control": "no-cache", "Cross-Origin-Resource-Policy": "cross-origin"}
-    return render(request, "badge.svg", await _one(request, workflow_id), 200, headers, "image/svg+xml")
+    return render(request, "badge.svg", await _one(request, workflow_id), headers=headers)
 
 
 @router.get(f"{_ONE}/embed")
 async def embed(request: Request, workflow_id: Key) -> Response:
     """Show a workflow as a bar, to be framed by pages of the origins that may."""
     headers = {"Content-Security-Policy": framed_by(request.app.state.settings.embed_origins)}
-    return render(request, "embed.html", await _one(request, workflow_id), 200, headers)
+    return render(request, "embed.html", await _one(request, workflow_id), headers=headers)
 
 
 @router.get("/icons/{status}-{percentage}.svg")
 async def icon(
-    request: Request,
-    status: WorkflowStatus | Literal["silent"],
-    percentage: Annotated[int, Path(ge=0, le=100)],
+    request: Request, status: WorkflowStatus | Literal["silent"], percentage: Annotated[int, Path(ge=0, le=100)]
 ) -> Response:
     """Draw the icon of a workflow's page: a ring, since the security policy allows no other way to a changing one."""
     headers = {"Cache-Control": "private, max-age=86400"}
     ring = {"status": status, "percentage": percentage}
-    return render(request, "icon.svg", ring, 200, headers, "image/svg+xml")
+    return render(request, "icon.svg", ring, headers=headers)
 
 
 @router.get("/favicon.ico")

@@ -3,7 +3,7 @@
 from functools import lru_cache
 from typing import Any
 
-from psycopg import AsyncConnection, sql
+from psycopg import sql
 
 from pyapp.web import filters
 from pyapp.web.answers import Listed
@@ -12,6 +12,7 @@ from pyapp.web.parameters import Sort, Wanted
 from pyapp.web.reads import apart, listed
 from pyapp.web.rows import Select
 from pyapp.web.shape import Shape
+from pyapp.web.wire import Conn
 
 _KEY, _CREATED, _STATUS = (sql.Identifier("p", name) for name in ("workflow_id", "created_at", "status"))
 # On all pages as of the first one, so that what still runs keeps its place. In seconds, which there are of any time.
@@ -27,10 +28,8 @@ _ORDERS: dict[str, tuple[sql.Composable, ...]] = {
 }
 
 
-async def list_page(
-    conn: AsyncConnection[Any], shape: Shape, wanted: Wanted, limit: int, *, sent: bool = False
-) -> Page:
-    """List a page of workflows, as Listed, or each as JSON to be sent. Raises BadCursor and NotAValue."""
+async def list_page(conn: Conn, shape: Shape, wanted: Wanted, limit: int, *, sent: bool = False) -> Page:
+    """List a page of workflows, as Listed, or each as JSON to be sent. Raises HTTPException."""
     place = _place(wanted)
     if sent and wanted == Wanted(sort=wanted.sort) and "duration" not in wanted.sort:
         return await place.fetch(conn, _unfiltered(shape, wanted.sort, limit), {}, limit, sent=sent)
@@ -52,7 +51,7 @@ def _place(wanted: Wanted) -> Place:
 def page_query(
     shape: Shape, wanted: Wanted, limit: int, place: Place | None = None
 ) -> tuple[sql.Composed, dict[str, Any]]:
-    """Compose the query for a page and one row more, which tells whether there is another one. Raises NotAValue."""
+    """Compose the query for a page and one row more, which tells whether there is another one. Raises HTTPException."""
     place = place or _place(wanted)
     first, *_ = place.order.keys
     all_of, values = filters.conditions(shape, wanted)
@@ -70,8 +69,7 @@ def page_query(
     if not wanted.match:
         everywhere = shape.query("{workflow_progress}")
         return listed(shape, apart([(everywhere, part) for part in parts], place.by, limit + 1), place.by), values
-    search = filters.search(shape, wanted.match)
-    found = [(where, sql.SQL("{} and {}").format(part, one)) for part in parts for where, one in search.parts]
+    hits, finds, searched = filters.search(shape, wanted.match)
+    found = [(where, sql.SQL("{} and {}").format(part, one)) for part in parts for where, one in finds]
     query = listed(shape, apart(found, place.by, limit + 1), place.by)
-    hits = sql.SQL("with hits as materialized ({}) {}").format(search.keys, query)
-    return hits, {**values, **search.values}
+    return sql.SQL("with hits as materialized ({}) {}").format(hits, query), values | searched

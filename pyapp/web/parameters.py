@@ -1,15 +1,13 @@
 """What requests may ask for."""
 
 import re
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Literal, TypeVar, get_args
 from urllib.parse import unquote
 
-import psycopg
-from fastapi import Depends, Path, Query
+from fastapi import Depends, HTTPException, Path, Query
 from fastapi.dependencies.models import Dependant
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
@@ -18,8 +16,7 @@ from starlette.requests import Request
 
 from pyapp.models import Priority, TaskStatus, WorkflowStatus
 from pyapp.web.answers import PARENT
-from pyapp.web.database import Database
-from pyapp.web.shape import NotAValue, Shape
+from pyapp.web.database import Database, Read
 
 T = TypeVar("T")
 
@@ -120,8 +117,7 @@ class WantedTasks:
     agent_type: Annotated[Text | None, Query()] = None
     stage: Annotated[Text | None, Query()] = None
     text: Annotated[
-        Text | None,
-        Query(description="Contained in the agent type, an id or the error, without regard to case."),
+        Text | None, Query(description="Contained in the agent type, an id or the error, without regard to case.")
     ] = None
     cursor: TaskCursor = None
 
@@ -156,14 +152,14 @@ async def after_position(
         AfterValidator(_position),
         Query(
             description="Answer with what a standby shows once it has replayed its primary's log up to here, as"
-            " pyapp.wal_position or pg_current_wal_lsn() told after a commit; else 503 after a second.",
+            " pyapp.wal_position or pg_current_wal_lsn() told after a commit; else 503 after a second."
         ),
     ] = None,
 ) -> None:
     """Take a parameter of all requests that read, for ask."""
 
 
-async def ask(request: Request, query: Callable[[psycopg.AsyncConnection[Any], Shape], Awaitable[T]]) -> T:
+async def ask(request: Request, query: Read[T]) -> T:
     """Run a query of a request, on a standby not before it has replayed what the request says."""
     database: Database = request.app.state.database
     return await database.ask(query, after=request.query_params.get("after_position"))
@@ -173,9 +169,8 @@ async def known_parameters(request: Request) -> None:
     """Refuse a parameter that the route does not take; each may have the key of a signed link."""
     if given := request.query_params:
         known = {"key", *_taken_by(request.scope["route"].dependant)}
-        for name in given:
-            if name not in known:
-                raise NotAValue(f"{name}: no such parameter here")
+        for name in given.keys() - known:
+            raise HTTPException(422, f"{name}: no such parameter here")
 
 
 def _taken_by(dependant: Dependant) -> set[str]:

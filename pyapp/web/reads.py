@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from functools import cache
 from typing import Any, Literal, LiteralString, TypeAlias
 
-from psycopg import AsyncConnection, sql
+from psycopg import sql
 from psycopg.abc import Params
 
 from pyapp import WorkflowNotFound, aio
@@ -18,7 +18,7 @@ from pyapp.watch import ACTIVE
 from pyapp.web.answers import Event, Listed
 from pyapp.web.rows import Select, columns
 from pyapp.web.shape import Shape
-from pyapp.web.wire import fetch_values
+from pyapp.web.wire import Conn, fetch_values
 
 NEWEST = sql.SQL("p.created_at desc, p.workflow_id desc")
 FOLLOWED = 200
@@ -105,12 +105,12 @@ def _by_keys(shape: Shape) -> Select:
     return Select(Listed, query, key=sql.SQL("p.id"))
 
 
-async def read_workflow(conn: AsyncConnection[Any], shape: Shape, key: str, *, sent: bool = False) -> list[Any]:
+async def read_workflow(conn: Conn, shape: Shape, key: str, *, sent: bool = False) -> list[Any]:
     """Read a workflow by its key; an empty list where there is none."""
     return await _by_key(shape).fetch(conn, {"key": key}, sent=sent)
 
 
-async def require_workflow(conn: AsyncConnection[Any], shape: Shape, key: str) -> Listed:
+async def require_workflow(conn: Conn, shape: Shape, key: str) -> Listed:
     """Read a workflow by its key. Raises WorkflowNotFound."""
     for found in await read_workflow(conn, shape, key):
         workflow: Listed = found
@@ -119,14 +119,14 @@ async def require_workflow(conn: AsyncConnection[Any], shape: Shape, key: str) -
 
 
 async def read_workflows(
-    conn: AsyncConnection[Any], shape: Shape, keys: Iterable[str], summed: Iterable[str], *, sent: bool = False
+    conn: Conn, shape: Shape, keys: Iterable[str], summed: Iterable[str], *, sent: bool = False
 ) -> dict[str, Any]:
     """Read workflows by their keys, with the trees of those ``summed``: those that exist, the newest first."""
     values = {"keys": as_array(keys), "summed": as_array(summed)}
     return dict(await _by_keys(shape).fetch(conn, values, sent=sent))
 
 
-async def active_ids(conn: AsyncConnection[Any], shape: Shape) -> set[str]:
+async def active_ids(conn: Conn, shape: Shape) -> set[str]:
     """Find the newest workflows that no other started and that have not ended."""
     return set(await fetch_values(conn, _active(shape)))
 
@@ -140,7 +140,7 @@ def _active(shape: Shape) -> bytes:
 
 
 async def read_attention(
-    conn: AsyncConnection[Any], shape: Shape, limit: int = 20
+    conn: Conn, shape: Shape, limit: int = 20
 ) -> tuple[list[Listed], list[Listed], dict[str, Forecast]]:
     """Read what the overview shows: active workflows, those first that need attention, recent failures, forecasts.
 
@@ -183,14 +183,7 @@ def _part(shape: Shape, part: Part) -> Select:
 
 
 async def read_part(
-    conn: AsyncConnection[Any],
-    shape: Shape,
-    key: str,
-    part: Part,
-    limit: int = 1000,
-    offset: int = 0,
-    *,
-    sent: bool = False,
+    conn: Conn, shape: Shape, key: str, part: Part, limit: int = 1000, offset: int = 0, *, sent: bool = False
 ) -> list[Any]:
     """Read a part of a workflow in its order; nothing where the schema does not have it."""
     if not shape.has(part.relation):
@@ -198,7 +191,7 @@ async def read_part(
     return await _part(shape, part).fetch(conn, {"key": key, "limit": limit, "offset": offset}, sent=sent)
 
 
-async def read_archived_at(conn: AsyncConnection[Any], shape: Shape, workflow: Listed) -> datetime | None:
+async def read_archived_at(conn: Conn, shape: Shape, workflow: Listed) -> datetime | None:
     """Tell since when a workflow is frozen, and whether that was to archive it: none of its tasks is left."""
     if not shape.has("workflow") or not workflow.agents_created:
         return None
@@ -217,7 +210,7 @@ class Slow:
     over: float
 
 
-async def read_slow(conn: AsyncConnection[Any], shape: Shape, workflow: Listed, now: datetime) -> Slow | None:
+async def read_slow(conn: Conn, shape: Shape, workflow: Listed, now: datetime) -> Slow | None:
     """Compare a running workflow with those of its type that were completed, of the last 30 days."""
     if workflow.status != "running" or workflow.created_at is None or workflow.type is None:
         return None
@@ -245,13 +238,13 @@ async def read_slow(conn: AsyncConnection[Any], shape: Shape, workflow: Listed, 
 # --- All of them ------------------------------------------------------------------------------------------------
 
 
-async def count_rows(conn: AsyncConnection[Any], rows: sql.Composed, values: Params = ()) -> int:
+async def count_rows(conn: Conn, rows: sql.Composed, values: Params = ()) -> int:
     """Count rows."""
     [found] = await fetch_values(conn, sql.SQL("select count(*) from {}").format(rows), values)
     return int(found)
 
 
-async def count_roots(conn: AsyncConnection[Any], shape: Shape) -> int:
+async def count_roots(conn: Conn, shape: Shape) -> int:
     """Count the active workflows that no other started."""
     return await count_rows(conn, shape.query("{workflow_progress} as p where {roots}", roots=_ROOTS))
 
@@ -266,17 +259,17 @@ def stalled(shape: Shape) -> sql.Composed:
     )
 
 
-async def count_stalled(conn: AsyncConnection[Any], shape: Shape) -> int:
+async def count_stalled(conn: Conn, shape: Shape) -> int:
     """Count the workflows that have come to a halt."""
     return await count_rows(conn, shape.query("{workflow_progress} as p where {stalled}", stalled=stalled(shape)))
 
 
-async def count_drift(conn: AsyncConnection[Any], shape: Shape) -> int:
+async def count_drift(conn: Conn, shape: Shape) -> int:
     """Count the workflows whose stored progress is wrong, which reads every task."""
     return await count_rows(conn, shape.query("{workflow_progress_drift}"))
 
 
-async def send_overview(conn: AsyncConnection[Any], shape: Shape) -> bytes:
+async def send_overview(conn: Conn, shape: Shape) -> bytes:
     """Count workflows by status, and the tasks of all of them, as JSON."""
     [found] = await fetch_values(conn, _overview(shape))
     return bytes(found)
@@ -302,7 +295,7 @@ def _overview(shape: Shape) -> bytes:
 By: TypeAlias = Literal["type", "agent_type"]
 
 
-async def read_trends(conn: AsyncConnection[Any], shape: Shape, by: By, *, sent: bool = False) -> list[Any]:
+async def read_trends(conn: Conn, shape: Shape, by: By, *, sent: bool = False) -> list[Any]:
     """Read the trends of workflows by their type, or of tasks by the type of their agents."""
     return await _trends(shape, by).fetch(conn, sent=sent)
 

@@ -7,11 +7,12 @@ from functools import cache, cached_property
 from typing import Any, LiteralString, get_args, get_type_hints
 from uuid import UUID
 
-from psycopg import AsyncConnection, sql
+from psycopg import sql
 from psycopg.abc import Params
 from psycopg.rows import args_row, scalar_row, tuple_row
 
 from pyapp.models import Key
+from pyapp.web.wire import Conn
 
 KEYS = (Key, UUID)
 # As datetime.isoformat() has it; what Python has no time for, as infinity, becomes the nearest that there is.
@@ -49,12 +50,7 @@ class Select:
     """A query for rows ``p`` of a kind: each is read as that kind, or sent as JSON, in pairs where it has a ``key``."""
 
     def __init__(
-        self,
-        of: Any,
-        query: sql.Composed,
-        *,
-        key: sql.Composable | None = None,
-        without: tuple[str, ...] = (),
+        self, of: Any, query: sql.Composed, *, key: sql.Composable | None = None, without: tuple[str, ...] = ()
     ) -> None:
         """Take the query, an expression on ``p`` that is the key, and what is left out of JSON."""
         self.of, self.query, self.without = of, query, without
@@ -73,7 +69,7 @@ class Select:
         return sql.SQL(query).format(chosen, self.query, sent).as_bytes()
 
     async def fetch(
-        self, conn: AsyncConnection[Any], values: Params = (), *, sent: bool = False, prepare: bool | None = None
+        self, conn: Conn, values: Params = (), *, sent: bool = False, prepare: bool | None = None
     ) -> list[Any]:
         """Read all rows, or JSON of each."""
         if sent:

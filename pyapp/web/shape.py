@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from string import Formatter
-from typing import Any, LiteralString
+from typing import LiteralString
 from uuid import UUID
 
-from psycopg import AsyncConnection, errors, sql
+from fastapi import HTTPException
+from psycopg import errors, sql
 
 from pyapp import Vocabulary, aio
 from pyapp.db import quoted_name
+from pyapp.web.wire import Conn
 
 _BITS = {"smallint": 15, "integer": 31, "bigint": 63}
 OURS = Vocabulary("workflow", "workflows", "agent", "agents")
@@ -55,10 +57,6 @@ def lacking(schema: str) -> str:
     return f'schema "{schema}" has no agent-progress, or an old one: run agent-progress migrate, or adopt'
 
 
-class NotAValue(ValueError):
-    """A value of a request that nothing in this schema can have."""
-
-
 @dataclass(frozen=True)
 class Shape:
     """What the service needs to know of a schema; ``priorities`` is empty where they are any text.
@@ -84,7 +82,7 @@ class Shape:
         return sql.SQL(text).format(**parts, **{name: quoted_name(self.schema, name) for name in names})
 
     def key(self, given: str) -> str:
-        """Write a key as the database does. Raises NotAValue."""
+        """Write a key as the database does. Raises HTTPException where no key can be that."""
         try:
             if self.key_type == "uuid":
                 return str(UUID(given))
@@ -94,7 +92,7 @@ class Shape:
                 return str(int(given))
         except ValueError:
             what = "UUID" if self.key_type == "uuid" else "whole number"
-            raise NotAValue(f"workflow_id: should be a {what}") from None
+            raise HTTPException(422, f"workflow_id: should be a {what}") from None
         return given
 
     @property
@@ -107,14 +105,14 @@ class Shape:
         """The type of an array of keys."""
         return sql.SQL(self.key_type.replace("%", "%%") + "[]")
 
-    async def written(self, conn: AsyncConnection[Any], keys: Sequence[str]) -> list[str]:
+    async def written(self, conn: Conn, keys: Sequence[str]) -> list[str]:
         """Write keys as the database does, by asking it. Raises ``psycopg.DataError``."""
         query = self.query("select (%s::text[]::{keys})::text[]", keys=self.keys)
         [(found,)] = await (await conn.execute(query, [list(keys)])).fetchall()
         return list(found)
 
 
-async def find_shape(conn: AsyncConnection[Any], schema: str) -> Shape:
+async def find_shape(conn: Conn, schema: str) -> Shape:
     """Find out what a schema has. Raises ``psycopg.errors.UndefinedTable`` where it has no progress to read."""
     await readable(conn, schema)
     quoted = {"schema": sql.Identifier(schema).as_string(conn)}
@@ -125,7 +123,7 @@ async def find_shape(conn: AsyncConnection[Any], schema: str) -> Shape:
     return Shape(schema, frozenset(relations), key_type, tuple(priorities), frozenset(indexed), words)
 
 
-async def readable(conn: AsyncConnection[Any], schema: str, *relations: str) -> None:
+async def readable(conn: Conn, schema: str, *relations: str) -> None:
     """See that workflow_progress is there, and these relations too."""
     names = (sql.Identifier(schema, name) for name in ("workflow_progress", *relations))
     await conn.execute(sql.SQL("select from {} limit 0").format(sql.SQL(", ").join(names)))

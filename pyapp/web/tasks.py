@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, LiteralString
 
-from psycopg import AsyncConnection, sql
+from psycopg import sql
 
 from pyapp.models import Key, Task
 from pyapp.reading import ERROR, ERROR_LINE
@@ -14,6 +14,7 @@ from pyapp.web.parameters import WantedTasks
 from pyapp.web.reads import count_rows
 from pyapp.web.rows import Select, columns
 from pyapp.web.shape import Shape
+from pyapp.web.wire import Conn
 
 WITHOUT = ("payload",)
 """What agents were given may be large: one task by itself has it."""
@@ -37,9 +38,9 @@ class TaskPage(ReportedTask):
 
 
 async def list_page(
-    conn: AsyncConnection[Any], shape: Shape, workflow_id: str, wanted: WantedTasks, limit: int, *, sent: bool = False
+    conn: Conn, shape: Shape, workflow_id: str, wanted: WantedTasks, limit: int, *, sent: bool = False
 ) -> Page:
-    """List a page of tasks without what they were given; as JSON to be sent, else without results. Raises BadCursor."""
+    """List a page of tasks without what they were given; as JSON to be sent, else without results."""
     ordinal = sql.SQL("p.ordinal" if shape.has("workflow") else f"coalesce(p.ordinal, {_LAST})")
     place = read_place(Order("tasks", (ordinal, sql.SQL("p.id"))), wanted.cursor)
     if not shape.has("agent_task"):
@@ -66,9 +67,7 @@ async def list_page(
     return await place.fetch(conn, select, values, limit, sent=sent)
 
 
-async def read_first(
-    conn: AsyncConnection[Any], shape: Shape, workflow_id: str, limit: int
-) -> tuple[list[ReportedTask], int]:
+async def read_first(conn: Conn, shape: Shape, workflow_id: str, limit: int) -> tuple[list[ReportedTask], int]:
     """Read tasks for a page, failed ones and those at work first; return them and the number of those at work.
 
     With thousands of tasks these would not be among the oldest.
@@ -94,9 +93,7 @@ def _first(shape: Shape) -> Select:
     return Select(ReportedTask, query)
 
 
-async def read_task(
-    conn: AsyncConnection[Any], shape: Shape, workflow_id: str, task_id: Key, *, sent: bool = False
-) -> list[Any]:
+async def read_task(conn: Conn, shape: Shape, workflow_id: str, task_id: Key, *, sent: bool = False) -> list[Any]:
     """Read a task of a workflow, as TaskPage, or as JSON to be sent; an empty list where there is none."""
     if not shape.has("agent_task"):
         return []

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
-
-from psycopg import AsyncConnection
 
 from pyapp import aio
 from pyapp.models import SETTLED, Key, TreeNode, TreeProgress
@@ -16,6 +13,7 @@ from pyapp.web.answers import Listed
 from pyapp.web.reads import read_workflows
 from pyapp.web.rows import Select
 from pyapp.web.shape import Shape
+from pyapp.web.wire import Conn
 
 FOLLOWED = 5000
 """So many workflows of the trees that are followed are followed."""
@@ -64,7 +62,7 @@ class Branch:
         return self.stalled or self.node.status == "failed" or bool(self.node.agents_failed and self.active)
 
 
-async def read_path(conn: AsyncConnection[Any], shape: Shape, workflow_id: str) -> list[Ancestor]:
+async def read_path(conn: Conn, shape: Shape, workflow_id: str) -> list[Ancestor]:
     """Read what is above a workflow, the root first."""
     return await _path(shape).fetch(conn, [workflow_id])
 
@@ -87,7 +85,7 @@ def _path(shape: Shape) -> Select:
     return Select(Ancestor, query)
 
 
-async def members(conn: AsyncConnection[Any], shape: Shape, roots: Iterable[str]) -> dict[str, set[str]]:
+async def members(conn: Conn, shape: Shape, roots: Iterable[str]) -> dict[str, set[str]]:
     """Find the workflows of trees by the key of their top, itself among them; those near the tops first."""
     found: dict[str, set[str]] = {}
     for top, workflow in await (await conn.execute(_members(shape), [as_array(roots), FOLLOWED])).fetchall():
@@ -113,7 +111,7 @@ def _members(shape: Shape) -> bytes:
     """).as_bytes()
 
 
-async def read_branches(conn: AsyncConnection[Any], shape: Shape, workflow_id: str) -> tuple[TreeProgress, Branch]:
+async def read_branches(conn: Conn, shape: Shape, workflow_id: str) -> tuple[TreeProgress, Branch]:
     """Read a tree for a page: summed at each workflow, what needs attention first, and cut to what can be read."""
     progress = await aio.tree_progress(conn, workflow_id, schema=shape.schema)
     nodes = await aio.get_tree(conn, workflow_id, limit=_READ, schema=shape.schema)
@@ -153,7 +151,7 @@ def _cut(top: Branch, *, small: bool) -> list[Branch]:
     return shown
 
 
-async def _find_stalled(conn: AsyncConnection[Any], shape: Shape, nodes: list[TreeNode]) -> set[Key]:
+async def _find_stalled(conn: Conn, shape: Shape, nodes: list[TreeNode]) -> set[Key]:
     """Find those that have come to a halt; only those whose numbers rest can have, and few are looked at."""
     running = sorted((node for node in nodes if node.status == "running"), key=lambda node: node.last_updated_at)
     found = await aio.get_forecasts(conn, [node.workflow_id for node in running[:100]], schema=shape.schema)

@@ -17,6 +17,7 @@ from psycopg.types.string import TextLoader
 from starlette.requests import Request
 from starlette.responses import Response
 
+Conn: TypeAlias = AsyncConnection[Any]
 Query: TypeAlias = LiteralString | bytes | sql.SQL | sql.Composed
 
 
@@ -46,7 +47,7 @@ def adapters() -> AdaptersMap:
     return made
 
 
-async def fetch_values(conn: AsyncConnection[Any], query: Query, values: Params = ()) -> list[Any]:
+async def fetch_values(conn: Conn, query: Query, values: Params = ()) -> list[Any]:
     """Read the first column of all rows."""
     reader = conn.cursor(row_factory=scalar_row)
     return await (await reader.execute(query, values)).fetchall()
