@@ -244,6 +244,23 @@ def test_oban_for_python_keeps_its_errors_in_one_jsonb(conn: psycopg.Connection)
     assert list(read_errors(conn, "agent_progress", "w").values()) == ["never"]
 
 
+def test_the_workflows_of_oban_pro_are_a_tree(conn: psycopg.Connection) -> None:
+    conn.execute(OBAN.ddl.encode())
+    conn.execute("create table oban_workflows (id text primary key, name text, parent_id text, state text)")
+    conn.execute("alter table oban_workflows add inserted_at timestamp not null default now()")
+    key = ["--workflow-key", "id", "--workflow-status", "state", "--key-sql", "meta ->> 'workflow_id'"]
+    columns = ["--column", "name=name", "--column", "parent_id=parent_id"]
+    succeed(conn.info.dsn, "adopt", "--preset", "oban", "--workflows", "oban_workflows", *key, *columns)
+    conn.execute("insert into oban_workflows values ('w', 'all', null, 'executing'), ('s', 'part', 'w', 'completed')")
+    conn.execute(
+        "insert into oban_jobs (meta, state) values"
+        """ ('{"workflow_id": "w"}', 'available'), ('{"workflow_id": "s", "sup_workflow_id": "w"}', 'completed')"""
+    )
+    assert says(conn) == {"w": (0, 0, 1, 0, 0), "s": (100, 1, 1, 0, 0)}
+    tree = "select agents_completed, agents_total from agent_progress.workflow_tree_progress where workflow_id = 'w'"
+    assert conn.execute(tree.encode()).fetchall() == [(1, 2)]
+
+
 def test_partitions_that_hatchet_drops_leave_the_numbers_until_they_are_repaired(conn: psycopg.Connection) -> None:
     conn.execute(HATCHET.ddl.encode())
     adopt(conn, HATCHET)
