@@ -8,7 +8,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg import Connection
 from psycopg.pq import TransactionStatus
@@ -80,7 +80,7 @@ def attempt(conn: Connection, act: Callable[[], Any]) -> None:
     conn.rollback()
 
 
-many = settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(max_examples=examples(60))
 
 
 @given(odd=WORKFLOW)

@@ -11,7 +11,6 @@ import pytest
 from psycopg import sql
 
 from pyapp import installed, migrate, pending, rollback, shipped
-from pyapp.cli import main
 from pyapp.db import quoted_name
 
 from .commands import finished
@@ -174,21 +173,6 @@ def test_what_came_while_a_counting_trigger_was_missing_is_counted(
     assert progress(conn, frozen) == (77, 9, 0)
     # What was right is not written.
     assert conn.execute("select progress_updated_at from workflow where id = %s", [right]).fetchone() == moved
-
-
-def test_made_up_numbers_from_before_the_triggers_are_put_right(dsn: str, conn: psycopg.Connection) -> None:
-    rollback(dsn)
-    made_up = {"progress": 77, "agents_completed": 9, "agents_total": -3, "agents_created": 4, "agents_failed": 8}
-    mixed, without = new_workflow(conn, **made_up), new_workflow(conn, **made_up)
-    new_tasks(conn, mixed, "completed", "failed", "cancelled", "running", "failed", "completed")
-    over = new_workflow(conn, agents_planned=10, status="completed", agents_total=10)
-    new_tasks(conn, over, "completed")
-    frozen = new_workflow(conn, **made_up, progress_frozen_at="2020-01-01")
-    new_tasks(conn, frozen, "completed")
-    assert migrate(dsn) == ALL[2:]
-    assert (progress(conn, mixed), counters(conn, mixed)) == ((33, 2, 6), (6, 2, 2, 1))
-    assert (progress(conn, over), progress(conn, frozen)) == ((100, 1, 1), (77, 9, -3))
-    assert (progress(conn, without), counters(conn, without)) == ((0, 0, 0), (0, 0, 0, 0))
 
 
 # --- Beside writers -----------------------------------------------------------------------------------------
@@ -398,16 +382,6 @@ def test_a_schema_that_was_there_stays_when_all_is_taken_back(empty: Empty) -> N
     assert migrate(dsn, schema="agents") == ALL
     rollback(dsn, schema="agents", all=True)
     assert objects(dsn) == before
-
-
-def test_the_environment_and_the_command_name_the_schema(empty: Empty, monkeypatch: pytest.MonkeyPatch) -> None:
-    dsn = empty()
-    monkeypatch.setenv("AGENT_PROGRESS_SCHEMA", "from the environment")
-    assert migrate(dsn) == ALL
-    assert query(dsn, 'select count(*) from "from the environment".workflow') == [(0,)]
-    assert main(["migrate", "--dsn", dsn, "--schema", "by name"]) == 0
-    assert query(dsn, 'select count(*) from "by name".workflow') == [(0,)]
-    assert query(dsn, "select to_regclass('public.workflow')::text") == [(None,)]
 
 
 # --- Crashes ------------------------------------------------------------------------------------------------

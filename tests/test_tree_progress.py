@@ -81,33 +81,6 @@ def test_plans_that_no_integer_holds_together_make_a_tree_nevertheless(conn: psy
     assert tree == (1, 1, 1, 2_147_483_647, 1, 0, 0, 0, 2_147_483_647, 1)
 
 
-def test_rows_that_are_restored_before_their_parents_make_the_same_tree(conn: psycopg.Connection) -> None:
-    root = new_workflow(conn)
-    leaf = new_workflow(conn, parent_id=new_workflow(conn, parent_id=root))
-    new_tasks(conn, leaf, "completed", "running")
-    conn.execute("create table kept as select * from workflow order by created_at desc")
-    conn.execute("create table kept_task as select * from agent_task")
-    conn.execute("delete from workflow")
-    with conn.transaction():
-        conn.execute("insert into workflow select * from kept")
-        conn.execute("insert into agent_task select * from kept_task")
-    assert numbers(conn, root) == (3, 3, 50, 1, 2)
-
-
-def test_a_snapshot_sees_one_moment_of_the_whole_tree(conn: psycopg.Connection, session: Session) -> None:
-    root = new_workflow(conn)
-    leaf = new_workflow(conn, parent_id=new_workflow(conn, parent_id=root))
-    tasks = new_tasks(conn, root, "running") + new_tasks(conn, leaf, "running")
-    reader, writer = session(), session()
-    reader.execute("set transaction isolation level repeatable read")
-    assert numbers(reader, root) == (3, 3, 0, 0, 2)
-    writer.execute("update agent_task set status = 'completed' where id = any (%s)", [tasks])
-    assert numbers(conn, root) == (3, 3, 0, 0, 2)
-    writer.commit()
-    assert numbers(reader, root) == (3, 3, 0, 0, 2)
-    assert numbers(conn, root) == (3, 3, 100, 2, 2)
-
-
 @pytest.mark.parametrize("analyzed", [False, True])
 def test_reading_a_tree_costs_its_own_workflows_whether_or_not_there_are_statistics(
     conn: psycopg.Connection, analyzed: bool
