@@ -5,12 +5,10 @@ import os
 import pty
 import re
 import select
-import shutil
 import signal
 import struct
 import subprocess
 import sys
-import tempfile
 import termios
 import threading
 import time
@@ -21,6 +19,9 @@ from typing import Any
 import pytest
 
 from pyapp.cli import main
+
+from .crash import directory
+from .helpers import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[1]
 Run = Callable[..., tuple[int, str, str]]
@@ -39,13 +40,10 @@ def run(dsn: str, capsys: pytest.CaptureFixture[str]) -> Run:
 @pytest.fixture
 def private(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A data directory of the test's own for the embedded server, which is stopped in the end."""
-    base = Path(tempfile.mkdtemp(prefix="ap-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else "/tmp"))
-    base.chmod(0o755)
-    monkeypatch.setenv("AGENT_PROGRESS_DATA", str(base / "data"))
-    yield base / "data"
-    left = list(base.rglob("postmaster.pid"))
-    shutil.rmtree(base, ignore_errors=True)
-    assert left == []
+    with directory() as base:
+        monkeypatch.setenv("AGENT_PROGRESS_DATA", str(base / "data"))
+        yield base / "data"
+        assert list(base.rglob("postmaster.pid")) == []
 
 
 def finished(*command: object, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -72,14 +70,14 @@ def start(*arguments: Any, **options: Any) -> subprocess.Popen[str]:
         env=environment,
     )
     # A test that waits for a line which never comes shall fail, not hang.
-    guard = threading.Timer(60, process.kill)
+    guard = threading.Timer(2 * PATIENCE, process.kill)
     guard.daemon = True
     guard.start()
     return process
 
 
-def outcome(process: subprocess.Popen[str], seconds: float = 60) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=seconds)
+def outcome(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=PATIENCE)
     return process.returncode, out, err
 
 
@@ -110,22 +108,25 @@ class Terminal:
         """What was written, without the sequences that colour it and move the cursor."""
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.raw.decode(errors="replace"))
 
-    def read_until(self, wanted: str | None, seconds: float = 60) -> str:
-        """Read until the text is there, or to the end."""
-        give_up = time.monotonic() + seconds
+    def read_until(self, wanted: str | None, keys: bytes = b"") -> str:
+        """Read until the text is there, or to the end; press keys whenever nothing comes for a while."""
+        give_up = time.monotonic() + PATIENCE
         while wanted is None or wanted not in self.text:
             assert time.monotonic() < give_up, self.text
             try:
-                self.read_some()
+                if not self.read_some():
+                    self.press(keys)
             except OSError:  # the last process of the terminal is gone
                 assert wanted is None, self.text
                 break
         return self.text
 
-    def read_some(self) -> None:
-        """Read what comes within a tenth of a second."""
-        if select.select([self.master], [], [], 0.1)[0]:
+    def read_some(self) -> bool:
+        """Read what comes within some seconds; tell whether anything did."""
+        came = bool(select.select([self.master], [], [], 3)[0])
+        if came:
             self.raw += os.read(self.master, 65536)
+        return came
 
     def resize(self, columns: int) -> None:
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
@@ -133,10 +134,10 @@ class Terminal:
     def press(self, keys: bytes) -> None:
         os.write(self.master, keys)
 
-    def end(self, seconds: float = 60) -> int:
+    def end(self) -> int:
         """Read to the end and return the exit status."""
-        self.read_until(None, seconds)
-        return self.process.wait(seconds)
+        self.read_until(None)
+        return self.process.wait(PATIENCE)
 
     def __enter__(self) -> "Terminal":
         return self

@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
@@ -20,7 +21,13 @@ from pyapp import embedded, migrate
 
 from .crash import directory, new_cluster
 from .databases import Databases
+from .helpers import PATIENCE, examples
 
+# The same examples in each run, unless more are asked for than CI does; how long they take is never a failure.
+settings.register_profile(
+    "tests", derandomize=examples(1) == 1, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+)
+settings.load_profile("tests")
 # Says where the tests run: a DSN with rights to create databases, else an embedded server of this major version.
 TEST_DATABASE_URL = os.environ.get("TEST_DATABASE_URL")
 # 18, 16, or the bin directory of an installed PostgreSQL.
@@ -47,6 +54,7 @@ def pytest_configure() -> None:
         name for name in os.environ if name.startswith("PG") or name in ("DATABASE_URL", "AGENT_PROGRESS_READ_DSN")
     ]:
         del os.environ[name]
+    os.environ["PGCONNECT_TIMEOUT"] = f"{PATIENCE:.0f}"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -81,10 +89,11 @@ def server(bin_dir: Path) -> Iterator[str]:
     if TEST_DATABASE_URL:
         yield TEST_DATABASE_URL
         return
-    settings = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+    # Nor does anything happen in the background.
+    quick = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "autovacuum": "off"}
     with (
         directory() as parent,
-        embedded.server(new_cluster(bin_dir, parent / "data"), bin_dir=bin_dir, settings=settings) as running,
+        embedded.server(new_cluster(bin_dir, parent / "data"), bin_dir=bin_dir, settings=quick) as running,
     ):
         where = conninfo_to_dict(running.dsn)
         yield make_conninfo(host=where["host"], port=where["port"], user=where["user"])
@@ -143,7 +152,7 @@ def new_role(conn: psycopg.Connection, dsn: str) -> Iterator[Callable[..., Role]
         for connection in role.connections:
             connection.close()
         # Its temporary objects go with its sessions, which end in their own time.
-        conn.execute("select pg_terminate_backend(pid, 10000) from pg_stat_activity where usename = %s", [role.name])
+        conn.execute("select pg_terminate_backend(pid, 60000) from pg_stat_activity where usename = %s", [role.name])
         conn.execute(sql.SQL("reassign owned by {} to current_user").format(sql.Identifier(role.name)))
         conn.execute(sql.SQL("drop owned by {} cascade").format(sql.Identifier(role.name)))
         conn.execute(sql.SQL("drop role {}").format(sql.Identifier(role.name)))

@@ -11,6 +11,8 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pytest_postgresql.janitor import DatabaseJanitor
 
+from .helpers import wait_for
+
 
 class Databases:
     """What one worker of a run makes on a server."""
@@ -80,4 +82,11 @@ class Databases:
             self._execute("drop database if exists {} with (force)", name)
 
     def _execute(self, statement: str, *names: str) -> None:
-        self._admin.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+        def done() -> bool:
+            try:
+                self._admin.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+            except psycopg.errors.ObjectInUse:  # sessions end in their own time, for which PostgreSQL waits 5 s
+                return False
+            return True
+
+        wait_for(done)

@@ -5,14 +5,17 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
+
+PATIENCE = 120.0  # seconds: what is waited for comes, also on a machine with much to do
 
 
 def wrong_numbers(of: str = "") -> str:
@@ -117,7 +120,7 @@ def set_status(conn: psycopg.Connection, task: Any, status: str) -> None:
     conn.execute("update agent_task set status = %s where id = %s", [status, task])
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
     """Wait until something is so, and return it."""
     give_up = time.monotonic() + seconds
     while not (outcome := condition()):
@@ -202,6 +205,48 @@ def in_background(act: Callable[..., Any], *args: Any) -> Future[Any]:
 
     threading.Thread(target=run, daemon=True).start()
     return done
+
+
+@contextmanager
+def unanswered_commits(conn: psycopg.Connection) -> Iterator[None]:
+    """Let commits wait for a standby which is not there: they are done, and the answer is lost with the session."""
+    waits = "select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep' and pid = %s"
+    conn.execute("set synchronous_commit = local")
+    conn.execute("alter system set synchronous_standby_names = 'nobody'")
+    conn.execute("select pg_reload_conf()")
+    with psycopg.connect(conn.info.dsn, autocommit=True) as other:
+
+        def waited() -> bool:
+            commit = in_background(other.execute, "select pg_logical_emit_message(true, '', '')")
+            cancelled = wait_for(lambda: commit.done() or conn.execute(waits, [other.info.backend_pid]).fetchall())
+            commit.result(60)
+            return cancelled is not True
+
+        wait_for(waited)  # since nobody else waits until the checkpointer has read the setting
+    try:
+        yield
+    finally:
+        conn.execute("alter system reset synchronous_standby_names")
+        conn.execute("select pg_reload_conf()")
+
+
+def obstruct(conn: psycopg.Connection, condition: str, name: str = "obstacle") -> None:
+    """Let updates of tasks of which a condition holds wait until the table of that name is dropped."""
+    conn.execute(f"""
+        create table {name} ();
+        create or replace function wait_for_obstacle() returns trigger language plpgsql as $$ begin
+            while to_regclass('public.' || tg_argv[0]) is not null loop perform pg_sleep(0.01); end loop;
+            return new;
+        end $$;
+        create trigger {name} before update on agent_task for each row when ({condition})
+            execute function wait_for_obstacle({name})
+    """)
+
+
+def wait_until_obstructed(conn: psycopg.Connection) -> None:
+    """Wait until an update waits for an obstacle."""
+    waiting = "select from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'"
+    wait_for(lambda: conn.execute(waiting).fetchall())
 
 
 def give_away(conn: psycopg.Connection, owner: str) -> None:

@@ -25,14 +25,13 @@ import psycopg
 from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
-from tests.helpers import wrong_numbers
+from tests.helpers import PATIENCE, wrong_numbers
 
 # Deadlocks are found soon, and autovacuum gives way as soon; a harness that is stuck says so.
-OPTIONS = "-c deadlock_timeout=5ms -c lock_timeout=30s -c synchronous_commit=off -c jit=off"
+OPTIONS = "-c deadlock_timeout=5ms -c lock_timeout=60s -c synchronous_commit=off -c jit=off"
 RETRY = ("40001", "40P01")
 # PostgreSQL's own fault while another transaction is rolled back; its SQLSTATE, XX000, stands for others as well.
 MULTIXACT = "new multixact has more than one updating member"
-PATIENCE = 60.0
 
 NUMBERS = ["progress", "agents_completed", "agents_total", "agents_created", "agents_failed", "agents_cancelled"]
 REPAIRED = ", ".join("stored_" + name.removeprefix("agents_") for name in NUMBERS)

@@ -25,14 +25,10 @@ def pooler(dsn: str, **settings: object) -> Iterator[str]:
     if PROGRAM is None:
         pytest.skip("pgbouncer is not installed")
     where = conninfo_to_dict(dsn)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     directory = Path(tempfile.mkdtemp(prefix="ap-bouncer-"))
     given = {
-        "listen_addr": "127.0.0.1",
-        "listen_port": port,
-        "unix_socket_dir": "",
+        "listen_addr": "",  # a port that is free may be taken before it listens
+        "unix_socket_dir": directory,
         "auth_type": "any",
         "pool_mode": "transaction",
         "default_pool_size": 4,
@@ -54,13 +50,13 @@ def pooler(dsn: str, **settings: object) -> Iterator[str]:
     process = subprocess.Popen(
         [PROGRAM, "-q", directory / "ini"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", **who
     )
-    through = make_conninfo(host="127.0.0.1", port=port, user=str(where["user"]), dbname=str(where["dbname"]))
+    through = make_conninfo(host=directory, port=6432, user=str(where["user"]), dbname=str(where["dbname"]))
     try:
 
         def listens() -> bool:
             assert process.poll() is None, (directory / "log").read_text()
-            with socket.socket() as one:
-                return one.connect_ex(("127.0.0.1", port)) == 0
+            with socket.socket(socket.AF_UNIX) as one:
+                return one.connect_ex(str(directory / ".s.PGSQL.6432")) == 0
 
         wait_for(listens)
         yield through

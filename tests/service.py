@@ -22,10 +22,10 @@ import pytest
 
 from pyapp import migrate
 
+from .helpers import PATIENCE as PATIENCE
 from .helpers import wait_for
 
 Conn = psycopg.Connection[Any]
-PATIENCE = 60.0  # seconds: what is waited for comes, also on a machine with much to do
 _REPOSITORY = Path(__file__).parents[1]
 
 
@@ -43,7 +43,8 @@ class Service:
         return int(self.url.rstrip("/").rpartition(":")[2])
 
     def client(self, **options: Any) -> httpx.Client:
-        # Not from the environment: no proxy between us.
+        # No proxy between us, and no connection that the service may close just when it is used again.
+        options = {"limits": httpx.Limits(max_keepalive_connections=0), **options}
         return httpx.Client(base_url=self.url, trust_env=False, timeout=PATIENCE, **options)
 
     def get(self, path: str, expected: int = 200, /, **parameters: Any) -> Any:
@@ -155,6 +156,7 @@ class Stream:
         self.events: queue.Queue[Event | None] = queue.Queue()
         self.latest: dict[str, Any] = {}
         self.hears_pings = False  # they come wherever the machine is slow
+        self._end: Exception | None = None
         self._request = client.stream("GET", path)
         self.response = self._request.__enter__()
         self._thread = threading.Thread(target=self._read, daemon=True)
@@ -162,7 +164,7 @@ class Stream:
 
     def _read(self) -> None:
         name = ""
-        with suppress(httpx.HTTPError):
+        try:
             for line in self.response.iter_lines():
                 if line.startswith(":"):
                     self.events.put(Event("comment", line))
@@ -170,6 +172,8 @@ class Stream:
                     name = line[7:]
                 elif line.startswith("data: "):
                     self.events.put(Event(name, json.loads(line[6:])))
+        except httpx.HTTPError as error:
+            self._end = error
         self.events.put(None)
 
     def next(self) -> Event | None:
@@ -191,7 +195,7 @@ class Stream:
         while (event := self.next()) is not None:
             if holds(event):
                 return event
-        raise AssertionError("the stream ended")
+        raise AssertionError("the stream ended") from self._end
 
     def close(self) -> None:
         """Leave."""

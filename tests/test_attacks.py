@@ -132,7 +132,7 @@ def refusing(empty: Callable[[], str]) -> Iterator[tuple[psycopg.Connection, psy
                 "create function pg_temp.mine() returns trigger language plpgsql as $$ begin return new; end $$"
             )
             yield conn, agent
-        conn.execute("select pg_terminate_backend(pid, 10000) from pg_stat_activity where usename = %s", [name])
+        conn.execute("select pg_terminate_backend(pid, 60000) from pg_stat_activity where usename = %s", [name])
         conn.execute(f"drop owned by {name} cascade")
         conn.execute(f"drop role {name}")
 

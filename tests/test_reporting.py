@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg.rows import dict_row
 
@@ -128,7 +128,7 @@ REPORTS = st.lists(
 
 
 @given(before=st.lists(st.sampled_from(STATUSES), min_size=5, max_size=5), reports=REPORTS)
-@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60))
 def test_a_batch_ends_as_its_reports_do_one_by_one_and_as_the_model_says(
     conn: psycopg.Connection, before: list[str], reports: list[tuple[int, str, int | None, bool, bool]]
 ) -> None:

@@ -122,7 +122,7 @@ def test_reading_watching_and_checking_work_on_a_standby(
     with primary.connect("app") as conn:
         conn.execute("update agent_task set status = 'completed' where id = any (%s)", [tasks])
         conn.execute("update workflow set status = 'completed' where id = %s", [workflow])
-    assert following.result(30)[-1] == 100
+    assert following.result(60)[-1] == 100
 
     assert main(["check", "--dsn", dsn]) == 0
     assert main(["show", str(workflow), "--dsn", dsn]) == 0

@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from hypothesis.stateful import run_state_machine_as_test as run_machine
@@ -431,12 +431,7 @@ def compare(conn: psycopg.Connection, number: int, machine: type[Tables] = Table
         )
     run_machine(
         lambda: machine(conn),
-        settings=settings(
-            max_examples=examples(number),
-            stateful_step_count=40,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
+        settings=settings(max_examples=examples(number), stateful_step_count=40),
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from .commands import Run, Terminal, outcome, start
 from .commands import run as run
-from .helpers import new_tasks, new_workflow
+from .helpers import new_tasks, new_workflow, wait_for
 
 LONG = "checkout of the shop with payments by 日本 cards"
 
@@ -74,11 +74,8 @@ def test_live_bars_follow_the_size_of_their_terminal(conn: psycopg.Connection, d
     running(conn, *["completed"] * 9, "failed", name=LONG)
     with Terminal("watch", "--interval", "0.02", "--dsn", dsn) as terminal:
         terminal.read_until("9 of 10")
-        before = len(frames(terminal))
         terminal.resize(40)
-        while len(frames(terminal)) < before + 4:
-            terminal.read_some()
-        assert max(map(len, frames(terminal)[-2])) <= 40
+        wait_for(lambda: terminal.read_some() and max(map(len, frames(terminal)[-2:][0]), default=99) <= 40)
         terminal.press(b"\x03")
         assert terminal.end() == 130
         assert "Traceback" not in terminal.text

@@ -433,7 +433,7 @@ def read_anything(path: Path, data: bytes) -> None:
     data=st.sampled_from([*VALID, b"", b"{", b"\x1f\x8b\x08"]),
     edits=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 12), SCRAP), min_size=1, max_size=6),
 )
-@settings(max_examples=examples(400), deadline=None)
+@settings(max_examples=examples(400))
 def test_a_damaged_file_gives_a_trace_or_a_trace_error(
     fuzzed: Path, data: bytes, edits: list[tuple[float, int, bytes]]
 ) -> None:
@@ -444,7 +444,7 @@ def test_a_damaged_file_gives_a_trace_or_a_trace_error(
 
 
 @given(which=st.integers(0, 60), value=JSON)
-@settings(max_examples=examples(300), deadline=None)
+@settings(max_examples=examples(300))
 def test_a_graph_with_one_value_replaced_gives_a_trace_or_a_trace_error(
     fuzzed: Path, which: int, value: object
 ) -> None:
@@ -463,6 +463,6 @@ def test_a_graph_with_one_value_replaced_gives_a_trace_or_a_trace_error(
 
 
 @given(rows=st.lists(ROW | st.just(FULL), max_size=12))
-@settings(max_examples=examples(300), deadline=None)
+@settings(max_examples=examples(300))
 def test_rows_in_any_combination_give_a_trace_or_a_trace_error(fuzzed: Path, rows: list[str]) -> None:
     read_anything(fuzzed, "\n".join([FULL, *rows]).encode())

@@ -364,18 +364,6 @@ def test_a_transition_returns_the_row_as_it_is_committed(conn: psycopg.Connectio
 # --- Two sessions -------------------------------------------------------------------------------------------
 
 
-def test_of_two_who_swap_by_sql_at_once_exactly_one_wins(conn: psycopg.Connection, session: Session) -> None:
-    workflow = new_workflow(conn, status="running")
-    first, second = session(), session()
-    swap = "update workflow set status = 'completed', version = 2 where version = 1"
-    assert first.execute(swap).rowcount == 1
-    waiting = in_background(second.execute, swap)
-    wait_until_blocked_by(conn, second.info.backend_pid, first.info.backend_pid)
-    first.commit()
-    assert waiting.result(60).rowcount == 0
-    assert state(conn, workflow) == ("completed", "initialization", 2)
-
-
 # What one does, how it ends, what the other then does, and how that ends: a status, or an error.
 RACES = [
     pytest.param("failed", "rollback", ("paused", None, 1), "paused", id="a swap after one who gave up"),
@@ -407,28 +395,6 @@ def test_who_waited_is_judged_by_what_the_other_left(
     made = len({*([first_move] if end == "commit" else []), *([] if outcome.startswith("WP") else [outcome])})
     assert state(conn, workflow) == (expected, "initialization", 1 + made)
     assert conn.execute("select count(*) from workflow_event").fetchone() == (made,)
-
-
-def test_a_stale_row_that_waited_is_refused(conn: psycopg.Connection, session: Session) -> None:
-    workflow = new_workflow(conn, status="running")
-    first, second = session(), session()
-    stale = read_row(second, "workflow", workflow)
-    transition(first, workflow, "paused")
-    waiting = in_background(write_back, second, stale | {"status": "failed"})
-    wait_until_blocked_by(conn, second.info.backend_pid, first.info.backend_pid)
-    first.commit()
-    assert refusal(waiting.result, 60)[0] == "WP001"
-
-
-def test_a_repeatable_read_transaction_is_told_to_retry(conn: psycopg.Connection, session: Session) -> None:
-    workflow = new_workflow(conn, status="running")
-    late = session()
-    late.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-    assert state(late, workflow)[0] == "running"
-    transition(conn, workflow, "paused")
-    assert refusal(transition, late, workflow, "failed")[0] == "40001"
-    late.rollback()
-    assert transition(late, workflow, "failed")["version"] == 3
 
 
 # --- Cancelling ---------------------------------------------------------------------------------------------

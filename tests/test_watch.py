@@ -125,7 +125,7 @@ def test_it_outlives_its_connection(conn: Connection, watcher: Any) -> None:
     waiting = next_of(changes)
     for done in (False, True):
         (pid,) = sessions(conn)
-        conn.execute("select pg_terminate_backend(%s, 5000)", [pid])
+        conn.execute("select pg_terminate_backend(%s, 60000)", [pid])
         if done:
             set_status(conn, task, "completed")
         while not sessions(conn):

@@ -44,7 +44,7 @@ class Adoption:
     """Tables whose progress is kept, and how to read them.
 
     All SQL is about one row: ``task`` for a task, ``workflow`` for a workflow. ``outcomes`` says by SQL when a task is
-    completed, failed, cancelled or ignored; ``words`` says so by its status, in small letters; ``seen``
+    completed, failed, cancelled or ignored; ``words`` says so by its status, in small letters of ASCII; ``seen``
     are the statuses that are compared first, as they are written. ``columns`` shows a
     workflow (its first task, where there is no table of workflows) under our names, ``task_columns`` a task.
     ``workflow_generated`` has the expressions of generated columns: BEFORE triggers cannot read these.
@@ -89,8 +89,9 @@ class Adoption:
 
     def counts(self) -> dict[str, Any]:
         """Return what decides which tasks are counted, and how; where it changes, all is counted anew."""
-        names = ("tasks", "keys", "where", "status", "outcomes", "words")
-        return {name: value for name, value in self.to_json().items() if name in names}
+        names = ("tasks", "where", "status", "outcomes", "words")
+        counted = {name: value for name, value in self.to_json().items() if name in names}
+        return counted | {"keys": [key.sql for key in self.keys]}  # of whatever type
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON takes it."""

@@ -4,96 +4,43 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from psycopg import Connection
 from psycopg.errors import Error
-from psycopg.rows import class_row, dict_row, tuple_row
+from psycopg.rows import dict_row, tuple_row
 
-from pyapp.adopt.adoption import AdoptError, Adoption, Table
-from pyapp.adopt.render import Partitions, Renderer, name
+from pyapp.adopt.adoption import AdoptError, Adoption, Key, Table
+from pyapp.adopt.render import Partitions, Renderer, locate, name, read_template
 
-_TABLE = """
+# The type of an expression on a row: that below a domain. A key is of an enum, or of what is built in and has an order;
+# bytes have no text that can be typed.
+_TYPE = """
     select
-        c.oid::bigint as oid,
-        n.nspname as schema,
-        c.relname as name,
-        c.relkind = 'p' as partitioned,
-        (
-            select coalesce(sum(greatest(p.reltuples, 0)), 0)::bigint
-            from pg_class as p
-            where p.oid = c.oid or p.oid in (select t.relid from pg_partition_tree(c.oid) as t where t.isleaf)
-        ) as rows,
-        case
-            when c.relkind not in ('r', 'p') then 'is a view, an index or a foreign table: only tables can be adopted'
-            when c.relpersistence = 't' then 'is a temporary table'
-            when c.relispartition then 'is a partition: adopt the partitioned table that it belongs to'
-            when c.relkind = 'r' and exists (select from pg_inherits as i where i.inhparent = c.oid)
-                then 'has heirs, whose writes could not be counted'
-            when not pg_has_role(c.relowner, 'usage') then 'belongs to another role: only its owner can adopt it'
-        end as refusal
-    from pg_class as c
-    join pg_namespace as n on n.oid = c.relnamespace
-    where c.oid = to_regclass(%s)
-"""
-_COLUMNS = """
-    select
-        a.attname as name,
-        a.attnum as number,
-        format_type(a.atttypid, a.atttypmod) as declared,
-        case coalesce(b.oid, t.oid)
+        case t.oid
             when 'bpchar'::regtype then 'bpchar'
             when 'varchar'::regtype then 'text'
-            else format_type(coalesce(b.oid, t.oid), null)
-        end as type,
-        coalesce(b.typtype, t.typtype) = 'e'
-            or coalesce(b.typtype, t.typtype) = 'b'
-            and coalesce(b.typnamespace, t.typnamespace) = 'pg_catalog'::regnamespace as as_key,
-        a.attgenerated::text as generated,
-        pg_get_expr(d.adbin, d.adrelid) as expression
-    from pg_attribute as a
-    join pg_type as t on t.oid = a.atttypid
-    left join pg_type as b on b.oid = t.typbasetype
-    left join pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum and a.attgenerated::text <> ''
-    where a.attrelid = %s and a.attnum > 0 and not a.attisdropped
-    order by a.attnum
-"""
-_FOREIGN_KEYS = """
-    select
-        (
-            select array_agg(a.attname::text order by array_position(c.conkey, a.attnum))
-            from pg_attribute as a
-            where a.attrelid = c.conrelid and a.attnum = any (c.conkey)
-        ),
-        (
-            select array_agg(a.attname::text order by array_position(c.confkey, a.attnum))
-            from pg_attribute as a
-            where a.attrelid = c.confrelid and a.attnum = any (c.confkey)
-        ),
-        -- Its rules stand behind the columns that it references, where it has any.
-        coalesce(', ' || lower(substring(pg_get_constraintdef(c.oid) from '(?:ON DELETE|ON UPDATE|DEFERRABLE).*$')), '')
-    from pg_constraint as c
-    where c.contype = 'f' and c.conrelid = %s and c.confrelid = %s and c.conparentid = 0
-    order by c.conname
-"""
-_UNIQUE = """
-    select
-        (
-            select array_agg(a.attname::text order by array_position(i.indkey::int2[], a.attnum))
-            from pg_attribute as a
-            where a.attrelid = i.indrelid and a.attnum = any ((i.indkey::int2[])[0:i.indnkeyatts - 1])
-        ),
-        i.indisprimary
-    from pg_index as i
-    where i.indrelid = %s and i.indisunique and i.indisvalid and i.indpred is null and i.indexprs is null
-    order by i.indisprimary desc, i.indexrelid
+            else format_type(t.oid, null)
+        end,
+        t.typtype = 'e' or t.typtype = 'b' and t.oid <> 'bytea'::regtype and exists (
+            select
+            from pg_opclass as o
+            join pg_am as m on m.oid = o.opcmethod
+            where
+                m.amname = 'btree'
+                and o.opcnamespace = 'pg_catalog'::regnamespace
+                and o.opcintype = case t.oid when 'varchar'::regtype then 'text'::regtype else t.oid end
+        )
+    from pg_type as d
+    join pg_type as t on t.oid = coalesce(nullif(d.typbasetype, 0), d.oid)
+    where d.oid = (select pg_typeof({value}) from (select) as x left join {table} as {row} on false)
 """
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column; ``type`` is the one below a domain, ``declared`` is its own; ``as_key``: a key can be of this type.
+    """A column; ``type`` is the one below a domain, ``declared`` is its own.
 
     ``generated`` is ``s`` where it is stored, ``v`` where it is virtual, and empty else.
     """
@@ -102,28 +49,31 @@ class Column:
     number: int
     declared: str
     type: str
-    as_key: bool
     generated: str
     expression: str | None
 
 
 @dataclass(frozen=True)
+class ForeignKey:
+    """A foreign key: its columns here, those that it references, and what it says of deleting and the like."""
+
+    here: Sequence[str]
+    there: Sequence[str]
+    rules: str
+
+
+@dataclass(frozen=True)
 class Found:
-    """A table with its columns and unique keys; ``rows`` is what the planner takes for their number."""
+    """A table with its columns and keys; ``rows`` is what the planner takes for their number."""
 
     oid: int
-    schema: str
-    name: str
+    table: Table
     partitioned: bool
     rows: int
     columns: Mapping[str, Column]
     unique: Sequence[Sequence[str]]
     primary: Sequence[str]
-
-    @property
-    def table(self) -> Table:
-        """Return which table it is."""
-        return Table(self.schema, self.name)
+    foreign_keys: Sequence[ForeignKey]
 
     def column(self, wanted: str, option: str) -> Column:
         """Get a column that an option names. Raises AdoptError."""
@@ -140,30 +90,67 @@ class Found:
         return self.columns[found] if found else None
 
 
-def read_table(conn: Connection[Any], given: str, option: str) -> Found:
-    """Read a table that an option names, as in SQL. Raises AdoptError if there is none, or none that can be adopted."""
-    with conn.cursor(row_factory=dict_row) as cursor:
-        try:
-            found = cursor.execute(_TABLE, [given]).fetchone()
-        except Error as error:
-            raise AdoptError(f"{option} {given}: that is no name of a table: {first_line(error)}") from error
-    if found is None:
+def find_table(conn: Connection[Any], given: str, option: str) -> int:
+    """Find the oid of a table that an option names, as in SQL. Raises AdoptError if there is none."""
+    try:
+        row = conn.cursor(row_factory=tuple_row).execute("select to_regclass(%s)::oid::bigint", [given]).fetchone()
+    except Error as error:
+        raise AdoptError(f"{option} {given}: that is no name of a table: {first_line(error)}") from error
+    if row is None or row[0] is None:
         raise AdoptError(
             f"{option} {given}: there is no such table; a name with capitals or blanks is written in double quotes,"
             f" as in {option} '\"{given.strip(chr(34))}\"', and a schema that is not in the search_path before it"
         )
-    if refusal := found.pop("refusal"):
-        raise AdoptError(f"{option} {given} {refusal}")
-    with conn.cursor(row_factory=class_row(Column)) as cursor:
-        columns = {column.name: column for column in cursor.execute(_COLUMNS, [found["oid"]])}
-    keys = conn.cursor(row_factory=tuple_row).execute(_UNIQUE, [found["oid"]]).fetchall()
-    primary: list[str] = next((key for key, is_primary in keys if is_primary), [])
-    return Found(columns=columns, unique=[key for key, _ in keys], primary=primary, **found)
+    return int(row[0])
 
 
-def foreign_keys(conn: Connection[Any], tasks: Found, workflows: Found) -> list[tuple[list[str], list[str], str]]:
-    """List the foreign keys from tasks to workflows: columns there, columns here, rules."""
-    return conn.cursor(row_factory=tuple_row).execute(_FOREIGN_KEYS, [tasks.oid, workflows.oid]).fetchall()
+def read_table(conn: Connection[Any], oid: int, option: str, references: int | None = None) -> Found:
+    """Read a table, with its foreign keys to another one. Raises AdoptError if it cannot be adopted."""
+    cursor = conn.cursor(row_factory=dict_row)
+    [found] = cursor.execute(read_template("table.sql").encode(), {"table": oid, "other": references}).fetchall()
+    table, refusal = Table(found.pop("schema"), found.pop("name")), found.pop("refusal")
+    if refusal:
+        raise AdoptError(f"{option} {table.sql} {refusal}")
+    columns = {column["name"]: Column(**column) for column in found.pop("columns") or ()}
+    return Found(
+        table=table, columns=columns, foreign_keys=[ForeignKey(**key) for key in found.pop("foreign_keys")], **found
+    )
+
+
+def type_of(conn: Connection[Any], table: Table, row: str, value: str) -> tuple[str, bool]:
+    """Tell of which type an expression on a row is, and whether a key can be."""
+    query = locate(_TYPE, "pg_temp").format(value=locate(value, "pg_temp"), table=table.sql, row=row)
+    [found] = conn.cursor(row_factory=tuple_row).execute(query.encode()).fetchall()
+    return found
+
+
+def retyped(conn: Connection[Any], adoption: Adoption) -> Adoption:
+    """Return an adoption with the types that its keys have by now. Raises AdoptError where they are gone."""
+
+    def now(table: Table, row: str, key: Key) -> Key:
+        return replace(key, type=type_of(conn, table, row, locate(key.sql, adoption.schema))[0])
+
+    try:
+        with conn.transaction(force_rollback=True):
+            conn.execute("set local search_path = pg_catalog, pg_temp")
+            return replace(
+                adoption,
+                keys=tuple(now(adoption.tasks, "task", key) for key in adoption.keys),
+                workflow_keys=tuple(
+                    now(adoption.workflows or adoption.tasks, "workflow", key) for key in adoption.workflow_keys
+                ),
+                task_id=now(adoption.tasks, "task", adoption.task_id),
+            )
+    except Error as error:
+        raise AdoptError(unreadable(error)) from error
+
+
+def unreadable(error: Exception) -> str:
+    """Tell that what was adopted is there no more, or hidden."""
+    return (
+        f"the tables cannot be read as they were adopted: {first_line(error)}"
+        " (adopt with --tasks and the like says how to read them now)"
+    )
 
 
 def partitions(conn: Connection[Any], adoption: Adoption) -> Partitions:
@@ -189,6 +176,11 @@ def has_index(conn: Connection[Any], wanted: str) -> bool:
         return "Index Cond" in str(explained.fetchall())
 
 
+def making_index(table: Table, parts: Sequence[Table]) -> str:
+    """Begin the statement that makes an index, without waiting writers where that can be had."""
+    return f"create index{'' if parts else ' concurrently'} on {table.sql}"
+
+
 def unindexed_key(conn: Connection[Any], adoption: Adoption) -> str | None:
     """Tell which index is missing where one workflow is looked for by a key of several columns."""
     if adoption.workflows is None or len(adoption.keys) == 1:
@@ -198,7 +190,8 @@ def unindexed_key(conn: Connection[Any], adoption: Adoption) -> str | None:
         return None
     return (
         f"reading one workflow reads all of {table}; an index on the key as it is shown avoids that:"
-        f" create index concurrently on {table} (({written.replace('workflow.', '')}))"
+        f" {making_index(adoption.workflows, partitions(conn, adoption).workflows)}"
+        f" (({written.replace('workflow.', '')}))"
     )
 
 
@@ -209,6 +202,8 @@ def snake(given: str) -> str:
 
 def first_line(error: Exception) -> str:
     """Tell an error in one line."""
+    if isinstance(error, Error) and error.diag.message_primary:
+        return error.diag.message_primary
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 

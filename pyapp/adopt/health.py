@@ -12,7 +12,7 @@ from psycopg.rows import dict_row
 
 from pyapp.adopt.adoption import AdoptError, Adoption
 from pyapp.adopt.backfill import Backfill
-from pyapp.adopt.catalog import first_line, unindexed_key
+from pyapp.adopt.catalog import retyped, unindexed_key, unreadable
 from pyapp.adopt.install import new_partitions, outdated, render
 from pyapp.adopt.render import Renderer
 
@@ -98,14 +98,15 @@ def examine(conn: Connection[Any], adoption: Adoption) -> tuple[list[str], list[
     Whether the numbers are right is what the view workflow_progress_drift tells.
     """
     missing = outdated(conn, adoption, render(conn, adoption))
+    drift = sql.SQL("select from {}.workflow_progress_drift limit 0").format(sql.Identifier(adoption.schema))
     try:
-        conn.execute(sql.SQL("select from {}.workflow_progress_drift limit 0").format(sql.Identifier(adoption.schema)))
-    except psycopg.Error as error:
-        missing.append(
-            f"the tables cannot be read as they were adopted: {first_line(error)}"
-            " (adopt with --tasks and the like says how to read them now)"
-        )
-        return missing, []
+        if retyped(conn, adoption) != adoption:
+            missing.append("a column that is part of a key is of another type by now")
+        with conn.transaction(force_rollback=True):
+            conn.execute("set local row_security = off")  # an error where it would hide rows from the count
+            conn.execute(drift)
+    except (psycopg.Error, AdoptError) as error:
+        return [*missing, str(error) if isinstance(error, AdoptError) else unreadable(error)], []
     notes = []
     counting = Backfill(conn, adoption)
     if not counting.is_live():

@@ -15,17 +15,20 @@ from pyapp.adopt.adoption import OUTCOMES, AdoptError, Adoption, Key
 from pyapp.adopt.catalog import (
     Column,
     Found,
+    find_table,
     first_line,
-    foreign_keys,
     has_index,
+    making_index,
     partitions,
     read_table,
     reference,
+    type_of,
     unindexed_key,
 )
+from pyapp.adopt.install import list_adoptions
 from pyapp.adopt.render import Renderer, locate, name, read_template
 from pyapp.adopt.request import Request, read_preset
-from pyapp.adopt.words import STATUS, TASK_COLUMNS, TASK_WORDS, WORKFLOW_COLUMNS, WORKFLOW_WORDS
+from pyapp.adopt.words import STATUS, TASK_COLUMNS, TASK_WORDS, WORKFLOW_COLUMNS, WORKFLOW_WORDS, fold, spellings
 
 _INTEGERS = frozenset({"smallint", "integer", "bigint"})
 _NUMBERS = _INTEGERS | {"numeric", "double precision", "real"}
@@ -33,38 +36,6 @@ _STRINGS = frozenset({"text", "bpchar", "name"})
 _PLAIN = _INTEGERS | _STRINGS | {"uuid", "boolean", "numeric"}  # what a part of a path can be written from
 _TIMES = ("created_at", "updated_at", "completed_at", "assigned_at", "started_at")
 _COUNTS = ("agents_planned", "retry_count", "max_retries", "timeout_ms", "ordinal")
-# What is wrong with the expression of a check constraint: what changes by time alone or by chance, and virtual columns,
-# cannot be counted by triggers; a cast of text to JSON fails where one row holds none.
-_FLAWS = """
-    select p.proname || ' changes by itself: that cannot be counted by triggers', true
-    from pg_constraint as c
-    cross join regexp_matches(c.conbin::text, ':funcid (\\d+)', 'g') as m (ids)
-    join pg_proc as p on p.oid = m.ids[1]::oid
-    where
-        c.conrelid = %(checked)s::regclass
-        and (p.provolatile = 'v' or p.proname in ('now', 'transaction_timestamp', 'statement_timestamp'))
-    union all
-    select 'current_timestamp changes by itself: that cannot be counted by triggers', true
-    from pg_constraint as c
-    where c.conrelid = %(checked)s::regclass and c.conbin::text like '%%{SQLVALUEFUNCTION%%'
-    union all
-    select
-        format(
-            'triggers cannot read the virtual column %%s: write its expression, %%s',
-            a.attname, pg_get_expr(d.adbin, d.adrelid)
-        ),
-        true
-    from pg_constraint as c
-    join pg_attribute as a on a.attnum = any (c.conkey) and a.attgenerated = 'v'
-    join pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum
-    where c.conrelid = %(checked)s::regclass and c.contype = 'c' and a.attrelid = %(table)s
-    union all
-    select 'one row whose text is no JSON would hide all others: write as_json(column) instead of a cast', false
-    from pg_constraint as c
-    where
-        c.conrelid = %(checked)s::regclass
-        and c.conbin::text ~ '\\{COERCEVIAIO .*:resulttype (114|3802) '
-"""
 
 
 @dataclass(frozen=True)
@@ -98,7 +69,12 @@ def inspect(conn: Connection[Any], request: Request) -> Findings:
     with conn.transaction(force_rollback=True):
         if "as_json(" in repr(request):
             conn.execute(sql.SQL(read_template("as_json.sql")).format(schema=sql.SQL("pg_temp")))
-        return _Inspection(conn, request).findings()
+        inspection = _Inspection(conn, request)
+        try:
+            return inspection.findings()
+        except Error as error:
+            advice = "".join(f"; {warning}" for warning in inspection.warnings)
+            raise AdoptError(f"the rows cannot be read as asked: {first_line(error)}{advice}") from error
 
 
 class _Inspection:
@@ -106,8 +82,11 @@ class _Inspection:
         if request.tasks is None:
             raise AdoptError("which tables? Say at least --tasks and --key, or --workflows")
         self.conn, self.request = conn, request
-        self.tasks = read_table(conn, request.tasks, "--tasks")
-        self.workflows = read_table(conn, request.workflows, "--workflows") if request.workflows else None
+        tasks = find_table(conn, request.tasks, "--tasks")
+        workflows = find_table(conn, request.workflows, "--workflows") if request.workflows else None
+        conn.execute("set local search_path = pg_catalog, pg_temp")  # as functions will read all that is written
+        self.tasks = read_table(conn, tasks, "--tasks", workflows)
+        self.workflows = read_table(conn, workflows, "--workflows") if workflows else None
         self.notes: list[str] = []
         self.warnings: list[str] = []
 
@@ -155,8 +134,8 @@ class _Inspection:
             workflow_noun=wanted.workflow_noun or "workflow",
             task_noun=wanted.task_noun or "task",
         )
-        self._tell(adoption, link)
         values = self._values(adoption)
+        self._tell(adoption, link)
         adoption = replace(adoption, seen=self._seen(adoption, values))
         return Findings(
             adoption, list(dict.fromkeys(self.notes)), self.warnings, values, self._doubts(adoption, values)
@@ -174,6 +153,14 @@ class _Inspection:
         if others or schema in ("public", "information_schema"):
             there = f" ({others[0][0]})" if others else ""
             raise AdoptError(f"schema {schema} has other things in it{there}: give another one, --schema")
+        [(may, database, role)] = self._ask(
+            f"select to_regnamespace('{name(schema)}') is not null"
+            " or has_database_privilege(current_database(), 'create'), current_database(), current_user"
+        )
+        if not may:
+            raise AdoptError(
+                f"role {role} may not create schema {schema}: grant create on database {name(database)} to {name(role)}"
+            )
         return schema
 
     def _ask(self, query: str) -> list[tuple[Any, ...]]:
@@ -186,28 +173,29 @@ class _Inspection:
         """Find the key of tasks and that of workflows, and say how they belong together."""
         wanted, tasks, workflows = self.request, self.tasks, self.workflows
         ours, theirs, link = list(wanted.key), list(wanted.workflow_key), "without a foreign key"
-        found = foreign_keys(self.conn, tasks, workflows) if workflows else []
+        found = tasks.foreign_keys
         if ours or wanted.key_sql:
-            found = [key for key in found if sorted(key[0]) == sorted(ours) and not wanted.key_sql]
+            found = [key for key in found if sorted(key.here) == sorted(ours) and not wanted.key_sql]
         elif not workflows:
             raise AdoptError(
                 "without --workflows, say which workflow a task belongs to: --key COLUMN, or --key-sql SQL"
             )
         elif len(found) != 1:
-            names, where = "; ".join(",".join(key[0]) for key in found), workflows.table.sql
+            names, where = "; ".join(",".join(key.here) for key in found), workflows.table.sql
             raise AdoptError(
                 f"{tasks.table.sql} has several foreign keys to {where} ({names}): say which, --key"
                 if found
                 else f"{tasks.table.sql} has no foreign key to {where}: say which columns hold the workflow, --key"
             )
         if found:
-            link = f"references it{found[0][2]}"
-            if not (ours and theirs):
-                ours, theirs = found[0][:2]
+            link = f"references it{found[0].rules}"
+            if not theirs:
+                ours, theirs = list(found[0].here), list(found[0].there)
+            ours = ours or list(found[0].here)
         keys = [self._column_key(tasks, "task", column, "--key") for column in ours]
         for expression in wanted.key_sql:
             self._check(tasks, "task", "--key-sql", expression)
-            keys.append(Key(f"({expression})", self._type_of(tasks, "task", expression)))
+            keys.append(self._key(tasks, "task", f"({expression})", f"--key-sql {expression}"))
         if len(keys) > 4:
             raise AdoptError("a key has four parts at most")
         if len(keys) > 1 and (odd := [key for key in keys if key.type not in _PLAIN]):
@@ -238,25 +226,24 @@ class _Inspection:
         return found
 
     def _column_key(self, table: Found, row: str, column: str, option: str) -> Key:
-        found = table.column(column, option)
-        if not found.as_key:
-            raise AdoptError(
-                f"{table.table.sql}.{name(column)} is of type {found.declared}:"
-                " a key has to be of a type that is built in, such as uuid, bigint or text"
-            )
-        return Key(reference(found, row), found.type)
+        return self._key(table, row, reference(table.column(column, option), row), f"{option} {column}")
 
-    def _type_of(self, table: Found, row: str, expression: str) -> str:
-        query = f"select pg_typeof({expression}) from (select) as x left join {table.table.sql} as {row} on false"
-        return str(self._ask(query)[0][0])
+    def _key(self, table: Found, row: str, value: str, told: str) -> Key:
+        kind, fits = type_of(self.conn, table.table, row, value)
+        if not fits:
+            raise AdoptError(
+                f"{told}: {kind} cannot be a key: that is of an enum, or of a type that is built in and has an order,"
+                " such as uuid, bigint or text"
+            )
+        return Key(value, kind)
 
     def _task_id(self) -> Key:
-        primary = [self.tasks.columns[column] for column in self.tasks.primary]
-        if len(primary) == 1 and primary[0].as_key:
-            return Key(reference(primary[0], "task"), primary[0].type)
-        if primary:
-            return Key(" || '/' || ".join(f"({reference(column, 'task')})::text" for column in primary), "text")
-        return Key("task.ctid::text", "text")
+        columns = [reference(self.tasks.columns[column], "task") for column in self.tasks.primary]
+        if len(columns) == 1:
+            kind, fits = type_of(self.conn, self.tasks.table, "task", columns[0])
+            if fits:
+                return Key(columns[0], kind)
+        return Key(" || '/' || ".join(f"({column})::text" for column in columns) or "task.ctid::text", "text")
 
     # Statuses and conditions.
 
@@ -282,10 +269,10 @@ class _Inspection:
         try:
             with self.conn.transaction(force_rollback=True):
                 cursor = self.conn.cursor(row_factory=tuple_row)
-                cursor.execute("set local search_path = pg_catalog, pg_temp")
                 # By the extended protocol: one statement, so that a semicolon is refused.
                 cursor.execute(locate(create, "pg_temp").encode(), prepare=True)
-                flaws = cursor.execute(_FLAWS, {"checked": f"pg_temp.{row}", "table": table.oid}).fetchall()
+                checked = {"checked": f"pg_temp.{row}", "table": table.oid}
+                flaws = cursor.execute(read_template("flaws.sql").encode(), checked).fetchall()
         except Error as error:
             told = first_line(error)
             if "subquery" in told:
@@ -314,7 +301,7 @@ class _Inspection:
                 value,
                 rows,
                 "ignored" if outcome is None else meanings[outcome],
-                value is None or bool(adoption.outcomes) or value.lower() in known,
+                value is None or bool(adoption.outcomes) or fold(value) in known,
             )
             for value, rows, outcome in self._ask(query)
         ]
@@ -356,7 +343,7 @@ class _Inspection:
             theirs = given.get(ours)
             if theirs is not None and theirs not in table.columns:
                 self._check(table, row, f"{option} {ours}=", theirs)
-                kind = self._type_of(table, row, theirs)
+                kind, _ = type_of(self.conn, table.table, row, f"({theirs})")
                 shown[ours] = _converted(f"({theirs})", kind, ours) or f"({theirs})"
                 continue
             column = table.columns[theirs] if theirs is not None else table.find(candidates) if guess else None
@@ -403,33 +390,50 @@ class _Inspection:
             column = workflows.columns.get("progress")
             fits = column is not None and not column.generated and column.type in _NUMBERS
             wanted = {"progress": "progress"} if fits else {}
-        for what, column_name in wanted.items():
+        for what, written in wanted.items():
             if what not in ("progress", "completed", "total"):
                 raise AdoptError(f"--publish {what}=: it is progress, completed or total")
-            self._writable(workflows, workflows.column(column_name, f"--publish {what}="), percent=what == "progress")
+            if list(wanted.values()).count(written) > 1:
+                raise AdoptError(f"--publish {what}={written}: a column can say one thing only")
+            self._writable(workflows, workflows.column(written, f"--publish {what}="), percent=what == "progress")
+        taken = {
+            column: other.schema
+            for other in list_adoptions(self.conn)
+            if other.schema != self.request.schema and other.workflows == workflows.table
+            for column in other.publish.values()
+        }
+        if both := sorted(taken.keys() & wanted.values()):
+            told = f"{workflows.table.sql}.{name(both[0])} is written by the adoption in schema {taken[both[0]]}"
+            if self.request.publish is not None:
+                raise AdoptError(f"--publish {both[0]}: {told}")
+            self.notes.append(f"{told}, and left to it")
+            return {}
         return dict(wanted)
 
     def _writable(self, workflows: Found, column: Column, *, percent: bool) -> None:
+        """See that a column takes what may be written there: nothing else than this would stop the writing of tasks."""
         where = f"{workflows.table.sql}.{name(column.name)}"
         if column.generated:
             raise AdoptError(f"{where} is a generated column: it cannot be written")
         if column.type not in _NUMBERS:
             raise AdoptError(f"{where} is of type {column.declared}: it needs a number")
-        if not percent:
-            return
+        if any(column.name in unique for unique in workflows.unique):
+            raise AdoptError(f"{where} is part of a unique key: it cannot be written")
+        wanted, told = ([0, 1, 50, 99, 100], "0 to 100") if percent else ([0, 1, 2**31 - 1], f"0 to {2**31 - 1}")
         [(checks,)] = self._ask(
             "select string_agg(format('(%s) is not false', pg_get_expr(conbin, conrelid)), ' and ') from pg_constraint"
             f" where conrelid = {workflows.oid} and contype = 'c' and conkey = array[{column.number}]::smallint[]"
         )
-        values = (
-            f"select cast(v as {column.declared}) as {name(column.name)} from unnest(array[0, 1, 50, 99, 100]) as v"
-        )
+        values = f"select cast(v as {column.declared}) as {name(column.name)} from unnest(array{wanted}) as v"
         try:
-            fits = self._ask(f"select bool_and({checks or 'true'}) from ({values}) as t") == [(True,)]
+            with self.conn.transaction():
+                fits = self._ask(
+                    f"select bool_and({name(column.name)} is not null and {checks or 'true'}) from ({values}) as t"
+                ) == [(True,)]
         except Error as error:
-            raise AdoptError(f"{where} is of type {column.declared}, which cannot hold 0 to 100") from error
+            raise AdoptError(f"{where} is of type {column.declared}, which cannot hold {told}") from error
         if not fits:
-            raise AdoptError(f"{where} does not allow 0 to 100: {checks}")
+            raise AdoptError(f"{where} does not allow {told}: {checks}")
 
     # What the user is told.
 
@@ -456,7 +460,7 @@ class _Inspection:
         if not has_index(self.conn, locate(f"{adoption.tasks.sql} as task where {parts}", schema)):
             self.warnings.append(
                 f"no index of {adoption.tasks.sql} finds the tasks of a workflow: repairs and pages read all tasks;"
-                f" this one would: create index concurrently on {adoption.tasks.sql} ({columns})"
+                f" this one would: {making_index(adoption.tasks, found.tasks)} ({columns})"
             )
         if index := unindexed_key(self.conn, adoption):
             self.warnings.append(index)
@@ -490,7 +494,10 @@ def _words(
     given: Mapping[str, Sequence[str]], usual: Mapping[str, Sequence[str]], prefix: str
 ) -> dict[str, tuple[str, ...]]:
     """Merge what the user named with the usual words of what he did not name."""
-    named = {meaning: tuple(word.lower() for word in words) for meaning, words in given.items()}
+    named = {
+        meaning: tuple(dict.fromkeys(way for word in words for way in spellings(word)))
+        for meaning, words in given.items()
+    }
     every = [word for words in named.values() for word in words]
     if twice := sorted({word for word in every if every.count(word) > 1}):
         raise AdoptError(f"{', '.join(twice)}: a value can have one meaning only ({prefix}completed, {prefix}failed …)")

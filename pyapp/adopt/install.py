@@ -12,7 +12,7 @@ from psycopg import Connection, sql
 from psycopg.rows import tuple_row
 
 from pyapp.adopt.adoption import AdoptError, Adoption, Table
-from pyapp.adopt.catalog import first_line, partitions
+from pyapp.adopt.catalog import first_line, partitions, retyped
 from pyapp.adopt.render import MARK, Renderer, Script
 from pyapp.adopt.render import name as quoted
 from pyapp.db import connect
@@ -41,6 +41,34 @@ _OBJECTS = """
     select case c.relkind when 'v' then 'view' else 'table' end, c.relname, ''
     from pg_class as c
     where c.relnamespace = to_regnamespace(%(schema)s) and c.relkind in ('r', 'v')
+"""
+# Views, functions, columns and the like of others that use ours; an index on as_json() goes along.
+_DEPENDENTS = """
+    with ours as (
+        select 'pg_class'::regclass as kind, c.oid from pg_class as c where c.relnamespace = to_regnamespace(%(schema)s)
+        union all
+        select 'pg_type'::regclass, t.oid from pg_type as t where t.typnamespace = to_regnamespace(%(schema)s)
+        union all
+        select 'pg_proc'::regclass, p.oid from pg_proc as p where p.pronamespace = to_regnamespace(%(schema)s)
+        union all
+        select 'pg_rewrite'::regclass, r.oid
+        from pg_rewrite as r
+        join pg_class as c on c.oid = r.ev_class
+        where c.relnamespace = to_regnamespace(%(schema)s)
+        union all
+        select 'pg_attrdef'::regclass, d.oid
+        from pg_attrdef as d
+        join pg_class as c on c.oid = d.adrelid
+        where c.relnamespace = to_regnamespace(%(schema)s)
+    )
+    select distinct pg_describe_object(d.classid, d.objid, d.objsubid)
+    from pg_depend as d
+    join ours as o on (o.kind, o.oid) = (d.refclassid, d.refobjid)
+    where
+        d.deptype = 'n'
+        and d.classid <> 'pg_trigger'::regclass
+        and (d.classid, d.objid) not in (select u.kind, u.oid from ours as u)
+        and not exists (select from pg_index as i where d.classid = 'pg_class'::regclass and i.indexrelid = d.objid)
 """
 _CREATED = re.compile(
     r"^create (?:or replace )?(function|view|table)(?: if not exists)? \S+?\.(?!adoption\b)(\w+)", re.MULTILINE
@@ -97,8 +125,13 @@ def install(conn: Connection[Any], adoption: Adoption, on_step: OnStep = lambda 
     In parts that each lock one table of the application's, all of which may be run again. Raises AdoptError.
     """
     script = render(conn, adoption)
-    parts = [script.objects, script.tasks, *script.workflows]
-    _run(conn, adoption.schema, [*parts, *_superfluous(conn, adoption, str(script))], on_step)
+    always = [
+        f"alter table {table.sql} enable always trigger {quoted(name)};"
+        for name, table, state in triggers(conn, adoption.schema)
+        if state == "A"
+    ]
+    parts = [script.objects, script.tasks, *script.workflows, *_superfluous(conn, adoption, str(script)), *always]
+    _run(conn, adoption.schema, parts, on_step)
 
 
 def triggers(conn: Connection[Any], schema: str) -> list[tuple[str, Table, str]]:
@@ -121,15 +154,16 @@ def renew_adoptions(dsn: str, on_step: OnStep = lambda _: None) -> list[str]:
     """Install anew what this version would install in another way. Returns the schemas."""
     with connect(dsn, autocommit=True) as conn:
         renewed = []
-        for adoption in list_adoptions(conn):
+        for found in list_adoptions(conn):
             try:
-                if is_current(conn, adoption):
+                adoption = retyped(conn, found)
+                if adoption == found and is_current(conn, adoption):
                     continue
                 on_step(f"renewing the adoption in {adoption.schema}")
                 install(conn, adoption, on_step)
                 renewed.append(adoption.schema)
-            except psycopg.ProgrammingError as error:
-                on_step(f"the adoption in {adoption.schema} cannot be renewed: {first_line(error)}")
+            except (psycopg.ProgrammingError, AdoptError) as error:
+                on_step(f"the adoption in {found.schema} cannot be renewed: {first_line(error)}")
     return renewed
 
 
@@ -162,7 +196,7 @@ def outdated(conn: Connection[Any], adoption: Adoption, script: Script) -> list[
     enabled = {(name, table.sql): state for name, table, state in triggers(conn, adoption.schema)}
     for name, table in _TRIGGERS_ON.findall("\n".join((script.tasks, *script.workflows))):
         state = enabled.get((name, table))
-        if table not in new and (state is None or state == "D"):
+        if table not in new and state not in ("O", "A"):
             found.append(f"trigger {name} on {table} is {'missing' if state is None else 'disabled'}")
     return found
 
@@ -178,14 +212,7 @@ def remove_script(conn: Connection[Any], adoption: Adoption) -> list[str]:
 def remove(conn: Connection[Any], adoption: Adoption, on_step: OnStep = lambda _: None) -> None:
     """Take an adoption back; the application's rows, and what was published, stay. Raises AdoptError."""
     schema = adoption.schema
-    others = conn.cursor(row_factory=tuple_row).execute(
-        "select distinct pg_describe_object(d.classid, d.objid, 0) from pg_depend as d"
-        " join pg_class as c on d.refclassid = 'pg_class'::regclass and c.oid = d.refobjid"
-        " join pg_rewrite as r on d.classid = 'pg_rewrite'::regclass and r.oid = d.objid"
-        " join pg_class as v on v.oid = r.ev_class"
-        " where c.relnamespace = to_regnamespace(%(schema)s) and v.relnamespace <> c.relnamespace",
-        {"schema": quoted(schema)},
-    )
+    others = conn.cursor(row_factory=tuple_row).execute(_DEPENDENTS, {"schema": quoted(schema)})
     if found := [row[0] for row in others.fetchall()]:
         raise AdoptError(f"nothing changed: other objects depend on schema {schema}: {', '.join(found)}")
     _run(conn, schema, remove_script(conn, adoption), on_step)
@@ -195,6 +222,7 @@ def _run(conn: Connection[Any], schema: str, parts: Sequence[str], on_step: OnSt
     """Run each part in a transaction of its own, again and again while others hold the locks that it needs."""
     for number, part in enumerate(parts):
         end, pause, told = time.monotonic() + PATIENCE, 0.05, False
+        done = "not finished" if number else "nothing changed"
         while True:
             try:
                 with conn.transaction():
@@ -205,9 +233,10 @@ def _run(conn: Connection[Any], schema: str, parts: Sequence[str], on_step: OnSt
                     conn.execute("select pg_advisory_xact_lock(hashtext('agent-progress adopt ' || %s))", [schema])
                     conn.execute(part.encode())
                 break
+            except psycopg.ProgrammingError as error:
+                raise AdoptError(f"{done}: {first_line(error)}") from error
             except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
                 if time.monotonic() > end:
-                    done = "not finished" if number else "nothing changed"
                     message = f"{done}: other transactions held a table for {PATIENCE:.0f} s; run it again later"
                     raise AdoptError(message) from error
                 if not told:

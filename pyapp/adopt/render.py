@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from string import Formatter
+from typing import Any
 
 from psycopg import sql
 
 from pyapp.adopt.adoption import OUTCOMES, AdoptError, Adoption, Key, Table
-from pyapp.adopt.words import TASK_COLUMNS, WORKFLOW_COLUMNS, plural
+from pyapp.adopt.words import TASK_COLUMNS, WORKFLOW_COLUMNS, fold, plural
 from pyapp.shipped import for_schema, resource
 
 MARK = "$agent_progress$"
@@ -75,7 +76,7 @@ class Renderer:
     def __init__(self, adoption: Adoption, partitions: Partitions = Partitions()) -> None:
         """Take the adoption, and the partitions that its tables have now."""
         self._record = adoption.to_json()
-        written = json.dumps(self._record, sort_keys=True)  # in one order, wherever it comes from
+        written = _json(self._record)
         self._schema, self._partitions = name(adoption.schema), partitions
         self._of = Adoption.from_json(json.loads(locate(written, json.dumps(self._schema)[1:-1])))
         if MARK in written:
@@ -94,7 +95,7 @@ class Renderer:
             for file in files
         ]
         made = _hash("\n".join([*objects, read_template("01_schema.sql")]))
-        definition = text(json.dumps(self._record | {"script": made}, sort_keys=True))
+        definition = text(_json(self._record | {"script": made}))
         objects.insert(0, self.render("01_schema.sql", definition=definition))
         on_tasks = [self.render("11_task_triggers.sql", table=table.sql) for table in (of.tasks, *parts.tasks)]
         on_tasks += [self.render("12_partitions.sql")] if parts.tasks else []
@@ -158,11 +159,9 @@ class Renderer:
         words = {o: of.words[o] for o in numbers if o not in of.outcomes and of.words.get(o)}
         if of.status and words:
             # An array for each meaning, and only for what is not seen often: a long expression costs in each statement.
-            known = " ".join(
-                f"when lower(({of.status})::text) = any ({_array(w)}) then {numbers[o]}" for o, w in words.items()
-            )
+            known = " ".join(f"when {_among(of.status, w)} then {numbers[o]}" for o, w in words.items())
             number = {word: numbers[o] for o, w in words.items() for word in w}
-            seen = " ".join(f"when {text(value)} then {number.get(value.lower(), '0')}" for value in of.seen)
+            seen = " ".join(f"when {text(value)} then {number.get(fold(value), '0')}" for value in of.seen)
             rest = f"case {known} else 0 end"
             cases.append(f"else case ({of.status})::text {seen} else {rest} end" if seen else f"else {rest}")
         else:
@@ -172,7 +171,7 @@ class Renderer:
     def _open_status(self) -> str:
         of = self._of
         cases = " ".join(
-            f"when lower(({of.status})::text) = any ({_array(of.words[state])}) then {text(state)}"
+            f"when {_among(of.status, of.words[state])} then {text(state)}"
             for state in ("running", "assigned")
             if of.status and state in of.words
         )
@@ -184,7 +183,7 @@ class Renderer:
         if state in of.workflow_outcomes:
             return f"coalesce(({of.workflow_outcomes[state]}), false)"
         if of.workflow_status and (words := of.workflow_words.get(state)):
-            return f"coalesce(lower(({of.workflow_status})::text) = any ({_array(words)}), false)"
+            return f"coalesce({_among(of.workflow_status, words)}, false)"
         return "false"
 
     def _status(self) -> str:
@@ -248,8 +247,11 @@ class Renderer:
     def _publish_slots(self) -> dict[str, str]:
         of, slots = self._of, dict[str, str]()
         of_variables = self._published("this.now_created", "this.now_completed", "this.now_frozen")
+        planned, progress = of.columns.get("agents_planned"), of.publish.get("progress")
+        slots["publish_percentage"] = of_variables[progress] if progress and not planned else "null"
+        in_variable = {progress: "publishing.percentage"} if progress and not planned else {}
         counters = ("coalesce(c.agents_created, 0)", "coalesce(c.agents_completed, 0)", "c.frozen_progress")
-        for kind, values in (("publish", of_variables), ("publish_counter", self._published(*counters))):
+        for kind, values in (("publish", of_variables | in_variable), ("publish_counter", self._published(*counters))):
             differ = " or ".join(f"workflow.{name(c)} is distinct from {value}" for c, value in values.items())
             slots[f"{kind}_set"] = ", ".join(f"{name(c)} = {value}" for c, value in values.items())
             slots[f"{kind}_differs"] = f"({differ})"
@@ -264,7 +266,7 @@ class Renderer:
 
         moved = [f"new.{name(column)} is distinct from old.{name(column)}" for column in of_variables]
         moved += [f"{key(part, 'new')} is distinct from {key(part, 'old')}" for part in of.workflow_keys]
-        if planned := of.columns.get("agents_planned"):
+        if planned:
             plan = f"array[({planned})::bigint, ({self.workflow_is('completed')})::integer]"
             moved.append(f"{of_row(plan, 'new')} is distinct from {of_row(plan, 'old')}")
         assigned = {c: of_row(value, "new") if planned else value for c, value in of_variables.items()}
@@ -286,12 +288,13 @@ class Renderer:
         """What stands in the slots of all templates."""
         of, each, schema, single = self._of, self._each, self._schema, len(self._of.keys) == 1
         tasks, counter_id = f"{of.tasks.sql} as task", "c.key_1" if single else "c.workflow_id"
-        identity = f"workflow_id text not null generated always as ({self._id(each('key_{i}').split(', '))}) stored,"
+        identity = f"workflow_id text not null generated always as ({self._id(each('key_{i}').split(', '))}) stored"
+        retyped = each("alter key_{i} type {type} using key_{i}::{type}")
         slots = {
             "schema": schema,
             "tasks": of.tasks.sql,
             "workflows": self._workflows,
-            "counts": text(_hash(json.dumps(of.counts(), sort_keys=True))),
+            "counts": text(_hash(_json(of.counts()))),
             "schema_name": text(of.schema),
             "nothing_removed": ", ".join(
                 f"{kind}_{outcome} = 0" for kind in ("removed", "kept") for outcome in OUTCOMES
@@ -308,7 +311,10 @@ class Renderer:
             "key_columns": self._each("key_{i} {type} not null"),
             "key_variables": self._each("key_{i} {type}", "; "),
             "key_types": self._each("key_{i} {type}"),
-            "identity_column": "" if single else f"{identity} unique (workflow_id),",
+            "identity_column": "" if single else f"{identity}, unique (workflow_id),",
+            "retyped_keys": retyped
+            if single
+            else f"drop workflow_id, {retyped}, add {identity}, add unique (workflow_id)",
             "id_type": of.id_type,
             "counter_id": f"{counter_id}::{of.id_type}",
             "b_id": f"({self._id(each('b.key_{i}').split(', '))})::{of.id_type}",
@@ -401,14 +407,19 @@ class Renderer:
         return slots
 
 
+def _json(value: Mapping[str, Any]) -> str:
+    """Write JSON in one order, wherever it comes from, and without escapes, which not every encoding can take."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
 def _hash(value: str) -> str:
     return hashlib.md5(value.encode(), usedforsecurity=False).hexdigest()
 
 
-def _array(words: Sequence[str]) -> str:
-    """Write an array of words as one constant."""
+def _among(status: str, words: Sequence[str]) -> str:
+    """Write that a status is one of these words, which are one constant."""
     quoted = ",".join('"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"' for word in words)
-    return f"{text('{' + quoted + '}')}::text[]"
+    return f'lower(({status})::text collate pg_catalog."C") = any ({text("{" + quoted + "}")}::text[])'
 
 
 def _cast(expression: str | None, kind: str) -> str:

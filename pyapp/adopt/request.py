@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pyapp.adopt.adoption import AdoptError, tuples
+from pyapp.adopt.words import fold
 
 PRESETS = Path(__file__).resolve().parent / "presets"
 
@@ -67,7 +68,7 @@ class Request:
 
 
 def _without(words: Mapping[str, tuple[str, ...]], named: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    taken = {word.lower() for given in named.values() for word in given}
+    taken = {fold(word) for given in named.values() for word in given}
     return {meaning: tuple(word for word in given if word not in taken) for meaning, given in words.items()}
 
 

@@ -14,6 +14,16 @@ TASK_COLUMNS = _WORDS["task_columns"]
 """Columns of a task that are shown, likewise."""
 
 
+def fold(status: str) -> str:
+    """Write a status as they are compared: in small letters of ASCII, since others depend on the server's locale."""
+    return status.encode().lower().decode()
+
+
+def spellings(word: str) -> list[str]:
+    """List the ways to write a word, as they are compared: in small letters, in capitals, and with one capital."""
+    return [fold(way) for way in (word, word.lower(), word.upper(), word.capitalize())]
+
+
 def plural(noun: str) -> str:
     """Write the plural of an English noun."""
     if noun.endswith("y") and noun[-2:-1] not in tuple("aeiou"):

@@ -10,6 +10,7 @@ from psycopg import Connection
 
 from pyapp.adopt.adoption import OUTCOMES, Adoption
 from pyapp.adopt.backfill import Counted, backfill
+from pyapp.adopt.catalog import retyped
 from pyapp.adopt.health import Preview, preview
 from pyapp.adopt.inspect import Findings, Value, inspect
 from pyapp.adopt.install import find_adoption, get_adoption, install, remove, remove_script, render
@@ -151,7 +152,8 @@ def _find(conn: Connection[Any], before: Adoption | None, schema: str, options: 
         if before is None:
             raise click.UsageError("which tables? Give --tasks and --workflows or --key, or a --preset")
         nouns = {noun: options[noun] for noun in ("workflow_noun", "task_noun") if options[noun]}
-        return Findings(replace(before, shadow=before.shadow and not options["live"], **nouns), [], [], [])
+        renewed = replace(retyped(conn, before), shadow=before.shadow and not options["live"], **nouns)
+        return Findings(renewed, [], [], [])
     found = inspect(conn, _request(schema, options))
     if before is not None and _place(conn, before) != _place(conn, found.adoption):
         raise click.UsageError(f"schema {schema} holds another adoption: unadopt it first, or give another --schema")
@@ -159,7 +161,7 @@ def _find(conn: Connection[Any], before: Adoption | None, schema: str, options: 
 
 
 def _place(conn: Connection[Any], adoption: Adoption) -> tuple[Any, ...]:
-    """Tell where an adoption lies: the table that has its triggers, whatever it is called now, and types of keys."""
+    """Tell where an adoption lies: the table that has its triggers, whatever it is called now, and parts of keys."""
     row = conn.execute(
         "select t.tgrelid::bigint from pg_trigger as t join pg_proc as p on p.oid = t.tgfoid"
         " where p.pronamespace = to_regnamespace(%s) and p.proname = 'maintain_progress' and t.tgtype & 1 = 0"
@@ -167,7 +169,7 @@ def _place(conn: Connection[Any], adoption: Adoption) -> tuple[Any, ...]:
         " select to_regclass(%s)::oid::bigint limit 1",
         [quoted(adoption.schema), adoption.tasks.sql, adoption.tasks.sql],
     ).fetchone()
-    return row, adoption.workflows is None, [key.type for key in adoption.keys], adoption.id_type
+    return row, adoption.workflows is None, len(adoption.keys)
 
 
 def _request(schema: str, options: dict[str, Any]) -> Request:
@@ -175,7 +177,7 @@ def _request(schema: str, options: dict[str, Any]) -> Request:
 
     def said(pattern: str) -> dict[str, Any]:
         named = {outcome: options.get(pattern.format(outcome)) for outcome in (*OUTCOMES, "ignored")}
-        return {outcome: value for outcome, value in named.items() if value}
+        return {outcome: value for outcome, value in named.items() if value is not None}
 
     given = {field.name: options[field.name] for field in fields(Request) if options.get(field.name) is not None}
     given |= {"words": said("{}"), "conditions": said("{}_when")}

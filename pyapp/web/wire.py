@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, is_dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from http import HTTPStatus
 from typing import Any, LiteralString, TypeAlias
 
@@ -17,20 +17,10 @@ from psycopg.types.string import TextLoader
 from starlette.requests import Request
 from starlette.responses import Response
 
+from pyapp.both import TimeLoader
+
 Conn: TypeAlias = AsyncConnection[Any]
 Query: TypeAlias = LiteralString | bytes | sql.SQL | sql.Composed
-
-
-class _TimeLoader(Loader):
-    """Reads times of sessions in UTC, and moves those that Python has not into its range: infinity, BC, 10000."""
-
-    def load(self, data: Buffer) -> datetime:
-        text = bytes(data).decode()
-        try:
-            return datetime.fromisoformat(text)
-        except ValueError:
-            limit = datetime.min if text.startswith("-") or text.endswith("BC") else datetime.max
-            return limit.replace(tzinfo=UTC)
 
 
 class _SentLoader(Loader):
@@ -41,7 +31,7 @@ class _SentLoader(Loader):
 def adapters() -> AdaptersMap:
     """Make the adapters that the service's connections use: json is what is sent, jsonb is text. None is parsed."""
     made = AdaptersMap(psycopg.adapters)
-    made.register_loader("timestamptz", _TimeLoader)
+    made.register_loader("timestamptz", TimeLoader)
     made.register_loader("json", _SentLoader)
     made.register_loader("jsonb", TextLoader)
     return made

@@ -61,6 +61,46 @@ comment on column {schema}.counting.counts is 'MD5 of what is counted; another o
 comment on column {schema}.counting.live is 'Whether all that was there before has been counted: a missing row of counters means no tasks.';
 comment on column {schema}.counting.truncated is 'How often what the back-fill had counted became void: by TRUNCATE, or by counting anew.';
 
+-- A column that a key is read from can have another type by now: counters take it over, and what shows it is made anew, as
+-- is all of it below. Rights are given back at the end.
+do $agent_progress$
+declare
+    changed jsonb;
+begin
+    if to_regprocedure('{schema}.adoption()') is null then
+        return;
+    end if;
+    changed := {definition}::jsonb;
+    if
+        jsonb_path_query_array({schema}.adoption(), '$.**.type')
+        is not distinct from jsonb_path_query_array(changed, '$.**.type')
+    then
+        return;
+    end if;
+    perform set_config(
+        'agent_progress.granted',
+        (
+            select string_agg(
+                format('grant %s on %s to %s;', a.privilege_type, c.oid::regclass, coalesce(quote_ident(r.rolname), 'public')), ' '
+            )
+            from pg_class as c
+            cross join lateral aclexplode(c.relacl) as a
+            left join pg_roles as r on r.oid = a.grantee
+            where c.relnamespace = '{schema}'::regnamespace and c.relkind = 'v' and a.grantee <> c.relowner
+        ),
+        true
+    );
+    drop function if exists {schema}.repair_progress;
+    execute (
+        select coalesce('drop view ' || string_agg(c.oid::regclass::text, ', '), '')
+        from pg_class as c
+        where c.relnamespace = '{schema}'::regnamespace and c.relkind = 'v'
+    );
+    drop function if exists {schema}.read_workflows, {schema}.read_tasks, {schema}.compare_progress;
+    alter table {schema}.workflow_counter {retyped_keys};
+end
+$agent_progress$;
+
 -- The record of the adoption is a function, so that a dump of the schema alone has it.
 create or replace function {schema}.adoption()
 returns jsonb

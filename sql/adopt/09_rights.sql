@@ -1,5 +1,6 @@
 -- Default privileges, such as Supabase's, must not open what is new here to anybody but its owner. To read may be
--- granted: what was granted later stays, since only the transaction that makes the schema comes to this.
+-- granted: what was granted later stays, since only the transaction that makes the schema comes to this;
+-- and comes back where views were made anew.
 
 do $agent_progress$
 declare
@@ -27,5 +28,6 @@ begin
     loop
         execute statement;
     end loop;
+    execute coalesce(current_setting('agent_progress.granted', true), '');
 end
 $agent_progress$;

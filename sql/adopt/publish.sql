@@ -1,5 +1,7 @@
         -- The counter first, then, in a later statement, the row of the workflow.
         <<publishing>>
+        declare
+            percentage constant integer := {publish_percentage}; -- worked out once, for both clauses below
         begin
             exit publishing when now_created is null;
             {lock_workflow}

@@ -246,7 +246,6 @@ def test_json_says_what_was_done(make: Make) -> None:
         (("--tasks", "nowhere", "--key", "x"), "no such table"),
         (("--tasks", "app_step"), "say which workflow a task belongs to"),
         (("--tasks", "app_step", "--key", "nothing"), "no such column"),
-        (("--tasks", "app_step", "--workflows", "app_run", "--status", "n"), "which"),
         (("--tasks", "app_step", "--workflows", "other"), "no foreign key"),
         (
             ("--tasks", "app_step", "--workflows", "app_run", "--key", "run_id", "--workflow-key", "name"),
@@ -268,6 +267,25 @@ def test_json_says_what_was_done(make: Make) -> None:
         (("--tasks", "app_step", "--workflows", "app_run", "--schema", "public"), "has other things in it"),
         (("--tasks", "app_step", "--workflows", "app_run", "--schema", "My Schema"), "small letters"),
         (("--tasks", "a_view", "--key", "run_id"), "only tables can be adopted"),
+        (("--tasks", "parent", "--key", "id"), "inherits from a table, or has heirs"),
+        (("--tasks", "heir", "--key", "id"), "inherits from a table, or has heirs"),
+        (("--tasks", "app_step", "--workflows", "app_run", "--workflow-key", "name"), "no unique index"),
+        (("--tasks", "app_step", "--key-sql", "to_json(n)"), "json cannot be a key"),
+        (("--tasks", "app_step", "--key-sql", "point(n, n)"), "point cannot be a key"),
+        (("--tasks", "app_step", "--key-sql", "row(n)"), "record cannot be a key"),
+        (("--tasks", "app_step", "--key", "run_id", "--completed-when", ""), "--completed-when : "),
+        (
+            ("--tasks", "app_step", "--key", "run_id", "--completed-when", "status::bigint = 2"),
+            "cannot be read as asked",
+        ),
+        (("--tasks", "app_step", "--workflows", "app_run", "--publish", "completed=id"), "part of a unique key"),
+        (("--tasks", "app_step", "--workflows", "app_run", "--publish", "total=small"), "cannot hold 0 to 2147483647"),
+        (("--tasks", "app_step", "--workflows", "app_run", "--publish", "total=few"), "does not allow 0 to 2147483647"),
+        (("--tasks", "app_step", "--workflows", "app_run", "--publish", "progress=share"), "cannot hold 0 to 100"),
+        (
+            ("--tasks", "app_step", "--workflows", "app_run", "--publish", "completed=progress,total=progress"),
+            "a column can say one thing only",
+        ),
         (("--preset", "nothing"), "nothing"),
         (("--continue",), "nothing was adopted"),
     ],
@@ -275,12 +293,55 @@ def test_json_says_what_was_done(make: Make) -> None:
 def test_what_cannot_work_is_refused(make: Make, arguments: tuple[str, ...], word: str) -> None:
     app = make(DJANGO, adopt=False)
     app.run("create table other (id text primary key, n integer); create view a_view as select * from app_step")
-    app.run("alter table app_run add column small integer check (small < 50)")
+    app.run("create table parent (id text); create table heir () inherits (parent)")
+    app.run(
+        "alter table app_run add column small smallint check (small < 50), add column few integer check (few < 1000),"
+        " add column share numeric(3, 2)"
+    )
     before = objects(app.conn)
-    if word == "which":
-        return
     assert word in refuse(app.dsn, "adopt", *arguments)
     assert objects(app.conn) == before
+
+
+def test_a_partition_in_another_place_is_refused_before_anything_is_installed(
+    conn: psycopg.Connection, dsn: str
+) -> None:
+    conn.execute(
+        "create foreign data wrapper away; create server there foreign data wrapper away;"
+        "create table step (run integer, status text, at date) partition by range (at);"
+        "create foreign table step_1 partition of step for values from ('2026-01-01') to ('2027-01-01') server there"
+    )
+    assert "has foreign tables as partitions" in refuse(dsn, "adopt", "--tasks", "step", "--key", "run")
+    assert list_adoptions(conn) == []
+
+
+def test_a_column_is_written_by_one_adoption_only(conn: psycopg.Connection, dsn: str) -> None:
+    conn.execute(
+        "create table run (id integer primary key, progress integer); insert into run values (1, 0);"
+        "create table step (run_id integer references run, status text); insert into step values (1, 'done');"
+        "create table job (run_id integer references run, status text); insert into job values (1, 'pending')"
+    )
+    succeed(dsn, "adopt", "--workflows", "run", "--tasks", "step")
+    other = ("adopt", "--workflows", "run", "--tasks", "job", "--schema", "jobs")
+    told = '"progress" is written by the adoption in schema agent_progress'
+    assert told in refuse(dsn, *other, "--publish", "progress=progress")
+    assert told in succeed(dsn, *other).out
+    conn.execute("insert into job values (1, 'done')")
+    assert conn.execute("select progress from run").fetchone() == (100,)
+
+
+def test_a_key_of_an_enum_is_counted(conn: psycopg.Connection, dsn: str) -> None:
+    conn.execute(
+        'create schema "a b"; create type "a b"."Lane" as enum (\'fast\', \'slow\');'
+        'create table lane (id "a b"."Lane" primary key);'
+        'create table job (lane "a b"."Lane" references lane, status text);'
+        "insert into lane values ('fast'), ('slow'); insert into job values ('fast', 'done')"
+    )
+    conn.execute(f'alter database {conn.info.dbname} set search_path = public, "a b"')
+    succeed(dsn, "adopt", "--workflows", "lane", "--tasks", "job")
+    conn.execute("insert into job values ('fast', 'pending'), ('slow', 'done')")
+    shown = conn.execute("select workflow_id::text, progress from agent_progress.workflow_progress order by 1")
+    assert shown.fetchall() == [("fast", 50), ("slow", 100)]
 
 
 def test_only_the_owner_adopts(make: Make, new_role: Callable[..., Role]) -> None:
@@ -288,6 +349,10 @@ def test_only_the_owner_adopts(make: Make, new_role: Callable[..., Role]) -> Non
     role = new_role()
     app.run(f"grant all on all tables in schema public to {role.name}")
     assert "belongs to another role" in refuse(role.dsn, "adopt", *DJANGO.options)
+    app.run(f"alter table app_run owner to {role.name}; alter table app_step owner to {role.name}")
+    assert f'grant create on database "{app.conn.info.dbname}" to "{role.name}"' in refuse(
+        role.dsn, "adopt", *DJANGO.options
+    )
 
 
 def test_an_owner_who_may_make_no_temporary_tables_adopts(make: Make, new_role: Callable[..., Role]) -> None:
@@ -334,6 +399,23 @@ def test_installing_waits_for_nobody_longer_than_its_lock_timeout(make: Make, ds
         adopting.join(60)
     assert "waiting for other transactions" in steps[0]
     app.assert_exact()
+
+
+def test_what_others_made_of_an_adoption_keeps_it(conn: psycopg.Connection, dsn: str) -> None:
+    conn.execute("create table job (id serial primary key, batch text, meta text, status text)")
+    succeed(dsn, "adopt", "--tasks", "job", "--key", "batch", "--where", "as_json(meta) is null")
+    conn.execute(
+        "create index on job (agent_progress.as_json(meta));"
+        "create view mine as select * from agent_progress.workflow_progress;"
+        "create function ours() returns setof agent_progress.workflow_progress language sql as"
+        " 'select * from agent_progress.workflow_progress';"
+        "create table note (status agent_progress.workflow_status)"
+    )
+    said = refuse(dsn, "unadopt")
+    assert all(word in said for word in ("view mine", "function ours()", "column status of table note"))
+    assert "index" not in said
+    conn.execute("drop view mine; drop function ours; drop table note")
+    succeed(dsn, "unadopt")
 
 
 def test_publishing_can_be_taken_back(make: Make) -> None:

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from ..conftest import Role
-from .application import App, succeed
+from .application import App, cli, refuse, succeed
 from .shapes import AIRFLOW, DJANGO, JSON_JOBS, PRISMA, UNIQUE_NULLABLE, Shape
 
 Make = Callable[..., App]
@@ -108,6 +108,44 @@ def test_migrations_of_the_application_go_through(make: Make, change: str) -> No
     assert app.run('select progress from "Workflow" where id = %(key)s', key=app.key(1)[0]).fetchone() == (100,), text
 
 
+@pytest.mark.parametrize("shape", [AIRFLOW, DJANGO], ids=lambda shape: shape.title)
+def test_keys_of_another_type_are_told_and_taken_over(make: Make, shape: Shape, new_role: Callable[..., Role]) -> None:
+    app, reader = make(shape, "--keep-finished"), new_role()
+    app.run(f"grant select on agent_progress.workflow_progress to {reader.name}")
+    app.workflow(40, "completed", "completed")
+    app.remove(40)
+    before = app.stored()
+    if shape is DJANGO:
+        for table in ("app_run", "app_step"):
+            app.run(f"alter table {table} alter id drop identity")
+            app.run(f"alter table {table} alter {'run_id' if table == 'app_step' else 'id'} type numeric")
+        app.run("alter table app_step alter id type text")
+    else:
+        app.run("alter table task_instance alter id type text")
+        app.run("alter table task_instance alter dag_id type name, alter run_id type name")
+        app.run("alter table dag_run alter dag_id type name, alter run_id type name")
+    assert "of another type" in app.check().out
+    succeed(app.dsn, "adopt")
+    assert app.check().code == 0
+    assert app.stored() == before
+    app.move(1, "completed", 2)
+    succeed(app.dsn, "adopt", *shape.options, "--keep-finished", "--yes")
+    assert app.drift() == []
+    granted = "select has_table_privilege(%(role)s, 'agent_progress.workflow_progress', 'select')"
+    assert app.run(granted, role=reader.name).fetchone() == (True,)
+
+
+def test_triggers_that_always_fire_go_on_doing_so(make: Make) -> None:
+    app = make(DJANGO)
+    app.run("alter table app_step enable always trigger agent_progress_update")
+    app.run("alter table app_run enable replica trigger zz_agent_progress_guard")
+    assert 'zz_agent_progress_guard on "public"."app_run" is disabled' in app.check().out
+    app.adopt()
+    states = app.run("select tgname, tgenabled::text from pg_trigger where not tgisinternal and tgenabled <> 'O'")
+    assert states.fetchall() == [("agent_progress_update", "A")]
+    assert app.check().code == 0
+
+
 def test_the_adoption_can_be_dropped_at_any_time(make: Make) -> None:
     app = make(AIRFLOW)
     app.run("drop schema agent_progress cascade")
@@ -127,6 +165,21 @@ def test_a_policy_for_rows_hides_none_from_counting(make: Make, new_role: Callab
     App(conn, UNIQUE_NULLABLE).move(4, "completed")
     App(conn, UNIQUE_NULLABLE).remove(1)
     app.assert_exact()
+
+
+def test_an_owner_who_sees_only_some_rows_is_told(make: Make, new_role: Callable[..., Role]) -> None:
+    app, role = make(DJANGO, adopt=False), new_role()
+    app.run(f"grant create on database {app.conn.info.dbname} to {role.name}")
+    app.run(f"alter table app_run owner to {role.name}; alter table app_step owner to {role.name}")
+    forced = "alter table app_step enable row level security, force row level security"
+    app.run(forced)
+    assert "hides rows from its owner" in refuse(role.dsn, "adopt", *DJANGO.options, "--yes")
+    app.run("alter table app_step no force row level security")
+    succeed(role.dsn, "adopt", *DJANGO.options, "--yes")
+    app.run(forced)
+    ran = cli(role.dsn, "check", "--schema", "agent_progress")
+    assert ran.code == 1
+    assert "row-level security" in ran.out
 
 
 def test_names_of_the_application_that_look_like_ours_do_no_harm(conn: psycopg.Connection, dsn: str) -> None:

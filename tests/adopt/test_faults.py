@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from pyapp.adopt.install import list_adoptions
 
@@ -144,6 +145,44 @@ def test_statuses_in_capitals_are_understood(conn: psycopg.Connection, dsn: str)
     assert conn.execute("select progress from run").fetchone() == (50,)
     conn.execute("insert into step (run_id, status) values (1, 'compLETED')")
     assert conn.execute("select progress from run").fetchone() == (67,)
+
+
+@pytest.mark.parametrize(
+    "made_with",
+    [
+        "encoding UTF8 locale 'C'",
+        "encoding SQL_ASCII locale 'C'",
+        "encoding UTF8 locale_provider icu icu_locale 'tr' locale 'C'",
+    ],
+)
+def test_statuses_mean_the_same_whatever_the_locale_of_the_server(
+    server: str, databases: Databases, made_with: str
+) -> None:
+    name = f"{databases._prefix}locale"
+    with psycopg.connect(server, dbname="postgres", autocommit=True) as admin:
+        try:
+            admin.execute(f"create database {name} template template0 {made_with}".encode())
+        except psycopg.errors.FeatureNotSupported:
+            pytest.skip("this server has no ICU")
+        try:
+            dsn = make_conninfo(server, dbname=name)
+            with psycopg.connect(dsn, autocommit=True, client_encoding="utf-8") as conn:
+                conn.execute(
+                    "create table job (batch integer, status text); insert into job select 1, s from unnest("
+                    "'{FINISHED,FINISHED,terminé,TERMINÉ,TERMINÉ,Pending,PENDING,RUNNING,échoué,ÉCHOUÉ,FAILED}'::text[]"
+                    ") as s"
+                )
+            ran = succeed(
+                *(dsn, "adopt", "--tasks", "job", "--key", "batch"),
+                *("--completed", "finished,terminé", "--failed", "FAILED,Échoué"),
+            )
+            assert "ÉCHOUÉ    1      failed" in ran.out
+            assert "nobody named it" not in ran.out
+            shown = "select agents_completed, agents_failed, agents_open from agent_progress.workflow_progress"
+            with psycopg.connect(dsn) as conn:
+                assert conn.execute(shown).fetchone() == (5, 3, 3)
+        finally:
+            admin.execute(f"drop database if exists {name} with (force)".encode())
 
 
 def test_percentages_that_would_mostly_fall_to_zero_are_left_alone_without_yes(

@@ -1,7 +1,6 @@
 """Measure what exact progress costs, on one private, durable server, and print how the ways of keeping it compare."""
 
 import argparse
-import json
 import os
 import platform
 import shutil
@@ -17,7 +16,7 @@ from typing import Any
 from pyapp.embedded import EmbeddedError, binaries
 from tests.benchmarks.catalogue import DEFAULT_SIZE, FULL_SIZE, MEASUREMENTS, QUICK_SIZE, chosen
 from tests.benchmarks.methods import Options, say
-from tests.benchmarks.report import Measurement, as_json, from_json, heading, table
+from tests.benchmarks.report import Measurement, heading, table
 from tests.benchmarks.server import Bench, commit_latency, running
 
 FIGURES = Path(__file__).with_name("figures.txt")
@@ -34,26 +33,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         except ImportError:
             return _refuse("--plot needs matplotlib: pip install -e '.[benchmark]'")
     try:
-        if arguments.source:
-            header, measurements = from_json(json.loads(arguments.source.read_text()))
-            measurements = [m for m in measurements if m.name in (arguments.only or MEASUREMENTS)]
-            print(heading(header))
-            for measurement in measurements:
-                print(table(measurement))
-        else:
-            header, measurements = _measure(arguments)
+        header, measurements = _measure(arguments)
     except EmbeddedError as error:
         return _refuse(str(error))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if arguments.source is None:
-            raise
-        return _refuse(f"{arguments.source} holds no samples of a benchmark: {error}")
     except KeyboardInterrupt:
         return _refuse("interrupted", 130)
     if arguments.renew:
         FIGURES.write_text("\n".join([heading(header), *map(table, measurements)]))
-    if arguments.source:
-        _keep(arguments.json, header, measurements)
     if arguments.plot and not plot.draw(header, measurements, arguments.plot):
         return _refuse("none of these measurements can be drawn")
     return 0
@@ -77,17 +63,15 @@ def _measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Measur
     directory.chmod(0o755)  # PostgreSQL runs under another account where we are root
     try:
         with running(directory, size, bin_dir) as bench:
-            header, measurements = run(bench, options, names, arguments.json)
+            header, measurements = run(bench, options, names)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     say(f"took {perf_counter() - begin:.0f} s")
     return header, measurements
 
 
-def run(
-    bench: Bench, options: Options, names: Sequence[str], file: Path | None = None
-) -> tuple[dict[str, Any], list[Measurement]]:
-    """Measure what is named, print it and keep it in the file as it comes; return the header and the measurements."""
+def run(bench: Bench, options: Options, names: Sequence[str]) -> tuple[dict[str, Any], list[Measurement]]:
+    """Measure what is named, and print it as it comes; return the header and the measurements."""
     say("setting up")
     bench.create_templates()
     header = _header(bench, options)
@@ -98,17 +82,11 @@ def run(
         measurements.append(MEASUREMENTS[name](bench, options))
         say(f"[{place}/{len(names)}] {name} took {perf_counter() - begin:.0f} s")
         print(table(measurements[-1]), flush=True)
-        _keep(file, header, measurements)
     return header, measurements
 
 
 def _bin_dir(postgres: str) -> Path:
     return binaries(int(postgres)) if postgres.isdecimal() else Path(postgres)
-
-
-def _keep(file: Path | None, header: dict[str, Any], measurements: list[Measurement]) -> None:
-    if file:
-        file.write_text(json.dumps(as_json(header, measurements), indent=1, ensure_ascii=False) + "\n")
 
 
 def _refuse(message: str, status: int = 2) -> int:
@@ -136,23 +114,13 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="the embedded PostgreSQL 18 or 16, or the bin directory of an installed one (default 18)",
     )
     parser.add_argument("--data", type=Path, metavar="DIR", help="where to put the server's data: a real disk")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples to this file")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the results, as .svg or .png")
-    parser.add_argument(
-        "--from",
-        dest="source",
-        type=Path,
-        metavar="FILE",
-        help="measure nothing: print and draw the samples that --json wrote",
-    )
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the results, as .svg")
     arguments = parser.parse_args(argv)
-    for path in (arguments.json, arguments.plot):
-        if path and not path.absolute().parent.is_dir():
-            parser.error(f"no directory {path.absolute().parent}")
-    if arguments.data and not arguments.data.is_dir():
-        parser.error(f"no directory {arguments.data}")
-    if arguments.plot and arguments.plot.suffix not in (".svg", ".png"):
-        parser.error("--plot takes a file name that ends in .svg or .png")
+    for directory in (arguments.data, arguments.plot and arguments.plot.absolute().parent):
+        if directory and not directory.is_dir():
+            parser.error(f"no directory {directory}")
+    if arguments.plot and arguments.plot.suffix != ".svg":
+        parser.error("--plot takes a file name that ends in .svg")
     return arguments
 
 

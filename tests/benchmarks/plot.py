@@ -38,7 +38,7 @@ Panel = Callable[[Axes, Mapping[str, Measurement]], None]
 
 
 def draw(header: Mapping[str, Any], measurements: Sequence[Measurement], path: Path) -> bool:
-    """Draw what there is of the measurements into an .svg or a .png file; return whether there is anything."""
+    """Draw what there is of the measurements into an .svg file; return whether there is anything."""
     by_name = {m.name: m for m in measurements}
     curves: dict[Panel, bool] = {
         reading: "read" in by_name,
@@ -68,7 +68,7 @@ def draw(header: Mapping[str, Any], measurements: Sequence[Measurement], path: P
             down = top + number // 2 * (_ABOVE + _PANEL + _BELOW) + _ABOVE
             panel(place(0.7 if number % 2 == 0 else 5.5, down, 3.05, _PANEL), by_name)
         figure.text(0.5, 0.18 / height, _foot(header), ha="center", va="center", **SMALL)
-        figure.savefig(path, dpi=110, metadata={"Date": None} if path.suffix == ".svg" else None)
+        figure.savefig(path, metadata={"Date": None})
     return True
 
 

@@ -1,7 +1,7 @@
-"""Measurements as a table for people, and as JSON from which table and plot can be made again."""
+"""Measurements as a table for people."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from math import inf
 from statistics import median, quantiles
 from typing import Any
@@ -122,22 +122,3 @@ def number(value: float) -> str:
     if value == int(value):
         return f"{value:,.0f}"
     return f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 3}f}"
-
-
-def as_json(header: Mapping[str, Any], measurements: list[Measurement]) -> dict[str, Any]:
-    """Return everything measured, every sample included; what was found is repeated for those who only read it."""
-    listed = []
-    for m in measurements:
-        targets = [asdict(t) | {"met": m.met(t), "noisy": m.noisy(t)} for t in m.targets if m.samples[t.variant]]
-        samples = {variant: [round(sample, 4) for sample in samples] for variant, samples in m.samples.items()}
-        listed.append(asdict(m) | {"targets": targets, "samples": samples})
-    return {"header": dict(header), "measurements": listed}
-
-
-def from_json(document: dict[str, Any]) -> tuple[dict[str, Any], list[Measurement]]:
-    """Return what `as_json` was given; KeyError or TypeError where it is something else."""
-    measurements = []
-    for one in document["measurements"]:
-        targets = tuple(Target(t["variant"], t["limit"], t["reference"]) for t in one["targets"])
-        measurements.append(Measurement(**(one | {"targets": targets})))
-    return document["header"], measurements
