@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import psycopg
 import pytest
 
+from pyapp import list_tasks
 from pyapp.adopt.request import list_presets, read_preset
 from pyapp.cli.show import read_errors
-from pyapp.helpers import list_tasks
 
 from .application import cli, percent, refuse, succeed
 from .systems import RUN, SYSTEMS, Numbers, System, Words
