@@ -244,6 +244,17 @@ def test_oban_for_python_keeps_its_errors_in_one_jsonb(conn: psycopg.Connection)
     assert list(read_errors(conn, "agent_progress", "w").values()) == ["never"]
 
 
+def test_steps_of_spring_batch_4_are_adopted_though_they_do_not_say_when_they_were_made(
+    conn: psycopg.Connection,
+) -> None:
+    system = SYSTEMS["spring-batch"]
+    conn.execute(system.ddl.encode())
+    conn.execute("alter table batch_step_execution drop create_time")
+    adopt(conn, system)
+    live(conn, system, prunes=False)
+    assert {task.created_at for task in list_tasks(conn, "101", schema="agent_progress")} == {None}
+
+
 def test_the_workflows_of_oban_pro_are_a_tree(conn: psycopg.Connection) -> None:
     conn.execute(OBAN.ddl.encode())
     conn.execute("create table oban_workflows (id text primary key, name text, parent_id text, state text)")
