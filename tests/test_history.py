@@ -202,6 +202,10 @@ def test_a_forecast_tells_rate_time_and_basis_exactly(session: Any) -> None:
     workflow = new_workflow(conn, status="running", agents_planned=12)
     completed_ago(conn, workflow, 120, 90, 60, 30)
     new_tasks(conn, workflow, "failed", "cancelled", "running", "pending")
+    unknown = new_workflow(conn, status="running", agents_planned=9)
+    new_tasks(conn, unknown, *["completed"] * 5)
+    conn.execute("update agent_task set completed_at = '-infinity' where workflow_id = %s", [unknown])
+    assert get_forecasts(conn, [unknown])[unknown].basis_completions == 0
     forecast = get_forecasts(conn, [workflow])[workflow]
     (now,) = conn.execute("select now()").fetchone()
     # 3 in the 120 seconds since the first of them; 12 planned, of which 4 completed, 1 failed, 1 cancelled

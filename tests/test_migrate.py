@@ -519,3 +519,13 @@ def test_a_role_that_may_not_create_is_told_so_and_nothing_is_left(empty: Empty,
     with pytest.raises(MigrationError, match=rf"role {name} may not create tables: .*create on schema public"):
         migrate(make_conninfo(dsn, user=name))
     assert objects(dsn) == before
+
+
+def test_a_role_that_does_not_own_the_schema_is_told_who_does(
+    dsn: str, conn: psycopg.Connection, new_role: Callable[..., Role]
+) -> None:
+    (owner,) = conn.execute("select current_user").fetchone()
+    other = new_role()
+    for act in (migrate, rollback):
+        with pytest.raises(MigrationError, match=f"by role {owner}: migrate as {owner}"):
+            act(other.dsn)

@@ -11,6 +11,7 @@ import pytest
 from psycopg import sql
 
 from pyapp import installed, migrate, pending, rollback, shipped
+from pyapp.db import quoted_name
 
 from .commands import finished
 from .helpers import as_replica, counters, in_background, new_tasks, new_workflow, progress, wait_for
@@ -20,7 +21,7 @@ from .test_schema import ALL, ROOT, SQL, dump, objects
 Empty = Callable[[], str]
 Session = Callable[[], psycopg.Connection]
 # A schema's name as it comes, and worse.
-SCHEMAS = ["My Agents", 'it\'s "quote".d', "public_2"]
+SCHEMAS = ["100 % My Agents", 'it\'s "quote".d', "not public."]
 
 
 def differences(dsn: str, schema: str = "public") -> list[str]:
@@ -28,7 +29,7 @@ def differences(dsn: str, schema: str = "public") -> list[str]:
         return installed.differences(conn, schema)
 
 
-def renewed(dsn: str) -> list[str]:
+def renewed(dsn: str, told: list[str] | None = None) -> list[str]:
     """Migrate; say which objects were made anew, by what the catalog says of their rows."""
     versions = (
         "select 'function ' || proname, xmin::text from pg_proc where pronamespace = 'public'::regnamespace"
@@ -38,7 +39,7 @@ def renewed(dsn: str) -> list[str]:
         " union all select 'trigger ' || tgname, xmin::text from pg_trigger where not tgisinternal"
     )
     before = dict(query(dsn, versions))
-    migrate(dsn)
+    migrate(dsn, on_step=[].append if told is None else told.append)
     return sorted(name for name, version in query(dsn, versions) if before.get(name) != version)
 
 
@@ -76,7 +77,9 @@ def test_objects_that_somebody_changed_or_dropped_are_named_and_made_anew_alone(
         told.append(f"{named(key)} {'is missing' if 'drop' in change else 'differs'}")
         assert sorted(differences(dsn)) == sorted(told)
     assert pending(dsn) == []
-    assert renewed(dsn) == sorted(CHANGED)
+    steps: list[str] = []
+    assert renewed(dsn, steps) == sorted(CHANGED)
+    assert steps == ["making 10 functions, views and triggers"]
     assert differences(dsn) == []
     assert dump(dsn, bin_dir) == whole
 
@@ -115,7 +118,10 @@ def test_a_version_that_ships_another_text_renews_that_alone(
         "trigger workflow_events on workflow differs",
         "function advance_workflow differs",
     ]
-    assert renewed(dsn) == ["function advance_workflow", "trigger workflow_events", "view workflow_progress"]
+    told: list[str] = []
+    assert renewed(dsn, told) == ["function advance_workflow", "trigger workflow_events", "view workflow_progress"]
+    made = "making view workflow_progress, trigger workflow_events on workflow, function advance_workflow"
+    assert told == [made]
     assert differences(dsn) == []
     conn.execute("select parent_task_id from workflow_progress")
 
@@ -304,7 +310,7 @@ def test_a_writer_that_waits_behind_the_recount_is_counted_once(
 
 def work_in(dsn: str, schema: str) -> tuple[Any, ...]:
     """Create a workflow in a schema by its functions, complete one of its two tasks; return what its views tell."""
-    name = sql.Identifier(schema)
+    name = quoted_name(schema)
     with psycopg.connect(dsn, autocommit=True) as conn:
 
         def call(statement: str, *values: Any) -> Any:
@@ -319,7 +325,7 @@ def work_in(dsn: str, schema: str) -> tuple[Any, ...]:
             call("select {s}.transition_workflow(%s, 'initiated')", workflow)
         assert call("select {s}.repair_progress()") is None
         with pytest.raises(psycopg.Error, match="cannot come below itself"):
-            conn.execute(sql.SQL("update {s}.workflow set parent_id = id").format(s=name))
+            call("update {s}.workflow set parent_id = id returning 1")
         return call(
             "select p.progress, p.current_stage, (select count(*) from {s}.workflow_timeline),"
             " (select count(*) from {s}.workflow_progress_drift) from {s}.workflow_progress as p"

@@ -55,6 +55,8 @@ def test_a_workflow_alone_is_a_tree_of_one_with_its_own_numbers(conn: psycopg.Co
     alone = conn.execute(f"select {NUMBERS}, last_updated_at from workflow_progress").fetchone()
     tree = conn.execute(f"select {NUMBERS}, last_updated_at from workflow_tree_progress").fetchone()
     assert tree == alone
+    conn.execute("update workflow set agents_planned = null")
+    assert conn.execute("select agents_planned, agents_total from workflow_tree_progress").fetchone() == (None, 7)
     assert numbers(conn, workflow)[:2] == (1, 1)
 
 
@@ -70,6 +72,13 @@ def test_a_tree_has_the_numbers_of_all_below_its_top(conn: psycopg.Connection) -
     assert numbers(conn, other) == (1, 1, 0, 0, 0)
     row = conn.execute(f"select {NUMBERS} from workflow_tree_progress where workflow_id = %s", [root]).fetchone()
     assert row == (33, 33, 3, 9, 6, 1, 1, 1, 6, 56)
+
+
+def test_plans_that_no_integer_holds_together_make_a_tree_nevertheless(conn: psycopg.Connection) -> None:
+    root = new_workflow(conn, agents_planned=2_000_000_000)
+    new_tasks(conn, new_workflow(conn, agents_planned=2_000_000_000, parent_id=root), "completed")
+    tree = conn.execute(f"select {NUMBERS} from workflow_tree_progress where workflow_id = %s", [root]).fetchone()
+    assert tree == (1, 1, 1, 2_147_483_647, 1, 0, 0, 0, 2_147_483_647, 1)
 
 
 @pytest.mark.parametrize("analyzed", [False, True])

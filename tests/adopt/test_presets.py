@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import psycopg
 import pytest
 
+from pyapp import list_tasks
 from pyapp.adopt.request import list_presets, read_preset
 from pyapp.cli.show import read_errors
-from pyapp.helpers import list_tasks
 
 from .application import cli, percent, refuse, succeed
 from .systems import RUN, SYSTEMS, Numbers, System, Words
@@ -242,6 +242,34 @@ def test_oban_for_python_keeps_its_errors_in_one_jsonb(conn: psycopg.Connection)
     adopt(conn, OBAN)
     live(conn, OBAN, prunes=False)
     assert list(read_errors(conn, "agent_progress", "w").values()) == ["never"]
+
+
+def test_steps_of_spring_batch_4_are_adopted_though_they_do_not_say_when_they_were_made(
+    conn: psycopg.Connection,
+) -> None:
+    system = SYSTEMS["spring-batch"]
+    conn.execute(system.ddl.encode())
+    conn.execute("alter table batch_step_execution drop create_time")
+    adopt(conn, system)
+    live(conn, system, prunes=False)
+    assert {task.created_at for task in list_tasks(conn, "101", schema="agent_progress")} == {None}
+
+
+def test_the_workflows_of_oban_pro_are_a_tree(conn: psycopg.Connection) -> None:
+    conn.execute(OBAN.ddl.encode())
+    conn.execute("create table oban_workflows (id text primary key, name text, parent_id text, state text)")
+    conn.execute("alter table oban_workflows add inserted_at timestamp not null default now()")
+    key = ["--workflow-key", "id", "--workflow-status", "state", "--key-sql", "meta ->> 'workflow_id'"]
+    columns = ["--column", "name=name", "--column", "parent_id=parent_id"]
+    succeed(conn.info.dsn, "adopt", "--preset", "oban", "--workflows", "oban_workflows", *key, *columns)
+    conn.execute("insert into oban_workflows values ('w', 'all', null, 'executing'), ('s', 'part', 'w', 'completed')")
+    conn.execute(
+        "insert into oban_jobs (meta, state) values"
+        """ ('{"workflow_id": "w"}', 'available'), ('{"workflow_id": "s", "sup_workflow_id": "w"}', 'completed')"""
+    )
+    assert says(conn) == {"w": (0, 0, 1, 0, 0), "s": (100, 1, 1, 0, 0)}
+    tree = "select agents_completed, agents_total from agent_progress.workflow_tree_progress where workflow_id = 'w'"
+    assert conn.execute(tree.encode()).fetchall() == [(1, 2)]
 
 
 def test_partitions_that_hatchet_drops_leave_the_numbers_until_they_are_repaired(conn: psycopg.Connection) -> None:
