@@ -14,39 +14,8 @@ from pyapp.adopt.adoption import AdoptError, Adoption
 from pyapp.adopt.backfill import Backfill
 from pyapp.adopt.catalog import retyped, unindexed_key, unreadable
 from pyapp.adopt.install import new_partitions, outdated, render
-from pyapp.adopt.render import Renderer
+from pyapp.adopt.render import Renderer, read_template
 
-# The percentage that each workflow's column says beside the one that is counted; the 20 that would move most.
-_PREVIEW = """
-    with compared as materialized (
-        select
-            c.workflow_id::text as workflow,
-            w.published::integer as stored,
-            c.progress as counted,
-            coalesce(
-                {ended} and w.status = 'completed' and w.published >= 100 and c.agents_created > 0
-                    and c.agents_completed + c.agents_failed + c.agents_cancelled = 0,
-                false
-            ) as frozen
-        from {schema}.workflow_progress_calculated as c
-        join {schema}.read_workflows() as w on w.workflow_id = c.workflow_id
-    ), moved as (
-        select workflow, stored, counted
-        from compared
-        where not frozen and stored is distinct from counted
-        order by abs(coalesce(stored, 0) - counted) desc
-        limit 20
-    )
-    select
-        count(*) as workflows,
-        count(*) filter (where not frozen and stored = counted) as unchanged,
-        count(*) filter (where not frozen and (stored < counted or stored is null)) as raised,
-        count(*) filter (where not frozen and stored > counted) as lowered,
-        count(*) filter (where not frozen and stored > 0 and counted = 0) as zeroed,
-        count(*) filter (where frozen) as frozen,
-        (select coalesce(json_agg(m), '[]') from moved as m) as examples
-    from compared
-"""
 _DIFFERENT = (
     "select count(*) from {schema}.workflow_progress as p join {schema}.read_workflows() as w"
     " on w.workflow_id = p.workflow_id where w.published is distinct from p.progress"
@@ -84,7 +53,8 @@ def preview(conn: Connection[Any], adoption: Adoption) -> Preview:
     ended = Renderer(adoption).workflow_is("completed")
     if adoption.workflows is None or column is None:
         raise AdoptError("nothing would be written: no column of progress is published")
-    query = sql.SQL(_PREVIEW).format(schema=sql.Identifier(adoption.schema), ended=sql.Literal(ended != "false"))
+    slots = {"schema": sql.Identifier(adoption.schema), "ended": sql.Literal(ended != "false")}
+    query = sql.SQL(read_template("ask/preview.sql")).format(**slots)
     with conn.transaction(force_rollback=True):
         conn.execute("set local client_min_messages = warning")
         conn.execute(render(conn, adoption).objects.encode())
