@@ -13,7 +13,7 @@ from psycopg.rows import tuple_row
 
 from pyapp.adopt.adoption import Adoption
 from pyapp.adopt.install import LOCK_TIMEOUT, OnStep
-from pyapp.adopt.render import Renderer, name, read_template, text
+from pyapp.adopt.render import Renderer, read_template, text
 
 OnBatch = Callable[[int], None]
 T = TypeVar("T")
@@ -35,19 +35,8 @@ class Counted:
     frozen: int
 
 
-def backfill(
-    conn: Connection[Any], adoption: Adoption, on_batch: OnBatch = lambda _: None, on_step: OnStep = lambda _: None
-) -> Counted:
-    """Count all that has not been counted, in batches, each in a transaction of its own.
-
-    ``conn`` must be in autocommit mode. A run that was interrupted goes on where it was. ``on_batch`` is told how many
-    workflows each batch had. Returns what was done.
-    """
-    return Backfill(conn, adoption).run(on_batch, on_step)
-
-
 class Backfill:
-    """The steps of a back-fill.
+    """The steps of a back-fill; its connection must be in autocommit mode.
 
     One pass over the tasks counts them into a table beside, after all triggers are there. It is copied in batches,
     giving way to rows that are there: whoever changed a task since then has made one, which says "not counted". These
@@ -67,8 +56,11 @@ class Backfill:
         """Count the workflows that are not counted though they have counters: those that changed meanwhile."""
         return int(self.value("select count(*) from {schema}.workflow_counter where agents_created is null"))
 
-    def run(self, on_batch: OnBatch, on_step: OnStep) -> Counted:
-        """Do all of it."""
+    def run(self, on_batch: OnBatch = lambda _: None, on_step: OnStep = lambda _: None) -> Counted:
+        """Count all that has not been counted, in batches, each in a transaction of its own. Returns what was done.
+
+        A run that was interrupted goes on where it was. ``on_batch`` is told how many workflows each batch had.
+        """
         counted = 0
         fresh = not self.is_live()
         while not self.is_live():
@@ -81,15 +73,17 @@ class Backfill:
         counted += self._sweep(on_batch, on_step, patient=True)
         done = "drop table if exists {schema}.workflow_counted, {schema}.workflow_counted_since"
         self._retry(lambda: self._execute(done))
-        frozen = self._retry(self._freeze) if fresh and self._of.publishes else 0
+        frozen = 0
         if self._of.publishes:
-            self.publish(on_batch)
+            if fresh and "progress" in self._of.publish:
+                frozen = self._retry(lambda: self._ask("freeze.sql").rowcount)
+            self._pages("publish.sql", "workflow_keys", on_batch)
         return Counted(counted, frozen)
 
     def _stage(self) -> None:
         """Count all tasks in one pass, unless that was done and nobody truncated them since."""
         since = "select c.truncated = s.truncated from {schema}.counting as c, {schema}.workflow_counted_since as s"
-        if not (self.value("select to_regclass({counted_name}) is not null") and self.value(since)):
+        if not (self.value("select to_regclass('{prefix}.workflow_counted') is not null") and self.value(since)):
             self._retry(lambda: self._ask("count.sql"))
 
     def _pages(self, file: str, keys: str, on_batch: OnBatch) -> int:
@@ -124,26 +118,11 @@ class Backfill:
         )
         return live.rowcount > 0
 
-    def _freeze(self) -> int:
-        column = self._of.publish.get("progress")
-        if column is None or self._render.workflow_is("completed") == "false":
-            return 0
-        return self._ask("freeze.sql", column=name(column)).rowcount
-
-    def publish(self, on_batch: OnBatch = lambda _: None) -> int:
-        """Write to the published columns wherever they say something else. Returns how many workflows."""
-        return self._pages("publish.sql", "workflow_keys", on_batch)
-
     def _ask(self, file: str, **slots: str) -> psycopg.Cursor[tuple[Any, ...]]:
         return self._execute(read_template(f"ask/{file}"), **slots)
 
     def _execute(self, query: str, **slots: str) -> psycopg.Cursor[tuple[Any, ...]]:
-        slots |= {
-            "counted_name": text(f"{name(self._of.schema)}.workflow_counted"),
-            "batch": str(_BATCH),
-            "workflow_completed": self._render.workflow_is("completed"),
-        }
-        filled = self._render.fill(query, **slots)
+        filled = self._render.fill(query, batch=str(_BATCH), **slots)
         return psycopg.ClientCursor(self._conn, row_factory=tuple_row).execute(filled.encode())
 
     def value(self, query: str) -> Any:

@@ -12,7 +12,7 @@ from psycopg.errors import Error
 from psycopg.rows import dict_row, tuple_row
 
 from pyapp.adopt.adoption import AdoptError, Adoption, Key, Table
-from pyapp.adopt.render import Partitions, Renderer, locate, name, read_template
+from pyapp.adopt.render import Renderer, locate, name, read_template
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,13 @@ class ForeignKey:
 class Found:
     """A table with its columns and keys; ``rows`` is what the planner takes for their number.
 
-    ``row`` is what expressions call a row of it: task or workflow.
+    ``row`` is what expressions call a row of it: task or workflow; ``partitions`` is null where it cannot have any.
     """
 
     row: str
     oid: int
     table: Table
-    partitioned: bool
+    partitions: int | None
     rows: int
     columns: Mapping[str, Column]
     unique: Sequence[Sequence[str]]
@@ -154,19 +154,10 @@ def unreadable(error: Exception) -> str:
     )
 
 
-def partitions(conn: Connection[Any], adoption: Adoption) -> Partitions:
-    """Find the partitions that the two tables have now, at every level."""
-
-    def of(table: Table | None) -> list[Table]:
-        rows = conn.cursor(row_factory=tuple_row).execute(
-            "select n.nspname, c.relname from pg_partition_tree(to_regclass(%s)) as p"
-            " join pg_class as c on c.oid = p.relid join pg_namespace as n on n.oid = c.relnamespace"
-            " where p.level > 0 order by c.oid",
-            [table.sql if table else None],
-        )
-        return [Table(*row) for row in rows.fetchall()]
-
-    return Partitions(of(adoption.tasks), of(adoption.workflows))
+def partitions(conn: Connection[Any], table: Table | None) -> list[Table]:
+    """Find the partitions that a table has now, at every level."""
+    rows = ask(conn, "partitions.sql", table=table.sql) if table else []
+    return [Table(row["nspname"], row["relname"]) for row in rows]
 
 
 def has_index(conn: Connection[Any], wanted: str) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 from psycopg import Connection, sql
-from psycopg.rows import dict_row
+from psycopg.rows import class_row
 
 from pyapp.adopt.adoption import AdoptError, Adoption
 from pyapp.adopt.backfill import Backfill
@@ -16,24 +16,10 @@ from pyapp.adopt.catalog import retyped, unindexed_key, unreadable
 from pyapp.adopt.install import new_partitions, outdated, render
 from pyapp.adopt.render import Renderer, read_template
 
-_DIFFERENT = (
-    "select count(*) from {schema}.workflow_progress as p join {schema}.read_workflows() as w"
-    " on w.workflow_id = p.workflow_id where w.published is distinct from p.progress"
-)
-
-
-@dataclass(frozen=True)
-class Change:
-    """A workflow whose progress would change: what its column says, and what was counted, in percent."""
-
-    workflow: str
-    stored: int | None
-    counted: int
-
 
 @dataclass(frozen=True)
 class Preview:
-    """How many workflows would change, and those that would change most."""
+    """How many workflows would change; those that would change most: what they say, and what is counted, in percent."""
 
     workflows: int
     unchanged: int
@@ -41,7 +27,7 @@ class Preview:
     lowered: int
     zeroed: int
     frozen: int
-    examples: Sequence[Change]
+    examples: Sequence[Mapping[str, Any]]
 
 
 def preview(conn: Connection[Any], adoption: Adoption) -> Preview:
@@ -49,17 +35,14 @@ def preview(conn: Connection[Any], adoption: Adoption) -> Preview:
 
     What an adoption consists of besides triggers is made for it, in a transaction that is rolled back.
     """
-    column = adoption.publish.get("progress")
-    ended = Renderer(adoption).workflow_is("completed")
-    if adoption.workflows is None or column is None:
+    if adoption.workflows is None or "progress" not in adoption.publish:
         raise AdoptError("nothing would be written: no column of progress is published")
-    slots = {"schema": sql.Identifier(adoption.schema), "ended": sql.Literal(ended != "false")}
-    query = sql.SQL(read_template("ask/preview.sql")).format(**slots)
     with conn.transaction(force_rollback=True):
         conn.execute("set local client_min_messages = warning")
         conn.execute(render(conn, adoption).objects.encode())
-        [found] = conn.cursor(row_factory=dict_row).execute(query).fetchall()
-    return Preview(**found | {"examples": [Change(**change) for change in found["examples"]]})
+        query = Renderer(adoption).render("ask/preview.sql").encode()
+        [found] = conn.cursor(row_factory=class_row(Preview)).execute(query).fetchall()
+    return found
 
 
 def examine(conn: Connection[Any], adoption: Adoption) -> tuple[list[str], list[str]]:
@@ -89,7 +72,7 @@ def examine(conn: Connection[Any], adoption: Adoption) -> tuple[list[str], list[
         )
     if told := unindexed_key(conn, adoption):
         notes.append(told)
-    if adoption.shadow and (different := counting.value(_DIFFERENT)):
+    if adoption.shadow and (different := counting.value(read_template("ask/different.sql"))):
         noun = "workflow says" if different == 1 else "workflows say"
         notes.append(f"{different} {noun} something else than what was counted; adopt --live publishes it")
     return missing, notes

@@ -11,7 +11,7 @@ from psycopg import Connection, sql
 from psycopg.errors import Error
 from psycopg.rows import tuple_row
 
-from pyapp.adopt.adoption import OUTCOMES, AdoptError, Adoption, Key
+from pyapp.adopt.adoption import AdoptError, Adoption, Key
 from pyapp.adopt.catalog import (
     Column,
     Found,
@@ -19,7 +19,6 @@ from pyapp.adopt.catalog import (
     find_table,
     first_line,
     has_index,
-    partitions,
     read_table,
     type_of,
     unindexed_key,
@@ -278,15 +277,9 @@ class _Inspection:
         slots = {"status": adoption.status, "where": adoption.where or "true"}
         query = locate(render.render("ask/values.sql", **slots), "pg_temp")
         known = {word for words in (*TASK_WORDS.values(), *adoption.words.values()) for word in words}
-        meanings = ("open", *OUTCOMES)
         return [
-            Value(
-                value,
-                rows,
-                "ignored" if outcome is None else meanings[outcome],
-                value is None or bool(adoption.outcomes) or fold(value) in known,
-            )
-            for value, rows, outcome in self._ask(query)
+            Value(value, rows, meaning, value is None or bool(adoption.outcomes) or fold(value) in known)
+            for value, rows, meaning in self._ask(query)
         ]
 
     def _seen(self, adoption: Adoption, values: Sequence[Value]) -> tuple[str, ...]:
@@ -370,18 +363,14 @@ class _Inspection:
             if list(wanted.values()).count(written) > 1:
                 raise AdoptError(f"--publish {what}={written}: a column can say one thing only")
             self._writable(workflows, workflows.column(written, f"--publish {what}="), percent=what == "progress")
-        taken = {
-            column: other.schema
-            for other in list_adoptions(self.conn)
-            if other.schema != self.request.schema and other.workflows == workflows.table
-            for column in other.publish.values()
-        }
-        if both := sorted(taken.keys() & wanted.values()):
-            told = f"{workflows.sql}.{name(both[0])} is written by the adoption in schema {taken[both[0]]}"
-            if self.request.publish is not None:
-                raise AdoptError(f"--publish {both[0]}: {told}")
-            self.notes.append(f"{told}, and left to it")
-            return {}
+        for other in list_adoptions(self.conn):
+            both = sorted(set(other.publish.values()) & set(wanted.values()))
+            if both and other.workflows == workflows.table and other.schema != self.request.schema:
+                told = f"{workflows.sql}.{name(both[0])} is written by the adoption in schema {other.schema}"
+                if self.request.publish is not None:
+                    raise AdoptError(f"--publish {both[0]}: {told}")
+                self.notes.append(f"{told}, and left to it")
+                return {}
         return dict(wanted)
 
     def _writable(self, workflows: Found, column: Column, *, percent: bool) -> None:
@@ -395,11 +384,10 @@ class _Inspection:
             raise AdoptError(f"{where} is part of a unique key: it cannot be written")
         wanted, told = ([0, 1, 50, 99, 100], "0 to 100") if percent else ([0, 1, 2**31 - 1], f"0 to {2**31 - 1}")
         values = f"select cast(v as {column.declared}) as {name(column.name)} from unnest(array{wanted}) as v"
+        allowed = f"bool_and({name(column.name)} is not null and {column.checks or 'true'})"
         try:
             with self.conn.transaction():
-                fits = self._ask(
-                    f"select bool_and({name(column.name)} is not null and {column.checks or 'true'}) from ({values}) as t"
-                ) == [(True,)]
+                [(fits,)] = self._ask(f"select {allowed} from ({values}) as t")
         except Error as error:
             raise AdoptError(f"{where} is of type {column.declared}, which cannot hold {told}") from error
         if not fits:
@@ -408,12 +396,11 @@ class _Inspection:
     # What the user is told.
 
     def _tell(self, adoption: Adoption, link: str) -> None:
-        found = partitions(self.conn, adoption)
         key = ", ".join(f"{key.sql.removeprefix('task.')} {key.type}" for key in adoption.keys)
         workflows = "as the tasks name them, without a table"
         if self.workflows:
-            workflows = f"{self.workflows.sql}, {_about(self.workflows, len(found.workflows))}, {link}"
-        tasks = f"{self.tasks.sql}, {_about(self.tasks, len(found.tasks))}, key {key}"
+            workflows = f"{self.workflows.sql}, {_about(self.workflows)}, {link}"
+        tasks = f"{self.tasks.sql}, {_about(self.tasks)}, key {key}"
         self.notes[:0] = [f"workflows: {workflows}", f"tasks: {tasks}"]
         self.notes += [f"a task is {outcome} when {condition}" for outcome, condition in adoption.outcomes.items()]
         if adoption.where:
@@ -423,20 +410,21 @@ class _Inspection:
         left = "left alone for now (--live ends that)"
         told = left if adoption.shadow else "written when it moves, and by nobody else"
         self.notes += [f"{what}: {name(column)} is {told}" for what, column in adoption.publish.items()]
-        parts = " and ".join(f"({key.sql})::{key.type} = (select null::{key.type} offset 0)" for key in adoption.keys)
         there = self._ask(f"select to_regprocedure('{adoption.schema}.as_json(anyelement)')") != [(None,)]
-        schema = name(adoption.schema) if there else "pg_temp"  # an index can only be on the one that is there
+        # An index can only be on the function as_json() that is there.
+        render = Renderer(adoption if there else replace(adoption, schema="pg_temp"))
         columns = ", ".join(f"({key.sql.replace('task.', '')})" for key in adoption.keys)
-        if not has_index(self.conn, locate(f"{adoption.tasks.sql} as task where {parts}", schema)):
+        if not has_index(
+            self.conn, render.fill("{tasks} as task where {and:(@sql)::@type = (select null::@type offset 0)}")
+        ):
             self.warnings.append(
                 f"no index of {adoption.tasks.sql} finds the tasks of a workflow: repairs and pages read all tasks;"
                 f" this one would: create index concurrently on {adoption.tasks.sql} ({columns})"
             )
         if index := unindexed_key(self.conn, adoption):
             self.warnings.append(index)
-        named = " and ".join(f"({key.sql}) is not null" for key in adoption.keys)
-        any_named = f"select bool_or({named}) from {adoption.tasks.sql} as task"
-        if adoption.workflows != adoption.tasks and self._ask(any_named) == [(False,)]:
+        named = "select exists (select from {tasks} as task where {and:(@sql) is not null}) from {tasks} limit 1"
+        if adoption.workflows != adoption.tasks and self._ask(render.fill(named)) == [(False,)]:
             told = ", ".join(key.sql.removeprefix("task.") for key in adoption.keys)
             self.warnings.append(f"none of the tasks names a workflow by {told}: until one does, nothing is counted")
         if adoption.publishes and self.workflows:
@@ -487,6 +475,6 @@ def _converted(value: str, kind: str, ours: str) -> str | None:
     return value
 
 
-def _about(table: Found, parts: int) -> str:
+def _about(table: Found) -> str:
     size = f"about {table.rows} rows" if table.rows else "few rows"
-    return f"{size} in {parts} partitions" if table.partitioned else size
+    return size if table.partitions is None else f"{size} in {table.partitions} partitions"

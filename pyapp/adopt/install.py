@@ -54,7 +54,7 @@ def list_adoptions(conn: Connection[Any]) -> list[Adoption]:
 
 def render(conn: Connection[Any], adoption: Adoption) -> Script:
     """Render the SQL that adopts, for the tables and partitions that there are now."""
-    return Renderer(adoption, partitions(conn, adoption)).script()
+    return Renderer(adoption, partitions(conn, adoption.tasks), partitions(conn, adoption.workflows)).script()
 
 
 def install(conn: Connection[Any], adoption: Adoption, on_step: OnStep = lambda _: None) -> None:
@@ -95,7 +95,9 @@ def renew_adoptions(dsn: str, on_step: OnStep = lambda _: None) -> list[str]:
         for found in list_adoptions(conn):
             try:
                 adoption = retyped(conn, found)
-                if adoption == found and is_current(conn, adoption):
+                script = render(conn, adoption)
+                lacks = outdated(conn, adoption, script) or new_partitions(conn, adoption)
+                if adoption == found and not lacks and not _superfluous(conn, adoption, str(script)):
                     continue
                 on_step(f"renewing the adoption in {adoption.schema}")
                 install(conn, adoption, on_step)
@@ -105,17 +107,11 @@ def renew_adoptions(dsn: str, on_step: OnStep = lambda _: None) -> list[str]:
     return renewed
 
 
-def is_current(conn: Connection[Any], adoption: Adoption) -> bool:
-    """Tell whether what is installed is what this version would install for the tables as they are."""
-    script = render(conn, adoption)
-    lacks = outdated(conn, adoption, script) or new_partitions(conn, adoption)
-    return not lacks and not _superfluous(conn, adoption, str(script))
-
-
 def new_partitions(conn: Connection[Any], adoption: Adoption) -> list[str]:
     """List the partitions without triggers: what is written through the whole table is counted nevertheless."""
-    found, known = partitions(conn, adoption), {table for _, table, _ in triggers(conn, adoption.schema)}
-    return [table.sql for table in (*found.tasks, *found.workflows) if table not in known]
+    found = partitions(conn, adoption.tasks) + partitions(conn, adoption.workflows)
+    known = {table for _, table, _ in triggers(conn, adoption.schema)}
+    return [table.sql for table in found if table not in known]
 
 
 def outdated(conn: Connection[Any], adoption: Adoption, script: Script) -> list[str]:

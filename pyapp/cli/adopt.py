@@ -9,7 +9,7 @@ import click
 from psycopg import Connection
 
 from pyapp.adopt.adoption import OUTCOMES, Adoption
-from pyapp.adopt.backfill import Counted, backfill
+from pyapp.adopt.backfill import Backfill, Counted
 from pyapp.adopt.catalog import ask, retyped
 from pyapp.adopt.health import Preview, preview
 from pyapp.adopt.inspect import Findings, Value, inspect
@@ -226,7 +226,10 @@ def _dry_run(found: Findings, seen: Preview | None, as_json: bool) -> None:
             f"{plural(seen.workflows, 'workflow')}: {seen.unchanged} would stay as they are, {seen.raised} rise,"
             f" {seen.lowered} fall, {seen.frozen} keep what they say (finished, and no task ever reported)"
         )
-        rows = [(c.workflow, "none" if c.stored is None else f"{c.stored} %", f"{c.counted} %") for c in seen.examples]
+        rows = [
+            (row["workflow"], "none" if row["stored"] is None else f"{row['stored']} %", f"{row['counted']} %")
+            for row in seen.examples
+        ]
         if rows:
             print_table((Column("WORKFLOW", least=8, most=60), "SAYS", "WOULD SAY"), rows)
         if (left := seen.raised + seen.lowered - len(rows)) > 0:
@@ -238,7 +241,7 @@ def _dry_run(found: Findings, seen: Preview | None, as_json: bool) -> None:
 
 def _count(conn: Connection[Any], adoption: Adoption) -> Counted:
     with at_work("counting") as advance:
-        return backfill(conn, adoption, advance, say)
+        return Backfill(conn, adoption).run(advance, say)
 
 
 def _repair(conn: Connection[Any], adoption: Adoption, as_json: bool) -> None:

@@ -21,7 +21,7 @@ with still as (
     on conflict ({keys}) do nothing
     returning 1
 )
-select (select count(*) from changed), (select count(*) from batch), {keys_as_text}
+select (select count(*) from changed), (select count(*) from batch), {list:key_#::text}
 from batch
-order by {last_keys}
+order by {list:key_# desc}
 limit 1

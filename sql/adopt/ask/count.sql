@@ -20,7 +20,7 @@ from (
     from {described_tasks} as t
     group by {t_keys}, t.outcome
 ) as t
-where t.outcome is not null and {keys_known}
+where t.outcome is not null and ({keys}) is not null
 group by {t_keys};
 
 create index on {schema}.workflow_counted ({keys});

@@ -4,10 +4,10 @@ update {schema}.workflow_counter as c
 set frozen_progress = 100
 from {workflows} as workflow
 where
-    {workflow_is_c}
+    {workflow_and:@sql = c.key_#}
     and c.agents_created > 0
     and c.agents_completed = 0
     and c.agents_failed = 0
     and c.agents_cancelled = 0
     and {workflow_completed}
-    and workflow.{column} >= 100
+    and {published} >= 100

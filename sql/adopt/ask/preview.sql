@@ -6,7 +6,7 @@ with compared as materialized (
         w.published::integer as stored,
         c.progress as counted,
         coalesce(
-            {ended} and w.status = 'completed' and w.published >= 100 and c.agents_created > 0
+            w.status = 'completed' and w.published >= 100 and c.agents_created > 0
                 and c.agents_completed + c.agents_failed + c.agents_cancelled = 0,
             false
         ) as frozen

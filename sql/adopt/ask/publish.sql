@@ -2,9 +2,9 @@
 -- what is written: it sees the counters once the row is locked. Returns what copy.sql does.
 
 with batch as (
-    select {workflow_keys_as_is}
+    select {workflow_list:@sql as key_#}
     from {workflows} as workflow
-    where {workflow_keys_known} and {beyond}
+    where {workflow_and:@sql is not null} and {beyond}
     order by {keys}
     limit {batch}
 ), changed as (
@@ -13,12 +13,12 @@ with batch as (
     from batch as b
     left join {schema}.workflow_counter as c on {c_is_b}
     where
-        {workflow_is_b}
+        {workflow_and:@sql = b.key_#}
         and (c.agents_created is not null or c.key_1 is null)
         and {publish_counter_differs}
     returning 1
 )
-select (select count(*) from changed), (select count(*) from batch), {keys_as_text}
+select (select count(*) from changed), (select count(*) from batch), {list:key_#::text}
 from batch
-order by {last_keys}
+order by {list:key_# desc}
 limit 1

@@ -5,7 +5,7 @@ select
     c.oid::bigint as oid,
     n.nspname as schema,
     c.relname as name,
-    c.relkind = 'p' as partitioned,
+    case when c.relkind = 'p' then (select count(*) - 1 from pg_partition_tree(c.oid)) end as partitions,
     (
         select coalesce(sum(greatest(p.reltuples, 0)), 0)::bigint
         from pg_class as p

@@ -1,6 +1,11 @@
--- Each value of the status of tasks, with its rows, and what became of most of them.
+-- Each value of the status of tasks, with its rows, and what it means for most of them.
 
-select v.value, sum(v.tasks)::bigint as tasks, (array_agg(v.outcome order by v.tasks desc))[1] as outcome
+select
+    v.value,
+    sum(v.tasks)::bigint as tasks,
+    coalesce(
+        (array['open', 'completed', 'failed', 'cancelled'])[1 + (array_agg(v.outcome order by v.tasks desc))[1]], 'ignored'
+    ) as meaning
 from (
     select ({status})::text as value, {outcome} as outcome, count(*) as tasks
     from {tasks} as task
