@@ -9,11 +9,14 @@ import inspect
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor, Connection, Cursor
+from psycopg.abc import AdaptContext, Buffer
+from psycopg.adapt import Loader, Transformer
 from psycopg.pq import Format
 from psycopg.rows import args_row, tuple_row
 from psycopg.types.json import JsonbLoader
@@ -59,15 +62,14 @@ async def pause(kind: type[Conn], seconds: float) -> None:
 
 async def fetch(conn: Conn, statement: Statement) -> Any:
     """Send a statement and return its rows."""
-    sent = await maybe_await(_cursor(conn, statement).execute(statement.text, statement.values))
-    return await maybe_await(sent.fetchall())
+    return await _rows(await maybe_await(_cursor(conn, statement).execute(statement.text, statement.values)))
 
 
 def commit(conn: Connection[Any], statements: Sequence[Statement], rows: list[list[Any]]) -> None:
     """Send statements in one pipeline and commit them. ``rows`` gets the rows of each before the commit is sent."""
     with conn.pipeline(), conn.transaction():
         sent = [_cursor(conn, each).execute(each.text, each.values) for each in statements]
-        rows += [cursor.fetchall() for cursor in sent]
+        rows += [complete(_rows(cursor)) for cursor in sent]
 
 
 async def hear(conn: Conn, seconds: float) -> bool:
@@ -75,6 +77,42 @@ async def hear(conn: Conn, seconds: float) -> bool:
     if isinstance(conn, AsyncConnection):
         return bool([notice async for notice in conn.notifies(timeout=seconds, stop_after=1)])
     return bool(list(conn.notifies(timeout=seconds, stop_after=1)))
+
+
+class TimeLoader(Loader):
+    """Loads times as psycopg does, and those that Python has not as the nearest it has: infinity, BC, year 10000."""
+
+    def __init__(self, oid: int, context: AdaptContext | None = None) -> None:
+        """Take psycopg's own loader along."""
+        super().__init__(oid, context)
+        self._loader = psycopg.adapters.get_loader(oid, self.format)(oid, context)  # type: ignore[misc]
+
+    def load(self, data: Buffer) -> Any:
+        """Load a time."""
+        try:
+            return self._loader.load(data)
+        except psycopg.DataError:
+            sent, day = bytes(data), timedelta(days=1)  # which leaves room for time zones
+            is_early = sent[0] > 127 if self.format else sent.startswith(b"-") or sent.endswith(b"BC")
+            return (datetime.min + day if is_early else datetime.max - day).replace(tzinfo=UTC)
+
+
+class _BinaryTimeLoader(TimeLoader):
+    format = Format.BINARY
+
+
+async def _rows(cursor: Any) -> Any:
+    """Fetch the rows of a cursor. TimeLoader is slower than psycopg's: it reads what that refused."""
+    try:
+        return await maybe_await(cursor.fetchall())
+    except psycopg.DataError as error:
+        if error.sqlstate:
+            raise
+    for loader in (TimeLoader, _BinaryTimeLoader):
+        cursor.adapters.register_loader("timestamptz", loader)
+    again = Transformer(cursor)
+    again.set_pgresult(cursor.pgresult)
+    return again.load_rows(0, cursor.rowcount, cursor.row_factory(cursor))
 
 
 def _cursor(conn: Conn, statement: Statement) -> Any:

@@ -151,6 +151,12 @@ def _run(dsn: str | None, schema: str, on_step: OnStep) -> Iterator[tuple[Connec
                 "nothing changed: this is a hot standby, or a session that may only read"
                 " (default_transaction_read_only): name the primary"
             )
+        query: LiteralString = (
+            "select relowner::regrole::text from pg_class where oid = to_regclass({name} || '._yoyo_migration')"
+            " and not pg_has_role(relowner, 'usage')"
+        )
+        for (owner,) in rows(conn, schema, query):
+            raise MigrationError(f"nothing changed: schema {schema} was migrated by role {owner}: migrate as {owner}")
         _refuse_newer(conn, schema, migrations)
         yield conn, migrations
 

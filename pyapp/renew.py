@@ -59,6 +59,8 @@ def renew(conn: Connection[Any], schema: str, on_step: OnStep) -> None:
         _make_on_partitions(conn, schema)
         count_all(conn, schema)
 
+    if made := [str(item) for item, _ in stale if item.kind != "comments"]:
+        on_step("making " + (", ".join(made) if len(made) < 6 else f"{len(made)} functions, views and triggers"))
     if rest:
         in_transaction(conn, make_rest, "functions and views", on_step)
     for item, _ in stale:

@@ -53,7 +53,8 @@ def for_schema(text: str, schema: str) -> str:
         return text
     name = sql.Identifier(schema).as_string() + "."
     # In a literal such as 'public.workflow' a quote in the name has to be doubled.
-    return text.replace("'public.", "'" + name.replace("'", "''")).replace("public.", name)
+    within = "'" + name.replace("'", "''")
+    return re.sub(r"'?public\.", lambda found: within if found[0][0] == "'" else name, text)
 
 
 def shipped_items(schema: str) -> list[Item]:

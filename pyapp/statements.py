@@ -54,6 +54,8 @@ async def fetch_row(conn: Conn, schema: str | None, model: type[R], query: str, 
 
 def array(items: Iterable[object]) -> str:
     """Write an array as text without a type, which PostgreSQL infers from what it is compared with."""
+    if isinstance(items, str):
+        raise TypeError(f"a list is needed, also where there is one: [{items!r}]")
     quoted = (str(item).replace("\\", "\\\\").replace('"', '\\"') for item in items)
     return "{" + ",".join(f'"{item}"' for item in quoted) + "}"
 

@@ -87,6 +87,8 @@ async def add_tasks(
     order given. Raises WorkflowNotFound, and ``psycopg.errors.UniqueViolation`` if the workflow has a task with the
     same ``external_id``.
     """
+    if isinstance(tasks, str | Mapping):
+        raise TypeError("tasks are a list, also where there is one: [task]")
     query = "select {columns} from {schema}.add_tasks(%s::uuid, %s)"
     sent = Jsonb([_new_task(task) for task in tasks])
     return await fetch_rows(conn, schema, Task, query, str(workflow_id), sent, about=workflow_id)

@@ -13,6 +13,7 @@ returns trigger
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off -- as in 09
 set row_security = off
 as $$
 declare

@@ -8,6 +8,7 @@ returns setof public.workflow_progress_drift
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan -- one workflow is found by index, all of them in one pass
 set row_security = off
 as $$
 declare

@@ -1,7 +1,7 @@
 -- The stages that a workflow is planned to have, by its type, and how they follow its status and current stage. Each
 -- workflow has a copy of the definition, so that editing that does not change workflows that run. The copy is made by
 -- create_workflow or at the first change, not by an insert: a restore brings workflows and their stages, which must not
--- double. Sequential scans are off here and in 10, 12 and 13: PostgreSQL keeps the query plans of functions and foreign
+-- double. Sequential scans are off here and in most functions: PostgreSQL keeps the query plans of functions and foreign
 -- keys, and one made while a table was small would read all of it again and again once it has grown.
 
 create or replace function public.plan_stages(planned public.workflow)

@@ -18,6 +18,7 @@ returns public.workflow
 language plpgsql
 security invoker
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off -- for the foreign key, as in 09
 as $$
 declare
     created public.workflow;
@@ -65,7 +66,7 @@ returns setof public.agent_task
 language plpgsql
 security invoker
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off -- for the foreign key, as in 09
+set enable_seqscan = off
 as $$
 declare
     unknown text;
@@ -122,10 +123,14 @@ begin
             coalesce(r.max_retries, 3),
             coalesce(r.timeout_ms, 300000)
         from jsonb_array_elements(add_tasks.tasks) with ordinality as t (task, place)
-        cross join lateral jsonb_populate_record(
-            null::public.agent_task,
+        cross join lateral jsonb_to_record(
             case jsonb_typeof(t.task) when 'string' then jsonb_build_object('agent_type', t.task) else t.task end
-        ) as r
+        ) as r (
+            external_id text, agent_type text, stage text, status public.task_status, priority public.priority_level,
+            payload jsonb, result jsonb, trace_id text, span_id text, parent_span_id text, created_at timestamptz,
+            assigned_at timestamptz, started_at timestamptz, completed_at timestamptz, retry_count integer,
+            max_retries integer, timeout_ms integer
+        )
         order by t.place
         returning a.*
     )

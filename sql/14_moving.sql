@@ -11,6 +11,7 @@ returns public.workflow
 language plpgsql
 security invoker
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off -- as in 09
 as $$
 declare
     cancelled_at timestamptz;
@@ -65,6 +66,7 @@ returns public.workflow
 language plpgsql
 security invoker
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off -- as in 09
 as $$
 declare
     current public.workflow;

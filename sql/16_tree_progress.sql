@@ -13,12 +13,13 @@ select
     public.progress_percentage(t.agents_completed, t.agents_total) as progress,
     public.progress_percentage(t.agents_completed, t.agents_total) as progress_percentage,
     t.agents_completed,
-    t.agents_total,
+    -- Plans may add up to more than an integer holds.
+    case when t.agents_total > 2147483647 then 2147483647 else t.agents_total end::integer as agents_total,
     t.agents_created,
     t.agents_failed,
     t.agents_cancelled,
     t.agents_created - t.agents_completed - t.agents_failed - t.agents_cancelled as agents_open,
-    t.agents_planned,
+    case when t.agents_planned > 2147483647 then 2147483647 else t.agents_planned end::integer as agents_planned,
     public.progress_percentage(
         t.agents_completed + t.agents_failed + t.agents_cancelled,
         t.agents_total
@@ -73,11 +74,11 @@ cross join lateral (
         count(*)::integer as workflows,
         max(n.level) as depth,
         case when count(*) = count(n.agents_created) then sum(n.agents_completed)::integer end as agents_completed,
-        case when count(*) = count(n.agents_created) then sum(n.agents_total)::integer end as agents_total,
+        case when count(*) = count(n.agents_created) then sum(n.agents_total) end as agents_total,
         case when count(*) = count(n.agents_created) then sum(n.agents_created)::integer end as agents_created,
         case when count(*) = count(n.agents_created) then sum(n.agents_failed)::integer end as agents_failed,
         case when count(*) = count(n.agents_created) then sum(n.agents_cancelled)::integer end as agents_cancelled,
-        sum(n.agents_planned)::integer as agents_planned,
+        sum(n.agents_planned) as agents_planned,
         max(n.last_updated_at) as last_updated_at
     from tree as n
 ) as t;

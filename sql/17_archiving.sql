@@ -10,6 +10,7 @@ returns table (workflow_id uuid, tasks bigint)
 language plpgsql
 security invoker
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off -- as in 09
 set lock_timeout = '100ms' -- for the few locks that NOWAIT does not reach
 as $$
 #variable_conflict use_column
@@ -18,7 +19,7 @@ declare
     archived integer := 0;
     candidate uuid;
 begin
-    if archive_workflows.older_than >= interval '0' and isfinite(archive_workflows.older_than) then
+    if archive_workflows.older_than between interval '0' and interval '1000 years' then
         ended_before := now() - archive_workflows.older_than;
     else
         raise invalid_parameter_value using

@@ -31,7 +31,7 @@ cross join lateral (
     from (
         select a.completed_at as at
         from public.agent_task as a
-        where a.workflow_id = w.id and a.status = 'completed' and a.completed_at <= now()
+        where a.workflow_id = w.id and a.status = 'completed' and a.completed_at between '0001-01-01' and now()
         order by a.completed_at desc
         limit 100
     ) as completion

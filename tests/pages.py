@@ -34,6 +34,15 @@ def psql(bin_dir: Path, dsn: str, script: str, *options: str) -> str:
     return output_of(*command, input=script, env={**os.environ, "PGCLIENTENCODING": "UTF8"})
 
 
+def psql_session(bin_dir: Path, dsn: str, name: str) -> tuple[list[str], list[str]]:
+    """Run the psql session of a page; return the words that it prints, and those that the page shows."""
+    (session,) = blocks(name, "psql")
+    lines = session.splitlines()
+    script = "\n".join(line.removeprefix("=> ") for line in lines if line.startswith("=> "))
+    shown = "\n".join(line for line in lines if not line.startswith("=> "))
+    return psql(bin_dir, dsn, script).split(), shown.split()
+
+
 def at(text: str, dsn: str) -> str:
     """Let a Python example work on a database."""
     return text.replace('"postgresql://localhost/mydb"', repr(dsn)).replace(
@@ -64,7 +73,16 @@ def install_from_npm(directory: Path, *packages: str) -> None:
     """Install packages for Node into a directory; the test is skipped where that cannot be done."""
     if not (shutil.which("node") and shutil.which("npm")):
         pytest.skip("Node and npm are not installed")
-    command = ["npm", "install", "--silent", "--no-fund", "--no-audit", "--ignore-scripts", *packages]
+    command = [
+        "npm",
+        "install",
+        "--silent",
+        "--no-fund",
+        "--no-audit",
+        "--ignore-scripts",
+        "--fetch-retries=1",
+        *packages,
+    ]
     done = finished(*command, cwd=directory)
     if done.returncode:
         pytest.skip(f"the npm registry is out of reach: {done.stderr.strip()[-200:]}")

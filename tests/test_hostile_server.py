@@ -131,19 +131,6 @@ def test_a_role_without_rights_is_told_so_and_what_to_do(outsider: Role, call: C
     assert get_workflow(conn, ID).status == "initiated"
 
 
-def test_a_role_that_may_not_execute_is_told_so(outsider: Role, call: Call, conn: psycopg.Connection) -> None:
-    workflow = new_workflow(conn)
-    new_tasks(conn, workflow, "completed")
-    conn.execute(f"grant select on all tables in schema public to {outsider.name}")
-    assert call(outsider.dsn, "check")[:2] == (0, "1 workflow checked, stored equals counted\n")
-    assert call(outsider.dsn, "repair")[:2] == (0, "nothing to repair\n")
-    conn.execute("alter table workflow disable trigger user")
-    conn.execute("update workflow set agents_completed = 0")
-    conn.execute("alter table workflow enable trigger user")
-    assert "permission denied for function repair_progress" in call(outsider.dsn, "repair")[2]
-    assert main(["repair", "--dsn", conn.info.dsn]) == 0
-
-
 # --- Read-only --------------------------------------------------------------------------------------------------
 
 

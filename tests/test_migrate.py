@@ -532,3 +532,11 @@ def test_a_role_that_may_not_create_is_told_so_and_nothing_is_left(empty: Empty)
         with pytest.raises(MigrationError, match=rf"role {name} may not create tables: .*create on schema public"):
             migrate(make_conninfo(dsn, user=name))
         assert objects(dsn) == before
+
+
+def test_a_role_that_does_not_own_the_schema_is_told_who_does(dsn: str, conn: psycopg.Connection) -> None:
+    (owner,) = conn.execute("select current_user").fetchone()
+    with role(dsn, f"other_{os.getpid()}", ""):
+        for act in (migrate, rollback):
+            with pytest.raises(MigrationError, match=f"by role {owner}: migrate as {owner}"):
+                act(make_conninfo(dsn, user=f"other_{os.getpid()}"))

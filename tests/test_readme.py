@@ -12,20 +12,17 @@ import pytest
 from pyapp import pending
 from pyapp.cli.main import COMMANDS
 from tests.commands import output_of
-from tests.pages import ROOT, block_with, blocks, driver_url, install_from_npm, page, psql, run_python, url
+from tests.pages import ROOT, block_with, blocks, driver_url, install_from_npm, page, psql_session, run_python, url
 
 README, SCHEMA = "README.md", "sql/README.md"
 
 
-@pytest.mark.parametrize("name", [README, SCHEMA])
+@pytest.mark.parametrize("name", [README, SCHEMA, "sql/TREES.md"])
 def test_a_psql_session_prints_what_the_page_shows(
     name: str, conn: psycopg.Connection, dsn: str, bin_dir: Path
 ) -> None:
-    (session,) = blocks(name, "psql")
-    lines = session.splitlines()
-    script = "\n".join(line.removeprefix("=> ") for line in lines if line.startswith("=> "))
-    shown = "\n".join(line for line in lines if not line.startswith("=> "))
-    assert psql(bin_dir, dsn, script).split() == shown.split()
+    printed, shown = psql_session(bin_dir, dsn, name)
+    assert printed == shown
 
 
 def test_the_python_example_runs(conn: psycopg.Connection, dsn: str) -> None:

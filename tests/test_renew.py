@@ -11,6 +11,7 @@ import pytest
 from psycopg import sql
 
 from pyapp import installed, migrate, pending, rollback, shipped
+from pyapp.db import quoted_name
 
 from .commands import finished
 from .helpers import as_replica, counters, in_background, new_tasks, new_workflow, progress, wait_for
@@ -20,7 +21,7 @@ from .test_schema import ALL, ROOT, SQL, dump, objects
 Empty = Callable[[], str]
 Session = Callable[[], psycopg.Connection]
 # A schema's name as it comes, and worse.
-SCHEMAS = ["agents", "My Agents", "it's", 'a "quote".d', "public_2"]
+SCHEMAS = ["agents", "100 % My Agents", "it's", 'a "quote".d', "not public."]
 
 
 def differences(dsn: str, schema: str = "public") -> list[str]:
@@ -28,7 +29,7 @@ def differences(dsn: str, schema: str = "public") -> list[str]:
         return installed.differences(conn, schema)
 
 
-def renewed(dsn: str) -> list[str]:
+def renewed(dsn: str, told: list[str] | None = None) -> list[str]:
     """Migrate; say which objects were made anew, by what the catalog says of their rows."""
     versions = (
         "select 'function ' || proname, xmin::text from pg_proc where pronamespace = 'public'::regnamespace"
@@ -38,7 +39,7 @@ def renewed(dsn: str) -> list[str]:
         " union all select 'trigger ' || tgname, xmin::text from pg_trigger where not tgisinternal"
     )
     before = dict(query(dsn, versions))
-    migrate(dsn)
+    migrate(dsn, on_step=[].append if told is None else told.append)
     return sorted(name for name, version in query(dsn, versions) if before.get(name) != version)
 
 
@@ -76,7 +77,9 @@ def test_an_object_that_somebody_changed_or_dropped_is_named_and_made_anew_alone
     assert dump(dsn, bin_dir) != whole
     assert differences(dsn) == [f"{named(key)} {'is missing' if 'drop' in CHANGED[key] else 'differs'}"]
     assert pending(dsn) == []
-    assert renewed(dsn) == [key]
+    told: list[str] = []
+    assert renewed(dsn, told) == [key]
+    assert told == [f"making {named(key)}"]
     assert differences(dsn) == []
     assert dump(dsn, bin_dir) == whole
 
@@ -305,7 +308,7 @@ def test_a_writer_that_waits_behind_the_recount_is_counted_once(
 
 def work_in(dsn: str, schema: str) -> tuple[Any, ...]:
     """Create a workflow in a schema by its functions, complete one of its two tasks; return what its views tell."""
-    name = sql.Identifier(schema)
+    name = quoted_name(schema)
     with psycopg.connect(dsn, autocommit=True) as conn:
 
         def call(statement: str, *values: Any) -> Any:
@@ -320,7 +323,7 @@ def work_in(dsn: str, schema: str) -> tuple[Any, ...]:
             call("select {s}.transition_workflow(%s, 'initiated')", workflow)
         assert call("select {s}.repair_progress()") is None
         with pytest.raises(psycopg.Error, match="cannot come below itself"):
-            conn.execute(sql.SQL("update {s}.workflow set parent_id = id").format(s=name))
+            call("update {s}.workflow set parent_id = id returning 1")
         return call(
             "select p.progress, p.current_stage, (select count(*) from {s}.workflow_timeline),"
             " (select count(*) from {s}.workflow_progress_drift) from {s}.workflow_progress as p"

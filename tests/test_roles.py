@@ -112,18 +112,6 @@ def test_an_unknown_role_ends_in_one_line_and_nobody_gets_anything(
     assert rights(conn, other) == set()
 
 
-def test_grant_without_a_role_or_a_database_ends_in_one_line(dsn: str, run: Run) -> None:
-    for status, out, err in (
-        run(dsn, "grant"),
-        run(None, "grant", "--agent", "x"),
-        run(dsn, "grant", "--revoke"),
-        run(None, "grant", "--reader", "public", "--print"),
-    ):
-        assert (status, out) == (2, "")
-        assert err.startswith("agent-progress: ")
-        assert len(err.splitlines()) == 1
-
-
 @pytest.mark.parametrize("has", [None, "agents", "operators"])
 @pytest.mark.parametrize("revoke", [False, True])
 def test_only_the_owner_grants_and_others_are_told_so(

@@ -245,38 +245,6 @@ def test_no_maintained_column_is_indexed_and_workflow_has_no_check(conn: psycopg
     assert conn.execute(checks).fetchall() == []
 
 
-def test_indexes_and_constraints_are_named_as_postgres_would(conn: psycopg.Connection) -> None:
-    rows = conn.execute("""
-        select
-            i.relname::text,
-            t.relname || '_' || array_to_string(array(
-                select a.attname from unnest(x.indkey) with ordinality as k (attnum, place)
-                join pg_attribute as a on a.attrelid = t.oid and a.attnum = k.attnum order by k.place
-            ), '_') || case when c.contype = 'u' then '_key' else '_idx' end,
-            t.relname || '_pkey',
-            x.indisprimary
-        from pg_index as x
-        join pg_class as i on i.oid = x.indexrelid
-        join pg_class as t on t.oid = x.indrelid
-        left join pg_constraint as c on c.conindid = i.oid and c.contype in ('p', 'u')
-        where t.relnamespace = 'public'::regnamespace and t.relname not like '%yoyo%'
-            -- The second one on its columns: for roots alone.
-            and i.relname <> 'workflow_created_at_id_root_idx'
-    """).fetchall()
-    assert len(rows) >= 12
-    assert [name for name, by_columns, key, primary in rows if name != (key if primary else by_columns)] == []
-    rows = conn.execute("""
-        select c.conname::text, t.relname || '_' || array_to_string(array(
-            select a.attname from unnest(c.conkey) with ordinality as k (attnum, place)
-            join pg_attribute as a on a.attrelid = t.oid and a.attnum = k.attnum order by k.place
-        ), '_') || '_fkey'
-        from pg_constraint as c join pg_class as t on t.oid = c.conrelid
-        where t.relnamespace = 'public'::regnamespace and c.contype = 'f'
-    """).fetchall()
-    assert len(rows) == 4
-    assert [pair for pair in rows if pair[0] != pair[1]] == []
-
-
 def test_every_function_pins_its_search_path_and_only_those_to_be_called_are_open(conn: psycopg.Connection) -> None:
     conn.execute((ROOT / "sql" / "optional" / "notify_on.sql").read_bytes())
     rows = conn.execute("""

@@ -1,56 +1,23 @@
 """The page on trees (sql/TREES.md): its examples run as they stand there."""
 
 import os
-import shutil
-import subprocess
 from pathlib import Path
-from urllib.parse import quote
 
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict
 
-from tests.pages import block_with, blocks, psql, run_python
+from tests.commands import output_of
+from tests.pages import block_with, install_from_npm, run_python, url
 
 PAGE = "sql/TREES.md"
 
 
-def test_the_psql_session_prints_what_the_page_shows(conn: psycopg.Connection, dsn: str, bin_dir: Path) -> None:
-    (session,) = blocks(PAGE, "psql")
-    lines = session.splitlines()
-    script = "\n".join(line.removeprefix("=> ") for line in lines if line.startswith("=> "))
-    shown = "\n".join(line for line in lines if not line.startswith("=> "))
-    assert psql(bin_dir, dsn, script).replace("UPDATE 1", "").split() == shown.split()
-
-
-@pytest.fixture(scope="session")
-def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory where Node finds the driver pg, and a compiler of TypeScript."""
-    if not (shutil.which("node") and shutil.which("npm")):
-        pytest.skip("Node and npm are not installed")
-    directory = tmp_path_factory.mktemp("node")
-    npm = ["npm", "install", "--silent", "--no-fund", "--no-audit", "pg@8", "esbuild@0.25"]
-    done = subprocess.run(npm, cwd=directory, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-    if done.returncode:
-        pytest.skip(f"the npm registry is out of reach: {done.stderr.strip()[-200:]}")
-    return directory
-
-
-def test_the_typescript_example_runs(conn: psycopg.Connection, dsn: str, node_modules: Path) -> None:
-    (node_modules / "tree.ts").write_text(block_with(PAGE, "ts", "create_workflow"), "utf-8")
-    compiler = node_modules / "node_modules" / ".bin" / "esbuild"
-    subprocess.run([compiler, "tree.ts", "--outfile=tree.mjs", "--log-level=warning"], cwd=node_modules, check=True)
-    where = conninfo_to_dict(dsn)
-    url = f"postgresql://{where['user']}@{quote(str(where['host']), safe='')}:{where['port']}/{where['dbname']}"
-    done = subprocess.run(
-        ["node", "tree.mjs"],
-        cwd=node_modules,
-        env={**os.environ, "DATABASE_URL": url},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.stdout, done.stderr) == ("100 % of 9 agents in 4 workflows, 3 levels\n", "")
+def test_the_typescript_example_runs(conn: psycopg.Connection, dsn: str, tmp_path: Path) -> None:
+    install_from_npm(tmp_path, "pg@8", "esbuild@0.25")
+    (tmp_path / "tree.ts").write_text(block_with(PAGE, "ts", "create_workflow"), "utf-8")
+    output_of("node_modules/.bin/esbuild", "tree.ts", "--outfile=tree.mjs", "--log-level=warning", cwd=tmp_path)
+    told = output_of("node", "tree.mjs", cwd=tmp_path, env={**os.environ, "DATABASE_URL": url(dsn)})
+    assert told == "100 % of 9 agents in 4 workflows, 3 levels\n"
     rows = conn.execute(
         "select w.name, t.agent_type from workflow as w left join agent_task as t on t.id = w.parent_task_id order by 1"
     ).fetchall()

@@ -3,6 +3,7 @@
 import json
 import random
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -98,3 +99,69 @@ def test_calculating_all_workflows_reads_the_tasks_once(conn: psycopg.Connection
     nodes = plan_nodes(conn, f"select * from {view} where workflow_id <> %s", uuid.uuid4())
     loops = [node["Actual Loops"] for node in nodes if node.get("Relation Name") == "agent_task"]
     assert loops == [1]
+
+
+# Each statement that an orchestrator sends, or the function that it calls, on a workflow and the one above it.
+CALLS = """
+    update agent_task set status = 'completed' where id = %(t)s
+    update agent_task set status = 'failed' where id = %(t)s
+    insert into agent_task (workflow_id, agent_type) values (%(w)s, 'b')
+    insert into agent_task (workflow_id, agent_type) values (%(w)s, 'b'), (%(w)s, 'c')
+    delete from agent_task where workflow_id = %(w)s and agent_type = 'b'
+    select from report_task(%(w)s, %(t)s, 'completed')
+    select from report_tasks(%(w)s, jsonb_build_array(jsonb_build_object('task_id', %(t)s::uuid, 'status', 'failed')))
+    select from add_tasks(%(w)s, '["b"]')
+    select from transition_workflow(%(w)s, 'running')
+    select from advance_workflow(%(w)s)
+    select from create_workflow('w', 'app', parent_id => %(w)s)
+    insert into workflow (name, type) values ('w', 'app')
+    update workflow set progress_frozen_at = now() where id = %(w)s
+    update workflow set progress_frozen_at = null where id = %(w)s
+    update workflow set parent_id = %(above)s where id = %(w)s
+    select from repair_progress(%(w)s)
+    select from transition_workflow(%(w)s, 'cancelled')
+    select from archive_workflows('0')
+""".strip().splitlines()
+
+
+def test_no_session_keeps_a_plan_that_reads_a_whole_table_once_it_has_grown(
+    conn: psycopg.Connection, session: Callable[[], psycopg.Connection]
+) -> None:
+    tables = ["workflow", "agent_task", "workflow_stage", "workflow_event"]
+    for table in tables:
+        conn.execute(f"alter table {table} set (autovacuum_enabled = off)")
+    conn.prepare_threshold = None  # what the test sends is planned each time
+
+    def whole_tables_read() -> dict[str, list[str]]:
+        ended, workflow = new_workflow(conn), new_workflow(conn)
+        new_tasks(conn, ended, "completed")
+        conn.execute("update workflow set status = 'completed' where id = %s", [ended])
+        [task] = new_tasks(conn, workflow, "running")
+        read = "select relname, seq_tup_read from pg_stat_xact_user_tables where relname = any (%s)"
+        found = {}
+        for call in CALLS:
+            with conn.transaction():
+                before = dict(conn.execute(read, [tables]).fetchall())
+                conn.execute(call, {"w": workflow, "t": task, "above": ended})
+                after = dict(conn.execute(read, [tables]).fetchall())
+            if many := [table for table in tables if after[table] - before.get(table, 0) > 1000]:
+                found[call] = many
+        return found
+
+    whole_tables_read()
+    conn.execute(f"vacuum analyze {', '.join(tables)}")
+    for _ in range(7):
+        whole_tables_read()
+    other = session()  # to fire no triggers makes a session forget its plans
+    grow = (
+        "insert into workflow (name, type, progress_frozen_at) select 'w', 'app', now() from generate_series(1, 2000)"
+    )
+    as_replica(other, grow)
+    of_each = "select id, n from workflow, generate_series(100, 101) as n where progress_frozen_at is not null"
+    as_replica(other, f"insert into agent_task (workflow_id, agent_type) {of_each}")
+    as_replica(other, f"insert into workflow_event (workflow_id, event_type) {of_each}")
+    as_replica(
+        other, f"insert into workflow_stage (workflow_id, position, name) {of_each.replace('n from', 'n, n from')}"
+    )
+    other.commit()
+    assert whole_tables_read() == {}

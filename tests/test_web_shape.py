@@ -161,15 +161,15 @@ def complete(conn: Conn, key: str) -> None:
     )
 
 
-def walk(service: Service, **parameters: Any) -> list[str]:
-    """Follow the list from page to page."""
+def walk(service: Service, path: str = "/workflows", /, **parameters: Any) -> list[str]:
+    """Follow a list from page to page; return the ids in it."""
     found: list[str] = []
-    address: Any = f"/api/v1/workflows?{httpx.QueryParams(parameters)}"
+    address: Any = f"/api/v1{path}?{httpx.QueryParams(parameters)}"
     with service.client() as client:
         while address:
             response = client.get(address)
             assert response.status_code == 200, response.text
-            found += [workflow["id"] for workflow in response.json()]
+            found += [one["id"] for one in response.json()]
             address = response.links.get("next", {}).get("url")
     return found
 
@@ -238,7 +238,9 @@ def test_a_key_of_any_characters_has_an_address(texts: Service, conn: Conn) -> N
         found = texts.get(one)
         assert (found["id"], found["workflow_id"], found["name"]) == (key, key, f"name of {key}")
         assert (found["progress"], found["agents_completed"], found["agents_total"]) == (50, 1, 2)
-        assert [task["status"] for task in texts.get(f"{one}/tasks")] == ["completed", "pending"]
+        tasks = texts.get(f"{one}/tasks")
+        assert [task["status"] for task in tasks] == ["completed", "pending"]
+        assert walk(texts, f"{one}/tasks", limit=1) == [task["id"] for task in tasks]
         assert texts.get(f"{one}/metrics")["workflow_id"] == key
     assert set(walk(texts, limit=5)) == set(KEYS)
     addresses = re.findall(r'<a class="name" href="([^"]+)"', texts.page("/workflows"))

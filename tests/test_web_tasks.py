@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 from urllib.parse import quote
@@ -293,14 +292,19 @@ def test_of_thousands_at_most_200_are_bars_and_the_rest_is_density(service: Serv
     assert len(shown) < 300_000
 
 
-def test_bars_of_a_lane_do_not_overlap() -> None:
-    rows = [gantt.Row("lane", 1, None, "x", None, 0, 1000, 60, 0, 1)]
-    rows += [gantt.Row("bar", 1, str(n), "", "completed", n * 3, n * 3 + n, 1, 0, 0) for n in range(60)]
-    (lane,) = gantt.lay_out(rows, "agent").lanes
-    for y in {bar.y for bar in lane.bars}:
-        line = sorted((bar.x, bar.width) for bar in lane.bars if bar.y == y)
-        assert all(x + width <= following + 0.01 for (x, width), (following, _) in pairwise(line))
-    assert all(0 <= bar.x <= bar.x + bar.width <= 100.001 for bar in lane.bars)
+def test_bars_of_a_lane_do_not_overlap(service: Service, conn: Conn) -> None:
+    workflow = new_workflow(conn)
+    at = "timestamptz '2026-01-01' + n * interval '{} second'"
+    add_tasks(conn, workflow, 60, status="'completed'", started_at=at.format(3), completed_at=at.format(4))
+    drawn = re.findall(
+        r'<rect class="seg task-\w+" x="([\d.]+)%" y="(\d+)" width="([\d.]+)%"',
+        service.page(f"/workflows/{workflow}/timeline"),
+    )
+    assert len(drawn) == 60
+    for line in {y for _, y, _ in drawn}:
+        bars = sorted((float(x), float(width)) for x, y, width in drawn if y == line)
+        assert all(x + width <= following + 0.01 for (x, width), (following, _) in pairwise(bars))
+        assert all(0 <= x <= x + width <= 100.001 for x, width in bars)
 
 
 def test_times_that_nobody_can_draw_are_left_out(service: Service, conn: Conn) -> None:
@@ -315,10 +319,13 @@ def test_times_that_nobody_can_draw_are_left_out(service: Service, conn: Conn) -
     assert len(bars(service.page(f"/workflows/{workflow}/timeline"))) == 1
 
 
-def test_what_is_at_work_in_a_workflow_that_has_ended_ends_with_it() -> None:
-    now = datetime(2026, 1, 2, tzinfo=UTC)
-    assert gantt.end_of(now - timedelta(days=1), now) == now - timedelta(days=1)
-    assert gantt.end_of(None, now) == now
+def test_what_is_at_work_in_a_workflow_that_has_ended_ends_with_it(service: Service, conn: Conn) -> None:
+    workflow = new_workflow(conn)
+    add_tasks(conn, workflow, 1, status="'running'", started_at="timestamptz '2026-01-01'")
+    conn.execute("update workflow set status = 'failed', completed_at = '2026-01-01 02:00Z'")
+    assert bars(service.page(f"/workflows/{workflow}/timeline"))[0].startswith(
+        "builder job-1: running, 2 h 0 min, from"
+    )
 
 
 # --- Workflows without tasks, and adopted ones ------------------------------------------------------------------

@@ -168,6 +168,11 @@ def has_index(conn: Connection[Any], wanted: str) -> bool:
         return "Index Cond" in str(explained.fetchall())
 
 
+def making_index(conn: Connection[Any], table: Table) -> str:
+    """Begin the statement that makes an index, without waiting writers where that can be had."""
+    return f"create index{'' if partitions(conn, table) else ' concurrently'} on {table.sql}"
+
+
 def unindexed_key(conn: Connection[Any], adoption: Adoption) -> str | None:
     """Tell which index is missing where one workflow is looked for by a key of several columns."""
     if adoption.workflows is None or len(adoption.keys) == 1:
@@ -177,7 +182,7 @@ def unindexed_key(conn: Connection[Any], adoption: Adoption) -> str | None:
         return None
     return (
         f"reading one workflow reads all of {table}; an index on the key as it is shown avoids that:"
-        f" create index concurrently on {table} (({written.replace('workflow.', '')}))"
+        f" {making_index(conn, adoption.workflows)} (({written.replace('workflow.', '')}))"
     )
 
 

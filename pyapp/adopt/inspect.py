@@ -19,6 +19,7 @@ from pyapp.adopt.catalog import (
     find_table,
     first_line,
     has_index,
+    making_index,
     read_table,
     type_of,
     unindexed_key,
@@ -419,7 +420,7 @@ class _Inspection:
         ):
             self.warnings.append(
                 f"no index of {adoption.tasks.sql} finds the tasks of a workflow: repairs and pages read all tasks;"
-                f" this one would: create index concurrently on {adoption.tasks.sql} ({columns})"
+                f" this one would: {making_index(self.conn, adoption.tasks)} ({columns})"
             )
         if index := unindexed_key(self.conn, adoption):
             self.warnings.append(index)

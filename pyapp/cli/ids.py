@@ -6,7 +6,7 @@ from uuid import UUID
 import click
 from psycopg import Connection, DataError, sql
 
-from pyapp.db import find_schema
+from pyapp.db import find_schema, quoted_name
 from pyapp.errors import WorkflowNotFound
 from pyapp.models import Key
 
@@ -25,8 +25,9 @@ def find_id(conn: Connection[Any], given: str, schema: str | None) -> Key:
     Ids of type uuid are found by a range of the primary key, texts by the index where it is of collation C. Raises
     WorkflowNotFound, or a ClickException where several begin so, which names some, and where it cannot be an id.
     """
-    view = sql.Identifier(find_schema(schema), "workflow_progress")
-    [(kind,)] = conn.execute(_TYPE_OF_IDS, [view.as_string()]).fetchall() or [("",)]
+    names = (find_schema(schema), "workflow_progress")
+    [(kind,)] = conn.execute(_TYPE_OF_IDS, [sql.Identifier(*names).as_string()]).fetchall() or [("",)]
+    view = quoted_name(*names)
     query = sql.SQL("select workflow_id, name from {} where {} order by workflow_id limit {}")
 
     def read(condition: LiteralString, *values: str) -> list[tuple[Key, str | None]]:

@@ -83,7 +83,7 @@ def pending(target: Target, as_json: bool) -> None:
 
 
 def _report(
-    names: list[str], as_json: bool, what: str, nothing: str = "nothing to do: the schema is up to date"
+    names: list[str], as_json: bool, what: str, nothing: str = "nothing to apply: the schema is up to date"
 ) -> None:
     if names or as_json:
         answer(names, "\n".join(f"{what} {name}" for name in names), as_json)

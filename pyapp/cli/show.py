@@ -9,6 +9,7 @@ import click
 from psycopg import Connection, sql
 
 from pyapp import helpers
+from pyapp.both import Statement, complete, fetch
 from pyapp.cli.common import Target, as_json, command, connection, print_json, relations, vocabulary
 from pyapp.cli.ids import find_id
 from pyapp.cli.options import workflow_id, zone_option
@@ -60,9 +61,9 @@ def _read(conn: Connection[Any], schema: str | None, key: Key, wanted: dict[str,
     """Read what is known of a workflow; of adopted tables there are neither versions nor stages."""
     parts: dict[str, Any] = {}
     if "workflow" in relations(conn, schema):
-        table = quoted_name(find_schema(schema), "workflow")
-        query = sql.SQL("select version, progress_frozen_at from {} where id = %s").format(table)
-        found = conn.execute(query, [key]).fetchone() or (None, None)
+        table = quoted_name(find_schema(schema), "workflow").as_string()
+        query = f"select version, progress_frozen_at from {table} where id = %s"  # noqa: S608 (quoted)
+        [found] = complete(fetch(conn, Statement(query, [key]))) or [(None, None)]
         parts["version"], parts["progress_frozen_at"] = found
         parts["stages"] = helpers.list_stages(conn, key, schema=schema)
         parts["stage_progress"] = helpers.stage_progress(conn, key, schema=schema)

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from urllib.parse import unquote
+from urllib.parse import unquote, urlencode
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,6 +15,19 @@ def base_of(request: Request) -> str:
     """Return what stands before every address of the service, as the client sees it."""
     found: str = request.scope.get("base", "")
     return found
+
+
+def path_of(request: Request) -> str:
+    """Return the path below that, as it was asked for: escaped."""
+    path: bytes = request.scope["raw_path"]
+    return path.decode("latin-1")
+
+
+def again(request: Request, *dropped: str, **instead: str | None) -> str:
+    """Write the address of the same request without some parameters, and with others instead."""
+    kept = [pair for pair in request.query_params.multi_items() if pair[0] not in {*dropped, *instead}]
+    asked = [*kept, *((name, value) for name, value in instead.items() if value)]
+    return path_of(request) + (f"?{urlencode(asked)}" if asked else "")
 
 
 def addressed(app: ASGIApp, base: str = "") -> ASGIApp:

@@ -4,23 +4,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from decimal import Decimal
-from functools import cache, reduce
+from functools import reduce
 from operator import or_
 from types import UnionType
-from typing import Any, Literal, LiteralString, Union, get_args, get_origin, get_type_hints
-from uuid import UUID
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from psycopg import sql
 from pydantic import BaseModel, create_model
 
 from pyapp.models import Key, Workflow
+from pyapp.web.rows import KEYS
 
-KEYS = (Key, UUID)
-# As datetime.isoformat() has it; what Python has no time for, as infinity, becomes the nearest that there is.
-_TIME: LiteralString = (
-    "replace(to_char(case when {value} < '0001-01-01' then '0001-01-01' when {value} >= '10000-01-01'"
-    " then '9999-12-31 23:59:59.999999' else {value} end, 'YYYY-MM-DD\"T\"HH24:MI:SS.US+00:00'), '.000000', '')"
-)
 PARENT = "^(none|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})$"
 """What names a parent in our own tables; in adopted ones it is any text."""
 
@@ -121,30 +114,6 @@ class Problem(BaseModel):
     status: int
     detail: str
     error: str
-
-
-@cache
-def columns(of: type[Any], without: tuple[str, ...] = (), *, sent: bool = False, **instead: LiteralString) -> sql.SQL:
-    """List the columns of ``p`` that a row consists of, keys as text; ``instead`` has SQL for some of them.
-
-    ``sent`` writes times and numbers as the API sends them.
-    """
-    hints = get_type_hints(of)
-
-    def column(name: str) -> sql.Composable:
-        value = sql.SQL(instead[name]) if name in instead else sql.Identifier("p", name)
-        kinds = {hints[name], *get_args(hints[name])}
-        form: LiteralString = "{value}"
-        if hints[name] in (*KEYS, Key | None):
-            form = "{value}::text"
-        elif sent and datetime in kinds:
-            form = _TIME
-        elif sent and Decimal in kinds:
-            form = "{value}::float8"
-        return sql.SQL(form + " as {name}").format(value=value, name=sql.Identifier(name))
-
-    names = (field.name for field in fields(of) if field.name not in without)
-    return sql.SQL(sql.SQL(", ").join(map(column, names)).as_string())
 
 
 def described(of: type[Any], name: str | None = None, without: Iterable[str] = ()) -> type[BaseModel]:

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -22,17 +21,17 @@ from starlette.responses import JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from pyapp import StandbyBehind, WorkflowNotFound
-from pyapp.web import api, pages, task_pages, trends
+from pyapp.web import api, html, login, pages
 from pyapp.web.address import addressed
 from pyapp.web.answers import Problem, Ready, Standby
-from pyapp.web.cursors import BadCursor
 from pyapp.web.database import AWAY, Database
+from pyapp.web.description import describe
 from pyapp.web.observe import DatabaseCollector, Metrics, observed
 from pyapp.web.security import known_hosts, require_token, security_headers
-from pyapp.web.shape import LACKING, NotAValue, Shape, lacking, readable
+from pyapp.web.shape import LACKING, Shape, lacking, readable
 from pyapp.web.stream import Feed
+from pyapp.web.wire import Conn
 
-_STATIC = Path(__file__).parent / "static"
 # What is accepted instead, by what pydantic calls the fault.
 _ACCEPTED = {
     "literal_error": "should be one of {expected}",
@@ -82,7 +81,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with database:
             feed.start()
-            loading = asyncio.create_task(asyncio.to_thread(pages.load_templates))
+            loading = asyncio.create_task(asyncio.to_thread(html.load_templates))
             yield
             await loading
             await feed.stop()
@@ -97,12 +96,10 @@ def create_app(settings: Settings) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.settings, app.state.database, app.state.feed = settings, database, feed
-    app.include_router(api.router)
-    app.include_router(pages.router)
-    app.include_router(task_pages.router)
-    app.include_router(trends.router)
-    app.mount("/static/{mark}", StaticFiles(directory=_STATIC))
-    app.mount("/static", StaticFiles(directory=_STATIC), name="static")
+    for part in (api, pages, login):
+        app.include_router(part.router)
+    app.mount("/static/{mark}", StaticFiles(directory=html.STATIC))
+    app.mount("/static", StaticFiles(directory=html.STATIC), name="static")
     _add_probes(app, database, metrics, collector)
     _add_errors(app, settings.schema)
 
@@ -140,7 +137,7 @@ def _add_probes(app: FastAPI, database: Database, metrics: Metrics, collector: D
         Whoever may read is told what is missing, and how far behind the database is where it is a standby.
         """
 
-        async def read(conn: psycopg.AsyncConnection[Any], shape: Shape) -> Standby | None:
+        async def read(conn: Conn, shape: Shape) -> Standby | None:
             await readable(conn, shape.schema)
             return await database.meter.measure(conn)
 
@@ -161,16 +158,16 @@ def _add_probes(app: FastAPI, database: Database, metrics: Metrics, collector: D
 
     @app.get("/openapi.json", include_in_schema=False)
     async def description(request: Request) -> Response:
-        return JSONResponse(await pages.described(request))
+        return JSONResponse(await describe(request))
 
 
 def _add_errors(app: FastAPI, schema: str) -> None:
-    def says(status: int, message: str | None, wait: int | None, *kinds: type[Exception]) -> None:
-        """Answer errors with a message, None for their own, and with the seconds after which to ask again."""
+    def says(status: int, message: str, wait: int | None, *kinds: type[Exception]) -> None:
+        """Answer errors with a message, and with the seconds after which to ask again."""
         headers = {} if wait is None else {"Retry-After": str(wait)}
 
-        async def answer(request: Request, problem: Exception) -> Response:
-            return pages.failure(request, status, message or str(problem), headers)
+        async def answer(request: Request, _: Exception) -> Response:
+            return html.failure(request, status, message, headers)
 
         for kind in kinds:
             app.add_exception_handler(kind, answer)
@@ -184,21 +181,17 @@ def _add_errors(app: FastAPI, schema: str) -> None:
     says(503, f"{rights}, also to what came with an upgrade", 30, errors.InsufficientPrivilege)
     # For example a character that the encoding of the database does not have, or a number that no key can be.
     says(422, "A value that the database cannot take", None, psycopg.DataError)
-    says(422, None, None, NotAValue)
-    says(400, None, None, BadCursor)
     says(404, "Workflow not found", None, WorkflowNotFound)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, problem: Exception) -> Response:
-        assert isinstance(problem, RequestValidationError)
+    async def invalid(request: Request, problem: Any) -> Response:
         first = problem.errors()[0]
         where = first["loc"][1] if len(first["loc"]) > 1 else "request"
         said = first["msg"]
         if accepted := _ACCEPTED.get(first["type"]):
             said = accepted.format_map(first.get("ctx", {})).replace("'", "")
-        return pages.failure(request, 422, f"{where}: {said}", {})
+        return html.failure(request, 422, f"{where}: {said}", {})
 
     @app.exception_handler(HTTPException)
-    async def refused(request: Request, problem: Exception) -> Response:
-        assert isinstance(problem, HTTPException)
-        return pages.failure(request, problem.status_code, str(problem.detail), dict(problem.headers or {}))
+    async def refused(request: Request, problem: Any) -> Response:
+        return html.failure(request, problem.status_code, str(problem.detail), dict(problem.headers or {}))

@@ -1,7 +1,7 @@
 """What the templates draw: stacked bars, the burn-up chart, stages over time."""
 
 from datetime import datetime, timedelta
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any, NamedTuple
 
 from pyapp.models import BurnupPoint, Stage, Workflow
@@ -73,20 +73,22 @@ def burnup(points: list[BurnupPoint], workflow: Workflow, now: datetime) -> dict
     def x(at: datetime) -> str:
         return f"{(at - began) / timedelta(seconds=1) / span * 1000:.1f}"
 
-    def y(count: int) -> str:
-        return f"{1000 - count / top * 1000:.1f}"
+    def y(number: int) -> str:
+        return f"{1000 - number / top * 1000:.1f}"
 
-    lines = {}
-    for name in ("agents_total", "agents_completed"):
-        drawn = [f"M0,{y(getattr(points[0], name))}"]
-        for before, point in pairwise(points):
-            if (count := getattr(point, name)) != getattr(before, name):
-                drawn.append(f"H{x(point.at)}V{y(count)}")
-        lines[name] = "".join(drawn) + f"H{x(ended)}"
+    def path(name: str) -> str:
+        steps = (
+            f"H{x(point.at)}V{y(getattr(point, name))}"
+            for before, point in pairwise(points)
+            if getattr(point, name) != getattr(before, name)
+        )
+        return f"M0,{y(getattr(points[0], name))}{''.join(steps)}H{x(ended)}"
+
+    completed = path("agents_completed")
     return {
-        "total": lines["agents_total"],
-        "completed": lines["agents_completed"],
-        "area": f"{lines['agents_completed']}V1000H0Z",
+        "total": path("agents_total"),
+        "completed": completed,
+        "area": f"{completed}V1000H0Z",
         "plan": y(total) if total > last.agents_total else None,
         "counts": list(range(top, -1, -step)),
         "times": [began + (ended - began) * part / 4 for part in range(5)],
@@ -117,12 +119,8 @@ def stage_spans(stages: list[Stage], workflow: Workflow, now: datetime) -> list[
 
 def _nice_step(highest: int) -> int:
     """Choose the distance of grid lines, such that there are two to five."""
-    magnitude = 1
-    while True:
-        for step in (1, 2, 5):
-            if highest <= 5 * step * magnitude:
-                return step * magnitude
-        magnitude *= 10
+    steps = (int(step * 10**exponent) for exponent in count() for step in (1, 2, 5))
+    return next(step for step in steps if highest <= 5 * step)
 
 
 def _spread(points: list[BurnupPoint], most: int) -> list[BurnupPoint]:
@@ -130,3 +128,6 @@ def _spread(points: list[BurnupPoint], most: int) -> list[BurnupPoint]:
     if len(points) <= most:
         return points
     return [points[place * (len(points) - 1) // (most - 1)] for place in range(most)]
+
+
+FUNCTIONS = {draw.__name__: draw for draw in (bar, parts, burnup, stage_spans, state)}

@@ -3,26 +3,19 @@
 import base64
 import json
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from psycopg import AsyncConnection, DataError, sql
-from psycopg.rows import args_row
+from fastapi import HTTPException
+from psycopg import DataError, sql
 
-from pyapp.web.answers import columns
-from pyapp.web.reads import as_json
+from pyapp.web.rows import Select
+from pyapp.web.wire import Conn
 
 _LONGEST = 4_000_000  # bytes that a cursor may unfold to
-
-
-class BadCursor(ValueError):
-    """The cursor is not one that this service gave out for this order."""
-
-    def __init__(self) -> None:
-        """Say what to do."""
-        super().__init__("cursor: not one of this list and order; start again without it")
+_UNKNOWN = "cursor: not one of this list and order; start again without it"
 
 
 @dataclass(frozen=True)
@@ -35,72 +28,100 @@ class Page:
 
 
 @dataclass(frozen=True)
+class Order:
+    """By what a list is sorted: expressions on ``p`` that tell its rows apart, the last of which is never null."""
+
+    name: str
+    keys: tuple[sql.Composable, ...]
+    descending: bool = False
+
+
+@dataclass(frozen=True)
 class Place:
     """Where a page of an order begins: behind a row, whose keys it has, or before it; and as of when durations are."""
 
-    order: str
+    order: Order
     backwards: bool
     as_of: str
     keys: list[str | None]
 
+    @property
+    def by(self) -> sql.Composed:
+        """The order in which the rows of the page are read."""
+        return sql.SQL(", ").join(key + sql.SQL(" desc" if self._descending else "") for key in self.order.keys)
+
+    @property
+    def key(self) -> sql.Composed:
+        """What a row has its place by, as an array of texts."""
+        texts = (sql.SQL("({})::text").format(key) for key in self.order.keys)
+        return sql.SQL("array[{}]").format(sql.SQL(", ").join(texts))
+
+    @property
+    def values(self) -> dict[str, str | None]:
+        """The values of the parameters in ``beyond``."""
+        return {f"key{number}": key for number, key in enumerate(self.keys)}
+
+    @property
+    def beyond(self) -> list[sql.Composable]:
+        """What comes after the row, in conditions that have no row in common and are each a piece of an index."""
+        return self._beyond(0) if self.keys else [sql.SQL("true")]
+
+    def _beyond(self, number: int) -> list[sql.Composable]:
+        # What is null counts as greater than all else, as in ``order by``.
+        key, is_null = self.order.keys[number], self.keys[number] is None
+        value = sql.Placeholder(f"key{number}")
+        greater = sql.SQL("{} < {}" if self._descending else "{} > {}").format(key, value)
+        if number == len(self.keys) - 1:
+            return [greater]
+        null, not_null = sql.SQL("{} is null").format(key), sql.SQL("{} is not null").format(key)
+        same = null if is_null else sql.SQL("{} = {}").format(key, value)
+        parts: list[sql.Composable] = [sql.SQL("{} and {}").format(same, rest) for rest in self._beyond(number + 1)]
+        if is_null:
+            return [*parts, not_null] if self._descending else parts
+        return [*parts, greater] if self._descending else [*parts, greater, null]
+
+    @property
+    def _descending(self) -> bool:
+        return self.order.descending is not self.backwards
+
     def cursor(self, backwards: bool, keys: list[str | None]) -> str:
         """Write a cursor to another place in the same order."""
-        text = json.dumps([self.order, backwards, self.as_of, *keys])
+        text = json.dumps([self.order.name, backwards, self.as_of, *keys])
         # A name may be long; one that an index takes is short when compressed.
         return base64.urlsafe_b64encode(zlib.compress(text.encode())).decode().rstrip("=")
 
+    async def fetch(self, conn: Conn, select: Select, values: Mapping[str, Any], limit: int, *, sent: bool) -> Page:
+        """Read the page by a select, with this key, of one row more, which tells whether there is another page."""
+        try:
+            # Planned anew where it depends on values: a rare type wants another plan than a frequent one.
+            rows = await select.fetch(conn, values, sent=sent, prepare=False if values else None)
+        except DataError:
+            if not self.keys:
+                raise
+            raise HTTPException(400, _UNKNOWN) from None
+        found, is_more = rows[:limit], len(rows) > limit
+        if self.backwards:
+            found.reverse()
+        before, behind = (is_more, True) if self.backwards else (bool(self.keys), is_more)
+        return Page(
+            [row for _, row in found],
+            self.cursor(True, found[0][0]) if before and found else None,
+            self.cursor(False, found[-1][0]) if behind and found else None,
+        )
 
-def read_place(order: str, length: int, cursor: str | None) -> Place:
-    """Read where a page begins, in an order by so many keys. Raises BadCursor."""
+
+def read_place(order: Order, cursor: str | None) -> Place:
+    """Read where a page begins. Raises HTTPException where it is none of this order."""
     if cursor is None:
         return Place(order, False, datetime.now(UTC).isoformat(), [])
     try:
         packed = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
         of, backwards, as_of, *keys = json.loads(zlib.decompressobj().decompress(packed, _LONGEST))
-        if of != order or len(keys) != length or keys[-1] is None:
+        texts = [key.encode().decode() for key in keys if key is not None]  # no lone surrogates
+        is_ours = of == order.name and len(keys) == len(order.keys) and keys[-1] is not None
+        if not is_ours or "\0" in "".join(texts) or type(backwards) is not bool:
             raise ValueError
-        if any("\0" in key.encode().decode() for key in keys if key is not None):
-            raise ValueError
-        if type(backwards) is not bool or datetime.fromisoformat(as_of).tzinfo is None:
-            raise ValueError
+        datetime.fromisoformat(as_of).astimezone()
     except (ValueError, TypeError, AttributeError, RecursionError, zlib.error):
-        raise BadCursor from None
+        raise HTTPException(400, _UNKNOWN) from None
     return Place(order, backwards, as_of, keys)
-
-
-def as_page(
-    query: sql.Composable, keys: Iterable[sql.Composable], of: type[Any], without: tuple[str, ...] = (), *, sent: bool
-) -> sql.Composed:
-    """Select the rows of a query behind their keys, for ``fetch_page``: the columns of a kind, or JSON to be sent."""
-    place = sql.SQL("array[{}]").format(sql.SQL(", ").join(sql.SQL("({})::text").format(key) for key in keys))
-    if sent:
-        return as_json(query, of, without, key=place)
-    return sql.SQL("select {}, {} from ({}) as p").format(place, columns(of), query)  # type: ignore[arg-type]  # that classes hash
-
-
-async def fetch_page(
-    conn: AsyncConnection[Any],
-    query: sql.Composed | bytes,
-    values: Mapping[str, Any],
-    place: Place,
-    limit: int,
-    of: type[Any] | None,
-) -> Page:
-    """Read a page by a query for one row more, which tells whether there is another one; None is of JSON."""
-    reader = conn.cursor(row_factory=args_row(lambda keys, *row: (keys, of(*row) if of else row[0])))
-    try:
-        # Planned anew where it depends on values: a page of a rare type wants another plan than a frequent one's.
-        rows = await (await reader.execute(query, values, prepare=False if values else None)).fetchall()
-    except DataError:
-        if not place.keys:
-            raise
-        raise BadCursor from None
-    found, is_more = rows[:limit], len(rows) > limit
-    if place.backwards:
-        found.reverse()
-    before, behind = (is_more, True) if place.backwards else (bool(place.keys), is_more)
-    return Page(
-        [row for _, row in found],
-        place.cursor(True, found[0][0]) if before and found else None,
-        place.cursor(False, found[-1][0]) if behind and found else None,
-    )

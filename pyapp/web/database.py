@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -16,9 +16,11 @@ from pyapp import aio
 from pyapp.db import avoid_preparing
 from pyapp.web.lag import LagMeter
 from pyapp.web.shape import Shape, find_shape
-from pyapp.web.wire import adapters
+from pyapp.web.wire import Conn, adapters
 
 T = TypeVar("T")
+Read: TypeAlias = Callable[[Conn, Shape], Awaitable[T]]
+"""Reads on a connection, and is told what the schema has."""
 log = logging.getLogger("agent_progress")
 AWAY = (psycopg.Error, PoolTimeout, TooManyRequests)
 """What reading ends in where the database does not answer, or lacks something."""
@@ -28,13 +30,8 @@ _WAIT = 2.0  # seconds to wait for a connection before the answer is 503
 _PATIENCE = 1.0  # seconds to wait for a standby before the answer is 503
 _TRIES = 5  # of a query that a standby cancels
 # A network that swallows packets is noticed; what the DSN says of these goes first.
-_NETWORK = {
-    "connect_timeout": 3,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 15000,
-}
+_NETWORK = {"connect_timeout": 3, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+_NETWORK["tcp_user_timeout"] = 15000
 # What the DSN may say otherwise, and what not.
 _DEFAULTS = "-c statement_timeout=5s"
 _FIXED = "-c default_transaction_read_only=on -c search_path=pg_catalog -c TimeZone=UTC -c DateStyle=ISO"
@@ -62,15 +59,16 @@ def arguments(dsn: str) -> dict[str, Any]:
     }
 
 
+async def _prepare(conn: Conn) -> None:
+    await avoid_preparing(conn)
+    await conn.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)  # in transactions: a page is of one moment
+
+
 class Database:
     """Runs queries on the connections of a pool."""
 
     def __init__(
-        self,
-        dsn: str,
-        schema: str = "public",
-        primary: str | None = None,
-        observe: Callable[[float], None] = lambda _: None,
+        self, dsn: str, schema: str = "public", primary: str | None = None, observe: Callable[[float], object] = float
     ) -> None:
         """Prepare a pool; ``observe`` is told the seconds that each use took.
 
@@ -85,7 +83,7 @@ class Database:
         # Connections are not checked before their use, which would cost each answer a way to the server and back.
         self._pool = AsyncConnectionPool(
             kwargs=self._arguments,
-            configure=avoid_preparing,
+            configure=_prepare,
             min_size=1,
             max_size=_CONNECTIONS,
             timeout=_WAIT,
@@ -93,8 +91,7 @@ class Database:
             reconnect_timeout=0,  # the next request tries again: the pool would leave ever longer pauses
             open=False,
         )
-        self._away = False
-        self._told = ""
+        self._away, self._told = False, ""
         self._probing = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
@@ -106,10 +103,8 @@ class Database:
         """Close the connections."""
         await self._pool.close(timeout=0.2)
 
-    async def ask(
-        self, query: Callable[[psycopg.AsyncConnection[Any], Shape], Awaitable[T]], after: str | None = None
-    ) -> T:
-        """Run a query, which is told what the schema has; ``after`` a position of the log that is replayed first.
+    async def ask(self, query: Read[T], after: str | None = None) -> T:
+        """Run a query, ``after`` a position of the log that is replayed first.
 
         Raises psycopg's errors; ``PoolTimeout`` where no connection is to be had, StandbyBehind where it takes longer
         until the position is replayed.
@@ -126,19 +121,13 @@ class Database:
             self.forget()
             raise
 
-    async def _ask(
-        self,
-        query: Callable[[psycopg.AsyncConnection[Any], Shape], Awaitable[T]],
-        after: str | None,
-        again: bool = True,
-    ) -> T:
+    async def _ask(self, query: Read[T], after: str | None, again: bool = True) -> T:
         conn = await self._pool.getconn()
         began = time.perf_counter()
         try:
             if after is not None:
                 await aio.wait_for_position(conn, after, _PATIENCE)
-            self._shape = shape = self._shape or await find_shape(conn, self.schema)
-            return await query(conn, shape)
+            return await query(conn, await self.shape(conn))
         except psycopg.OperationalError:
             if not (again and conn.closed):
                 raise
@@ -149,21 +138,16 @@ class Database:
         await self._pool.check()
         return await self._ask(query, after, again=False)
 
-    async def shape(self) -> Shape:
-        """Tell what the schema has, which is found out once. Raises as ``ask`` does."""
-
-        async def found(_: psycopg.AsyncConnection[Any], shape: Shape) -> Shape:
-            return shape
-
-        if self._shape is None:
-            return await self.ask(found)
+    async def shape(self, conn: Conn) -> Shape:
+        """Tell what the schema has, which is found out once. Raises psycopg's errors."""
+        self._shape = self._shape or await find_shape(conn, self.schema)
         return self._shape
 
     def forget(self) -> None:
         """Find out anew what the schema has, where something that it had is gone."""
         self._shape = None
 
-    async def connect(self, *, to_primary: bool = False) -> psycopg.AsyncConnection[Any]:
+    async def connect(self, *, to_primary: bool = False) -> Conn:
         """Open a connection beside the pool: to read, or to where notifications come from."""
         conn = await psycopg.AsyncConnection.connect(**(self._primary if to_primary else self._arguments))
         await avoid_preparing(conn)

@@ -1,60 +1,75 @@
 """What /openapi.json says beside what FastAPI finds out: problems, events, who may read, what an adoption changes."""
 
 from collections.abc import Iterator
+from contextlib import suppress
+from copy import deepcopy
 from typing import Any, get_args
 
+from starlette.requests import Request
+
 from pyapp.models import Priority
+from pyapp.web.address import base_of
 from pyapp.web.answers import PARENT
+from pyapp.web.database import AWAY
+from pyapp.web.shape import Shape
+from pyapp.web.wire import Conn
 
 _STRICT = [("format", "uuid"), ("pattern", PARENT), ("enum", list(get_args(Priority)))]
-_ID = {"type": "object", "properties": {"workflow_id": {"type": "string"}}, "required": ["workflow_id"]}
-_AT = {"type": "object", "properties": {"at": {"type": "string", "format": "date-time"}}, "required": ["at"]}
 _WORKFLOW = {"$ref": "#/components/schemas/Workflow"}
-_STANDBY = {
-    "type": ["object", "null"],
-    "properties": {"lag_seconds": {"type": ["number", "null"]}, "following": {"type": "boolean"}},
-}
+
+
+def _object(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
 _EVENTS: dict[str, dict[str, Any]] = {
     "snapshot": {"type": "array", "items": _WORKFLOW},
     "workflow": _WORKFLOW,
-    "deleted": _ID,
-    "ping": _AT,
+    "deleted": _object(workflow_id={"type": "string"}),
+    "ping": _object(at={"type": "string", "format": "date-time"}),
     "away": {"type": "object"},
-    "standby": _STANDBY,
+    "standby": _object(lag_seconds={"type": ["number", "null"]}, following={"type": "boolean"})
+    | {"type": ["object", "null"]},
 }
-# As OpenAPI 3.2 has it; older readers leave it out.
-_STREAM = {
-    "oneOf": [
-        {
-            "properties": {
-                "event": {"const": name},
-                "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": schema},
-            },
-            "required": ["event", "data"],
-        }
-        for name, schema in _EVENTS.items()
-    ]
+STREAM = {
+    "schema": {"type": "string"},
+    # As OpenAPI 3.2 has it; older readers leave it out.
+    "itemSchema": {
+        "oneOf": [
+            _object(
+                event={"const": name},
+                data={"type": "string", "contentMediaType": "application/json", "contentSchema": schema},
+            )
+            for name, schema in _EVENTS.items()
+        ]
+    },
 }
+"""What a live stream sends."""
 
 
-def complete(described: dict[str, Any], *, base: str, guarded: bool, adopted: bool) -> dict[str, Any]:
-    """Complete the description of the API: where it is, whether it wants a token, whether its tables were adopted."""
+async def describe(request: Request) -> dict[str, Any]:
+    """Describe the API: what it answers, where it is, whether it wants a token, whether its tables were adopted."""
+    app = request.app
+    described: dict[str, Any] = deepcopy(app.openapi())
     for _, _, operation in operations(described):
         for answer in operation["responses"].values():
             content = answer.get("content", {})
             if content.get("application/json", {}).get("schema") == {"$ref": "#/components/schemas/Problem"}:
                 content["application/problem+json"] = content.pop("application/json")
-            if "text/event-stream" in content:
-                content["text/event-stream"] = {"schema": {"type": "string"}, "itemSchema": _STREAM}
-    described["servers"] = [{"url": base or "/"}]
-    if guarded:
+    described["servers"] = [{"url": base_of(request) or "/"}]
+    if app.state.settings.token is not None:
         described["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
         described["security"] = [{"bearer": []}]
-        for path, _, operation in operations(described):
-            if path in ("/healthz", "/readyz"):
-                operation["security"] = []
-    found: dict[str, Any] = _loosened(described) if adopted else described
-    return found
+        for path in ("/healthz", "/readyz"):
+            described["paths"][path]["get"]["security"] = []
+    with suppress(*AWAY):
+        if await app.state.database.ask(_is_adopted):
+            described = _loosened(described)
+    return described
+
+
+async def _is_adopted(_: Conn, shape: Shape) -> bool:
+    return not shape.has("workflow")
 
 
 def operations(described: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:

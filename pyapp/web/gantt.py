@@ -1,18 +1,20 @@
 """Tasks over time: lanes by stage or agent type, at most 200 tasks as bars, and how many were at work in the rest."""
 
-from collections.abc import Sequence
+import json
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any, Literal, LiteralString, NamedTuple
+from datetime import datetime
+from itertools import accumulate
+from typing import Any, Literal
 
-from psycopg import AsyncConnection, sql
+from psycopg import sql
+from psycopg.rows import class_row
 
 from pyapp.web.answers import Listed
 from pyapp.web.shape import Shape
-from pyapp.web.wire import fetch_rows
+from pyapp.web.wire import Conn
 
 By = Literal["stage", "agent"]
-_COLUMNS: dict[str, LiteralString] = {"stage": "stage", "agent": "agent_type"}
+_COLUMNS = {"stage": "stage", "agent": "agent_type"}
 BARS = 200
 _LANES = 20
 _SLICES = 100
@@ -20,7 +22,8 @@ _ROWS = 24  # bars above each other in a lane
 _NARROWEST = 0.4  # percent of the width
 _DENSITY = 28  # pixels
 
-# Failed tasks, those at work and the others take turns in what is drawn, the longest of each first.
+# One row for each lane. Failed tasks, those at work and the others take turns in what is drawn, the longest of each
+# first. What is at work is drawn until now; in a workflow that has ended it is so no longer.
 _QUERY = """
     with task as materialized (
         select
@@ -28,14 +31,14 @@ _QUERY = """
             coalesce(nullif(concat_ws(' ', p.agent_type, p.external_id), ''), p.id::text) as name,
             p.{column} as lane,
             p.status::text as status,
-            extract(epoch from t.began)::float8 as began,
-            extract(epoch from greatest(t.ended, t.began))::float8 as ended
-        from {tasks} as p
+            t.began,
+            greatest(t.ended, t.began) as ended
+        from {agent_task} as p
         cross join lateral (
             select
                 coalesce(p.started_at, p.assigned_at, p.completed_at) as began,
                 case
-                    when p.status in ('assigned', 'running') then %(until)s
+                    when p.status in ('assigned', 'running') then least(%(ended)s::timestamptz, %(now)s)
                     else coalesce(p.completed_at, p.started_at)
                 end as ended
         ) as t
@@ -45,84 +48,66 @@ _QUERY = """
             and t.began between '0001-01-02' and '9999-12-30'
             and t.ended between '0001-01-02' and '9999-12-30'
     ),
+    frame as (
+        select min(t.began) as began, greatest(extract(epoch from max(t.ended) - min(t.began)), 0.001) as seconds
+        from task as t
+    ),
     lane as (
-        select t.lane, least(row_number() over (order by count(*) desc, t.lane), {most}) as place
+        select t.lane, least(row_number() over (order by count(*) desc, t.lane), %(lanes)s) as place
         from task as t
         group by t.lane
     ),
     placed as materialized (
-        select t.*, l.place from task as t join lane as l on l.lane is not distinct from t.lane
+        select
+            t.*,
+            l.place,
+            (100 * extract(epoch from t.began - f.began) / f.seconds)::float8 as x,
+            (100 * extract(epoch from t.ended - t.began) / f.seconds)::float8 as width,
+            row_number() over (
+                partition by case when t.status = 'failed' then 0 when t.status in ('assigned', 'running') then 1 end
+                order by t.ended - t.began desc, t.id
+            ) as rank
+        from task as t
+        join lane as l on l.lane is not distinct from t.lane
+        cross join frame as f
     ),
-    frame as (
-        select min(p.began) as began, greatest(max(p.ended), min(p.began) + 0.001) as ended from placed as p
-    ),
-    ranked as (
-        select p.*, row_number() over (partition by c.kind order by p.ended - p.began desc, p.id) as rank
+    bar as materialized (
+        select p.place, p.id, p.name, p.status, p.began, p.ended, p.x, p.width
         from placed as p
-        cross join lateral (
-            select case p.status when 'failed' then 0 when 'assigned' then 1 when 'running' then 1 else 2 end as kind
-        ) as c
+        order by p.rank, p.id
+        limit %(bars)s
+    ),
+    slice as materialized (
+        select e.place, e.slice, sum(e.change) as change
+        from (
+            select p.place, width_bucket(p.x, 0, 100, %(slices)s) as slice, 1 as change from placed as p
+            union all
+            select p.place, width_bucket(p.x + p.width, 0, 100, %(slices)s) + 1, -1 from placed as p
+        ) as e
+        group by e.place, e.slice
     )
     select
-        'lane' as kind, p.place, null as id, min(p.lane) as name, null as status, min(p.began) as began,
-        max(p.ended) as ended, count(*) as tasks, count(*) filter (where p.status = 'failed') as failed,
-        count(distinct p.lane) as lanes
+        case when count(distinct p.lane) <= 1 then min(p.lane) end as name,
+        greatest(count(distinct p.lane), 1) as lanes,
+        count(*) as tasks,
+        count(*) filter (where p.status = 'failed') as failed,
+        min(p.began) as began,
+        max(p.ended) as ended,
+        (select jsonb_agg(b order by b.began, b.ended) from bar as b where b.place = p.place) as drawn,
+        (select jsonb_object_agg(s.slice, s.change) from slice as s where s.place = p.place) as changes
     from placed as p
     group by p.place
-    union all
-    (
-        select 'bar', r.place, r.id, r.name, r.status, r.began, r.ended, 1, 0, 0
-        from ranked as r
-        order by r.rank, r.id
-        limit {bars}
-    )
-    union all
-    select 'slice', e.place, null, null, null, e.slice, 0, sum(e.change), 0, 0
-    from (
-        select p.place, width_bucket(p.began, f.began, f.ended, {slices}) as slice, 1 as change
-        from placed as p cross join frame as f
-        union all
-        select p.place, width_bucket(p.ended, f.began, f.ended, {slices}) + 1, -1
-        from placed as p cross join frame as f
-    ) as e
-    group by e.place, e.slice
+    order by count(distinct p.lane) > 1, min(p.began), p.place
 """
-
-
-class Row(NamedTuple):
-    """A row of the query: a lane, a task that is a bar, or how many came and went in a slice of the time."""
-
-    kind: str
-    place: int
-    id: str | None
-    name: str | None
-    status: str | None
-    began: float
-    ended: float
-    tasks: int
-    failed: int
-    lanes: int
-
-
-@dataclass(frozen=True)
-class Bar:
-    """A task: from when to when, and where it is drawn, in percent of the width and in pixels."""
-
-    id: str
-    name: str
-    status: str
-    began: datetime
-    ended: datetime
-    x: float
-    width: float
-    y: int
 
 
 @dataclass
 class Lane:
     """The tasks of a stage, or of a type of agents; ``lanes`` is more than 1 where several were put together.
 
-    ``density`` is a path in a box of 100 by 100 where not all tasks are bars, ``most`` how many were at work at most.
+    ``drawn`` are its bars and ``changes`` how many tasks came or went in a slice of the time, both as JSON. ``density``
+    is a path in a box of 100 by 100 where not all tasks are bars, ``most`` how many were at work at most. ``bars`` are
+    placed in percent of the width and in pixels.
     """
 
     name: str | None
@@ -131,7 +116,9 @@ class Lane:
     failed: int
     began: datetime
     ended: datetime
-    bars: list[Bar] = field(default_factory=list)
+    drawn: str | None
+    changes: str
+    bars: list[dict[str, Any]] = field(default_factory=list)
     density: str = ""
     most: int = 0
     height: int = 0
@@ -139,111 +126,70 @@ class Lane:
 
 @dataclass(frozen=True)
 class Gantt:
-    """All lanes; ``times`` are evenly spaced over the width, ``thickness`` that of a bar in pixels."""
+    """All lanes; ``times`` are evenly spaced over the width, ``thickness`` that of a bar in pixels.
+
+    ``drawn`` of the ``tasks`` that have begun are bars.
+    """
 
     by: By
     lanes: list[Lane]
     times: list[datetime]
     thickness: int
-
-    @property
-    def drawn(self) -> int:
-        """How many tasks are bars."""
-        return sum(len(lane.bars) for lane in self.lanes)
-
-    @property
-    def tasks(self) -> int:
-        """How many tasks have begun."""
-        return sum(lane.tasks for lane in self.lanes)
+    drawn: int
+    tasks: int
 
 
-async def read_gantt(
-    conn: AsyncConnection[Any], shape: Shape, workflow: Listed, now: datetime, by: By | None
-) -> Gantt | None:
+async def read_gantt(conn: Conn, shape: Shape, workflow: Listed, now: datetime, by: By | None) -> Gantt | None:
     """Read and lay out the tasks that have begun; by stage unless none has a stage. None where there are no tasks."""
     if not shape.has("agent_task"):
         return None
-    for column in (by,) if by else ("stage", "agent"):
-        query = sql.SQL(_QUERY).format(
-            column=sql.Identifier(_COLUMNS[column]),
-            tasks=shape.name("agent_task"),
-            most=_LANES,
-            bars=BARS,
-            slices=_SLICES,
-        )
-        values = {"workflow": workflow.workflow_id, "until": end_of(workflow.completed_at, now)}
-        rows = await fetch_rows(conn, Row, query, values)
-        named = [row for row in rows if row.kind == "lane" and row.name is not None]
-        if rows and (named or by or column == "agent"):
-            return lay_out(rows, column)
+    values = {"workflow": workflow.workflow_id, "ended": workflow.completed_at, "now": now}
+    values |= {"lanes": _LANES, "bars": BARS, "slices": _SLICES}
+    choice: tuple[By, ...] = (by,) if by else ("stage", "agent")
+    for column in choice:
+        query = shape.query(_QUERY, column=sql.Identifier(_COLUMNS[column]))
+        lanes = await (await conn.cursor(row_factory=class_row(Lane)).execute(query, values)).fetchall()
+        if lanes and (by or column == "agent" or any(lane.name or lane.lanes > 1 for lane in lanes)):
+            return _lay_out(lanes, column)
     return None
 
 
-def end_of(ended: datetime | None, now: datetime) -> datetime:
-    """Say until when what is at work is drawn: in a workflow that has ended it is so no longer."""
-    return min(ended or now, now)
-
-
-def lay_out(rows: Sequence[Row], by: By) -> Gantt:
-    """Lay out lanes in the order in which they began, those that were put together last; bars without overlaps."""
-    lanes = [row for row in rows if row.kind == "lane"]
-    began, ended = min(row.began for row in lanes), max(row.ended for row in lanes)
-    span = max(ended - began, 0.001)
-    placed = {row.place: _fill(row, rows, began, span) for row in sorted(lanes, key=lambda r: (r.lanes > 1, r.began))}
-    rows_of = {place: max((row for _, row in bars), default=-1) + 1 for place, (_, bars) in placed.items()}
-    thickness = 13 if sum(rows_of.values()) <= 2 * _ROWS else 7
-    for place, (lane, bars) in placed.items():
-        if len(bars) < lane.tasks:
-            changes = {int(row.began): row.tasks for row in rows if row.kind == "slice" and row.place == place}
-            lane.density, lane.most = _density(changes)
+def _lay_out(lanes: list[Lane], by: By) -> Gantt:
+    rows = [_stack(lane) for lane in lanes]
+    thickness = 13 if sum(rows) <= 2 * _ROWS else 7
+    for lane, count in zip(lanes, rows, strict=True):
+        if len(lane.bars) < lane.tasks:
+            lane.density, lane.most = _density(json.loads(lane.changes))
         top = (_DENSITY + 3) if lane.density else 0
-        lane.height = top + rows_of[place] * (thickness + 3)
-        lane.bars = [_bar(row, began, span, top + line * (thickness + 3)) for row, line in bars]
-    times = [_at(began + span * part / 4) for part in range(5)]
-    return Gantt(by, [lane for lane, _ in placed.values()], times, thickness)
+        lane.height = top + count * (thickness + 3)
+        for bar in lane.bars:
+            bar["y"] = top + bar["row"] * (thickness + 3)
+    began = min(lane.began for lane in lanes)
+    span = max(lane.ended for lane in lanes) - began
+    times = [began + span * part / 4 for part in range(5)]
+    return Gantt(by, lanes, times, thickness, sum(len(lane.bars) for lane in lanes), sum(lane.tasks for lane in lanes))
 
 
-def _fill(lane: Row, rows: Sequence[Row], began: float, span: float) -> tuple[Lane, list[tuple[Row, int]]]:
-    """Give each bar of a lane the first line where it has room; those that find none are part of the density."""
-    name = None if lane.lanes > 1 else lane.name
-    made = Lane(name, lane.lanes, lane.tasks, lane.failed, _at(lane.began), _at(lane.ended))
-    free: list[float] = []
-    bars = []
-    mine = (row for row in rows if row.kind == "bar" and row.place == lane.place)
-    for row in sorted(mine, key=lambda row: (row.began, row.ended)):
-        start, width = _extent(row, began, span)
-        line = next((line for line, until in enumerate(free) if until <= start), len(free))
-        if line == _ROWS:
+def _stack(lane: Lane) -> int:
+    """Give each bar of a lane the first row where it has room; those that find none are part of the density."""
+    free: list[float] = []  # until where each row is taken
+    for bar in json.loads(lane.drawn or "[]"):
+        width = min(max(bar["width"], _NARROWEST), 100)
+        x = min(bar["x"], 100 - width)
+        row = next((row for row, until in enumerate(free) if until <= x), len(free))
+        if row == _ROWS:
             continue
-        free[line : line + 1] = [start + width]
-        bars.append((row, line))
-    return made, bars
+        free[row : row + 1] = [x + width]
+        times = {name: datetime.fromisoformat(bar[name]) for name in ("began", "ended")}
+        lane.bars.append({**bar, **times, "x": round(x, 3), "width": round(width, 3), "row": row})
+    return len(free)
 
 
-def _extent(row: Row, began: float, span: float) -> tuple[float, float]:
-    width = min(max((row.ended - row.began) / span * 100, _NARROWEST), 100)
-    return min((row.began - began) / span * 100, 100 - width), width
-
-
-def _bar(row: Row, began: float, span: float, y: int) -> Bar:
-    x, width = _extent(row, began, span)
-    name, status = row.name or "", row.status or "other"
-    return Bar(row.id or "", name, status, _at(row.began), _at(row.ended), round(x, 3), round(width, 3), y)
-
-
-def _density(changes: dict[int, int]) -> tuple[str, int]:
+def _density(changes: dict[str, int]) -> tuple[str, int]:
     """Draw how many tasks were at work in each slice, from how many came and went."""
-    counts, count = [], 0
-    for slice_ in range(1, _SLICES + 2):
-        count += changes.get(slice_, 0)
-        counts.append(count)
+    *counts, behind = accumulate(changes.get(str(number), 0) for number in range(1, _SLICES + 2))
     # What ends with the last slice is in a slice of its own, behind it.
-    counts[-2:] = [max(counts[-2:])]
+    counts[-1] = max(counts[-1], behind)
     most = max(*counts, 1)
-    return "M0,100" + "".join(
-        f"V{100 - count * 100 / most:.0f}H{x}" for x, count in enumerate(counts, 1)
-    ) + "V100Z", most
-
-
-def _at(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
+    steps = "".join(f"V{100 - count * 100 / most:.0f}H{x}" for x, count in enumerate(counts, 1))
+    return f"M0,100{steps}V100Z", most

@@ -4,9 +4,8 @@ import time
 from collections.abc import Callable
 from typing import Any, LiteralString
 
-import psycopg
-
 from pyapp.web.answers import Standby
+from pyapp.web.wire import Conn
 
 _REPLAY: LiteralString = """
     select
@@ -31,7 +30,7 @@ class LagMeter:
         self._shown: float | None = None
         self._mark: tuple[float, int] | None = None
 
-    async def measure(self, conn: psycopg.AsyncConnection[Any]) -> Standby | None:
+    async def measure(self, conn: Conn) -> Standby | None:
         """Ask a server; None where it is no standby."""
         return self.take(await (await conn.execute(_REPLAY)).fetchone())
 

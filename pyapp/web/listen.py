@@ -3,13 +3,13 @@
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any
 
 import psycopg
 
 from pyapp import aio
 from pyapp.watch import listen
 from pyapp.web.database import Database
+from pyapp.web.wire import Conn
 
 RESYNC = 10.0
 """Seconds after which all is looked at again, although no notification came."""
@@ -42,7 +42,7 @@ class Listener:
                 self._wake()
             await asyncio.sleep(_RETRY)
 
-    async def _hear(self, conn: psycopg.AsyncConnection[Any]) -> None:
+    async def _hear(self, conn: Conn) -> None:
         while True:
             self._count_query()
             listens = await listen(conn, self._database.schema)

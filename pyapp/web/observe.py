@@ -3,27 +3,26 @@
 import asyncio
 import json
 import logging
+import math
 import time
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from psycopg import AsyncConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pyapp.web.answers import Standby
 from pyapp.web.database import AWAY, Database
 from pyapp.web.reads import count_drift, count_stalled, send_overview
 from pyapp.web.shape import Shape
-from pyapp.web.wire import error
+from pyapp.web.wire import Conn, error
 
 log = logging.getLogger("agent_progress.access")
-_DRIFT_EVERY = 60.0  # seconds; it counts every task, so it rests 100 times as long as it takes
-_STALLED_EVERY = 15.0
 
 
 class Metrics:
@@ -32,18 +31,11 @@ class Metrics:
     def __init__(self) -> None:
         """Make them, all at zero."""
         self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "agent_progress_http_requests_total", "Requests answered.", ["route", "status"], registry=self.registry
-        )
-        self.request_seconds = Histogram(
-            "agent_progress_http_request_seconds", "Time to answer a request.", ["route"], registry=self.registry
-        )
-        self.query_seconds = Histogram(
-            "agent_progress_query_seconds", "Time in the database for a request.", registry=self.registry
-        )
-        self.stream_queries = Counter(
-            "agent_progress_stream_queries_total", "Queries for the live streams.", registry=self.registry
-        )
+        ours: dict[str, Any] = {"namespace": "agent_progress", "registry": self.registry}
+        self.requests = Counter("http_requests_total", "Requests answered.", ["route", "status"], **ours)
+        self.request_seconds = Histogram("http_request_seconds", "Time to answer a request.", ["route"], **ours)
+        self.query_seconds = Histogram("query_seconds", "Time in the database for a request.", **ours)
+        self.stream_queries = Counter("stream_queries_total", "Queries for the live streams.", **ours)
         ProcessCollector(registry=self.registry)  # memory, processor, open files
 
 
@@ -54,80 +46,70 @@ class DatabaseCollector(Collector):
         """Make a collector that reads this database."""
         self._database = database
         self._clients = clients
-        self._drifting = _Rarely(database, count_drift)
-        self._stalled = _Rarely(database, count_stalled)
-        self._found: Sequence[Metric] = ()
+        self._drifting = _Rarely(database, count_drift, every=60.0)
+        self._stalled = _Rarely(database, count_stalled, every=15.0)
+        self._found: list[Metric] = []
 
-    def collect(self) -> Sequence[Metric]:
+    def collect(self) -> list[Metric]:
         """Return what was found."""
         return self._found
 
     async def look(self) -> None:
         """Read what the database says now."""
-        self._found = [metric async for metric in self._read()]
 
-    async def _read(self) -> AsyncIterator[Metric]:
-        async def read(conn: AsyncConnection[Any], shape: Shape) -> tuple[Any, Standby | None]:
+        async def read(conn: Conn, shape: Shape) -> tuple[Any, Standby | None]:
             return json.loads(await send_overview(conn, shape)), await self._database.meter.measure(conn)
 
-        def gauge(name: str, meaning: str, value: float) -> Metric:
-            return GaugeMetricFamily(f"agent_progress_{name}", meaning, value=value)
+        found: list[Metric] = []
 
-        yield gauge("stream_clients", "Clients that follow live.", self._clients())
-        try:
+        def gauge(name: str, meaning: str, value: Any, label: str | None = None) -> None:
+            family = GaugeMetricFamily(f"agent_progress_{name}", meaning, labels=[label] if label else [])
+            for key, count in (value if label else {"": value}).items():
+                family.add_metric([key] if label else [], math.nan if count is None else count)
+            found.append(family)
+
+        gauge("stream_clients", "Clients that follow live.", self._clients())
+        overview = None
+        with suppress(*AWAY):
             overview, standby = await self._database.ask(read)
-        except AWAY:
-            yield gauge("database_up", "Whether the database answers.", 0)
-            return
-        yield gauge("database_up", "Whether the database answers.", 1)
-        yield gauge("in_recovery", "Whether what is read is a standby.", standby is not None)
-        lag = 0.0 if standby is None else standby.lag_seconds
-        yield gauge(
-            "standby_lag_seconds",
-            "Age of what the standby shows, at most; 0 on a primary, NaN where it is not known.",
-            float("nan") if lag is None else lag,
-        )
-        by_status = GaugeMetricFamily("agent_progress_workflows", "Workflows by status.", labels=["status"])
-        for name, count in overview["overview"].items():
-            if name != "total_workflows":
-                by_status.add_metric([name.removesuffix("_workflows")], count)
-        yield by_status
-        tasks = GaugeMetricFamily("agent_progress_tasks", "Tasks of all workflows by outcome.", labels=["outcome"])
-        for name, count in overview["agents"].items():
-            tasks.add_metric([name], count)
-        yield tasks
-        yield gauge(
-            "drifting_workflows",
-            "Workflows whose stored progress is wrong, counted once a minute or less; NaN where that took too long.",
-            await self._drifting.count(),
-        )
-        yield gauge(
-            "stalled_workflows",
-            "Workflows that run and rest, counted four times a minute or less; NaN where that took too long.",
-            await self._stalled.count(_STALLED_EVERY),
-        )
+        gauge("database_up", "Whether the database answers.", overview is not None)
+        if overview is not None:
+            statuses = {name.removesuffix("_workflows"): count for name, count in overview["overview"].items()}
+            del statuses["total"]
+            gauge("workflows", "Workflows by status.", statuses, "status")
+            gauge("tasks", "Tasks of all workflows by outcome.", overview["agents"], "outcome")
+            gauge("in_recovery", "Whether what is read is a standby.", standby is not None)
+            lag = 0.0 if standby is None else standby.lag_seconds
+            age = "Age of what the standby shows, at most; 0 on a primary, NaN where it is not known."
+            gauge("standby_lag_seconds", age, lag)
+            wrong = (
+                "Workflows whose stored progress is wrong, counted once a minute or less; NaN where that took too long."
+            )
+            gauge("drifting_workflows", wrong, await self._drifting.count())
+            rest = "Workflows that run and rest, counted four times a minute or less; NaN where that took too long."
+            gauge("stalled_workflows", rest, await self._stalled.count())
+        self._found = found
 
 
 class _Rarely:
-    """Counts what takes long to count, and remembers it."""
+    """Counts what takes long to count at most every so many seconds, or 100 times what it took, and remembers it."""
 
-    def __init__(self, database: Database, count: Callable[[AsyncConnection[Any], Shape], Awaitable[float]]) -> None:
-        self._database, self._count = database, count
+    def __init__(self, database: Database, count: Callable[[Conn, Shape], Awaitable[int]], every: float):
+        self._database, self._count, self._every = database, count, every
         self._lock = asyncio.Lock()
-        self._found = float("nan")
-        self._next = float("-inf")
+        self._found: int | None = None
+        self._next = -math.inf
 
-    async def count(self, every: float = _DRIFT_EVERY) -> float:
-        """Return what was counted within so many seconds, or within 100 times of what it took."""
+    async def count(self) -> int | None:
+        """Return what was counted last; None where that failed."""
         async with self._lock:
             began = time.monotonic()
             if began >= self._next:
-                try:
+                self._found = None
+                with suppress(*AWAY):
                     self._found = await self._database.ask(self._count)
-                except AWAY:
-                    self._found = float("nan")
                 now = time.monotonic()
-                self._next = now + max(every, 100 * (now - began))
+                self._next = now + max(self._every, 100 * (now - began))
             return self._found
 
 

@@ -1,15 +1,13 @@
 """What requests may ask for."""
 
 import re
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Literal, TypeVar, get_args
 from urllib.parse import unquote
 
-import psycopg
-from fastapi import Path, Query
+from fastapi import Depends, HTTPException, Path, Query
 from fastapi.dependencies.models import Dependant
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
@@ -18,8 +16,7 @@ from starlette.requests import Request
 
 from pyapp.models import Priority, TaskStatus, WorkflowStatus
 from pyapp.web.answers import PARENT
-from pyapp.web.database import Database
-from pyapp.web.shape import NotAValue, Shape
+from pyapp.web.database import Database, Read
 
 T = TypeVar("T")
 
@@ -47,18 +44,11 @@ _ParentKey = Annotated[str, Field(max_length=500, json_schema_extra={"pattern": 
 Parent = Annotated[
     _ParentKey | None, Query(description="The id of what started them; none: those that no workflow started.")
 ]
+# fmt: off
 Sort = Literal[
-    "created",
-    "-created",
-    "name",
-    "-name",
-    "status",
-    "-status",
-    "progress",
-    "-progress",
-    "duration",
-    "-duration",
+    "created", "-created", "name", "-name", "status", "-status", "progress", "-progress", "duration", "-duration"
 ]
+# fmt: on
 _UNITS = {"": 1, "s": 1, "min": 60, "h": 3600, "d": 86400}
 _LENGTH = "seconds, or 5 min, 2 h, 1 d"
 
@@ -127,8 +117,7 @@ class WantedTasks:
     agent_type: Annotated[Text | None, Query()] = None
     stage: Annotated[Text | None, Query()] = None
     text: Annotated[
-        Text | None,
-        Query(description="Contained in the agent type, an id or the error, without regard to case."),
+        Text | None, Query(description="Contained in the agent type, an id or the error, without regard to case.")
     ] = None
     cursor: TaskCursor = None
 
@@ -157,21 +146,20 @@ def _position(text: str | None) -> str | None:
     return text
 
 
-Position = Annotated[
-    Annotated[str, Field(json_schema_extra={"pattern": _POSITION})] | None,
-    AfterValidator(_position),
-    Query(
-        description="Answer with what a standby shows once it has replayed its primary's log up to here, as"
-        " pyapp.wal_position or pg_current_wal_lsn() told after a commit; else 503 after a second.",
-    ),
-]
-
-
-async def after_position(after_position: Position = None) -> None:
+async def after_position(
+    after_position: Annotated[
+        Annotated[str, Field(json_schema_extra={"pattern": _POSITION})] | None,
+        AfterValidator(_position),
+        Query(
+            description="Answer with what a standby shows once it has replayed its primary's log up to here, as"
+            " pyapp.wal_position or pg_current_wal_lsn() told after a commit; else 503 after a second."
+        ),
+    ] = None,
+) -> None:
     """Take a parameter of all requests that read, for ask."""
 
 
-async def ask(request: Request, query: Callable[[psycopg.AsyncConnection[Any], Shape], Awaitable[T]]) -> T:
+async def ask(request: Request, query: Read[T]) -> T:
     """Run a query of a request, on a standby not before it has replayed what the request says."""
     database: Database = request.app.state.database
     return await database.ask(query, after=request.query_params.get("after_position"))
@@ -181,10 +169,14 @@ async def known_parameters(request: Request) -> None:
     """Refuse a parameter that the route does not take; each may have the key of a signed link."""
     if given := request.query_params:
         known = {"key", *_taken_by(request.scope["route"].dependant)}
-        for name in given:
-            if name not in known:
-                raise NotAValue(f"{name}: no such parameter here")
+        for name in given.keys() - known:
+            raise HTTPException(422, f"{name}: no such parameter here")
 
 
 def _taken_by(dependant: Dependant) -> set[str]:
     return {field.alias for field in dependant.query_params}.union(*map(_taken_by, dependant.dependencies))
+
+
+READING = [Depends(known_parameters), Depends(after_position)]
+"""What all that reads takes."""
+OF_PAGES = [Depends(given_only), *READING]

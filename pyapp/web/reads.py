@@ -2,32 +2,28 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache
-from typing import Any, LiteralString
+from typing import Any, Literal, LiteralString, TypeAlias
 
-from psycopg import AsyncConnection, sql
+from psycopg import sql
 from psycopg.abc import Params
 
 from pyapp import WorkflowNotFound, aio
-from pyapp.models import WORKFLOW_STATUSES, BurnupPoint, Forecast, Stage, TimelineEntry, Workflow
-from pyapp.reading import ATTENTION
+from pyapp.db import quoted_name
+from pyapp.models import WORKFLOW_STATUSES, BurnupPoint, Forecast, Stage, TimelineEntry, Trend, Workflow
+from pyapp.reading import ATTENTION, ORDER_OF_TRENDS
 from pyapp.statements import array as as_array
 from pyapp.watch import ACTIVE
-from pyapp.web.answers import Event, Listed, columns
+from pyapp.web.answers import Event, Listed
+from pyapp.web.rows import Select, columns
 from pyapp.web.shape import Shape
-from pyapp.web.wire import fetch_rows, fetch_values
+from pyapp.web.wire import Conn, fetch_values
 
 NEWEST = sql.SQL("p.created_at desc, p.workflow_id desc")
 FOLLOWED = 200
 """So many of the active workflows are followed."""
-
-
-# Which workflows are stalled takes their tasks to tell; only those whose progress rests can be.
-_RESTS = sql.SQL(
-    "p.status = 'running' and p.last_updated_at < now() - coalesce("
-    "nullif(current_setting('agent_progress.stalled_after', true), ''), '10 minutes')::interval"
-)
+_ROOTS = sql.SQL("p.parent_id is null and p.status in ({})").format(sql.SQL(", ").join(map(sql.Literal, ACTIVE)))
 
 
 @dataclass(frozen=True)
@@ -35,9 +31,9 @@ class Part:
     """Rows of a relation that belong to a workflow, in an order."""
 
     relation: str
-    of: type[Any]
+    of: Any
     order: LiteralString
-    query: LiteralString = "select {columns} from {relation} as p"
+    rows: LiteralString = "{relation}"
 
 
 EVENTS = Part("workflow_event", Event, "p.id desc")
@@ -49,13 +45,10 @@ BURNUP = Part(
     "workflow_burnup",
     BurnupPoint,
     "p.at",
-    query="select {columns} from (select b.* from"
-    " (select b.*, row_number() over (order by b.at) as place, count(*) over () as points"
+    "(select b.* from (select b.*, row_number() over (order by b.at) as place, count(*) over () as points"
     " from {relation} as b where b.workflow_id = %(key)s) as b"
-    " where b.place in (1, b.points) or b.place %% greatest(1, b.points / 400) = 0) as p",
+    " where b.place in (1, b.points) or b.place %% greatest(1, b.points / 400) = 0)",
 )
-
-
 _OF_TREE = {
     "tree_workflows": "workflows",
     "tree_progress": "progress",
@@ -63,135 +56,98 @@ _OF_TREE = {
 }
 
 
-def as_json(
-    query: sql.Composable, of: type[Any], without: tuple[str, ...] = (), *, key: sql.Composable | None = None
-) -> sql.Composed:
-    """Select each row of a query as JSON, which is sent as the database writes it; behind its ``key``, if wanted."""
-    chosen = sql.SQL(", ").join([*([] if key is None else [key]), sql.SQL("row_to_json(r)")])
-    sent = columns(of, without, sent=True)  # type: ignore[arg-type]  # that classes hash
-    return sql.SQL("select {} from ({}) as p cross join lateral (select {}) as r").format(chosen, query, sent)
+# --- Workflows --------------------------------------------------------------------------------------------------
 
 
 def listed(shape: Shape, rows: sql.Composable, order: sql.Composable, summed: LiteralString = "true") -> sql.Composed:
     """Select workflows as they are shown: ``rows`` of workflow_progress, and those that are ``summed`` with a tree."""
     stages, trees = shape.has("workflow_stage_progress"), shape.has("workflow_tree_progress")
-    joins: list[sql.Composable] = []
+    query: LiteralString = "select {columns}, p.workflow_id::text as id, {stage}, {tree} from {rows} as p"
     if stages:
-        join: LiteralString = "left join {} as s on s.workflow_id = p.workflow_id"
-        joins.append(sql.SQL(join).format(shape.name("workflow_stage_progress")))
+        query += " left join {workflow_stage_progress} as s on s.workflow_id = p.workflow_id"
     if trees:
         # With offset 0 one after the other, by index, whatever the statistics say.
-        join = "left join lateral (select t.* from {} as t where t.workflow_id = p.workflow_id and {} offset 0) as t"
-        joins.append(sql.SQL(join + " on true").format(shape.name("workflow_tree_progress"), sql.SQL(summed)))
-    values = (
-        sql.SQL("{} as {}").format(
-            sql.Identifier("t", theirs) if trees else sql.SQL("null::integer"), sql.Identifier(ours)
+        query += (
+            " left join lateral (select t.* from {workflow_tree_progress} as t"
+            " where t.workflow_id = p.workflow_id and {summed} offset 0) as t on true"
         )
-        for ours, theirs in _OF_TREE.items()
+    form = "t.{} as {}" if trees else "null::integer as {1}"
+    return shape.query(
+        query + " order by {order}",
+        columns=columns(Workflow),
+        stage=sql.SQL("s.progress_percentage as stage_progress" if stages else "null::integer as stage_progress"),
+        tree=sql.SQL(", ".join(form.format(theirs, ours) for ours, theirs in _OF_TREE.items())),
+        rows=rows,
+        summed=sql.SQL(summed),
+        order=order,
     )
-    return sql.SQL("select {}, p.workflow_id::text as id, {} as stage_progress, {} from {} as p {} order by {}").format(
-        columns(Workflow),
-        sql.SQL("s.progress_percentage" if stages else "null::integer"),
-        sql.SQL(", ").join(values),
-        rows,
-        sql.SQL(" ").join(joins),
-        order,
-    )
 
 
-def apart(shape: Shape, conditions: Sequence[sql.Composable], order: sql.Composable, limit: int) -> sql.Composed:
-    """Read the workflows of each condition by themselves, so that an index gives the order, wherever in it they lie."""
-    return apart_from([(shape.name("workflow_progress"), condition) for condition in conditions], order, limit)
-
-
-def apart_from(
-    parts: Sequence[tuple[sql.Composable, sql.Composable]], order: sql.Composable, limit: int
-) -> sql.Composed:
-    """Read the rows of each condition by themselves, each from where it says."""
+def apart(parts: Sequence[tuple[sql.Composable, sql.Composable]], order: sql.Composable, limit: int) -> sql.Composed:
+    """Read the rows of each condition by themselves, each from where it says, so that an index gives the order."""
     one = sql.SQL("(select p.* from {} as p where {} order by {} limit {})")
     found = [one.format(rows, condition, order, limit) for rows, condition in parts]
     if len(found) == 1:
         return found[0]
-    rows = sql.SQL(" union all ").join(found)
-    return sql.SQL("(select p.* from ({}) as p order by {} limit {})").format(rows, order, limit)
+    return one.format(sql.SQL("({})").format(sql.SQL(" union all ").join(found)), sql.SQL("true"), order, limit)
 
 
 @cache
-def _by_key(shape: Shape) -> sql.Composed:
-    rows = sql.SQL("(select p.* from {} as p where p.workflow_id = %(key)s)")
-    return listed(shape, rows.format(shape.name("workflow_progress")), NEWEST)
+def _by_key(shape: Shape) -> Select:
+    rows = shape.query("(select p.* from {workflow_progress} as p where p.workflow_id = %(key)s)")
+    return Select(Listed, listed(shape, rows, NEWEST))
 
 
 @cache
-def _workflow_json(shape: Shape) -> bytes:
-    return as_json(_by_key(shape), Listed).as_bytes()
+def _by_keys(shape: Shape) -> Select:
+    rows = shape.query("(select p.* from {workflow_progress} as p where p.workflow_id = any (%(keys)s))")
+    query = listed(shape, rows, NEWEST, "p.workflow_id = any (%(summed)s)")
+    return Select(Listed, query, key=sql.SQL("p.id"))
 
 
-@cache
-def _followed_json(shape: Shape) -> bytes:
-    rows = sql.SQL("(select p.* from {} as p where p.workflow_id = any (%(keys)s))")
-    of = rows.format(shape.name("workflow_progress"))
-    return as_json(
-        listed(shape, of, NEWEST, "p.workflow_id = any (%(summed)s)"), Listed, key=sql.SQL("p.id")
-    ).as_bytes()
+async def read_workflow(conn: Conn, shape: Shape, key: str, *, sent: bool = False) -> list[Any]:
+    """Read a workflow by its key; an empty list where there is none."""
+    return await _by_key(shape).fetch(conn, {"key": key}, sent=sent)
 
 
-async def send_workflow(conn: AsyncConnection[Any], shape: Shape, workflow_id: str) -> list[bytes]:
-    """Read a workflow by its key, as JSON."""
-    return await fetch_values(conn, _workflow_json(shape), {"key": workflow_id})
-
-
-async def find_workflow(conn: AsyncConnection[Any], shape: Shape, workflow_id: str) -> Listed | None:
-    """Read a workflow by its key."""
-    return next(iter(await fetch_rows(conn, Listed, _by_key(shape), {"key": workflow_id})), None)
-
-
-async def require_workflow(conn: AsyncConnection[Any], shape: Shape, workflow_id: str) -> Listed:
+async def require_workflow(conn: Conn, shape: Shape, key: str) -> Listed:
     """Read a workflow by its key. Raises WorkflowNotFound."""
-    if (found := await find_workflow(conn, shape, workflow_id)) is None:
-        raise WorkflowNotFound(workflow_id)
-    return found
+    for found in await read_workflow(conn, shape, key):
+        workflow: Listed = found
+        return workflow
+    raise WorkflowNotFound(key)
 
 
-async def read_workflows(conn: AsyncConnection[Any], shape: Shape, workflow_ids: Iterable[str]) -> list[Listed]:
-    """Read workflows by their keys."""
-    rows = sql.SQL("(select p.* from {} as p where p.workflow_id = any (%s))").format(shape.name("workflow_progress"))
-    return await fetch_rows(conn, Listed, listed(shape, rows, NEWEST), [as_array(workflow_ids)])
+async def read_workflows(
+    conn: Conn, shape: Shape, keys: Iterable[str], summed: Iterable[str], *, sent: bool = False
+) -> dict[str, Any]:
+    """Read workflows by their keys, with the trees of those ``summed``: those that exist, the newest first."""
+    values = {"keys": as_array(keys), "summed": as_array(summed)}
+    return dict(await _by_keys(shape).fetch(conn, values, sent=sent))
 
 
-async def follow_workflows(
-    conn: AsyncConnection[Any], shape: Shape, workflow_ids: Iterable[str], summed: Iterable[str]
-) -> dict[str, bytes]:
-    """Read workflows by their keys, with the trees of those ``summed``: JSON of those that exist, newest first."""
-    values = {"keys": as_array(workflow_ids), "summed": as_array(summed)}
-    return dict(await (await conn.execute(_followed_json(shape), values)).fetchall())
-
-
-async def active_ids(conn: AsyncConnection[Any], shape: Shape) -> set[str]:
+async def active_ids(conn: Conn, shape: Shape) -> set[str]:
     """Find the newest workflows that no other started and that have not ended."""
     return set(await fetch_values(conn, _active(shape)))
 
 
 @cache
-def _active(shape: Shape) -> sql.Composed:
-    conditions = [sql.SQL("p.status = {} and p.parent_id is null").format(status) for status in ACTIVE]
-    rows = apart(shape, conditions, NEWEST, FOLLOWED)
-    return sql.SQL("select p.workflow_id::text from {} as p order by {}").format(rows, NEWEST)
+def _active(shape: Shape) -> bytes:
+    one = "p.status = {status} and p.parent_id is null"
+    parts = [(shape.query("{workflow_progress}"), shape.query(one, status=sql.Literal(status))) for status in ACTIVE]
+    query = "select p.workflow_id::text from {rows} as p order by {order}"
+    return shape.query(query, rows=apart(parts, NEWEST, FOLLOWED), order=NEWEST).as_bytes()
 
 
 async def read_attention(
-    conn: AsyncConnection[Any], shape: Shape, limit: int = 20
+    conn: Conn, shape: Shape, limit: int = 20
 ) -> tuple[list[Listed], list[Listed], dict[str, Forecast]]:
     """Read what the overview shows: active workflows, those first that need attention, recent failures, forecasts.
 
     The active ones are those that no other started; what failed may be anywhere in a tree.
     """
-    first = sql.SQL("{}, {}").format(sql.SQL(ATTENTION), NEWEST)
-    statuses = sql.SQL(", ").join(map(sql.Literal, ACTIVE))
-    of_active = apart(shape, [sql.SQL("p.status in ({}) and p.parent_id is null").format(statuses)], first, limit)
-    of_failed = apart(shape, [sql.SQL("p.status = 'failed'")], NEWEST, 5)
-    failed = await fetch_rows(conn, Listed, listed(shape, of_failed, NEWEST))
-    active = await fetch_rows(conn, Listed, listed(shape, of_active, NEWEST))
+    of_active, of_failed = _attention(shape, limit)
+    active, failed = await of_active.fetch(conn), await of_failed.fetch(conn)
     found = await aio.get_forecasts(conn, [workflow.workflow_id for workflow in active], schema=shape.schema)
     forecasts = {str(key): forecast for key, forecast in found.items()}
 
@@ -202,107 +158,150 @@ async def read_attention(
     return sorted(active, key=lambda one: (not one.whole.agents_failed, not is_stalled(one))), failed, forecasts
 
 
-async def count_rows(
-    conn: AsyncConnection[Any], of: sql.Composable, condition: sql.Composable, values: Params = ()
-) -> int:
-    """Count rows ``p``."""
-    query = sql.SQL("select count(*) from {} as p where {}").format(of, condition)
-    [found] = await fetch_values(conn, query, values)
-    return int(found)
+@cache
+def _attention(shape: Shape, limit: int) -> list[Select]:
+    all_rows = shape.query("{workflow_progress}")
+    first = sql.SQL("{}, {}").format(sql.SQL(ATTENTION), NEWEST)
+    active = apart([(all_rows, _ROOTS)], first, limit)
+    failed = apart([(all_rows, sql.SQL("p.status = 'failed'"))], NEWEST, 5)
+    return [Select(Listed, listed(shape, rows, NEWEST)) for rows in (active, failed)]
 
 
-async def count_active_roots(conn: AsyncConnection[Any], shape: Shape) -> int:
-    """Count the workflows that no other started and that have not ended."""
-    active = sql.SQL(", ").join(map(sql.Literal, ACTIVE))
-    condition = sql.SQL("p.parent_id is null and p.status in ({})").format(active)
-    return await count_rows(conn, shape.name("workflow_progress"), condition)
+# --- Parts of a workflow ----------------------------------------------------------------------------------------
 
 
 @cache
-def _part(shape: Shape, part: Part) -> sql.Composed:
-    query = sql.SQL(part.query + " where p.workflow_id = %(key)s order by {order} limit %(limit)s offset %(offset)s")
-    return query.format(
-        columns=columns(part.of),  # type: ignore[arg-type]  # that classes hash
-        relation=shape.name(part.relation),
+def _part(shape: Shape, part: Part) -> Select:
+    query = shape.query(
+        "select {columns} from {rows} as p where p.workflow_id = %(key)s order by {order}"
+        " limit %(limit)s offset %(offset)s",
+        columns=columns(part.of),
+        rows=shape.query(part.rows, relation=quoted_name(shape.schema, part.relation)),
         order=sql.SQL(part.order),
     )
-
-
-@cache
-def _part_json(shape: Shape, part: Part) -> bytes:
-    return as_json(_part(shape, part), part.of).as_bytes()
-
-
-async def send_part(
-    conn: AsyncConnection[Any], shape: Shape, workflow_id: str, part: Part, limit: int = 1000, offset: int = 0
-) -> list[bytes]:
-    """Read a part of a workflow in its order, as JSON; nothing where the schema does not have it."""
-    if not shape.has(part.relation):
-        return []
-    return await fetch_values(conn, _part_json(shape, part), {"key": workflow_id, "limit": limit, "offset": offset})
+    return Select(part.of, query)
 
 
 async def read_part(
-    conn: AsyncConnection[Any], shape: Shape, workflow_id: str, part: Part, limit: int = 1000
+    conn: Conn, shape: Shape, key: str, part: Part, limit: int = 1000, offset: int = 0, *, sent: bool = False
 ) -> list[Any]:
-    """Read a part of a workflow as ``send_part`` does, for a page."""
+    """Read a part of a workflow in its order; nothing where the schema does not have it."""
     if not shape.has(part.relation):
         return []
-    return await fetch_rows(conn, part.of, _part(shape, part), {"key": workflow_id, "limit": limit, "offset": 0})
+    return await _part(shape, part).fetch(conn, {"key": key, "limit": limit, "offset": offset}, sent=sent)
 
 
-async def read_archived_at(conn: AsyncConnection[Any], shape: Shape, workflow: Listed) -> datetime | None:
+async def read_archived_at(conn: Conn, shape: Shape, workflow: Listed) -> datetime | None:
     """Tell since when a workflow is frozen, and whether that was to archive it: none of its tasks is left."""
     if not shape.has("workflow") or not workflow.agents_created:
         return None
-    query = sql.SQL(
-        "select w.progress_frozen_at from {} as w where w.id = %(workflow)s"
-        " and not exists (select from {} as a where a.workflow_id = w.id)"
-    ).format(shape.name("workflow"), shape.name("agent_task"))
-    return next(iter(await fetch_values(conn, query, {"workflow": workflow.id})), None)
-
-
-@cache
-def _overview(shape: Shape) -> bytes:
-    counts: dict[str, sql.Composable] = {
-        f"{status}_workflows": sql.SQL("count(*) filter (where p.status = {})").format(status)
-        for status in WORKFLOW_STATUSES
-    }
-    counts["total_workflows"] = sql.SQL("count(*)")
-    sums: dict[str, sql.Composable] = {
-        outcome: sql.SQL("coalesce(sum(p.{}), 0)").format(sql.Identifier(f"agents_{outcome}"))
-        for outcome in ("created", "completed", "failed", "cancelled", "open")
-    }
-    counted = (sql.SQL("{} as {}").format(what, sql.Identifier(name)) for name, what in (counts | sums).items())
-    query = sql.SQL(
-        "select row_to_json(r) from (select {} from {} as p) as c cross join lateral (select {}) as o"
-        " cross join lateral (select {}) as a cross join lateral (select o as overview, a as agents) as r"
-    ).format(
-        sql.SQL(", ").join(counted),
-        shape.name("workflow_progress"),
-        *(sql.SQL(", ").join(sql.Identifier("c", name) for name in names) for names in (counts, sums)),
+    query = shape.query(
+        "select w.progress_frozen_at from {workflow} as w where w.id = %(key)s"
+        " and not exists (select from {agent_task} as a where a.workflow_id = w.id)"
     )
-    return query.as_bytes()
+    return next(iter(await fetch_values(conn, query, {"key": workflow.id})), None)
 
 
-async def send_overview(conn: AsyncConnection[Any], shape: Shape) -> bytes:
+@dataclass(frozen=True)
+class Slow:
+    """How long 95 of 100 workflows of the type took at most, and by how much this one is over it, in seconds."""
+
+    usual: float
+    over: float
+
+
+async def read_slow(conn: Conn, shape: Shape, workflow: Listed, now: datetime) -> Slow | None:
+    """Compare a running workflow with those of its type that were completed, of the last 30 days."""
+    if workflow.status != "running" or workflow.created_at is None or workflow.type is None:
+        return None
+    # The last 1,000 are enough, and bound what is read; of fewer than 20, the slowest is no measure.
+    query = shape.query("""
+        select percentile_cont(0.95) within group (order by extract(epoch from p.completed_at - p.created_at))
+        from (
+            select p.created_at, p.completed_at
+            from {workflow_progress} as p
+            where
+                p.type = %s
+                and p.status = 'completed'
+                and p.completed_at is not null
+                and p.created_at >= %s::timestamptz - interval '30 days'
+            order by p.created_at desc
+            limit 1000
+        ) as p
+        having count(*) >= 20
+    """)
+    found = await fetch_values(conn, query, [workflow.type, now])
+    took = (now - workflow.created_at) / timedelta(seconds=1)
+    return next((Slow(usual, took - usual) for usual in map(float, found) if took > usual), None)
+
+
+# --- All of them ------------------------------------------------------------------------------------------------
+
+
+async def count_rows(conn: Conn, rows: sql.Composed, values: Params = ()) -> int:
+    """Count rows."""
+    [found] = await fetch_values(conn, sql.SQL("select count(*) from {}").format(rows), values)
+    return int(found)
+
+
+async def count_roots(conn: Conn, shape: Shape) -> int:
+    """Count the active workflows that no other started."""
+    return await count_rows(conn, shape.query("{workflow_progress} as p where {roots}", roots=_ROOTS))
+
+
+def stalled(shape: Shape) -> sql.Composed:
+    """Write the condition that a workflow ``p`` has come to a halt."""
+    # Whether it is takes its tasks to tell; only those whose progress rests can be.
+    return shape.query(
+        "p.status = 'running' and p.last_updated_at < now() - coalesce("
+        "nullif(current_setting('agent_progress.stalled_after', true), ''), '10 minutes')::interval"
+        " and exists (select from {workflow_forecast} as f where f.workflow_id = p.workflow_id and f.stalled)"
+    )
+
+
+async def count_stalled(conn: Conn, shape: Shape) -> int:
+    """Count the workflows that have come to a halt."""
+    return await count_rows(conn, shape.query("{workflow_progress} as p where {stalled}", stalled=stalled(shape)))
+
+
+async def count_drift(conn: Conn, shape: Shape) -> int:
+    """Count the workflows whose stored progress is wrong, which reads every task."""
+    return await count_rows(conn, shape.query("{workflow_progress_drift}"))
+
+
+async def send_overview(conn: Conn, shape: Shape) -> bytes:
     """Count workflows by status, and the tasks of all of them, as JSON."""
     [found] = await fetch_values(conn, _overview(shape))
     return bytes(found)
 
 
-def stalled(shape: Shape) -> sql.Composed:
-    """Write the condition that a workflow ``p`` has come to a halt."""
-    return sql.SQL("{} and exists (select from {} as f where f.workflow_id = p.workflow_id and f.stalled)").format(
-        _RESTS, shape.name("workflow_forecast")
-    )
+@cache
+def _overview(shape: Shape) -> bytes:
+    counts = {f"{status}_workflows": f"count(*) filter (where p.status = '{status}')" for status in WORKFLOW_STATUSES}
+    counts["total_workflows"] = "count(*)"
+    outcomes = ("created", "completed", "failed", "cancelled", "open")
+    sums = {outcome: f"coalesce(sum(p.agents_{outcome}), 0)" for outcome in outcomes}
+    counted = ", ".join(f"{value} as {name}" for name, value in (counts | sums).items())
+    return shape.query(
+        "select row_to_json(r) from (select {counted} from {workflow_progress} as p) as c"
+        " cross join lateral (select {counts}) as o cross join lateral (select {sums}) as a"
+        " cross join lateral (select o as overview, a as agents) as r",
+        counted=sql.SQL(counted),
+        counts=sql.SQL(", ".join(f"c.{name}" for name in counts)),
+        sums=sql.SQL(", ".join(f"c.{name}" for name in sums)),
+    ).as_bytes()
 
 
-async def count_stalled(conn: AsyncConnection[Any], shape: Shape) -> int:
-    """Count the workflows that have come to a halt."""
-    return await count_rows(conn, shape.name("workflow_progress"), stalled(shape))
+By: TypeAlias = Literal["type", "agent_type"]
 
 
-async def count_drift(conn: AsyncConnection[Any], shape: Shape) -> int:
-    """Count the workflows whose stored progress is wrong, which reads every task."""
-    return await count_rows(conn, shape.name("workflow_progress_drift"), sql.SQL("true"))
+async def read_trends(conn: Conn, shape: Shape, by: By, *, sent: bool = False) -> list[Any]:
+    """Read the trends of workflows by their type, or of tasks by the type of their agents."""
+    return await _trends(shape, by).fetch(conn, sent=sent)
+
+
+@cache
+def _trends(shape: Shape, by: By) -> Select:
+    query: LiteralString = "select {columns} from {workflow_trend} as p order by {order}"
+    query = query if by == "type" else query.replace("workflow_trend", "task_trend")
+    return Select(Trend, shape.query(query, columns=columns(Trend), order=sql.SQL(ORDER_OF_TRENDS)))

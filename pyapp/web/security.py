@@ -12,7 +12,7 @@ from starlette.requests import Request, cookie_parser
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pyapp.web.address import base_of
+from pyapp.web.address import base_of, path_of
 from pyapp.web.wire import error
 
 COOKIE = "agent_progress_session"
@@ -97,9 +97,9 @@ def require_token(app: ASGIApp, token: str) -> ASGIApp:
             await app(scope, receive, send)
             return
         if "text/html" in Headers(scope=scope).get("accept", ""):
-            refusal: Response = RedirectResponse(
-                f"{base_of(Request(scope))}/login?next={quote(_target(Request(scope)), safe='')}", 303
-            )
+            request = Request(scope)
+            target = path_of(request) + (f"?{request.url.query}" if request.url.query else "")
+            refusal: Response = RedirectResponse(f"{base_of(request)}/login?next={quote(target, safe='')}", 303)
         else:
             refusal = error("A token is needed: Authorization: Bearer ...", 401, {"WWW-Authenticate": "Bearer"})
         await refusal(scope, receive, send)
@@ -122,15 +122,3 @@ def key_of(token: str, workflow_id: str, until: int) -> str:
     said = f"agent-progress link {until} {workflow_id}".encode("utf-8", "surrogatepass")
     signed = hmac.new(token.encode("utf-8", "surrogatepass"), said, hashlib.sha256)
     return f"{until}.{signed.hexdigest()}"
-
-
-def local_path(target: str) -> str:
-    """Return where to go after the login: a path on this server, nothing else."""
-    safe = target.startswith("/") and not target.startswith(("//", "/\\")) and target.isprintable()
-    return target if safe else "/"
-
-
-def _target(request: Request) -> str:
-    # As it was asked for: escaped.
-    path: str = request.scope.get("raw_path", b"").decode("latin-1") or request.url.path
-    return path + (f"?{request.url.query}" if request.url.query else "")

@@ -2,56 +2,49 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from string import Formatter
+from typing import LiteralString
 from uuid import UUID
 
-from psycopg import AsyncConnection, errors, sql
+from fastapi import HTTPException
+from psycopg import errors, sql
 
 from pyapp import Vocabulary, aio
 from pyapp.db import quoted_name
-from pyapp.web.wire import fetch_values
+from pyapp.web.wire import Conn
 
 _BITS = {"smallint": 15, "integer": 31, "bigint": 63}
-_RELATIONS = [
-    "agent_task",
-    "workflow",
-    "workflow_stage",
-    "workflow_event",
-    "workflow_stage_progress",
-    "workflow_stage_agents",
-    "workflow_timeline",
-    "workflow_burnup",
-    "workflow_tree_progress",
-    "workflow_forecast",
-    "vocabulary",
-]
 OURS = Vocabulary("workflow", "workflows", "agent", "agents")
 """What people read of our own tables; of adopted ones that say nothing they read of tasks."""
 _THEIRS = Vocabulary("workflow", "workflows", "task", "tasks")
-_EXISTING = """
-    select name from unnest(%s::text[]) as name where to_regclass(format('%%I.%%I', %s::text, name)) is not null
-"""
-_COLUMN = """
+# Relations, the type of keys, the priorities where these are an enum, and the columns that an index finds: name by what
+# is contained in it, external_id by the whole.
+_SHAPE = """
     select
-        pg_catalog.format_type(a.atttypid, null),
-        array(select e.enumlabel::text from pg_enum as e where e.enumtypid = a.atttypid order by e.enumsortorder)
-    from pg_attribute as a
-    where
-        a.attrelid = to_regclass(format('%%I.workflow_progress', %s::text))
-        and a.attname in ('workflow_id', 'priority')
-    order by a.attname desc
-"""
-# The columns that an index finds by what is contained in them (name), or by the whole (external_id).
-_INDEXED = """
-    select a.attname
-    from pg_index as i
-    join pg_attribute as a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
-    join pg_opclass as o on o.oid = i.indclass[0]
-    where
-        i.indisvalid
-        and (
-            (i.indrelid = to_regclass(format('%%I.workflow', %s::text)) and o.opcname = 'gin_trgm_ops')
-            or (i.indrelid = to_regclass(format('%%I.agent_task', %s::text)) and a.attname = 'external_id')
+        array(
+            select c.relname::text from pg_class as c
+            where c.relnamespace = to_regnamespace(%(schema)s) and c.relkind in ('r', 'p', 'v', 'm', 'f')
+        ),
+        (
+            select format_type(a.atttypid, null) from pg_attribute as a
+            where a.attrelid = to_regclass(%(schema)s || '.workflow_progress') and a.attname = 'workflow_id'
+        ),
+        array(
+            select e.enumlabel::text from pg_attribute as a join pg_enum as e on e.enumtypid = a.atttypid
+            where a.attrelid = to_regclass(%(schema)s || '.workflow_progress') and a.attname = 'priority'
+            order by e.enumsortorder
+        ),
+        array(
+            select a.attname::text
+            from pg_index as i
+            join pg_attribute as a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
+            join pg_opclass as o on o.oid = i.indclass[0]
+            where
+                i.indisvalid
+                and (
+                    (i.indrelid = to_regclass(%(schema)s || '.workflow') and o.opcname = 'gin_trgm_ops')
+                    or (i.indrelid = to_regclass(%(schema)s || '.agent_task') and a.attname = 'external_id')
+                )
         )
 """
 
@@ -62,10 +55,6 @@ LACKING = (errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFuncti
 def lacking(schema: str) -> str:
     """Say that a schema has not what the service reads, and what to do."""
     return f'schema "{schema}" has no agent-progress, or an old one: run agent-progress migrate, or adopt'
-
-
-class NotAValue(ValueError):
-    """A value of a request that nothing in this schema can have."""
 
 
 @dataclass(frozen=True)
@@ -80,19 +69,20 @@ class Shape:
     relations: frozenset[str]
     key_type: str
     priorities: tuple[str, ...]
-    words: Vocabulary = OURS
-    indexed: frozenset[str] = frozenset()
-
-    def name(self, relation: str) -> sql.SQL:
-        """Write the name of a relation of this schema, for a query with parameters."""
-        return quoted_name(self.schema, relation)
+    indexed: frozenset[str]
+    words: Vocabulary
 
     def has(self, relation: str) -> bool:
         """Tell whether the schema has a relation."""
         return relation in self.relations
 
+    def query(self, text: LiteralString, **parts: sql.Composable) -> sql.Composed:
+        """Write a query or a part of one: what is in braces is one of the ``parts``, or a relation of this schema."""
+        names = {name for _, name, _, _ in Formatter().parse(text) if name and name not in parts}
+        return sql.SQL(text).format(**parts, **{name: quoted_name(self.schema, name) for name in names})
+
     def key(self, given: str) -> str:
-        """Write a key as the database does. Raises NotAValue."""
+        """Write a key as the database does. Raises HTTPException where no key can be that."""
         try:
             if self.key_type == "uuid":
                 return str(UUID(given))
@@ -101,9 +91,8 @@ class Shape:
                     raise ValueError
                 return str(int(given))
         except ValueError:
-            raise NotAValue(
-                f"workflow_id: should be a {'UUID' if self.key_type == 'uuid' else 'whole number'}"
-            ) from None
+            what = "UUID" if self.key_type == "uuid" else "whole number"
+            raise HTTPException(422, f"workflow_id: should be a {what}") from None
         return given
 
     @property
@@ -111,27 +100,30 @@ class Shape:
         """Whether ``key`` passes on only what the database takes."""
         return self.key_type == "uuid" or self.key_type in _BITS
 
-    async def written(self, conn: AsyncConnection[Any], keys: Sequence[str]) -> list[str]:
+    @property
+    def keys(self) -> sql.SQL:
+        """The type of an array of keys."""
+        return sql.SQL(self.key_type.replace("%", "%%") + "[]")
+
+    async def written(self, conn: Conn, keys: Sequence[str]) -> list[str]:
         """Write keys as the database does, by asking it. Raises ``psycopg.DataError``."""
-        type_ = sql.SQL(self.key_type.replace("%", "%%"))
-        query = sql.SQL("select (%s::text[]::{}[])::text[]").format(type_)
-        [found] = await fetch_values(conn, query, [list(keys)])
+        query = self.query("select (%s::text[]::{keys})::text[]", keys=self.keys)
+        [(found,)] = await (await conn.execute(query, [list(keys)])).fetchall()
         return list(found)
 
 
-async def find_shape(conn: AsyncConnection[Any], schema: str) -> Shape:
+async def find_shape(conn: Conn, schema: str) -> Shape:
     """Find out what a schema has. Raises ``psycopg.errors.UndefinedTable`` where it has no progress to read."""
     await readable(conn, schema)
-    relations = frozenset(await fetch_values(conn, _EXISTING, [_RELATIONS, schema]))
-    (key_type, _), (_, priorities) = await (await conn.execute(_COLUMN, [schema])).fetchall()
+    quoted = {"schema": sql.Identifier(schema).as_string(conn)}
+    [(relations, key_type, priorities, indexed)] = await (await conn.execute(_SHAPE, quoted)).fetchall()
     words = OURS if "workflow" in relations else _THEIRS
     if "vocabulary" in relations:
         words = await aio.get_vocabulary(conn, schema=schema)
-    indexed = frozenset(await fetch_values(conn, _INDEXED, [schema, schema]))
-    return Shape(schema, relations, key_type, tuple(priorities), words, indexed)
+    return Shape(schema, frozenset(relations), key_type, tuple(priorities), frozenset(indexed), words)
 
 
-async def readable(conn: AsyncConnection[Any], schema: str, *relations: str) -> None:
+async def readable(conn: Conn, schema: str, *relations: str) -> None:
     """See that workflow_progress is there, and these relations too."""
     names = (sql.Identifier(schema, name) for name in ("workflow_progress", *relations))
     await conn.execute(sql.SQL("select from {} limit 0").format(sql.SQL(", ").join(names)))

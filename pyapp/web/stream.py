@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any
 
 import psycopg
 from psycopg_pool import PoolTimeout
@@ -22,10 +21,10 @@ from pyapp.db import interrupted
 from pyapp.web.answers import Standby
 from pyapp.web.database import AWAY, Database, reason
 from pyapp.web.listen import RESYNC, Listener
-from pyapp.web.reads import active_ids, follow_workflows
+from pyapp.web.reads import active_ids, read_workflows
 from pyapp.web.shape import Shape
 from pyapp.web.trees import members
-from pyapp.web.wire import as_array, event
+from pyapp.web.wire import Conn, as_array, event
 
 HEARTBEAT = 5.0  # seconds; a page that hears nothing for 12 takes its numbers for old
 _GATHER = 0.1  # seconds to gather news and newcomers in, so that they do not set the pace
@@ -41,14 +40,13 @@ log = logging.getLogger("agent_progress.stream")
 class Subscriber:
     """A client's view of the feed: which workflows it follows, and what it has not been sent yet."""
 
-    def __init__(
-        self, ids: frozenset[str], active: bool, is_fresh: Callable[[], bool], trees: frozenset[str] = frozenset()
-    ) -> None:
+    def __init__(self, ids: Iterable[str], active: bool, trees: Iterable[str], is_fresh: Callable[[], bool]) -> None:
         """Follow the workflows given, the active ones, and ``trees`` by the workflow at their top.
 
         ``is_fresh`` tells whether the feed has looked lately.
         """
-        self.ids, self.active, self.trees = ids | trees, active, trees
+        self.active, self.trees = active, frozenset(trees)
+        self.ids = self.trees.union(ids)
         self._is_fresh = is_fresh
         self.wants_snapshot = True
         self.found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -115,16 +113,9 @@ class Subscriber:
 class Feed:
     """Reads the followed workflows at each tick and hands changes to the subscribers."""
 
-    def __init__(
-        self,
-        database: Database,
-        interval: float,
-        count_query: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, database: Database, interval: float, count_query: Callable[[], None]) -> None:
         """Prepare a feed that reads every ``interval`` seconds; ``count_query`` is called for each query."""
-        self._database = database
-        self._interval = interval
-        self._count_query = count_query
+        self._database, self._interval, self._count_query = database, interval, count_query
         self._subscribers: set[Subscriber] = set()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -160,7 +151,7 @@ class Feed:
 
     def subscribe(self, ids: Iterable[str], active: bool, trees: Iterable[str] = ()) -> Subscriber:
         """Begin to follow workflows, the active ones where these are wanted, and ``trees`` by what is at their top."""
-        subscriber = Subscriber(frozenset(ids), active, self._is_fresh, frozenset(trees))
+        subscriber = Subscriber(ids, active, trees, self._is_fresh)
         if self._stopped:
             subscriber.close()
         self._subscribers.add(subscriber)
@@ -206,10 +197,10 @@ class Feed:
             subscriber.fail(error)
         self._away = True
 
-    async def _follow(self, conn: psycopg.AsyncConnection[Any]) -> None:
+    async def _follow(self, conn: Conn) -> None:
         """Read while there are clients, and listen meanwhile."""
         self._seen, self._active, self._trees, self._look_again = {}, set(), {}, 0.0
-        shape = await self._database.shape()
+        shape = await self._database.shape(conn)
         listener = Listener(self._database, self._wake.set, self._count_query)
         listening = asyncio.create_task(listener.run())
         try:
@@ -218,7 +209,7 @@ class Feed:
             listening.cancel()
             await asyncio.gather(listening, return_exceptions=True)
 
-    async def _read(self, conn: psycopg.AsyncConnection[Any], shape: Shape, listener: Listener) -> None:
+    async def _read(self, conn: Conn, shape: Shape, listener: Listener) -> None:
         """Read at each tick, or where notifications are on, when there is news."""
         on_standby = True  # until it denies that: a primary never becomes one while we are connected
         while self._subscribers:
@@ -227,7 +218,8 @@ class Feed:
             standby, current = None, True
             try:
                 if on_standby:
-                    standby = await self._measure(conn)
+                    self._count_query()
+                    standby = await self._database.meter.measure(conn)
                     on_standby = standby is not None
                     # Asked before the tick, which sees what is replayed by then.
                     current = standby is None or await self._replayed(conn, listener.position)
@@ -250,11 +242,7 @@ class Feed:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), max(0.0, rest))
 
-    async def _measure(self, conn: psycopg.AsyncConnection[Any]) -> Standby | None:
-        self._count_query()
-        return await self._database.meter.measure(conn)
-
-    async def _replayed(self, conn: psycopg.AsyncConnection[Any], position: str | None) -> bool:
+    async def _replayed(self, conn: Conn, position: str | None) -> bool:
         """Tell whether a standby shows what the last notification told of, if there was one."""
         if position is None:
             return True
@@ -265,63 +253,46 @@ class Feed:
             return False
         return True
 
-    async def _tick(self, conn: psycopg.AsyncConnection[Any], shape: Shape) -> None:
+    async def _tick(self, conn: Conn, shape: Shape) -> None:
         subscribers = list(self._subscribers)  # who comes while we read has its turn at the next tick
-        before = self._active
         for_active = [subscriber for subscriber in subscribers if subscriber.active]
+        now_active = self._active if for_active else set()
         began = time.monotonic()
-        if not for_active:
-            self._active = set()
-        elif began >= self._look_again or any(subscriber.wants_snapshot for subscriber in for_active):
+        if for_active and (began >= self._look_again or any(subscriber.wants_snapshot for subscriber in for_active)):
             self._count_query()
-            self._active = await active_ids(conn, shape)
+            now_active = await active_ids(conn, shape)
             # Adopted tables may lack the index that makes this quick: then it is rarer.
             self._look_again = time.monotonic() + _REST * (time.monotonic() - began)
-        # Those that have just ended stay for this tick: their end is worth telling.
-        active = self._active | before
-        chosen_ids = active.union(*(subscriber.ids for subscriber in subscribers))
-        before_trees, self._trees = self._trees, await self._read_trees(conn, shape, subscribers)
-        # What was in a tree a moment ago stays for this tick: that it is gone is worth telling.
-        trees = {top: self._trees.get(top, set()) | before_trees.get(top, set()) for top in self._trees}
-        wanted = chosen_ids.union(*trees.values())
+        now_below: dict[str, set[str]] = {top: set() for one in subscribers for top in one.trees}
+        if now_below:
+            self._count_query()
+            now_below |= await members(conn, shape, now_below)
+        # What has just ended, or was in a tree a moment ago, stays for this tick: that is worth telling.
+        active = now_active | self._active
+        trees = {top: keys | self._trees.get(top, set()) for top, keys in now_below.items()}
+        chosen = active.union(*(subscriber.ids for subscriber in subscribers))
+        wanted = chosen.union(*trees.values())
         self._count_query()
-        rows = await follow_workflows(conn, shape, wanted, chosen_ids)
+        rows = await read_workflows(conn, shape, wanted, chosen, sent=True)
         news: list[tuple[_About, bytes]] = [
-            (workflow_id, event("workflow", row))
-            for workflow_id, row in rows.items()
-            if self._seen.get(workflow_id) != row
+            (key, event("workflow", row)) for key, row in rows.items() if self._seen.get(key) != row
         ]
-        news += [
-            (workflow_id, event("deleted", {"workflow_id": workflow_id}))
-            for workflow_id in self._seen
-            if workflow_id in wanted and workflow_id not in rows
-        ]
-        self._seen = rows
+        gone = [key for key in self._seen if key in wanted and key not in rows]
+        news += [(key, event("deleted", {"workflow_id": key})) for key in gone]
+        self._seen, self._active, self._trees = rows, now_active, now_below
 
-        def snapshot(ids: Iterable[str]) -> tuple[bytes, int]:
-            chosen = [row for workflow_id, row in rows.items() if workflow_id in ids]
-            return event("snapshot", as_array(chosen)), len(chosen)
+        @cache
+        def snapshot(followed: frozenset[str]) -> tuple[bytes, int]:
+            found = [row for key, row in rows.items() if key in followed]
+            return event("snapshot", as_array(found)), len(found)
 
-        def chosen_by(subscriber: Subscriber) -> set[str] | frozenset[str]:
-            return subscriber.ids.union(*(trees[top] for top in subscriber.trees if top in trees))
+        def followed_by(subscriber: Subscriber, active: set[str]) -> frozenset[str]:
+            below = (trees[top] for top in subscriber.trees if top in trees)
+            return subscriber.ids.union(*below, active if subscriber.active else ())
 
-        of_active = cache(lambda: snapshot(self._active))
         for subscriber in subscribers:
-            if not subscriber.wants_snapshot:
-                followed = chosen_by(subscriber) | active if subscriber.active else chosen_by(subscriber)
-                subscriber.offer(one for one in news if one[0] in followed)
-            elif subscriber.active and not subscriber.ids:
-                subscriber.offer_snapshot(*of_active())
+            if subscriber.wants_snapshot:
+                subscriber.offer_snapshot(*snapshot(followed_by(subscriber, now_active)))
             else:
-                chosen = chosen_by(subscriber) | (self._active if subscriber.active else set())
-                subscriber.offer_snapshot(*snapshot(chosen))
-
-    async def _read_trees(
-        self, conn: psycopg.AsyncConnection[Any], shape: Shape, subscribers: list[Subscriber]
-    ) -> dict[str, set[str]]:
-        """Find what belongs to the trees that are followed."""
-        tops = {top for subscriber in subscribers for top in subscriber.trees}
-        if not tops:
-            return {}
-        self._count_query()
-        return {top: set[str]() for top in tops} | await members(conn, shape, tops)
+                followed = followed_by(subscriber, active)
+                subscriber.offer(one for one in news if one[0] in followed)

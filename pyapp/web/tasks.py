@@ -1,22 +1,23 @@
 """The tasks of a workflow: a page at a time in the order of their creation, filtered; and one with all that it has."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, LiteralString
 
-from psycopg import AsyncConnection, sql
+from psycopg import sql
 
 from pyapp.models import Key, Task
 from pyapp.reading import ERROR, ERROR_LINE
-from pyapp.web.answers import columns
-from pyapp.web.cursors import Page, Place, as_page, fetch_page, read_place
+from pyapp.web.cursors import Order, Page, read_place
+from pyapp.web.filters import literally
 from pyapp.web.parameters import WantedTasks
-from pyapp.web.reads import as_json, count_rows
+from pyapp.web.reads import count_rows
+from pyapp.web.rows import Select, columns
 from pyapp.web.shape import Shape
-from pyapp.web.wire import fetch_rows, fetch_values
+from pyapp.web.wire import Conn
 
 WITHOUT = ("payload",)
 """What agents were given may be large: one task by itself has it."""
-_AT_WORK = ("assigned", "running")
 _LAST = 2**63 - 1  # behind each ordinal: adopted tasks may have none
 _LONGEST: LiteralString = "20000"  # characters of JSON on a page
 
@@ -37,99 +38,74 @@ class TaskPage(ReportedTask):
 
 
 async def list_page(
-    conn: AsyncConnection[Any], shape: Shape, workflow_id: str, wanted: WantedTasks, limit: int, *, sent: bool = False
+    conn: Conn, shape: Shape, workflow_id: str, wanted: WantedTasks, limit: int, *, sent: bool = False
 ) -> Page:
-    """List a page of tasks without what they were given; as JSON to be sent, else without results. Raises BadCursor."""
-    place = read_place("tasks", 2, wanted.cursor)
+    """List a page of tasks without what they were given; as JSON to be sent, else without results."""
+    ordinal = sql.SQL("p.ordinal" if shape.has("workflow") else f"coalesce(p.ordinal, {_LAST})")
+    place = read_place(Order("tasks", (ordinal, sql.SQL("p.id"))), wanted.cursor)
     if not shape.has("agent_task"):
         return Page([], None, None)
-    query, values = _page_query(shape, workflow_id, wanted, place, sent=sent)
-    return await fetch_page(conn, query, values | {"limit": limit + 1}, place, limit, None if sent else ReportedTask)
-
-
-def _page_query(
-    shape: Shape, workflow_id: str, wanted: WantedTasks, place: Place, *, sent: bool
-) -> tuple[sql.Composed, dict[str, Any]]:
-    """Compose the query for a page and one row more."""
-    keys = [sql.SQL("p.ordinal" if shape.has("workflow") else f"coalesce(p.ordinal, {_LAST})"), sql.SQL("p.id")]
-    filters: list[sql.Composable] = [sql.SQL("p.workflow_id = %(workflow)s")]
-    values: dict[str, Any] = {"workflow": workflow_id}
+    given = {name: value for name in ("agent_type", "stage") if (value := getattr(wanted, name))}
+    filters: list[sql.Composable] = [sql.SQL(f"p.{name} = %({name})s") for name in given]
     if wanted.status:
         filters.append(sql.SQL("p.status in ({})").format(sql.SQL(", ").join(map(sql.Literal, wanted.status))))
-    for column in ("agent_type", "stage"):
-        if given := getattr(wanted, column):
-            values[column] = given
-            filters.append(sql.SQL("{} = {}").format(sql.Identifier("p", column), sql.Placeholder(column)))
     if wanted.text:
-        escaped = wanted.text.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_")
-        values["text"] = f"%{escaped}%"
+        given["text"] = f"%{literally(wanted.text)}%"
         searched = ("p.agent_type", "p.external_id", "p.id::text", ERROR)
-        found = [sql.SQL("{} ilike %(text)s").format(sql.SQL(where)) for where in searched]
-        filters.append(sql.SQL("({})").format(sql.SQL(" or ").join(found)))
-    if place.keys:
-        values |= {"ordinal": place.keys[0], "id": place.keys[1]}
-        beyond = sql.SQL("({}) {} (%(ordinal)s, %(id)s)")
-        filters.append(beyond.format(sql.SQL(", ").join(keys), sql.SQL("<" if place.backwards else ">")))
-    direction = sql.SQL(" desc" if place.backwards else "")
-    order = sql.SQL("order by {}").format(sql.SQL(", ").join(key + direction for key in keys))
+        filters.append(sql.SQL("({})").format(sql.SQL(" or ".join(f"{where} ilike %(text)s" for where in searched))))
+    filters.append(sql.SQL("({})").format(sql.SQL(" or ").join(place.beyond)))
     # What went wrong is looked for in the rows of the page only.
-    query = sql.SQL("select {} from (select p.* from {} as p where {} {} limit %(limit)s) as p {}").format(
-        columns(ReportedTask, payload="null", error=ERROR_LINE, **({} if sent else {"result": "null"})),
-        shape.name("agent_task"),
-        sql.SQL(" and ").join(filters),
-        order,
-        order,
+    query = shape.query(
+        "select {columns} from (select p.* from {agent_task} as p where p.workflow_id = %(workflow)s and {filters}"
+        " order by {by} limit %(limit)s) as p order by {by}",
+        columns=columns(ReportedTask, payload="null", error=ERROR_LINE, **({} if sent else {"result": "null"})),
+        filters=sql.SQL(" and ").join(filters),
+        by=place.by,
     )
-    return as_page(query, keys, ReportedTask, WITHOUT, sent=sent), values
+    values = {"workflow": workflow_id, "limit": limit + 1} | given | place.values
+    select = Select(ReportedTask, query, key=place.key, without=WITHOUT)
+    return await place.fetch(conn, select, values, limit, sent=sent)
 
 
-async def read_first(
-    conn: AsyncConnection[Any], shape: Shape, workflow_id: str, limit: int
-) -> tuple[list[ReportedTask], int]:
+async def read_first(conn: Conn, shape: Shape, workflow_id: str, limit: int) -> tuple[list[ReportedTask], int]:
     """Read tasks for a page, failed ones and those at work first; return them and the number of those at work.
 
     With thousands of tasks these would not be among the oldest.
     """
-    one = sql.SQL(
-        "(select p.*, {} as place from {} as p where p.workflow_id = %(workflow)s and p.status in ({})"
+    values = {"workflow": workflow_id, "limit": limit}
+    running = "{agent_task} as p where p.workflow_id = %(workflow)s and p.status in ('assigned', 'running')"
+    return await _first(shape).fetch(conn, values), await count_rows(conn, shape.query(running), values)
+
+
+@cache
+def _first(shape: Shape) -> Select:
+    groups = (("'failed'", 50), ("'assigned', 'running'", 50), ("'pending', 'completed', 'cancelled'", 200))
+    one: LiteralString = (
+        "(select p.*, {} as place from {{agent_task}} as p where p.workflow_id = %(workflow)s and p.status in ({})"
         " order by p.ordinal, p.created_at, p.id limit {})"
     )
-    groups = ((("failed",), 50), (_AT_WORK, 50), (("pending", "completed", "cancelled"), 200))
-    rows = sql.SQL(" union all ").join(
-        one.format(place, shape.name("agent_task"), sql.SQL(", ").join(map(sql.Literal, statuses)), most)
-        for place, (statuses, most) in enumerate(groups)
+    rows = " union all ".join(one.format(place, statuses, most) for place, (statuses, most) in enumerate(groups))
+    query = shape.query(
+        "select {columns} from ({rows}) as p order by p.place, p.ordinal, p.created_at, p.id limit %(limit)s",
+        columns=columns(ReportedTask, payload="null", result="left(p.result::text, 1000)", error=ERROR_LINE),
+        rows=shape.query(rows),
     )
-    query = sql.SQL("select {} from ({}) as p order by p.place, p.ordinal, p.created_at, p.id limit %(limit)s").format(
-        columns(ReportedTask, payload="null", result="left(p.result::text, 1000)", error=ERROR_LINE), rows
-    )
-    running = sql.SQL("p.workflow_id = %(workflow)s and p.status in ({})").format(
-        sql.SQL(", ").join(map(sql.Literal, _AT_WORK))
-    )
-    values = {"workflow": workflow_id, "limit": limit}
-    tasks = await fetch_rows(conn, ReportedTask, query, values)
-    return tasks, await count_rows(conn, shape.name("agent_task"), running, values)
+    return Select(ReportedTask, query)
 
 
-async def send_task(conn: AsyncConnection[Any], shape: Shape, workflow_id: str, task_id: Key) -> list[bytes]:
-    """Read a task of a workflow, as JSON."""
+async def read_task(conn: Conn, shape: Shape, workflow_id: str, task_id: Key, *, sent: bool = False) -> list[Any]:
+    """Read a task of a workflow, as TaskPage, or as JSON to be sent; an empty list where there is none."""
     if not shape.has("agent_task"):
         return []
-    query = as_json(_one(shape, columns(ReportedTask, error=ERROR)), ReportedTask)
-    return await fetch_values(conn, query, [workflow_id, task_id])
+    return await _one(shape, sent).fetch(conn, [workflow_id, task_id], sent=sent)
 
 
-async def read_task(conn: AsyncConnection[Any], shape: Shape, workflow_id: str, task_id: Key) -> TaskPage | None:
-    """Read a task of a workflow for its page."""
-    if not shape.has("agent_task"):
-        return None
+@cache
+def _one(shape: Shape, sent: bool) -> Select:
     instead: dict[str, LiteralString] = {"error": ERROR}
-    for name in ("payload", "result"):
+    for name in () if sent else ("payload", "result"):
         instead[name] = f"left(jsonb_pretty(p.{name}), {_LONGEST})"
         instead[f"{name}_length"] = f"length(jsonb_pretty(p.{name}))"
-    found = await fetch_rows(conn, TaskPage, _one(shape, columns(TaskPage, **instead)), [workflow_id, task_id])
-    return next(iter(found), None)
-
-
-def _one(shape: Shape, selected: sql.Composable) -> sql.Composed:
-    query = sql.SQL("select {} from {} as p where p.workflow_id = %s and p.id = %s")
-    return query.format(selected, shape.name("agent_task"))
+    of = ReportedTask if sent else TaskPage
+    query = "select {columns} from {agent_task} as p where p.workflow_id = %s and p.id = %s"
+    return Select(of, shape.query(query, columns=columns(of, **instead)))

@@ -119,25 +119,10 @@ def segment(key: Any) -> str:
     return quote(str(key), safe="")
 
 
-FILTERS = {
-    function.__name__: function
-    for function in (
-        shown,
-        number,
-        few,
-        share,
-        has_nothing,
-        iso,
-        moment,
-        minute,
-        clock,
-        duration,
-        standby,
-        between,
-        parsed,
-        payload,
-        segment,
-        task_name,
-        ticked,
-    )
-}
+def called(workflow: Any) -> str:
+    """Name a workflow: by its key where it has no name."""
+    return shown(workflow.name) or shown(str(workflow.workflow_id))
+
+
+_WRITE = (shown, number, few, share, has_nothing, iso, moment, minute, clock, duration, standby, between)
+FILTERS = {write.__name__: write for write in (*_WRITE, parsed, payload, segment, task_name, ticked)}

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
-
-from psycopg import AsyncConnection, sql
 
 from pyapp import aio
 from pyapp.models import SETTLED, Key, TreeNode, TreeProgress
 from pyapp.statements import array as as_array
 from pyapp.web.answers import Listed
 from pyapp.web.reads import read_workflows
+from pyapp.web.rows import Select
 from pyapp.web.shape import Shape
-from pyapp.web.wire import fetch_rows
+from pyapp.web.wire import Conn
 
 FOLLOWED = 5000
 """So many workflows of the trees that are followed are followed."""
@@ -64,57 +62,59 @@ class Branch:
         return self.stalled or self.node.status == "failed" or bool(self.node.agents_failed and self.active)
 
 
-def has_trees(shape: Shape) -> bool:
-    """Tell whether the schema knows what started what."""
-    return shape.has("workflow_tree_progress")
-
-
-async def read_tree(
-    conn: AsyncConnection[Any], shape: Shape, workflow_id: str, limit: int
-) -> tuple[TreeProgress, list[TreeNode]]:
-    """Read how far a tree is, and its workflows, depth first. Raises WorkflowNotFound."""
-    progress = await aio.tree_progress(conn, workflow_id, schema=shape.schema)
-    return progress, await aio.get_tree(conn, workflow_id, limit=limit, schema=shape.schema)
-
-
-async def read_path(conn: AsyncConnection[Any], shape: Shape, workflow_id: str) -> list[Ancestor]:
+async def read_path(conn: Conn, shape: Shape, workflow_id: str) -> list[Ancestor]:
     """Read what is above a workflow, the root first."""
-    return await fetch_rows(conn, Ancestor, _path_query(shape), [workflow_id])
+    return await _path(shape).fetch(conn, [workflow_id])
 
 
 @cache
-def _path_query(shape: Shape) -> sql.Composed:
-    return sql.SQL(
-        "with recursive path as (select p.workflow_id, p.parent_id, p.name, 1 as level from {relation} as p"
-        " where p.workflow_id = %s union all select a.workflow_id, a.parent_id, a.name, n.level + 1 from path as n"
-        " cross join lateral (select p.workflow_id, p.parent_id, p.name from {relation} as p"
-        " where p.workflow_id = n.parent_id offset 0) as a where n.level < 64)"
-        " select n.workflow_id::text as workflow_id, n.name from path as n where n.level > 1 order by n.level desc"
-    ).format(relation=shape.name("workflow_progress"))
+def _path(shape: Shape) -> Select:
+    query = shape.query("""
+        with recursive path as (
+            select p.workflow_id, p.parent_id, p.name, 1 as level from {workflow_progress} as p where p.workflow_id = %s
+            union all
+            select a.workflow_id, a.parent_id, a.name, n.level + 1
+            from path as n cross join lateral (
+                select p.workflow_id, p.parent_id, p.name from {workflow_progress} as p
+                where p.workflow_id = n.parent_id offset 0
+            ) as a
+            where n.level < 64
+        )
+        select n.workflow_id, n.name from path as n where n.level > 1 order by n.level desc
+    """)
+    return Select(Ancestor, query)
 
 
-async def members(conn: AsyncConnection[Any], shape: Shape, roots: Iterable[str]) -> dict[str, set[str]]:
+async def members(conn: Conn, shape: Shape, roots: Iterable[str]) -> dict[str, set[str]]:
     """Find the workflows of trees by the key of their top, itself among them; those near the tops first."""
     found: dict[str, set[str]] = {}
-    for top, workflow in await (await conn.execute(_members_query(shape), [as_array(roots), FOLLOWED])).fetchall():
+    for top, workflow in await (await conn.execute(_members(shape), [as_array(roots), FOLLOWED])).fetchall():
         found.setdefault(top, set()).add(workflow)
     return found
 
 
 @cache
-def _members_query(shape: Shape) -> sql.Composed:
-    return sql.SQL(
-        "with recursive tree as (select p.workflow_id as top, p.workflow_id, 1 as level from {relation} as p"
-        " where p.workflow_id = any (%s) union all select n.top, c.workflow_id, n.level + 1 from tree as n"
-        " cross join lateral (select p.workflow_id from {relation} as p"
-        " where p.parent_id between n.workflow_id and n.workflow_id offset 0) as c"
-        " where n.level < 64) select n.top::text, n.workflow_id::text from tree as n limit %s"
-    ).format(relation=shape.name("workflow_progress"))
+def _members(shape: Shape) -> bytes:
+    return shape.query("""
+        with recursive tree as (
+            select p.workflow_id as top, p.workflow_id, 1 as level from {workflow_progress} as p
+            where p.workflow_id = any (%s)
+            union all
+            select n.top, c.workflow_id, n.level + 1
+            from tree as n cross join lateral (
+                select p.workflow_id from {workflow_progress} as p
+                where p.parent_id between n.workflow_id and n.workflow_id offset 0
+            ) as c
+            where n.level < 64
+        )
+        select n.top::text, n.workflow_id::text from tree as n limit %s
+    """).as_bytes()
 
 
-async def read_branches(conn: AsyncConnection[Any], shape: Shape, workflow_id: str) -> tuple[TreeProgress, Branch]:
+async def read_branches(conn: Conn, shape: Shape, workflow_id: str) -> tuple[TreeProgress, Branch]:
     """Read a tree for a page: summed at each workflow, what needs attention first, and cut to what can be read."""
-    progress, nodes = await read_tree(conn, shape, workflow_id, _READ)
+    progress = await aio.tree_progress(conn, workflow_id, schema=shape.schema)
+    nodes = await aio.get_tree(conn, workflow_id, limit=_READ, schema=shape.schema)
     stalled = await _find_stalled(conn, shape, nodes)
     branches = {node.workflow_id: Branch(node, stalled=node.workflow_id in stalled) for node in nodes}
     for node in reversed(nodes):  # depth first: what is below a workflow comes after it
@@ -126,8 +126,8 @@ async def read_branches(conn: AsyncConnection[Any], shape: Shape, workflow_id: s
             above.troubled |= branch.troubled
     top = branches[nodes[0].workflow_id]
     shown = {str(branch.node.workflow_id): branch for branch in _cut(top, small=len(nodes) <= _OPEN)}
-    for workflow in await read_workflows(conn, shape, shown):
-        shown[str(workflow.id)].workflow = workflow
+    for key, workflow in (await read_workflows(conn, shape, shown, shown)).items():
+        shown[key].workflow = workflow
     return progress, top
 
 
@@ -151,7 +151,7 @@ def _cut(top: Branch, *, small: bool) -> list[Branch]:
     return shown
 
 
-async def _find_stalled(conn: AsyncConnection[Any], shape: Shape, nodes: list[TreeNode]) -> set[Key]:
+async def _find_stalled(conn: Conn, shape: Shape, nodes: list[TreeNode]) -> set[Key]:
     """Find those that have come to a halt; only those whose numbers rest can have, and few are looked at."""
     running = sorted((node for node in nodes if node.status == "running"), key=lambda node: node.last_updated_at)
     found = await aio.get_forecasts(conn, [node.workflow_id for node in running[:100]], schema=shape.schema)

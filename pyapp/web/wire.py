@@ -4,33 +4,23 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, is_dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from http import HTTPStatus
-from typing import Any, LiteralString, TypeAlias, TypeVar
+from typing import Any, LiteralString, TypeAlias
 
 import psycopg
 from psycopg import AsyncConnection, sql
 from psycopg.abc import Buffer, Params
 from psycopg.adapt import AdaptersMap, Loader
-from psycopg.rows import class_row
+from psycopg.rows import scalar_row
 from psycopg.types.string import TextLoader
 from starlette.requests import Request
 from starlette.responses import Response
 
-R = TypeVar("R")
+from pyapp.both import TimeLoader
+
+Conn: TypeAlias = AsyncConnection[Any]
 Query: TypeAlias = LiteralString | bytes | sql.SQL | sql.Composed
-
-
-class _TimeLoader(Loader):
-    """Reads times of sessions in UTC, and moves those that Python has not into its range: infinity, BC, 10000."""
-
-    def load(self, data: Buffer) -> datetime:
-        text = bytes(data).decode()
-        try:
-            return datetime.fromisoformat(text)
-        except ValueError:
-            limit = datetime.min if text.startswith("-") or text.endswith("BC") else datetime.max
-            return limit.replace(tzinfo=UTC)
 
 
 class _SentLoader(Loader):
@@ -41,21 +31,16 @@ class _SentLoader(Loader):
 def adapters() -> AdaptersMap:
     """Make the adapters that the service's connections use: json is what is sent, jsonb is text. None is parsed."""
     made = AdaptersMap(psycopg.adapters)
-    made.register_loader("timestamptz", _TimeLoader)
+    made.register_loader("timestamptz", TimeLoader)
     made.register_loader("json", _SentLoader)
     made.register_loader("jsonb", TextLoader)
     return made
 
 
-async def fetch_rows(conn: AsyncConnection[Any], of: type[R], query: Query, values: Params = ()) -> list[R]:
-    """Read rows of a kind."""
-    reader = conn.cursor(row_factory=class_row(of))
+async def fetch_values(conn: Conn, query: Query, values: Params = ()) -> list[Any]:
+    """Read the first column of all rows."""
+    reader = conn.cursor(row_factory=scalar_row)
     return await (await reader.execute(query, values)).fetchall()
-
-
-async def fetch_values(conn: AsyncConnection[Any], query: Query, values: Params = ()) -> list[Any]:
-    """Read the first column of all rows, for example JSON."""
-    return [row[0] for row in await (await conn.execute(query, values)).fetchall()]
 
 
 def encode(value: Any) -> bytes:

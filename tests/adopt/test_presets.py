@@ -228,6 +228,39 @@ def test_the_steps_of_dbos_make_progress_where_their_number_is_known(conn: psyco
     assert says(conn) == {"w": (25, 1, 4, 1, 0)}
 
 
+def test_the_index_that_a_partitioned_table_lacks_can_be_made_as_it_is_told(conn: psycopg.Connection) -> None:
+    conn.execute(HATCHET.ddl.encode())
+    told = succeed(conn.info.dsn, "adopt", "--preset", "hatchet").err
+    conn.execute(told[told.index("create index") :].splitlines()[0].encode())
+    assert "create index" not in succeed(conn.info.dsn, "adopt").err
+
+
+def test_oban_for_python_keeps_its_errors_in_one_jsonb(conn: psycopg.Connection) -> None:
+    array = "errors jsonb[] not null default '{}'"
+    assert array in OBAN.ddl
+    conn.execute(OBAN.ddl.replace(array, "errors jsonb not null default '[]'").encode())
+    adopt(conn, OBAN)
+    live(conn, OBAN, prunes=False)
+    assert list(read_errors(conn, "agent_progress", "w").values()) == ["never"]
+
+
+def test_the_workflows_of_oban_pro_are_a_tree(conn: psycopg.Connection) -> None:
+    conn.execute(OBAN.ddl.encode())
+    conn.execute("create table oban_workflows (id text primary key, name text, parent_id text, state text)")
+    conn.execute("alter table oban_workflows add inserted_at timestamp not null default now()")
+    key = ["--workflow-key", "id", "--workflow-status", "state", "--key-sql", "meta ->> 'workflow_id'"]
+    columns = ["--column", "name=name", "--column", "parent_id=parent_id"]
+    succeed(conn.info.dsn, "adopt", "--preset", "oban", "--workflows", "oban_workflows", *key, *columns)
+    conn.execute("insert into oban_workflows values ('w', 'all', null, 'executing'), ('s', 'part', 'w', 'completed')")
+    conn.execute(
+        "insert into oban_jobs (meta, state) values"
+        """ ('{"workflow_id": "w"}', 'available'), ('{"workflow_id": "s", "sup_workflow_id": "w"}', 'completed')"""
+    )
+    assert says(conn) == {"w": (0, 0, 1, 0, 0), "s": (100, 1, 1, 0, 0)}
+    tree = "select agents_completed, agents_total from agent_progress.workflow_tree_progress where workflow_id = 'w'"
+    assert conn.execute(tree.encode()).fetchall() == [(1, 2)]
+
+
 def test_partitions_that_hatchet_drops_leave_the_numbers_until_they_are_repaired(conn: psycopg.Connection) -> None:
     conn.execute(HATCHET.ddl.encode())
     adopt(conn, HATCHET)
@@ -247,28 +280,38 @@ def test_the_tasks_of_pgflow_steps_are_adopted_by_the_preset_as_well(conn: psyco
     conn.execute(
         "create table pgflow.step_tasks (run_id uuid references pgflow.runs, step_slug text, task_index integer,"
         " status text default 'queued', queued_at timestamptz, started_at timestamptz, completed_at timestamptz,"
-        " failed_at timestamptz, error_message text, primary key (run_id, step_slug, task_index))"
+        " failed_at timestamptz, error_message text, attempts_count integer default 3,"
+        " primary key (run_id, step_slug, task_index))"
     )
-    succeed(conn.info.dsn, "adopt", "--preset", "pgflow", "--tasks", "pgflow.step_tasks", "--task-noun", "task")
+    retries = ["--task-column", "retry_count=greatest(attempts_count - 1, 0)"]
+    succeed(
+        conn.info.dsn, "adopt", "--preset", "pgflow", "--tasks", "pgflow.step_tasks", "--task-noun", "task", *retries
+    )
     conn.execute(f"insert into pgflow.runs (run_id) values ('{RUN}1')".encode())
     for number, status in enumerate(("queued", "started", "completed", "failed")):
         conn.execute("insert into pgflow.step_tasks values (%s, 'page', %s, %s)", [f"{RUN}1", number, status])
     assert says(conn) == {f"{RUN}1": (25, 1, 4, 1, 0)}
     assert "1 of 4 tasks" in succeed(conn.info.dsn, "show", f"{RUN}1", "--schema", "agent_progress").out
+    assert {task.retry_count for task in list_tasks(conn, f"{RUN}1", schema="agent_progress")} == {2}
 
 
 def test_batches_of_trigger_dev_are_adopted_by_the_preset_as_well(conn: psycopg.Connection) -> None:
     conn.execute(SYSTEMS["trigger-dev"].ddl.encode())
-    conn.execute('create table "BatchTaskRun" (id text primary key, "friendlyId" text, status text)')
+    conn.execute(
+        'create table "BatchTaskRun" (id text primary key, "friendlyId" text, status text, "runCount" integer)'
+    )
     conn.execute('alter table "TaskRun" add "batchId" text references "BatchTaskRun"')
-    tables = ["--workflows", '"BatchTaskRun"', "--key", "batchId", "--column", "name=friendlyId"]
+    columns = ["--column", "name=friendlyId", "--column", "agents_planned=runCount"]
+    tables = ["--workflows", '"BatchTaskRun"', "--key", "batchId", *columns]
     words = ["--workflow-completed", "completed,partial_failed", "--workflow-failed", "aborted"]
     nouns = ["--workflow-noun", "batch", "--task-noun", "run"]
     succeed(conn.info.dsn, "adopt", "--preset", "trigger-dev", *tables, *words, *nouns)
-    conn.execute("""insert into "BatchTaskRun" values ('b', 'batch_1', 'COMPLETED')""")
+    conn.execute("""insert into "BatchTaskRun" values ('b', 'batch_1', 'PROCESSING', 4)""")
     conn.execute(
         """insert into "TaskRun" ("batchId", status) values ('b', 'COMPLETED_SUCCESSFULLY'), ('b', 'CRASHED')"""
     )
+    assert says(conn) == {"b": (25, 1, 4, 1, 0)}
+    conn.execute("""update "BatchTaskRun" set status = 'COMPLETED'""")  # two of its runs were there before
     assert says(conn) == {"b": (50, 1, 2, 1, 0)}
     shown = conn.execute(b"select name, status from agent_progress.workflow_progress").fetchall()
     assert shown == [("batch_1", "completed")]

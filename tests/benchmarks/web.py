@@ -142,8 +142,8 @@ async def measure_others(dsn: str, database: Database) -> None:
 
     await timed("overview, counted", reads.send_overview)
     await timed("active ones that need attention", reads.read_attention)
-    await timed("one workflow by id", lambda conn, shape: reads.find_workflow(conn, shape, ids[0]))
-    await timed("200 workflows by id (a tick)", lambda conn, shape: reads.follow_workflows(conn, shape, ids, ids))
+    await timed("one workflow by id", lambda conn, shape: reads.require_workflow(conn, shape, ids[0]))
+    await timed("200 workflows by id (a tick)", lambda conn, of: reads.read_workflows(conn, of, ids, ids, sent=True))
     await timed("ids of the 200 newest active (a tick)", reads.active_ids)
 
 

@@ -18,7 +18,8 @@ update oban_jobs set state = 'executing', attempt = 1, attempted_at = now();
 update oban_jobs set state = 'completed', completed_at = now() where id in (1, 5);
 update oban_jobs set state = 'retryable', errors = errors || '{"error": "no", "attempt": 1}'::jsonb where id = 2;
 update oban_jobs set state = 'cancelled', cancelled_at = now() where id = 3;
-update oban_jobs set state = 'discarded', discarded_at = now(), errors = array['{"error": "no"}'::jsonb] where id = 4;
+update oban_jobs set state = 'discarded', discarded_at = now(), errors = errors || '{"error": "no"}'::jsonb
+where id = 4;
 --= w: 2 of 5, 1 failed, 1 cancelled
 --> the pruner deletes one before the end: it leaves the total
 delete from oban_jobs where id = 5;
@@ -26,10 +27,12 @@ delete from oban_jobs where id = 5;
 --> the retry succeeds; the discarded one is retried by hand, and snoozes
 update oban_jobs set state = 'completed', attempt = 2, completed_at = now() where id in (2, 11);
 update oban_jobs set state = 'available', max_attempts = 21, discarded_at = null where id = 4;
-update oban_jobs set state = 'scheduled', max_attempts = 22, attempt = 2 where id = 4;
+update oban_jobs set state = 'executing', attempt = 2 where id = 4;
+update oban_jobs set state = 'scheduled', attempt = 1, meta = meta || '{"snoozed": 1}' where id = 4;
 --= w: 2 of 4, 1 cancelled; b: 1 of 1
 --> it is discarded again
-update oban_jobs set state = 'discarded', discarded_at = now(), errors = errors || '{"error": "never"}'::jsonb
+update oban_jobs set state = 'discarded', attempt = 2, discarded_at = now(),
+    errors = errors || '{"error": "never"}'::jsonb
 where id = 4;
 --= w: 2 of 4, 1 failed, 1 cancelled
 --| w | import | failed

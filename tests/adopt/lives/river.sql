@@ -37,5 +37,5 @@ update river_job set state = 'discarded', attempt = 25, finalized_at = now() whe
 delete from river_job where state in ('completed', 'cancelled');
 delete from river_job where state = 'discarded';
 --> every task
-insert into river_job (state, metadata) select word::river_job_state, '{"river:workflow_id": 1}' from every;
+insert into river_job (state, metadata) select word::river_job_state, '{"workflow_id": 1}' from every;
 --: completed completed; failed discarded; cancelled cancelled; open available, pending, retryable, running, scheduled

@@ -6,7 +6,8 @@ create table batch_job_execution (
 create table batch_step_execution (
     step_execution_id bigint primary key default nextval('id'), step_name varchar(100) not null default 'some',
     job_execution_id bigint not null references batch_job_execution (job_execution_id),
-    start_time timestamp, end_time timestamp, status varchar(10), exit_message varchar(2500)
+    create_time timestamp not null default now(), start_time timestamp, end_time timestamp,
+    status varchar(10), exit_message varchar(2500)
 );
 --> a job starts, and its first step
 insert into batch_job_execution (job_execution_id, status) values (101, 'STARTED');
@@ -32,12 +33,12 @@ update batch_job_execution set status = 'COMPLETED' where job_execution_id = 102
 --= 102: 2 of 2
 --| 101 | job instance 10 | failed
 --| 102 | job instance 10 | completed
---| read | completed | | started completed |
---| write:partition1 | completed | | |
---| write:partition2 | completed | | |
---| write:partition2 | failed | | completed | java.lang.Error: no
---| write:partition3 | cancelled | | |
---| write:partition3 | completed | | |
+--| read | completed | | created started completed |
+--| write:partition1 | completed | | created |
+--| write:partition2 | completed | | created |
+--| write:partition2 | failed | | created completed | java.lang.Error: no
+--| write:partition3 | cancelled | | created |
+--| write:partition3 | completed | | created |
 --> pruned: history is removed, steps first
 delete from batch_step_execution where job_execution_id = 102;
 --> pruned: then executions

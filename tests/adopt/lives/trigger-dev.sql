@@ -7,7 +7,7 @@ create table "TaskRun" (
     id text primary key default gen_random_uuid(), "friendlyId" text, "taskIdentifier" text not null default 'page',
     status "TaskRunStatus" not null default 'PENDING', "attemptNumber" integer, error jsonb,
     "createdAt" timestamp(3) not null default now(), "startedAt" timestamp(3), "completedAt" timestamp(3),
-    "parentTaskRunId" text references "TaskRun" (id) on delete set null
+    "parentTaskRunId" text
 );
 create index on "TaskRun" ("parentTaskRunId");
 --> a run triggers others, and waits for them
