@@ -170,7 +170,9 @@ def has_index(conn: Connection[Any], wanted: str) -> bool:
 
 def making_index(conn: Connection[Any], table: Table) -> str:
     """Begin the statement that makes an index, without waiting writers where that can be had."""
-    return f"create index{'' if partitions(conn, table) else ' concurrently'} on {table.sql}"
+    asked = "select relkind = 'p' from pg_class where oid = to_regclass(%s)"
+    partitioned = conn.cursor(row_factory=tuple_row).execute(asked, [table.sql]).fetchall() == [(True,)]
+    return f"create index{'' if partitioned else ' concurrently'} on {table.sql}"
 
 
 def unindexed_key(conn: Connection[Any], adoption: Adoption) -> str | None:

@@ -245,8 +245,8 @@ def _count(conn: Connection[Any], adoption: Adoption) -> Counted:
 
 
 def _repair(conn: Connection[Any], adoption: Adoption, as_json: bool) -> None:
+    from pyapp import repair
     from pyapp.db import retry
-    from pyapp.helpers import repair
 
     with at_work("looking for what went wrong"):
         repaired = retry(lambda: repair(conn, schema=adoption.schema), tries=100)
