@@ -176,9 +176,11 @@ def has_index(conn: Connection[Any], wanted: str) -> bool:
         return "Index Cond" in str(explained.fetchall())
 
 
-def making_index(table: Table, parts: Sequence[Table]) -> str:
+def making_index(conn: Connection[Any], table: Table) -> str:
     """Begin the statement that makes an index, without waiting writers where that can be had."""
-    return f"create index{'' if parts else ' concurrently'} on {table.sql}"
+    asked = "select relkind = 'p' from pg_class where oid = to_regclass(%s)"
+    partitioned = conn.cursor(row_factory=tuple_row).execute(asked, [table.sql]).fetchall() == [(True,)]
+    return f"create index{'' if partitioned else ' concurrently'} on {table.sql}"
 
 
 def unindexed_key(conn: Connection[Any], adoption: Adoption) -> str | None:
@@ -190,7 +192,7 @@ def unindexed_key(conn: Connection[Any], adoption: Adoption) -> str | None:
         return None
     return (
         f"reading one workflow reads all of {table}; an index on the key as it is shown avoids that:"
-        f" {making_index(adoption.workflows, partitions(conn, adoption).workflows)}"
+        f" {making_index(conn, adoption.workflows)}"
         f" (({written.replace('workflow.', '')}))"
     )
 

@@ -460,7 +460,7 @@ class _Inspection:
         if not has_index(self.conn, locate(f"{adoption.tasks.sql} as task where {parts}", schema)):
             self.warnings.append(
                 f"no index of {adoption.tasks.sql} finds the tasks of a workflow: repairs and pages read all tasks;"
-                f" this one would: {making_index(adoption.tasks, found.tasks)} ({columns})"
+                f" this one would: {making_index(self.conn, adoption.tasks)} ({columns})"
             )
         if index := unindexed_key(self.conn, adoption):
             self.warnings.append(index)
