@@ -230,6 +230,7 @@ def test_the_steps_of_dbos_make_progress_where_their_number_is_known(conn: psyco
 
 def test_the_index_that_a_partitioned_table_lacks_can_be_made_as_it_is_told(conn: psycopg.Connection) -> None:
     conn.execute(HATCHET.ddl.encode())
+    conn.execute("drop table v1_tasks_olap_20260115")
     told = succeed(conn.info.dsn, "adopt", "--preset", "hatchet").err
     conn.execute(told[told.index("create index") :].splitlines()[0].encode())
     assert "create index" not in succeed(conn.info.dsn, "adopt").err
