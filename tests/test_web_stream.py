@@ -151,8 +151,8 @@ def test_a_ping_says_that_nothing_has_changed_and_none_comes_while_the_database_
     service_dsn: str, conn: Conn
 ) -> None:
     run = (
-        "import pyapp.cli, pyapp.web.stream as stream, sys; stream.HEARTBEAT = 0.2; stream.RESYNC = -1.5;"
-        " sys.exit(pyapp.cli.main(['serve', '--port', '0', '--dsn', sys.argv[1]]))"
+        "import pyapp.cli, sys; from pyapp.web import stream, subscriber; subscriber.HEARTBEAT = 0.2;"
+        " stream.RESYNC = -1.5; sys.exit(pyapp.cli.main(['serve', '--port', '0', '--dsn', sys.argv[1]]))"
     )
     with (
         serving(None, run=[sys.executable, "-c", run, service_dsn]) as service,

@@ -79,11 +79,6 @@ class Standby:
         """What of it is worth telling anew: whole seconds."""
         return None if self.lag_seconds is None else int(self.lag_seconds), self.following
 
-    @property
-    def late(self) -> bool:
-        """Whether readers should mind, from five seconds on; the script in the page says so as well."""
-        return not self.following or self.lag_seconds is None or self.lag_seconds >= 5
-
 
 class Overview(BaseModel):
     """All workflows in numbers: by status, as ``running_workflows``, with ``total_workflows``; and tasks by outcome."""

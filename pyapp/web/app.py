@@ -79,12 +79,10 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with database:
-            feed.start()
+        async with database, feed.running():
             loading = asyncio.create_task(asyncio.to_thread(html.load_templates))
             yield
             await loading
-            await feed.stop()
 
     app = FastAPI(
         title="agent-progress",

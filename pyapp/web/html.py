@@ -19,14 +19,6 @@ from pyapp.web.wire import Conn, error
 
 STATIC = Path(__file__).with_name("static")
 _ADDRESS = re.compile(r'(?<= )(href|action|src)="/')
-_HUES = {
-    "running": "#3b74e0",
-    "paused": "#7c55c7",
-    "completed": "#1d8a5b",
-    "failed": "#d63a2f",
-    "cancelled": "#a8741a",
-    "other": "#7b818b",
-}
 _MARK = hashlib.blake2b(b"".join(file.read_bytes() for file in sorted(STATIC.iterdir())), digest_size=6).hexdigest()
 
 
@@ -42,7 +34,7 @@ _templates = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_templates.globals |= {"asset": _asset, "hues": _HUES, "called": text.called, **charts.FUNCTIONS}
+_templates.globals |= {"asset": _asset, "called": text.called, **charts.FUNCTIONS}
 _templates.filters |= text.FILTERS
 
 

@@ -11,7 +11,7 @@ from pyapp.models import SETTLED, Key, TreeNode, TreeProgress
 from pyapp.statements import array as as_array
 from pyapp.web.answers import Listed
 from pyapp.web.reads import read_workflows
-from pyapp.web.rows import Select
+from pyapp.web.rows import selected
 from pyapp.web.shape import Shape
 from pyapp.web.wire import Conn
 
@@ -62,35 +62,30 @@ class Branch:
         return self.stalled or self.node.status == "failed" or bool(self.node.agents_failed and self.active)
 
 
+_PATH = """
+    with recursive path as (
+        select p.workflow_id, p.parent_id, p.name, 1 as level from {workflow_progress} as p where p.workflow_id = %s
+        union all
+        select a.workflow_id, a.parent_id, a.name, n.level + 1
+        from path as n cross join lateral (
+            select p.workflow_id, p.parent_id, p.name from {workflow_progress} as p
+            where p.workflow_id = n.parent_id offset 0
+        ) as a
+        where n.level < 64
+    )
+    select n.workflow_id, n.name from path as n where n.level > 1 order by n.level desc
+"""
+
+
 async def read_path(conn: Conn, shape: Shape, workflow_id: str) -> list[Ancestor]:
     """Read what is above a workflow, the root first."""
-    return await _path(shape).fetch(conn, [workflow_id])
-
-
-@cache
-def _path(shape: Shape) -> Select:
-    query = shape.query("""
-        with recursive path as (
-            select p.workflow_id, p.parent_id, p.name, 1 as level from {workflow_progress} as p where p.workflow_id = %s
-            union all
-            select a.workflow_id, a.parent_id, a.name, n.level + 1
-            from path as n cross join lateral (
-                select p.workflow_id, p.parent_id, p.name from {workflow_progress} as p
-                where p.workflow_id = n.parent_id offset 0
-            ) as a
-            where n.level < 64
-        )
-        select n.workflow_id, n.name from path as n where n.level > 1 order by n.level desc
-    """)
-    return Select(Ancestor, query)
+    return await selected(shape, Ancestor, _PATH).fetch(conn, [workflow_id])
 
 
 async def members(conn: Conn, shape: Shape, roots: Iterable[str]) -> dict[str, set[str]]:
     """Find the workflows of trees by the key of their top, itself among them; those near the tops first."""
-    found: dict[str, set[str]] = {}
-    for top, workflow in await (await conn.execute(_members(shape), [as_array(roots), FOLLOWED])).fetchall():
-        found.setdefault(top, set()).add(workflow)
-    return found
+    found = await (await conn.execute(_members(shape), [as_array(roots), FOLLOWED])).fetchall()
+    return {top: set(members) for top, members in found}
 
 
 @cache
@@ -107,7 +102,9 @@ def _members(shape: Shape) -> bytes:
             ) as c
             where n.level < 64
         )
-        select n.top::text, n.workflow_id::text from tree as n limit %s
+        select n.top::text, array_agg(n.workflow_id::text)
+        from (select n.top, n.workflow_id from tree as n limit %s) as n
+        group by n.top
     """).as_bytes()
 
 
