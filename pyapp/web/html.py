@@ -27,13 +27,9 @@ def _asset(name: str) -> str:
     return f"/static/{_MARK}/{name}"
 
 
+_FILES = FileSystemLoader(Path(__file__).with_name("templates"))
 # All is escaped, in icons and badges too.
-_templates = Environment(
-    loader=FileSystemLoader(Path(__file__).with_name("templates")),
-    autoescape=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_templates = Environment(loader=_FILES, autoescape=True, trim_blocks=True, lstrip_blocks=True)
 _templates.globals |= {"asset": _asset, "called": text.called, **charts.FUNCTIONS}
 _templates.filters |= text.FILTERS
 

@@ -109,10 +109,10 @@ async def read_workflow(conn: Conn, shape: Shape, key: str, *, sent: bool = Fals
 
 async def require_workflow(conn: Conn, shape: Shape, key: str) -> Listed:
     """Read a workflow by its key. Raises WorkflowNotFound."""
-    for found in await read_workflow(conn, shape, key):
-        workflow: Listed = found
-        return workflow
-    raise WorkflowNotFound(key)
+    found: list[Listed] = await read_workflow(conn, shape, key)
+    if not found:
+        raise WorkflowNotFound(key)
+    return found[0]
 
 
 async def read_workflows(

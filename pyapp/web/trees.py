@@ -112,7 +112,10 @@ async def read_branches(conn: Conn, shape: Shape, workflow_id: str) -> tuple[Tre
     """Read a tree for a page: summed at each workflow, what needs attention first, and cut to what can be read."""
     progress = await aio.tree_progress(conn, workflow_id, schema=shape.schema)
     nodes = await aio.get_tree(conn, workflow_id, limit=_READ, schema=shape.schema)
-    stalled = await _find_stalled(conn, shape, nodes)
+    # Only those whose numbers rest can have come to a halt, and few are looked at.
+    running = sorted((node for node in nodes if node.status == "running"), key=lambda node: node.last_updated_at)
+    forecasts = await aio.get_forecasts(conn, [node.workflow_id for node in running[:100]], schema=shape.schema)
+    stalled = {key for key, forecast in forecasts.items() if forecast.stalled}
     branches = {node.workflow_id: Branch(node, stalled=node.workflow_id in stalled) for node in nodes}
     for node in reversed(nodes):  # depth first: what is below a workflow comes after it
         branch = branches[node.workflow_id]
@@ -146,10 +149,3 @@ def _cut(top: Branch, *, small: bool) -> list[Branch]:
                 branch.opened = True
                 opened += len(branch.below)
     return shown
-
-
-async def _find_stalled(conn: Conn, shape: Shape, nodes: list[TreeNode]) -> set[Key]:
-    """Find those that have come to a halt; only those whose numbers rest can have, and few are looked at."""
-    running = sorted((node for node in nodes if node.status == "running"), key=lambda node: node.last_updated_at)
-    found = await aio.get_forecasts(conn, [node.workflow_id for node in running[:100]], schema=shape.schema)
-    return {key for key, forecast in found.items() if forecast.stalled}
