@@ -15,7 +15,8 @@ except ImportError as error:
         "psycopg finds no libpq: install agent-progress with its extra binary, or libpq itself (on Debian libpq5)"
     ) from error
 
-from pyapp import aio
+from pyapp import aio, reading, standby, writing
+from pyapp.both import sync
 from pyapp.db import connect, retry
 from pyapp.errors import (
     AgentProgressError,
@@ -28,36 +29,6 @@ from pyapp.errors import (
     UnknownStatus,
     VersionConflict,
     WorkflowNotFound,
-)
-from pyapp.helpers import (
-    add_tasks,
-    advance,
-    archive,
-    create_workflow,
-    find_drift,
-    get_forecasts,
-    get_state,
-    get_tree,
-    get_vocabulary,
-    get_workflow,
-    get_workflows,
-    list_burnup,
-    list_stages,
-    list_task_trends,
-    list_tasks,
-    list_timeline,
-    list_tree_progress,
-    list_workflow_trends,
-    list_workflows,
-    progress_metrics,
-    repair,
-    report_task,
-    report_tasks,
-    stage_progress,
-    transition,
-    tree_progress,
-    wait_for_position,
-    wal_position,
 )
 from pyapp.migrate import mark, migrate, pending, rollback
 from pyapp.models import (
@@ -87,6 +58,35 @@ from pyapp.models import (
 from pyapp.reporter import TaskReporter
 from pyapp.roles import grant
 from pyapp.watch import watch
+
+get_workflow = sync(reading.get_workflow)
+get_workflows = sync(reading.get_workflows)
+list_workflows = sync(reading.list_workflows)
+get_tree = sync(reading.get_tree)
+tree_progress = sync(reading.tree_progress)
+list_tree_progress = sync(reading.list_tree_progress)
+list_tasks = sync(reading.list_tasks)
+get_state = sync(reading.get_state)
+list_stages = sync(reading.list_stages)
+stage_progress = sync(reading.stage_progress)
+get_forecasts = sync(reading.get_forecasts)
+list_timeline = sync(reading.list_timeline)
+list_burnup = sync(reading.list_burnup)
+list_workflow_trends = sync(reading.list_workflow_trends)
+list_task_trends = sync(reading.list_task_trends)
+find_drift = sync(reading.find_drift)
+get_vocabulary = sync(reading.get_vocabulary)
+progress_metrics = sync(reading.progress_metrics)
+create_workflow = sync(writing.create_workflow)
+add_tasks = sync(writing.add_tasks)
+report_task = sync(writing.report_task)
+report_tasks = sync(writing.report_tasks)
+transition = sync(writing.transition)
+advance = sync(writing.advance)
+repair = sync(writing.repair)
+archive = sync(writing.archive)
+wal_position = sync(standby.wal_position)
+wait_for_position = sync(standby.wait_for_position)
 
 __version__ = "1.0.0"
 

@@ -144,7 +144,7 @@ def sync(query: Query[P, T]) -> Callable[Concatenate[Connection[Any], P], T]:
             raise _wrong(conn, f"pyapp.{query.__name__}", Connection)
         return complete(query(conn, *args, **kwargs))
 
-    _describe(helper, query, "pyapp.helpers", Connection[Any])
+    _describe(helper, query, "pyapp", Connection[Any])
     return helper
 
 

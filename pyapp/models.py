@@ -52,7 +52,7 @@ class Workflow:
 
 @dataclass(frozen=True, slots=True)
 class TreeNode(Workflow):
-    """A workflow of a tree, with its own progress: ``level`` is 1 at the top."""
+    """A workflow of a tree, with its own progress, from the view ``workflow_tree``: ``level`` is 1 at the top."""
 
     level: int
 

@@ -6,7 +6,6 @@ one of adopted tables, whose keys may be of any type, ids are sent as text witho
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
 from datetime import datetime
 from time import perf_counter
 from typing import Any, LiteralString, TypeVar
@@ -32,22 +31,6 @@ from pyapp.models import (
 from pyapp.statements import array, fetch_row, fetch_rows
 
 R = TypeVar("R")
-
-_OF_NODE = ", ".join(f"p.{field.name}" for field in fields(Workflow))
-# As in workflow_tree_progress: by a range of one and offset 0, an index finds the children.
-TREE = f"""
-    with recursive tree as (
-        select {_OF_NODE}, 1 as level from {{schema}}.workflow_progress as p where p.workflow_id = %s
-        union all
-        select {_OF_NODE}, n.level + 1
-        from tree as n cross join lateral (
-            select c.* from {{schema}}.workflow_progress as c
-            where c.parent_id between n.workflow_id and n.workflow_id offset 0
-        ) as p
-        where n.level < 64
-    ) search depth first by created_at, workflow_id set place
-    select {{columns}} from tree order by place limit %s
-"""  # noqa: S608 (columns of a model)
 
 # A type after the other, those first of which most ended, from the shortest period to the longest.
 ORDER_OF_TRENDS: LiteralString = (
@@ -156,7 +139,8 @@ async def get_tree(
     Returns the workflow itself first, and below each one what it started, the oldest first: the first ``limit`` of
     them, None for all. Raises WorkflowNotFound.
     """
-    return await _fetch_of(conn, schema, workflow_id, TreeNode, TREE, str(workflow_id), limit)
+    query = "select {columns} from {schema}.workflow_tree where root_id = %s order by place limit %s"
+    return await _fetch_of(conn, schema, workflow_id, TreeNode, query, str(workflow_id), limit)
 
 
 async def tree_progress(conn: Conn, workflow_id: Key, *, schema: str | None = None) -> TreeProgress:

@@ -1,6 +1,5 @@
 """Granting agents, readers and operators the rights that sql/optional/grant_*.sql lists, and revoking them."""
 
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,28 +14,25 @@ from pyapp.shipped import resource
 
 KINDS = {"agent": ("agent",), "reader": ("reader",), "operator": ("reader", "operator")}
 """The kinds of role, and for each the files ``grant_….sql`` with its rights."""
-_ROLE = ':"role"'
 _NOTHING_DONE = ("01006", "01007")  # warnings of PostgreSQL: no privileges could be revoked, or granted
 
 
-def grants(kind: str, role: str, *, revoke: bool = False, schema: str | None = None) -> list[sql.Composed]:
+def grants(kind: str, role: str, *, revoke: bool = False, schema: str | None = None) -> list[str]:
     """List the statements that give a role the rights of an agent, a reader or an operator, or take them back.
 
     Raises RoleNotFound for names that are reserved in PostgreSQL, even quoted.
     """
     if role in ("", "public", "none"):
         raise RoleNotFound(role)
-    name = sql.Identifier(find_schema(schema)).as_string()
+    name, quoted_role = (sql.Identifier(each).as_string() for each in (find_schema(schema), role))
     statements = []
     for file in KINDS[kind]:
         text = (resource("sql") / "optional" / f"grant_{file}.sql").read_text("utf-8")
-        for statement in re.sub(r"^--.*\n", "", text, flags=re.M).split(";")[:-1]:
-            line = re.sub(r"\(\s+|\s+\)", lambda edge: edge[0].strip(), statement.strip())
-            line = re.sub(r"\s+", " ", line)
-            if revoke:
-                line = re.sub(f"^grant (.*) to {_ROLE}$", rf"revoke \1 from {_ROLE}", line)
-            line = line.replace("public.", f"{name}.").replace("on schema public ", f"on schema {name} ")
-            statements.append(sql.SQL(line.removesuffix(_ROLE)) + sql.Identifier(role))
+        for statement in text[text.index("\ngrant ") :].split(";")[:-1]:
+            line = " ".join(statement.split()).replace("( ", "(").replace(" )", ")")
+            what = line.removeprefix("grant ").removesuffix(' to :"role"')
+            what = what.replace("public.", f"{name}.").replace("on schema public", f"on schema {name}")
+            statements.append(f"revoke {what} from {quoted_role}" if revoke else f"grant {what} to {quoted_role}")
     return statements
 
 
@@ -72,8 +68,8 @@ def grant(
             raise RoleNotFound(unknown[0])
         with conn.transaction(), _aloud(cursor) as refused:
             for statement in statements:
-                cursor.execute(statement)
-                if refused and not statement.as_string(conn).startswith(("grant usage", "revoke usage")):
+                cursor.execute(statement.encode())
+                if refused and not statement.startswith(("grant usage", "revoke usage")):
                     raise psycopg.errors.InsufficientPrivilege(f"{refused[0]}: only its owner can do that")
                 refused.clear()
             # The schema may have another owner than its tables, and be open to all anyway.
@@ -82,7 +78,7 @@ def grant(
                 raise psycopg.errors.InsufficientPrivilege(
                     f'"{shut[0]}" may not use schema {name}: only its owner can grant that'
                 )
-    return [statement.as_string(conn) for statement in statements]
+    return statements
 
 
 @contextmanager

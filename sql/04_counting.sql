@@ -18,26 +18,29 @@ set row_security = off
 as $$
 declare
     task_workflow uuid;
-    plain boolean; -- an insert or a delete of a single open task
-    still_open boolean; -- an update left a single open task open; false: completed it; null: any other update
+    seen boolean; -- whether there is a row
+    still_open boolean; -- of a single task: an open one was inserted, deleted or left open; false: it was completed
     sign integer;
     changes refcursor;
     change record;
 begin
     -- A statement on a single task is by far the most frequent, and its plain cases need no aggregation.
     if tg_op = 'UPDATE' then
-        select
-            n.workflow_id,
-            case
-                when
-                    n.workflow_id = o.workflow_id
-                    and o.status < 'completed'
-                    and n.status <= 'completed'
-                    and not exists (select from new_task offset 1) -- a second row
-                then n.status < 'completed'
-            end
-        into task_workflow, still_open
-        from old_task as o cross join new_task as n;
+        for task_workflow, still_open in
+            select
+                n.workflow_id,
+                case
+                    when n.workflow_id = o.workflow_id and o.status < 'completed' and n.status <= 'completed'
+                    then n.status < 'completed'
+                end
+            from old_task as o cross join new_task as n
+        loop
+            if seen then
+                still_open := null; -- by a second row
+                exit;
+            end if;
+            seen := true;
+        end loop;
         if still_open then
             return null;
         elsif not still_open then
@@ -74,10 +77,16 @@ begin
         return null;
     else
         sign := case tg_op when 'INSERT' then 1 else -1 end;
-        select c.workflow_id, c.status < 'completed' and not exists (select from changed_task offset 1)
-        into task_workflow, plain
-        from changed_task as c;
-        if plain then
+        for task_workflow, still_open in
+            select c.workflow_id, c.status < 'completed' from changed_task as c
+        loop
+            if seen then
+                still_open := null; -- by a second row
+                exit;
+            end if;
+            seen := true;
+        end loop;
+        if still_open then
             update public.workflow
             set
                 agents_created = agents_created + sign,

@@ -1,7 +1,82 @@
--- Progress of a workflow with all that is below it. Nothing is stored for a tree: its root would be as busy as all its
--- agents together. The stored counters of its workflows are summed when it is read, which never reads a task. It reads
--- only workflow_progress, so that the schema of adopted tables has it from this text as well: there a workflow that is
--- not counted yet has null counters, and so has its tree.
+-- A workflow with all that is below it, one by one and summed up. Nothing is stored for a tree: its root would be as
+-- busy as all its agents together. What is stored of its workflows is read, never a task. These views read only
+-- workflow_progress, so that the schema of adopted tables has them from this text as well: there a workflow that is not
+-- counted yet has null counters, and so has its tree.
+
+create or replace view public.workflow_tree
+with (security_invoker = true)
+as
+select
+    r.workflow_id as root_id,
+    t.level,
+    t.place,
+    (t.node).workflow_id,
+    (t.node).name,
+    (t.node).description,
+    (t.node).type,
+    (t.node).status,
+    (t.node).current_stage,
+    (t.node).priority,
+    (t.node).progress,
+    (t.node).progress_percentage,
+    (t.node).agents_completed,
+    (t.node).agents_total,
+    (t.node).agents_created,
+    (t.node).agents_failed,
+    (t.node).agents_cancelled,
+    (t.node).agents_open,
+    (t.node).agents_planned,
+    (t.node).settled_percentage,
+    (t.node).progress_calculation_method,
+    (t.node).trace_id,
+    (t.node).created_at,
+    (t.node).updated_at,
+    (t.node).completed_at,
+    (t.node).last_updated_at,
+    (t.node).parent_id
+from public.workflow_progress as r
+cross join lateral (
+    -- The recursion carries the rows: joined afterwards, each workflow would be looked up twice.
+    with recursive tree as (
+        select
+            r.workflow_id,
+            r.created_at,
+            r as node,
+            1 as level
+        union all
+        select
+            c.workflow_id,
+            c.created_at,
+            c.node,
+            n.level + 1
+        from tree as n
+        -- A range of one, with offset 0: so the children are found by index, one workflow after the other, whatever
+        -- the statistics say; by equality, one wide tree would make the planner read the whole table for each workflow.
+        cross join lateral (
+            select
+                p.workflow_id,
+                p.created_at,
+                p as node
+            from public.workflow_progress as p
+            where p.parent_id between n.workflow_id and n.workflow_id
+            offset 0
+        ) as c
+        -- The deepest tree; also ends the recursion in a cycle that was written past the triggers.
+        where n.level < 64
+    ) search depth first by created_at, workflow_id set path
+    select
+        n.node,
+        n.level,
+        row_number() over (order by n.path)::integer as place
+    from tree as n
+) as t;
+
+comment on view public.workflow_tree is
+    'Each workflow with all below it, one row each; to be read by root_id, of few at a time, ordered by place.';
+comment on column public.workflow_tree.root_id is 'The workflow at the top, which has a row of its own.';
+comment on column public.workflow_tree.level is 'Number of the level, from 1 at the top to 64.';
+comment on column public.workflow_tree.place is
+    'Place in the tree, from 1 at the top: below each workflow what it started, the oldest first.';
 
 create or replace view public.workflow_tree_progress
 with (security_invoker = true)
@@ -27,49 +102,6 @@ select
     t.last_updated_at
 from public.workflow_progress as w
 cross join lateral (
-    -- The recursion carries the counters: joined afterwards, each workflow would be looked up twice.
-    with recursive tree as (
-        select
-            w.workflow_id,
-            1 as level,
-            w.agents_completed,
-            w.agents_total,
-            w.agents_created,
-            w.agents_failed,
-            w.agents_cancelled,
-            w.agents_planned,
-            w.last_updated_at
-        union all
-        select
-            c.workflow_id,
-            n.level + 1,
-            c.agents_completed,
-            c.agents_total,
-            c.agents_created,
-            c.agents_failed,
-            c.agents_cancelled,
-            c.agents_planned,
-            c.last_updated_at
-        from tree as n
-        -- A range of one, with offset 0: so the children are found by index, one workflow after the other, whatever
-        -- the statistics say; by equality, one wide tree would make the planner read the whole table for each workflow.
-        cross join lateral (
-            select
-                p.workflow_id,
-                p.agents_completed,
-                p.agents_total,
-                p.agents_created,
-                p.agents_failed,
-                p.agents_cancelled,
-                p.agents_planned,
-                p.last_updated_at
-            from public.workflow_progress as p
-            where p.parent_id between n.workflow_id and n.workflow_id
-            offset 0
-        ) as c
-        -- The deepest tree; also ends the recursion in a cycle that was written past the triggers.
-        where n.level < 64
-    )
     select
         count(*)::integer as workflows,
         max(n.level) as depth,
@@ -80,7 +112,8 @@ cross join lateral (
         case when count(*) = count(n.agents_created) then sum(n.agents_cancelled)::integer end as agents_cancelled,
         sum(n.agents_planned) as agents_planned,
         max(n.last_updated_at) as last_updated_at
-    from tree as n
+    from public.workflow_tree as n
+    where n.root_id = w.workflow_id
 ) as t;
 
 comment on view public.workflow_tree_progress is

@@ -296,7 +296,7 @@ def test_the_schema_commands_say_what_they_do(empty: Callable[[], str], capsys: 
 
     assert call("pending") == (0, lines("pending", names), "")
     assert call("pending", "--json") == (0, json.dumps(names) + "\n", "")
-    told = lines("applying", names) + "making 43 functions, views and triggers\n"
+    told = lines("applying", names) + "making 44 functions, views and triggers\n"
     assert call("migrate") == (0, lines("applied", names), told)
     assert call("migrate") == (0, "", "nothing to apply: the schema is up to date\n")
     assert call("migrate", "--json") == (0, "[]\n", "")

@@ -63,6 +63,7 @@ VIEWS = [
     "workflow_stage_agents",
     "workflow_stage_progress",
     "workflow_timeline",
+    "workflow_tree",
     "workflow_tree_progress",
     "workflow_trend",
 ]

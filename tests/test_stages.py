@@ -437,38 +437,3 @@ def test_under_forced_row_security_a_move_fails_aloud_and_records_no_half(
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"):
         transition(conn, workflow, "running")
     assert conn.execute("select status, version from workflow").fetchone() == ("initiated", 1)
-
-
-@pytest.mark.parametrize("before", ["empty", "few"], ids=lambda tables: f"after plans for {tables}")
-def test_thousands_of_workflows_are_set_running_without_a_scan_for_each(conn: psycopg.Connection, before: str) -> None:
-    define(conn, "etl", *((f"stage {n}", 1, 2) for n in range(8)))
-    tables = ("workflow", "workflow_stage", "workflow_event", "stage_definition", "workflow_transition")
-    for table in tables:
-        conn.execute(f"alter table {table} set (autovacuum_enabled = off)")
-    # The session keeps the plans that it made for small tables.
-    for _ in range(2):
-        conn.execute(f"vacuum analyze {', '.join(tables)}")
-        for _ in range(7):
-            workflow = new_workflow(conn, type="etl")
-            conn.execute("update workflow set status = 'running' where id = %s", [workflow])
-            conn.execute("select advance_workflow(%s)", [workflow])
-            if before == "empty":
-                conn.execute("delete from workflow")
-    number = 1000
-    conn.execute("insert into workflow (name, type) select 'w', 'etl' from generate_series(1, %s)", [number])
-    read = (
-        "select relname, seq_scan, seq_tup_read, coalesce(idx_tup_fetch, 0) from pg_stat_xact_user_tables"
-        " where relname = any (%s)"
-    )
-    with conn.transaction():
-        old = {row[0]: row[1:] for row in conn.execute(read, [[*tables]])}
-        conn.execute("update workflow set status = 'running' where name = 'w' and status = 'initiated'")
-        new = {row[0]: row[1:] for row in conn.execute(read, [[*tables]])}
-    scans, rows, fetched = ({t: new[t][n] - old[t][n] for t in tables} for n in range(3))
-    assert scans["workflow"] <= 1  # the statement's own
-    assert [rows[table] for table in tables[1:4]] == [0, 0, 0]
-    # 8 stages, each looked at a few times; the rules of transitions fit on one page.
-    assert max(fetched.values()) <= number * 8 * 10
-    assert rows["workflow_transition"] <= number * 15
-    assert conn.execute("select count(*) from workflow_stage where status = 'running'").fetchone()[0] >= number
-    assert conn.execute("select count(*) from workflow where agents_planned = 16").fetchone()[0] >= number

@@ -14,9 +14,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from pyapp import Drift, Forecast, Task, Workflow, create_workflow, migrate, report_task, transition
+from pyapp import Drift, Forecast, Task, Workflow, add_tasks, create_workflow, migrate, report_task, transition
 from pyapp.cli import main
-from pyapp.helpers import add_tasks
 from pyapp.watch import channel
 from tests.service import Conn, Service, command, environment, following, serving, wait_for
 from tests.test_dashboard import PAYLOAD, PHONE, Visit, browser, live, visit  # noqa: F401 (fixtures)

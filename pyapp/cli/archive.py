@@ -9,7 +9,7 @@ import click
 import psycopg
 from psycopg import Connection, sql
 
-from pyapp import helpers
+import pyapp
 from pyapp.cli.common import Target, answer, as_json, command, connection, say
 from pyapp.cli.text import plural
 from pyapp.cli.waiting import at_work
@@ -70,7 +70,7 @@ def archive(
             answer(_result(workflows, tasks), f"{would}\nnothing was changed", as_json)
             return
         archived: list[Archived] = []
-        one_batch = partial(helpers.archive, conn, older_than, statuses=statuses, schema=target.schema)
+        one_batch = partial(pyapp.archive, conn, older_than, statuses=statuses, schema=target.schema)
         with at_work("archiving", tasks) as advance:
             while batch := retry(one_batch):
                 archived += batch

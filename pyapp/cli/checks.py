@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 from psycopg import Connection, sql
 
-from pyapp import helpers
+import pyapp
 from pyapp.adopt.health import examine
 from pyapp.adopt.install import find_adoption
 from pyapp.cli.common import Target, as_json, clean, command, connection, print_json, relations, say, spelled
@@ -84,7 +84,7 @@ def repair(target: Target, ids: tuple[str, ...], as_json: bool) -> None:
     with connection(target, autocommit=True) as conn:
         for wrong in compare(conn, ids, target.schema)[1]:
             try:
-                repair_it = partial(helpers.repair, conn, wrong.workflow_id, schema=target.schema)
+                repair_it = partial(pyapp.repair, conn, wrong.workflow_id, schema=target.schema)
                 repaired += retry(repair_it, tries=100)
             except WorkflowNotFound:
                 continue  # deleted meanwhile
@@ -104,12 +104,12 @@ def compare(conn: Connection[Any], ids: Sequence[Any], schema: str | None) -> tu
     if ids:
         keys = [find_id(conn, given, schema) for given in ids]
         with at_work("counting tasks"):
-            return len(keys), helpers.find_drift(conn, keys, schema=schema)
+            return len(keys), pyapp.find_drift(conn, keys, schema=schema)
     view = sql.Identifier(find_schema(schema), "workflow_progress")
     query = sql.SQL("select count(*), coalesce(sum(agents_created), 0) from {}").format(view)
     workflows, tasks = conn.execute(query).fetchone() or (0, 0)
     with at_work(f"counting {plural(tasks, 'task')} of {plural(workflows, 'workflow')}"):
-        return workflows, helpers.find_drift(conn, schema=schema)
+        return workflows, pyapp.find_drift(conn, schema=schema)
 
 
 def _sees_a_part(conn: Connection[Any], schema: str | None) -> bool:

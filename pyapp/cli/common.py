@@ -196,7 +196,7 @@ def relations(conn: "Connection[Any]", schema: str | None) -> set[str]:
 
 def vocabulary(conn: "Connection[Any]", schema: str | None) -> "Vocabulary":
     """Tell what workflows and tasks are called in a schema."""
-    from pyapp.helpers import get_vocabulary
+    from pyapp import get_vocabulary
 
     words = get_vocabulary(conn, schema=schema)
     return type(words)(*map(clean, astuple(words)))

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 from psycopg.conninfo import conninfo_to_dict
 
-from pyapp import helpers
+import pyapp
 from pyapp.cli.common import Target, clean, command, database, in_terminal, require_extra, say, vocabulary
 from pyapp.cli.errors import telling_what_lacks
 from pyapp.cli.main import NAME
@@ -125,8 +125,8 @@ def _play(dsn: str, schema: str | None, traces: Sequence[Trace], agents: int, sp
     playing.result()
     elapsed = time.monotonic() - began
     with connect(dsn, autocommit=True) as conn:
-        workflows = helpers.get_workflows(conn, player.workflow_ids, schema=schema)
-        drift = helpers.find_drift(conn, player.workflow_ids, schema=schema)
+        workflows = pyapp.get_workflows(conn, player.workflow_ids, schema=schema)
+        drift = pyapp.find_drift(conn, player.workflow_ids, schema=schema)
     print_workflows(below_parents(reversed(workflows)), called.task_nouns)
     tasks = sum(workflow.agents_created for workflow in workflows)
     verdict = f"{len(drift)} of {len(workflows)} workflows WRONG" if drift else "stored equals counted for all"

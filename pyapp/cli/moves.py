@@ -4,7 +4,7 @@ from functools import partial
 
 import click
 
-from pyapp import helpers
+import pyapp
 from pyapp.cli.common import Target, answer, as_json, clean, command, connection
 from pyapp.cli.ids import find_id
 from pyapp.cli.options import workflow_id
@@ -35,7 +35,7 @@ def transition(
     """
     with connection(target, autocommit=True) as conn:
         key = find_id(conn, id, target.schema)
-        move = partial(helpers.transition, conn, key, status, stage=stage)
+        move = partial(pyapp.transition, conn, key, status, stage=stage)
         _report(retry(partial(move, expected_version=version, schema=target.schema)), as_json)
 
 
@@ -53,7 +53,7 @@ def advance(target: Target, id: str, version: int | None, as_json: bool) -> None
     """
     with connection(target, autocommit=True) as conn:
         key = find_id(conn, id, target.schema)
-        move = partial(helpers.advance, conn, key, expected_version=version, schema=target.schema)
+        move = partial(pyapp.advance, conn, key, expected_version=version, schema=target.schema)
         _report(retry(move), as_json)
 
 

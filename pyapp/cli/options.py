@@ -16,7 +16,7 @@ def complete_ids(ctx: click.Context, _: click.Parameter, incomplete: str) -> lis
     """Complete the id of a workflow: the newest ones, with their names where the shell shows them."""
     from click.shell_completion import CompletionItem
 
-    from pyapp.helpers import list_workflows
+    from pyapp import list_workflows
 
     target = ctx.ensure_object(Target)
     if target.embedded:

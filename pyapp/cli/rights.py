@@ -40,7 +40,7 @@ def grant(target: Target, revoke: bool, only_print: bool, **roles: Any) -> None:
     try:
         if only_print:
             pairs = [(kind.removesuffix("s"), role) for kind, named in roles.items() for role in dict.fromkeys(named)]
-            lines = [text.as_string() for pair in pairs for text in grants(*pair, **how)]
+            lines = [statement for pair in pairs for statement in grants(*pair, **how)]
             print("\n".join(f"{line};" for line in ("begin", *lines, "commit")))
             return
         with connection(target) as conn:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from psycopg import Connection, sql
 
-from pyapp import helpers
+import pyapp
 from pyapp.both import Statement, complete, fetch
 from pyapp.cli.common import Target, as_json, command, connection, print_json, relations, vocabulary
 from pyapp.cli.ids import find_id
@@ -40,7 +40,7 @@ def show(target: Target, id: str, zone: tzinfo | None, as_json: bool, **wanted: 
       agent-progress show ID --timeline --json
     """
     with connection(target, reads=True) as conn:
-        workflow = helpers.get_workflow(conn, find_id(conn, id, target.schema), schema=target.schema)
+        workflow = pyapp.get_workflow(conn, find_id(conn, id, target.schema), schema=target.schema)
         called = vocabulary(conn, target.schema)
         parts = _read(conn, target.schema, workflow.workflow_id, wanted)
         errors = read_errors(conn, target.schema, workflow.workflow_id) if wanted["tasks"] and not as_json else {}
@@ -65,18 +65,18 @@ def _read(conn: Connection[Any], schema: str | None, key: Key, wanted: dict[str,
         query = f"select version, progress_frozen_at from {table} where id = %s"  # noqa: S608 (quoted)
         [found] = complete(fetch(conn, Statement(query, [key]))) or [(None, None)]
         parts["version"], parts["progress_frozen_at"] = found
-        parts["stages"] = helpers.list_stages(conn, key, schema=schema)
-        parts["stage_progress"] = helpers.stage_progress(conn, key, schema=schema)
-    parts["forecast"] = helpers.get_forecasts(conn, [key], schema=schema).get(key)
-    parts["tree_progress"] = helpers.tree_progress(conn, key, schema=schema)
+        parts["stages"] = pyapp.list_stages(conn, key, schema=schema)
+        parts["stage_progress"] = pyapp.stage_progress(conn, key, schema=schema)
+    parts["forecast"] = pyapp.get_forecasts(conn, [key], schema=schema).get(key)
+    parts["tree_progress"] = pyapp.tree_progress(conn, key, schema=schema)
     if wanted["tree"]:
-        parts["tree"] = helpers.get_tree(conn, key, schema=schema)
+        parts["tree"] = pyapp.get_tree(conn, key, schema=schema)
     if wanted["timeline"]:
-        parts["timeline"] = helpers.list_timeline(conn, key, limit=None, schema=schema)
+        parts["timeline"] = pyapp.list_timeline(conn, key, limit=None, schema=schema)
     if wanted["tasks"]:
-        parts["tasks"] = helpers.list_tasks(conn, key, schema=schema)
+        parts["tasks"] = pyapp.list_tasks(conn, key, schema=schema)
     if wanted["metrics"]:
-        parts["metrics"] = helpers.progress_metrics(conn, key, schema=schema)
+        parts["metrics"] = pyapp.progress_metrics(conn, key, schema=schema)
     return parts
 
 

@@ -10,7 +10,7 @@ from psycopg import Connection, sql
 from rich.console import RenderableType
 from rich.live import Live
 
-from pyapp import helpers
+import pyapp
 from pyapp.cli.common import Target, as_json, command, database, in_terminal, print_json, say, vocabulary
 from pyapp.cli.errors import tell_loss, telling_what_lacks
 from pyapp.cli.ids import find_id
@@ -156,9 +156,9 @@ class Following:
         for key in gone:
             del self._seen[key]
         running = [workflow.workflow_id for workflow in workflows if workflow.status == "running"]
-        self._forecasts = helpers.get_forecasts(conn, running, schema=self._schema)
+        self._forecasts = pyapp.get_forecasts(conn, running, schema=self._schema)
         if not self._below:  # who sees them all needs no sum of them
-            self._trees = helpers.list_tree_progress(conn, there, schema=self._schema)
+            self._trees = pyapp.list_tree_progress(conn, there, schema=self._schema)
         self._active = sum(w.status not in SETTLED and self._is_wanted(w) for w in workflows)
         if not self._keys and len(workflows) >= MOST:
             self._active = self._count_active(conn)

@@ -7,7 +7,7 @@ from typing import Any, get_args
 import click
 from psycopg import Connection, sql
 
-from pyapp import helpers
+import pyapp
 from pyapp.cli.common import Target, as_json, command, connection, print_json, relations, vocabulary
 from pyapp.cli.ids import find_id
 from pyapp.cli.options import complete_ids, zone_option
@@ -54,12 +54,12 @@ def list_(target: Target, after: str | None, below: bool, zone: tzinfo | None, a
     with connection(target, reads=True) as conn:
         if chosen["priority"]:
             _check_priority(conn, schema, chosen["priority"])
-        last = helpers.get_workflow(conn, find_id(conn, after, schema), schema=schema) if after else None
-        workflows = helpers.list_workflows(
+        last = pyapp.get_workflow(conn, find_id(conn, after, schema), schema=schema) if after else None
+        workflows = pyapp.list_workflows(
             conn, after=last, roots=not (below or chosen["match"]), schema=schema, **chosen
         )
         called = vocabulary(conn, schema)
-        trees = helpers.list_tree_progress(conn, [w.workflow_id for w in workflows], schema=schema)
+        trees = pyapp.list_tree_progress(conn, [w.workflow_id for w in workflows], schema=schema)
     if as_json:
         found = {key: asdict(tree) for key, tree in trees.items()}
         print_json([asdict(w) | {"tree": found.get(w.workflow_id)} for w in workflows])

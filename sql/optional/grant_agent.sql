@@ -9,6 +9,7 @@ grant usage on schema public to :"role";
 grant select on
     public.agent_task,
     public.workflow_progress,
+    public.workflow_tree,
     public.workflow_tree_progress,
     public.workflow_progress_calculated,
     public.workflow_progress_drift

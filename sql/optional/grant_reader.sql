@@ -13,6 +13,7 @@ grant select on
     public.workflow_progress,
     public.workflow_progress_calculated,
     public.workflow_progress_drift,
+    public.workflow_tree,
     public.workflow_tree_progress,
     public.workflow_stage_progress,
     public.workflow_stage_agents,

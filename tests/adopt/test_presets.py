@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import psycopg
 import pytest
 
+from pyapp import list_tasks
 from pyapp.adopt.request import list_presets, read_preset
 from pyapp.cli.show import read_errors
-from pyapp.helpers import list_tasks
 
 from .application import cli, percent, refuse, succeed
 from .systems import RUN, SYSTEMS, Numbers, System, Words
@@ -230,6 +230,7 @@ def test_the_steps_of_dbos_make_progress_where_their_number_is_known(conn: psyco
 
 def test_the_index_that_a_partitioned_table_lacks_can_be_made_as_it_is_told(conn: psycopg.Connection) -> None:
     conn.execute(HATCHET.ddl.encode())
+    conn.execute("drop table v1_tasks_olap_20260115")
     told = succeed(conn.info.dsn, "adopt", "--preset", "hatchet").err
     conn.execute(told[told.index("create index") :].splitlines()[0].encode())
     assert "create index" not in succeed(conn.info.dsn, "adopt").err
@@ -242,6 +243,17 @@ def test_oban_for_python_keeps_its_errors_in_one_jsonb(conn: psycopg.Connection)
     adopt(conn, OBAN)
     live(conn, OBAN, prunes=False)
     assert list(read_errors(conn, "agent_progress", "w").values()) == ["never"]
+
+
+def test_steps_of_spring_batch_4_are_adopted_though_they_do_not_say_when_they_were_made(
+    conn: psycopg.Connection,
+) -> None:
+    system = SYSTEMS["spring-batch"]
+    conn.execute(system.ddl.encode())
+    conn.execute("alter table batch_step_execution drop create_time")
+    adopt(conn, system)
+    live(conn, system, prunes=False)
+    assert {task.created_at for task in list_tasks(conn, "101", schema="agent_progress")} == {None}
 
 
 def test_the_workflows_of_oban_pro_are_a_tree(conn: psycopg.Connection) -> None:
