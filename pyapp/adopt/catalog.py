@@ -7,50 +7,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from psycopg import Connection
+from psycopg import Connection, sql
 from psycopg.errors import Error
 from psycopg.rows import dict_row, tuple_row
 
 from pyapp.adopt.adoption import AdoptError, Adoption, Key, Table
-from pyapp.adopt.render import Partitions, Renderer, locate, name, read_template
-
-# The type of an expression on a row: that below a domain. A key is of an enum, or of what is built in and has an order;
-# bytes have no text that can be typed.
-_TYPE = """
-    select
-        case t.oid
-            when 'bpchar'::regtype then 'bpchar'
-            when 'varchar'::regtype then 'text'
-            else format_type(t.oid, null)
-        end,
-        t.typtype = 'e' or t.typtype = 'b' and t.oid <> 'bytea'::regtype and exists (
-            select
-            from pg_opclass as o
-            join pg_am as m on m.oid = o.opcmethod
-            where
-                m.amname = 'btree'
-                and o.opcnamespace = 'pg_catalog'::regnamespace
-                and o.opcintype = case t.oid when 'varchar'::regtype then 'text'::regtype else t.oid end
-        )
-    from pg_type as d
-    join pg_type as t on t.oid = coalesce(nullif(d.typbasetype, 0), d.oid)
-    where d.oid = (select pg_typeof({value}) from (select) as x left join {table} as {row} on false)
-"""
+from pyapp.adopt.render import Renderer, locate, name, read_template
 
 
 @dataclass(frozen=True)
 class Column:
     """A column; ``type`` is the one below a domain, ``declared`` is its own.
 
-    ``generated`` is ``s`` where it is stored, ``v`` where it is virtual, and empty else.
+    ``generated`` is ``s`` where it is stored, ``v`` where it is virtual, and empty else; ``checks`` is what its check
+    constraints say of it alone.
     """
 
     name: str
-    number: int
     declared: str
     type: str
     generated: str
     expression: str | None
+    checks: str | None
 
 
 @dataclass(frozen=True)
@@ -64,23 +42,41 @@ class ForeignKey:
 
 @dataclass(frozen=True)
 class Found:
-    """A table with its columns and keys; ``rows`` is what the planner takes for their number."""
+    """A table with its columns and keys; ``rows`` is what the planner takes for their number.
 
+    ``row`` is what expressions call a row of it: task or workflow; ``partitions`` is null where it cannot have any.
+    """
+
+    row: str
     oid: int
     table: Table
-    partitioned: bool
+    partitions: int | None
     rows: int
     columns: Mapping[str, Column]
     unique: Sequence[Sequence[str]]
     primary: Sequence[str]
     foreign_keys: Sequence[ForeignKey]
 
+    @property
+    def sql(self) -> str:
+        """Return its qualified name, quoted."""
+        return self.table.sql
+
+    @property
+    def options(self) -> str:
+        """Return how the options begin that say what its rows mean."""
+        return "--workflow-" if self.row == "workflow" else "--"
+
+    def reference(self, column: Column) -> str:
+        """Write a column of a row; a virtual one, which triggers cannot read, by its expression."""
+        if column.generated == "v" and column.expression:
+            return f"({column.expression})"
+        return f"{self.row}.{name(column.name)}"
+
     def column(self, wanted: str, option: str) -> Column:
         """Get a column that an option names. Raises AdoptError."""
         if wanted not in self.columns:
-            raise AdoptError(
-                f"{option} {wanted}: {self.table.sql} has no such column; it has {', '.join(self.columns)}"
-            )
+            raise AdoptError(f"{option} {wanted}: {self.sql} has no such column; it has {', '.join(self.columns)}")
         return self.columns[wanted]
 
     def find(self, candidates: Sequence[str]) -> Column | None:
@@ -88,6 +84,12 @@ class Found:
         known = {snake(column): column for column in reversed(list(self.columns))}
         found = next((known[candidate] for candidate in candidates if candidate in known), None)
         return self.columns[found] if found else None
+
+
+def ask(conn: Connection[Any], file: str, **values: object) -> list[dict[str, Any]]:
+    """Ask a question of sql/adopt/ask/; return its rows."""
+    query = read_template(f"ask/{file}").encode()
+    return conn.cursor(row_factory=dict_row).execute(query, values).fetchall()
 
 
 def find_table(conn: Connection[Any], given: str, option: str) -> int:
@@ -104,23 +106,22 @@ def find_table(conn: Connection[Any], given: str, option: str) -> int:
     return int(row[0])
 
 
-def read_table(conn: Connection[Any], oid: int, option: str, references: int | None = None) -> Found:
+def read_table(conn: Connection[Any], oid: int, row: str, references: int | None = None) -> Found:
     """Read a table, with its foreign keys to another one. Raises AdoptError if it cannot be adopted."""
-    cursor = conn.cursor(row_factory=dict_row)
-    [found] = cursor.execute(read_template("table.sql").encode(), {"table": oid, "other": references}).fetchall()
+    [found] = ask(conn, "table.sql", table=oid, other=references)
     table, refusal = Table(found.pop("schema"), found.pop("name")), found.pop("refusal")
     if refusal:
-        raise AdoptError(f"{option} {table.sql} {refusal}")
+        raise AdoptError(f"--{row}s {table.sql} {refusal}")
     columns = {column["name"]: Column(**column) for column in found.pop("columns") or ()}
-    return Found(
-        table=table, columns=columns, foreign_keys=[ForeignKey(**key) for key in found.pop("foreign_keys")], **found
-    )
+    keys = [ForeignKey(**key) for key in found.pop("foreign_keys")]
+    return Found(row=row, table=table, columns=columns, foreign_keys=keys, **found)
 
 
 def type_of(conn: Connection[Any], table: Table, row: str, value: str) -> tuple[str, bool]:
     """Tell of which type an expression on a row is, and whether a key can be."""
-    query = locate(_TYPE, "pg_temp").format(value=locate(value, "pg_temp"), table=table.sql, row=row)
-    [found] = conn.cursor(row_factory=tuple_row).execute(query.encode()).fetchall()
+    slots = {"value": sql.SQL(locate(value, "pg_temp")), "table": sql.SQL(table.sql), "row": sql.SQL(row)}
+    query = sql.SQL(read_template("ask/type.sql")).format(**slots)
+    [found] = conn.cursor(row_factory=tuple_row).execute(query).fetchall()
     return found
 
 
@@ -153,19 +154,10 @@ def unreadable(error: Exception) -> str:
     )
 
 
-def partitions(conn: Connection[Any], adoption: Adoption) -> Partitions:
-    """Find the partitions that the two tables have now, at every level."""
-
-    def of(table: Table | None) -> list[Table]:
-        rows = conn.cursor(row_factory=tuple_row).execute(
-            "select n.nspname, c.relname from pg_partition_tree(to_regclass(%s)) as p"
-            " join pg_class as c on c.oid = p.relid join pg_namespace as n on n.oid = c.relnamespace"
-            " where p.level > 0 order by c.oid",
-            [table.sql if table else None],
-        )
-        return [Table(*row) for row in rows.fetchall()]
-
-    return Partitions(of(adoption.tasks), of(adoption.workflows))
+def partitions(conn: Connection[Any], table: Table | None) -> list[Table]:
+    """Find the partitions that a table has now, at every level."""
+    rows = ask(conn, "partitions.sql", table=table.sql) if table else []
+    return [Table(row["nspname"], row["relname"]) for row in rows]
 
 
 def has_index(conn: Connection[Any], wanted: str) -> bool:
@@ -192,8 +184,7 @@ def unindexed_key(conn: Connection[Any], adoption: Adoption) -> str | None:
         return None
     return (
         f"reading one workflow reads all of {table}; an index on the key as it is shown avoids that:"
-        f" {making_index(conn, adoption.workflows)}"
-        f" (({written.replace('workflow.', '')}))"
+        f" {making_index(conn, adoption.workflows)} (({written.replace('workflow.', '')}))"
     )
 
 
@@ -208,10 +199,3 @@ def first_line(error: Exception) -> str:
         return error.diag.message_primary
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
-
-
-def reference(column: Column, row: str) -> str:
-    """Write a column of a row; a virtual one, which triggers cannot read, by its expression."""
-    if column.generated == "v" and column.expression:
-        return f"({column.expression})"
-    return f"{row}.{name(column.name)}"

@@ -2,69 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 from psycopg import Connection, sql
-from psycopg.rows import dict_row
+from psycopg.rows import class_row
 
 from pyapp.adopt.adoption import AdoptError, Adoption
 from pyapp.adopt.backfill import Backfill
 from pyapp.adopt.catalog import retyped, unindexed_key, unreadable
 from pyapp.adopt.install import new_partitions, outdated, render
-from pyapp.adopt.render import Renderer
-
-# The percentage that each workflow's column says beside the one that is counted; the 20 that would move most.
-_PREVIEW = """
-    with compared as materialized (
-        select
-            c.workflow_id::text as workflow,
-            w.published::integer as stored,
-            c.progress as counted,
-            coalesce(
-                {ended} and w.status = 'completed' and w.published >= 100 and c.agents_created > 0
-                    and c.agents_completed + c.agents_failed + c.agents_cancelled = 0,
-                false
-            ) as frozen
-        from {schema}.workflow_progress_calculated as c
-        join {schema}.read_workflows() as w on w.workflow_id = c.workflow_id
-    ), moved as (
-        select workflow, stored, counted
-        from compared
-        where not frozen and stored is distinct from counted
-        order by abs(coalesce(stored, 0) - counted) desc
-        limit 20
-    )
-    select
-        count(*) as workflows,
-        count(*) filter (where not frozen and stored = counted) as unchanged,
-        count(*) filter (where not frozen and (stored < counted or stored is null)) as raised,
-        count(*) filter (where not frozen and stored > counted) as lowered,
-        count(*) filter (where not frozen and stored > 0 and counted = 0) as zeroed,
-        count(*) filter (where frozen) as frozen,
-        (select coalesce(json_agg(m), '[]') from moved as m) as examples
-    from compared
-"""
-_DIFFERENT = (
-    "select count(*) from {schema}.workflow_progress as p join {schema}.read_workflows() as w"
-    " on w.workflow_id = p.workflow_id where w.published is distinct from p.progress"
-)
-
-
-@dataclass(frozen=True)
-class Change:
-    """A workflow whose progress would change: what its column says, and what was counted, in percent."""
-
-    workflow: str
-    stored: int | None
-    counted: int
+from pyapp.adopt.render import Renderer, read_template
 
 
 @dataclass(frozen=True)
 class Preview:
-    """How many workflows would change, and those that would change most."""
+    """How many workflows would change; those that would change most: what they say, and what is counted, in percent."""
 
     workflows: int
     unchanged: int
@@ -72,7 +27,7 @@ class Preview:
     lowered: int
     zeroed: int
     frozen: int
-    examples: Sequence[Change]
+    examples: Sequence[Mapping[str, Any]]
 
 
 def preview(conn: Connection[Any], adoption: Adoption) -> Preview:
@@ -80,16 +35,14 @@ def preview(conn: Connection[Any], adoption: Adoption) -> Preview:
 
     What an adoption consists of besides triggers is made for it, in a transaction that is rolled back.
     """
-    column = adoption.publish.get("progress")
-    ended = Renderer(adoption).workflow_is("completed")
-    if adoption.workflows is None or column is None:
+    if adoption.workflows is None or "progress" not in adoption.publish:
         raise AdoptError("nothing would be written: no column of progress is published")
-    query = sql.SQL(_PREVIEW).format(schema=sql.Identifier(adoption.schema), ended=sql.Literal(ended != "false"))
     with conn.transaction(force_rollback=True):
         conn.execute("set local client_min_messages = warning")
         conn.execute(render(conn, adoption).objects.encode())
-        [found] = conn.cursor(row_factory=dict_row).execute(query).fetchall()
-    return Preview(**found | {"examples": [Change(**change) for change in found["examples"]]})
+        query = Renderer(adoption).render("ask/preview.sql").encode()
+        [found] = conn.cursor(row_factory=class_row(Preview)).execute(query).fetchall()
+    return found
 
 
 def examine(conn: Connection[Any], adoption: Adoption) -> tuple[list[str], list[str]]:
@@ -119,7 +72,7 @@ def examine(conn: Connection[Any], adoption: Adoption) -> tuple[list[str], list[
         )
     if told := unindexed_key(conn, adoption):
         notes.append(told)
-    if adoption.shadow and (different := counting.value(_DIFFERENT)):
+    if adoption.shadow and (different := counting.value(read_template("ask/different.sql"))):
         noun = "workflow says" if different == 1 else "workflows say"
         notes.append(f"{different} {noun} something else than what was counted; adopt --live publishes it")
     return missing, notes

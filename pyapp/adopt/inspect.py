@@ -11,17 +11,16 @@ from psycopg import Connection, sql
 from psycopg.errors import Error
 from psycopg.rows import tuple_row
 
-from pyapp.adopt.adoption import OUTCOMES, AdoptError, Adoption, Key
+from pyapp.adopt.adoption import AdoptError, Adoption, Key
 from pyapp.adopt.catalog import (
     Column,
     Found,
+    ask,
     find_table,
     first_line,
     has_index,
     making_index,
-    partitions,
     read_table,
-    reference,
     type_of,
     unindexed_key,
 )
@@ -85,26 +84,21 @@ class _Inspection:
         tasks = find_table(conn, request.tasks, "--tasks")
         workflows = find_table(conn, request.workflows, "--workflows") if request.workflows else None
         conn.execute("set local search_path = pg_catalog, pg_temp")  # as functions will read all that is written
-        self.tasks = read_table(conn, tasks, "--tasks", workflows)
-        self.workflows = read_table(conn, workflows, "--workflows") if workflows else None
+        self.tasks = read_table(conn, tasks, "task", workflows)
+        self.workflows = read_table(conn, workflows, "workflow") if workflows else None
         self.notes: list[str] = []
         self.warnings: list[str] = []
 
     def findings(self) -> Findings:
         wanted, tasks, workflows = self.request, self.tasks, self.workflows
         keys, workflow_keys, link = self._keys()
-        self._check(tasks, "task", "--where", wanted.where, boolean=True)
-        for outcome, condition in wanted.conditions.items():
-            self._check(tasks, "task", f"--{outcome}-when", condition, boolean=True)
-        status = self._status(tasks, "task", "--status", wanted.status, needed="completed" not in wanted.conditions)
-        workflow_status = None
+        self._check(tasks, "--where", wanted.where, boolean=True)
+        needed = "completed" not in wanted.conditions
+        status, workflow_status = self._status(tasks, wanted.status, wanted.conditions, needed=needed), None
         if workflows:
-            for outcome, condition in wanted.workflow_conditions.items():
-                self._check(workflows, "workflow", f"--workflow-{outcome}-when", condition, boolean=True)
-            option, needed = "--workflow-status", bool(wanted.workflow_words)
-            workflow_status = self._status(workflows, "workflow", option, wanted.workflow_status, needed=needed)
-        shown_of, row = (workflows, "workflow") if workflows else (tasks, "task")
-        columns = self._shown(shown_of, row, "--column", wanted.column, WORKFLOW_COLUMNS, guess=workflows is not None)
+            conditions, needed = wanted.workflow_conditions, bool(wanted.workflow_words)
+            workflow_status = self._status(workflows, wanted.workflow_status, conditions, needed=needed)
+        columns = self._shown(workflows or tasks, "--column", wanted.column, WORKFLOW_COLUMNS)
         adoption = Adoption(
             schema=self._schema(),
             tasks=tasks.table,
@@ -145,22 +139,13 @@ class _Inspection:
         schema = self.request.schema
         if not re.fullmatch(r"[a-z_][a-z0-9_]{0,39}", schema) or schema.startswith("pg_"):
             raise AdoptError(f"--schema {schema!r}: small letters, digits and _ only, up to 40")
-        others = self._ask(
-            "select relname from pg_class"
-            f" where relnamespace = to_regnamespace('{name(schema)}') and relkind in ('r', 'v', 'p')"
-            " and not exists (select from pg_proc where proname = 'adoption' and pronamespace = relnamespace)"
-        )
-        if others or schema in ("public", "information_schema"):
-            there = f" ({others[0][0]})" if others else ""
+        [found] = ask(self.conn, "schema.sql", schema=schema)
+        if found["other"] or schema in ("public", "information_schema"):
+            there = f" ({found['other']})" if found["other"] else ""
             raise AdoptError(f"schema {schema} has other things in it{there}: give another one, --schema")
-        [(may, database, role)] = self._ask(
-            f"select to_regnamespace('{name(schema)}') is not null"
-            " or has_database_privilege(current_database(), 'create'), current_database(), current_user"
-        )
-        if not may:
-            raise AdoptError(
-                f"role {role} may not create schema {schema}: grant create on database {name(database)} to {name(role)}"
-            )
+        if not found["may"]:
+            role, grant = found["role"], f"grant create on database {name(found['database'])} to {name(found['role'])}"
+            raise AdoptError(f"role {role} may not create schema {schema}: {grant}")
         return schema
 
     def _ask(self, query: str) -> list[tuple[Any, ...]]:
@@ -181,21 +166,21 @@ class _Inspection:
                 "without --workflows, say which workflow a task belongs to: --key COLUMN, or --key-sql SQL"
             )
         elif len(found) != 1:
-            names, where = "; ".join(",".join(key.here) for key in found), workflows.table.sql
+            names, where = "; ".join(",".join(key.here) for key in found), workflows.sql
             raise AdoptError(
-                f"{tasks.table.sql} has several foreign keys to {where} ({names}): say which, --key"
+                f"{tasks.sql} has several foreign keys to {where} ({names}): say which, --key"
                 if found
-                else f"{tasks.table.sql} has no foreign key to {where}: say which columns hold the workflow, --key"
+                else f"{tasks.sql} has no foreign key to {where}: say which columns hold the workflow, --key"
             )
         if found:
             link = f"references it{found[0].rules}"
             if not theirs:
                 ours, theirs = list(found[0].here), list(found[0].there)
             ours = ours or list(found[0].here)
-        keys = [self._column_key(tasks, "task", column, "--key") for column in ours]
+        keys = [self._column_key(tasks, column, "--key") for column in ours]
         for expression in wanted.key_sql:
-            self._check(tasks, "task", "--key-sql", expression)
-            keys.append(self._key(tasks, "task", f"({expression})", f"--key-sql {expression}"))
+            self._check(tasks, "--key-sql", expression)
+            keys.append(self._key(tasks, f"({expression})", f"--key-sql {expression}"))
         if len(keys) > 4:
             raise AdoptError("a key has four parts at most")
         if len(keys) > 1 and (odd := [key for key in keys if key.type not in _PLAIN]):
@@ -212,24 +197,22 @@ class _Inspection:
             theirs = ours if len(ours) > 1 and sorted(ours) in unique else list(workflows.primary)
         if len(theirs) != len(keys):
             raise AdoptError(
-                f"the key has {len(keys)} parts, that of {workflows.table.sql} {len(theirs)}: say --workflow-key"
+                f"the key has {len(keys)} parts, that of {workflows.sql} {len(theirs)}: say --workflow-key"
             )
-        found = [self._column_key(workflows, "workflow", column, "--workflow-key") for column in theirs]
+        found = [self._column_key(workflows, column, "--workflow-key") for column in theirs]
         if sorted(theirs) not in unique:
-            raise AdoptError(
-                f"--workflow-key {','.join(theirs)}: no unique index of {workflows.table.sql} has these columns"
-            )
+            raise AdoptError(f"--workflow-key {','.join(theirs)}: no unique index of {workflows.sql} has these columns")
         for one, other in zip(keys, found, strict=True):
             kinds = {one.type, other.type}
             if len(kinds) > 1 and not kinds <= _NUMBERS and not kinds <= _STRINGS:
                 raise AdoptError(f"{one.sql} is {one.type} and {other.sql} is {other.type}: they cannot be compared")
         return found
 
-    def _column_key(self, table: Found, row: str, column: str, option: str) -> Key:
-        return self._key(table, row, reference(table.column(column, option), row), f"{option} {column}")
+    def _column_key(self, table: Found, column: str, option: str) -> Key:
+        return self._key(table, table.reference(table.column(column, option)), f"{option} {column}")
 
-    def _key(self, table: Found, row: str, value: str, told: str) -> Key:
-        kind, fits = type_of(self.conn, table.table, row, value)
+    def _key(self, table: Found, value: str, told: str) -> Key:
+        kind, fits = type_of(self.conn, table.table, table.row, value)
         if not fits:
             raise AdoptError(
                 f"{told}: {kind} cannot be a key: that is of an enum, or of a type that is built in and has an order,"
@@ -238,72 +221,66 @@ class _Inspection:
         return Key(value, kind)
 
     def _task_id(self) -> Key:
-        columns = [reference(self.tasks.columns[column], "task") for column in self.tasks.primary]
+        tasks = self.tasks
+        columns = [tasks.reference(tasks.columns[column]) for column in tasks.primary]
         if len(columns) == 1:
-            kind, fits = type_of(self.conn, self.tasks.table, "task", columns[0])
+            kind, fits = type_of(self.conn, tasks.table, tasks.row, columns[0])
             if fits:
                 return Key(columns[0], kind)
         return Key(" || '/' || ".join(f"({column})::text" for column in columns) or "task.ctid::text", "text")
 
     # Statuses and conditions.
 
-    def _status(self, table: Found, row: str, option: str, given: str | None, *, needed: bool) -> str | None:
+    def _status(self, table: Found, given: str | None, conditions: Mapping[str, str], *, needed: bool) -> str | None:
+        """Find what tells the state of a row, and see that conditions can be counted."""
+        for outcome, condition in conditions.items():
+            self._check(table, f"{table.options}{outcome}-when", condition, boolean=True)
+        option = f"{table.options}status"
         if given is not None and given not in table.columns:
-            self._check(table, row, option, given)
+            self._check(table, option, given)
             return f"({given})"
         column = table.column(given, option) if given else table.find(STATUS)
         if column is None and needed:
             raise AdoptError(
-                f"{table.table.sql} has no column status: say which one tells the state, {option},"
-                f" or when {'a task' if row == 'task' else 'a workflow'} is completed,"
-                f" --{'' if row == 'task' else 'workflow-'}completed-when"
+                f"{table.sql} has no column status: say which one tells the state, {option},"
+                f" or when a {table.row} is completed, {table.options}completed-when"
             )
-        return reference(column, row) if column else None
+        return table.reference(column) if column else None
 
-    def _check(self, table: Found, row: str, option: str, given: str | None, *, boolean: bool = False) -> None:
+    def _check(self, table: Found, option: str, given: str | None, *, boolean: bool = False) -> None:
         """See that an expression is about its own row alone, and moves with nothing else: as a check constraint."""
         if given is None:
             return
         check = f"({given})" if boolean else f"({given}) is not null"
-        create = f"create temporary table {row} (like {table.table.sql}, check ({check}))"
+        create = f"create temporary table {table.row} (like {table.sql}, check ({check}))"
         try:
             with self.conn.transaction(force_rollback=True):
                 cursor = self.conn.cursor(row_factory=tuple_row)
                 # By the extended protocol: one statement, so that a semicolon is refused.
                 cursor.execute(locate(create, "pg_temp").encode(), prepare=True)
-                checked = {"checked": f"pg_temp.{row}", "table": table.oid}
-                flaws = cursor.execute(read_template("flaws.sql").encode(), checked).fetchall()
+                flaws = ask(self.conn, "flaws.sql", checked=f"pg_temp.{table.row}", table=table.oid)
         except Error as error:
             told = first_line(error)
             if "subquery" in told:
                 told = "it has to be about its own row alone: what a subquery finds moves without it"
             raise AdoptError(f"{option} {given}: {told}") from error
-        for told, refused in flaws:
-            if refused:
-                raise AdoptError(f"{option} {given}: {told}")
-            self.warnings.append(f"{option} {given}: {told}")
+        for flaw in flaws:
+            told = f"{option} {given}: {flaw['told']}"
+            if flaw["refused"]:
+                raise AdoptError(told)
+            self.warnings.append(told)
 
     def _values(self, adoption: Adoption) -> list[Value]:
         """List each value of the status, with its rows and its meaning."""
         if adoption.status is None:
             return []
         render = Renderer(replace(adoption, schema="pg_temp"))
-        where = f" where ({adoption.where}) is true" if adoption.where else ""
-        query = (
-            f"select t.value, sum(t.tasks)::bigint, (array_agg(t.outcome order by t.tasks desc))[1] from ("
-            f" select ({adoption.status})::text as value, {render.outcome} as outcome, count(*) as tasks"
-            f" from {adoption.tasks.sql} as task{where} group by 1, 2) as t group by 1 order by 2 desc, 1 limit 100"
-        )
+        slots = {"status": adoption.status, "where": adoption.where or "true"}
+        query = locate(render.render("ask/values.sql", **slots), "pg_temp")
         known = {word for words in (*TASK_WORDS.values(), *adoption.words.values()) for word in words}
-        meanings = ("open", *OUTCOMES)
         return [
-            Value(
-                value,
-                rows,
-                "ignored" if outcome is None else meanings[outcome],
-                value is None or bool(adoption.outcomes) or fold(value) in known,
-            )
-            for value, rows, outcome in self._ask(query)
+            Value(value, rows, meaning, value is None or bool(adoption.outcomes) or fold(value) in known)
+            for value, rows, meaning in self._ask(query)
         ]
 
     def _seen(self, adoption: Adoption, values: Sequence[Value]) -> tuple[str, ...]:
@@ -329,28 +306,23 @@ class _Inspection:
     # Columns.
 
     def _shown(
-        self,
-        table: Found,
-        row: str,
-        option: str,
-        given: Mapping[str, str],
-        known: Mapping[str, Sequence[str]],
-        *,
-        guess: bool,
+        self, table: Found, option: str, given: Mapping[str, str], known: Mapping[str, Sequence[str]]
     ) -> dict[str, str]:
+        """Find what is shown under our names: what the user says, or columns whose names say so."""
+        guess = table.row == "workflow" or known is TASK_COLUMNS
         shown: dict[str, str] = {}
         for ours, (_, *candidates) in known.items():
             theirs = given.get(ours)
             if theirs is not None and theirs not in table.columns:
-                self._check(table, row, f"{option} {ours}=", theirs)
-                kind, _ = type_of(self.conn, table.table, row, f"({theirs})")
+                self._check(table, f"{option} {ours}=", theirs)
+                kind, _ = type_of(self.conn, table.table, table.row, f"({theirs})")
                 shown[ours] = _converted(f"({theirs})", kind, ours) or f"({theirs})"
                 continue
             column = table.columns[theirs] if theirs is not None else table.find(candidates) if guess else None
             if column is None:
                 continue
-            value = self._time_of_number(table, column, row) if ours in _TIMES and column.type in _NUMBERS else None
-            value = value or _converted(reference(column, row), column.type, ours)
+            value = self._time_of_number(table, column) if ours in _TIMES and column.type in _NUMBERS else None
+            value = value or _converted(table.reference(column), column.type, ours)
             if value is None and theirs is not None:
                 raise AdoptError(f"{option} {ours}={theirs}: {column.declared} cannot be shown as {ours}")
             if value is not None:
@@ -359,23 +331,19 @@ class _Inspection:
             raise AdoptError(f"{option} {odd[0]}=: there is no column {odd[0]}; there are {', '.join(known)}")
         return shown
 
-    def _time_of_number(self, table: Found, column: Column, row: str) -> str:
+    def _time_of_number(self, table: Found, column: Column) -> str:
         """Read a number as a time: of seconds, milliseconds or microseconds, by its size."""
-        query = f"select max({name(column.name)}) from {table.table.sql}"
-        [(found,)] = self._ask(query)
-        largest = float(found) if found is not None else 1e12
-        unit, divisor = (
-            ("seconds", 1) if largest < 1e11 else ("milliseconds", 1000) if largest < 1e14 else ("microseconds", 10**6)
-        )
-        self.notes.append(f"{table.table.sql}.{name(column.name)} is read as a time in {unit} since 1970")
-        return f"to_timestamp({reference(column, row)}::double precision / {divisor})"
+        where, value = f"{table.sql}.{name(column.name)}", table.reference(column)
+        self.notes.append(f"{where} is read as a time in seconds, milliseconds or microseconds since 1970, by its size")
+        unit = f"case when {value} < 1e11 then 1 when {value} < 1e14 then 1000 else 1000000 end"
+        return f"to_timestamp({value}::double precision / {unit})"
 
     def _task_columns(self) -> dict[str, str]:
-        shown = self._shown(self.tasks, "task", "--task-column", self.request.task_column, TASK_COLUMNS, guess=True)
+        shown = self._shown(self.tasks, "--task-column", self.request.task_column, TASK_COLUMNS)
         if "ordinal" not in shown:
             primary = [self.tasks.columns[column] for column in self.tasks.primary]
             if len(primary) == 1 and primary[0].type in _INTEGERS:
-                shown["ordinal"] = reference(primary[0], "task")
+                shown["ordinal"] = self.tasks.reference(primary[0])
             elif "created_at" in shown:
                 shown["ordinal"] = f"(extract(epoch from {shown['created_at']}) * 1000000)"
         return shown
@@ -396,23 +364,19 @@ class _Inspection:
             if list(wanted.values()).count(written) > 1:
                 raise AdoptError(f"--publish {what}={written}: a column can say one thing only")
             self._writable(workflows, workflows.column(written, f"--publish {what}="), percent=what == "progress")
-        taken = {
-            column: other.schema
-            for other in list_adoptions(self.conn)
-            if other.schema != self.request.schema and other.workflows == workflows.table
-            for column in other.publish.values()
-        }
-        if both := sorted(taken.keys() & wanted.values()):
-            told = f"{workflows.table.sql}.{name(both[0])} is written by the adoption in schema {taken[both[0]]}"
-            if self.request.publish is not None:
-                raise AdoptError(f"--publish {both[0]}: {told}")
-            self.notes.append(f"{told}, and left to it")
-            return {}
+        for other in list_adoptions(self.conn):
+            both = sorted(set(other.publish.values()) & set(wanted.values()))
+            if both and other.workflows == workflows.table and other.schema != self.request.schema:
+                told = f"{workflows.sql}.{name(both[0])} is written by the adoption in schema {other.schema}"
+                if self.request.publish is not None:
+                    raise AdoptError(f"--publish {both[0]}: {told}")
+                self.notes.append(f"{told}, and left to it")
+                return {}
         return dict(wanted)
 
     def _writable(self, workflows: Found, column: Column, *, percent: bool) -> None:
         """See that a column takes what may be written there: nothing else than this would stop the writing of tasks."""
-        where = f"{workflows.table.sql}.{name(column.name)}"
+        where = f"{workflows.sql}.{name(column.name)}"
         if column.generated:
             raise AdoptError(f"{where} is a generated column: it cannot be written")
         if column.type not in _NUMBERS:
@@ -420,30 +384,24 @@ class _Inspection:
         if any(column.name in unique for unique in workflows.unique):
             raise AdoptError(f"{where} is part of a unique key: it cannot be written")
         wanted, told = ([0, 1, 50, 99, 100], "0 to 100") if percent else ([0, 1, 2**31 - 1], f"0 to {2**31 - 1}")
-        [(checks,)] = self._ask(
-            "select string_agg(format('(%s) is not false', pg_get_expr(conbin, conrelid)), ' and ') from pg_constraint"
-            f" where conrelid = {workflows.oid} and contype = 'c' and conkey = array[{column.number}]::smallint[]"
-        )
         values = f"select cast(v as {column.declared}) as {name(column.name)} from unnest(array{wanted}) as v"
+        allowed = f"bool_and({name(column.name)} is not null and {column.checks or 'true'})"
         try:
             with self.conn.transaction():
-                fits = self._ask(
-                    f"select bool_and({name(column.name)} is not null and {checks or 'true'}) from ({values}) as t"
-                ) == [(True,)]
+                [(fits,)] = self._ask(f"select {allowed} from ({values}) as t")
         except Error as error:
             raise AdoptError(f"{where} is of type {column.declared}, which cannot hold {told}") from error
         if not fits:
-            raise AdoptError(f"{where} does not allow {told}: {checks}")
+            raise AdoptError(f"{where} does not allow {told}: {column.checks}")
 
     # What the user is told.
 
     def _tell(self, adoption: Adoption, link: str) -> None:
-        found = partitions(self.conn, adoption)
         key = ", ".join(f"{key.sql.removeprefix('task.')} {key.type}" for key in adoption.keys)
         workflows = "as the tasks name them, without a table"
         if self.workflows:
-            workflows = f"{self.workflows.table.sql}, {_about(self.workflows, len(found.workflows))}, {link}"
-        tasks = f"{self.tasks.table.sql}, {_about(self.tasks, len(found.tasks))}, key {key}"
+            workflows = f"{self.workflows.sql}, {_about(self.workflows)}, {link}"
+        tasks = f"{self.tasks.sql}, {_about(self.tasks)}, key {key}"
         self.notes[:0] = [f"workflows: {workflows}", f"tasks: {tasks}"]
         self.notes += [f"a task is {outcome} when {condition}" for outcome, condition in adoption.outcomes.items()]
         if adoption.where:
@@ -453,40 +411,34 @@ class _Inspection:
         left = "left alone for now (--live ends that)"
         told = left if adoption.shadow else "written when it moves, and by nobody else"
         self.notes += [f"{what}: {name(column)} is {told}" for what, column in adoption.publish.items()]
-        parts = " and ".join(f"({key.sql})::{key.type} = (select null::{key.type} offset 0)" for key in adoption.keys)
         there = self._ask(f"select to_regprocedure('{adoption.schema}.as_json(anyelement)')") != [(None,)]
-        schema = name(adoption.schema) if there else "pg_temp"  # an index can only be on the one that is there
+        # An index can only be on the function as_json() that is there.
+        render = Renderer(adoption if there else replace(adoption, schema="pg_temp"))
         columns = ", ".join(f"({key.sql.replace('task.', '')})" for key in adoption.keys)
-        if not has_index(self.conn, locate(f"{adoption.tasks.sql} as task where {parts}", schema)):
+        if not has_index(
+            self.conn, render.fill("{tasks} as task where {and:(@sql)::@type = (select null::@type offset 0)}")
+        ):
             self.warnings.append(
                 f"no index of {adoption.tasks.sql} finds the tasks of a workflow: repairs and pages read all tasks;"
                 f" this one would: {making_index(self.conn, adoption.tasks)} ({columns})"
             )
         if index := unindexed_key(self.conn, adoption):
             self.warnings.append(index)
-        named = " and ".join(f"({key.sql}) is not null" for key in adoption.keys)
-        any_named = f"select bool_or({named}) from {adoption.tasks.sql} as task"
-        if adoption.workflows != adoption.tasks and self._ask(any_named) == [(False,)]:
+        named = "select exists (select from {tasks} as task where {and:(@sql) is not null}) from {tasks} limit 1"
+        if adoption.workflows != adoption.tasks and self._ask(render.fill(named)) == [(False,)]:
             told = ", ".join(key.sql.removeprefix("task.") for key in adoption.keys)
             self.warnings.append(f"none of the tasks names a workflow by {told}: until one does, nothing is counted")
-        if adoption.publishes:
-            self._tell_triggers(adoption)
+        if adoption.publishes and self.workflows:
+            self._tell_triggers(adoption, self.workflows)
 
-    def _tell_triggers(self, adoption: Adoption) -> None:
+    def _tell_triggers(self, adoption: Adoption, workflows: Found) -> None:
         """Warn of the application's row triggers before updates of a table that is published to."""
-        assert self.workflows is not None, "nothing else is published"
-        rows = self.conn.cursor(row_factory=tuple_row).execute(
-            "select format('trigger %%I (%%s) runs before each update of ', t.tgname, p.oid::regproc), t.tgname > %s"
-            " from pg_trigger as t join pg_proc as p on p.oid = t.tgfoid"
-            " where t.tgrelid = %s and not t.tgisinternal and t.tgtype & (1 | 2 | 16) = (1 | 2 | 16)"
-            " and p.pronamespace <> coalesce(to_regnamespace(%s), 0) order by t.tgname",
-            [f"zz_{adoption.schema}_guard", self.workflows.oid, name(adoption.schema)],
-        )
-        for told, late in rows.fetchall():
-            last = " it comes after ours and can change what is published;" if late else ""
+        ours = {"guard": f"zz_{adoption.schema}_guard", "schema": name(adoption.schema)}
+        for row in ask(self.conn, "row_triggers.sql", table=workflows.oid, **ours):
+            last = " it comes after ours and can change what is published;" if row["late"] else ""
             self.warnings.append(
-                f"{told}{self.workflows.table.sql}:{last} what it sets (a time, a version) moves with progress,"
-                " and an error of it stops the writing of tasks"
+                f"trigger {row['trigger']} runs before each update of {workflows.sql}:{last} what it sets"
+                " (a time, a version) moves with progress, and an error of it stops the writing of tasks"
             )
 
 
@@ -524,6 +476,6 @@ def _converted(value: str, kind: str, ours: str) -> str | None:
     return value
 
 
-def _about(table: Found, parts: int) -> str:
+def _about(table: Found) -> str:
     size = f"about {table.rows} rows" if table.rows else "few rows"
-    return f"{size} in {parts} partitions" if table.partitioned else size
+    return size if table.partitions is None else f"{size} in {table.partitions} partitions"

@@ -12,7 +12,7 @@ from psycopg import Connection, sql
 from psycopg.rows import tuple_row
 
 from pyapp.adopt.adoption import AdoptError, Adoption, Table
-from pyapp.adopt.catalog import first_line, partitions, retyped
+from pyapp.adopt.catalog import ask, first_line, partitions, retyped
 from pyapp.adopt.render import MARK, Renderer, Script
 from pyapp.adopt.render import name as quoted
 from pyapp.db import connect
@@ -22,54 +22,6 @@ LOCK_TIMEOUT = "500ms"
 """Shorter than deadlock_timeout: whoever is in a deadlock with us does not notice."""
 PATIENCE = 60.0
 _LONGEST_PAUSE = 1.0
-_MARK = "agent-progress: what was adopted, and how."
-_TRIGGERS = """
-    select t.tgname, n.nspname, c.relname, t.tgenabled::text
-    from pg_trigger as t
-    join pg_proc as p on p.oid = t.tgfoid
-    join pg_class as c on c.oid = t.tgrelid
-    join pg_namespace as n on n.oid = c.relnamespace
-    where p.pronamespace = to_regnamespace(%s) and n.oid <> p.pronamespace and t.tgparentid = 0
-    order by t.tgname, c.oid
-"""
-
-_OBJECTS = """
-    select 'function', p.proname, case when p.prosqlbody is null then p.prosrc else '' end
-    from pg_proc as p
-    where p.pronamespace = to_regnamespace(%(schema)s) and p.proname <> 'adoption'
-    union all
-    select case c.relkind when 'v' then 'view' else 'table' end, c.relname, ''
-    from pg_class as c
-    where c.relnamespace = to_regnamespace(%(schema)s) and c.relkind in ('r', 'v')
-"""
-# Views, functions, columns and the like of others that use ours; an index on as_json() goes along.
-_DEPENDENTS = """
-    with ours as (
-        select 'pg_class'::regclass as kind, c.oid from pg_class as c where c.relnamespace = to_regnamespace(%(schema)s)
-        union all
-        select 'pg_type'::regclass, t.oid from pg_type as t where t.typnamespace = to_regnamespace(%(schema)s)
-        union all
-        select 'pg_proc'::regclass, p.oid from pg_proc as p where p.pronamespace = to_regnamespace(%(schema)s)
-        union all
-        select 'pg_rewrite'::regclass, r.oid
-        from pg_rewrite as r
-        join pg_class as c on c.oid = r.ev_class
-        where c.relnamespace = to_regnamespace(%(schema)s)
-        union all
-        select 'pg_attrdef'::regclass, d.oid
-        from pg_attrdef as d
-        join pg_class as c on c.oid = d.adrelid
-        where c.relnamespace = to_regnamespace(%(schema)s)
-    )
-    select distinct pg_describe_object(d.classid, d.objid, d.objsubid)
-    from pg_depend as d
-    join ours as o on (o.kind, o.oid) = (d.refclassid, d.refobjid)
-    where
-        d.deptype = 'n'
-        and d.classid <> 'pg_trigger'::regclass
-        and (d.classid, d.objid) not in (select u.kind, u.oid from ours as u)
-        and not exists (select from pg_index as i where d.classid = 'pg_class'::regclass and i.indexrelid = d.objid)
-"""
 _CREATED = re.compile(
     r"^create (?:or replace )?(function|view|table)(?: if not exists)? \S+?\.(?!adoption\b)(\w+)", re.MULTILINE
 )
@@ -90,33 +42,19 @@ def get_adoption(conn: Connection[Any], schema: str) -> Adoption:
 
 
 def list_adoptions(conn: Connection[Any]) -> list[Adoption]:
-    """List what was adopted in this database, by schema.
-
-    Only schemas of a role are believed that owns the database, of a superuser, or of one whose rights the caller has
-    anyway: their functions will be called.
-    """
-    cursor = conn.cursor(row_factory=tuple_row)
-    schemas = cursor.execute(
-        "select n.nspname from pg_proc as p join pg_namespace as n on n.oid = p.pronamespace"
-        " join pg_roles as r on r.oid = p.proowner"
-        " where p.proname = 'adoption' and p.pronargs = 0 and obj_description(p.oid, 'pg_proc') = %s"
-        " and (r.rolsuper or pg_has_role(p.proowner, 'member')"
-        "  or p.proowner = (select datdba from pg_database where datname = current_database()))"
-        " and has_schema_privilege(n.oid, 'usage') and has_function_privilege(p.oid, 'execute')"
-        " order by n.nspname",
-        [_MARK],
-    ).fetchall()
+    """List what was adopted in this database, by schema."""
     found = []
-    for (schema,) in schemas:
-        row = cursor.execute(sql.SQL("select {}.adoption()").format(sql.Identifier(schema))).fetchone()
-        # A dump can be restored under another name.
-        found.append(Adoption.from_json((row[0] if row else {}) | {"schema": schema}))
+    for row in ask(conn, "adoptions.sql"):
+        schema = row["nspname"]
+        query = sql.SQL("select {}.adoption()").format(sql.Identifier(schema))
+        [(record,)] = conn.cursor(row_factory=tuple_row).execute(query).fetchall()
+        found.append(Adoption.from_json(record | {"schema": schema}))  # a dump can be restored under another name
     return found
 
 
 def render(conn: Connection[Any], adoption: Adoption) -> Script:
     """Render the SQL that adopts, for the tables and partitions that there are now."""
-    return Renderer(adoption, partitions(conn, adoption)).script()
+    return Renderer(adoption, partitions(conn, adoption.tasks), partitions(conn, adoption.workflows)).script()
 
 
 def install(conn: Connection[Any], adoption: Adoption, on_step: OnStep = lambda _: None) -> None:
@@ -136,8 +74,8 @@ def install(conn: Connection[Any], adoption: Adoption, on_step: OnStep = lambda 
 
 def triggers(conn: Connection[Any], schema: str) -> list[tuple[str, Table, str]]:
     """List the triggers of an adoption, wherever they are, and whether they are enabled (``O``)."""
-    rows = conn.cursor(row_factory=tuple_row).execute(_TRIGGERS, [quoted(schema)]).fetchall()
-    return [(row[0], Table(row[1], row[2]), row[3]) for row in rows]
+    rows = ask(conn, "triggers.sql", schema=quoted(schema))
+    return [(row["name"], Table(row["schema"], row["relation"]), row["state"]) for row in rows]
 
 
 def _superfluous(conn: Connection[Any], adoption: Adoption, script: str) -> list[str]:
@@ -157,7 +95,9 @@ def renew_adoptions(dsn: str, on_step: OnStep = lambda _: None) -> list[str]:
         for found in list_adoptions(conn):
             try:
                 adoption = retyped(conn, found)
-                if adoption == found and is_current(conn, adoption):
+                script = render(conn, adoption)
+                lacks = outdated(conn, adoption, script) or new_partitions(conn, adoption)
+                if adoption == found and not lacks and not _superfluous(conn, adoption, str(script)):
                     continue
                 on_step(f"renewing the adoption in {adoption.schema}")
                 install(conn, adoption, on_step)
@@ -167,25 +107,19 @@ def renew_adoptions(dsn: str, on_step: OnStep = lambda _: None) -> list[str]:
     return renewed
 
 
-def is_current(conn: Connection[Any], adoption: Adoption) -> bool:
-    """Tell whether what is installed is what this version would install for the tables as they are."""
-    script = render(conn, adoption)
-    lacks = outdated(conn, adoption, script) or new_partitions(conn, adoption)
-    return not lacks and not _superfluous(conn, adoption, str(script))
-
-
 def new_partitions(conn: Connection[Any], adoption: Adoption) -> list[str]:
     """List the partitions without triggers: what is written through the whole table is counted nevertheless."""
-    found, known = partitions(conn, adoption), {table for _, table, _ in triggers(conn, adoption.schema)}
-    return [table.sql for table in (*found.tasks, *found.workflows) if table not in known]
+    found = partitions(conn, adoption.tasks) + partitions(conn, adoption.workflows)
+    known = {table for _, table, _ in triggers(conn, adoption.schema)}
+    return [table.sql for table in found if table not in known]
 
 
 def outdated(conn: Connection[Any], adoption: Adoption, script: Script) -> list[str]:
     """Tell what is missing of an adoption, disabled, or other than this version would make it. Only reads."""
     found = [] if script.hash == adoption.script else ["it was made by another version of agent-progress"]
-    cursor = conn.cursor(row_factory=tuple_row)
-    rows = cursor.execute(_OBJECTS, {"schema": quoted(adoption.schema)}).fetchall()
-    there = {(kind, name): body for kind, name, body in rows}
+    there = {
+        (row["kind"], row["name"]): row["body"] for row in ask(conn, "objects.sql", schema=quoted(adoption.schema))
+    }
     for kind, name in _CREATED.findall(script.objects):
         body = there.get((kind, name))
         if body is None:
@@ -212,9 +146,8 @@ def remove_script(conn: Connection[Any], adoption: Adoption) -> list[str]:
 def remove(conn: Connection[Any], adoption: Adoption, on_step: OnStep = lambda _: None) -> None:
     """Take an adoption back; the application's rows, and what was published, stay. Raises AdoptError."""
     schema = adoption.schema
-    others = conn.cursor(row_factory=tuple_row).execute(_DEPENDENTS, {"schema": quoted(schema)})
-    if found := [row[0] for row in others.fetchall()]:
-        raise AdoptError(f"nothing changed: other objects depend on schema {schema}: {', '.join(found)}")
+    if others := [row["pg_describe_object"] for row in ask(conn, "dependents.sql", schema=quoted(schema))]:
+        raise AdoptError(f"nothing changed: other objects depend on schema {schema}: {', '.join(others)}")
     _run(conn, schema, remove_script(conn, adoption), on_step)
 
 

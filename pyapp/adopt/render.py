@@ -1,7 +1,9 @@
 """The SQL of an adoption: the templates of sql/adopt/, with their slots filled in.
 
-Two kinds of slots are written by rule: ``{c_keys}`` lists the parts of the key that c has, ``{c_is_t}`` compares those
-of c and t; ``this`` are the variables of a function. The others are named in Renderer.slots.
+Slots that are about each part of the key say what they write: ``{list:key_# @type}``, ``{and:@sql = c.key_#}`` or
+``{each:this.key_# := new.key_#;}``, with its number, SQL and type; ``{workflow_list:…}`` and so on are about the key of
+workflows. ``{c_keys}`` is short for ``{list:c.key_#}``, ``{c_is_t}`` for ``{and:c.key_# = t.key_#}``; ``this`` are the
+variables of a function. The other slots are named in Renderer.slots.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from pyapp.shipped import for_schema, resource
 MARK = "$agent_progress$"
 """Quotes the bodies of functions: nothing that is filled in may hold it."""
 _STATES = ("completed", "failed", "cancelled", "paused", "initiated")
-_BY_RULE = re.compile(r"(\w+)_is_(\w+)")
+_JOINTS = {"list": ", ", "and": " and ", "each": " "}
+_COMPARED = re.compile(r"(\w+)_is_(\w+)")
 _AS_JSON = re.compile(r"(?<![\w.])as_json\(")
 
 
@@ -49,14 +52,6 @@ def locate(expressions: str, schema: str) -> str:
 
 
 @dataclass(frozen=True)
-class Partitions:
-    """The partitions of the two tables: statements on one fire its own statement triggers only."""
-
-    tasks: Sequence[Table] = ()
-    workflows: Sequence[Table] = ()
-
-
-@dataclass(frozen=True)
 class Script:
     """The SQL that installs an adoption, in parts that each lock one table of the application's at most."""
 
@@ -73,18 +68,18 @@ class Script:
 class Renderer:
     """Fills in the slots for one adoption."""
 
-    def __init__(self, adoption: Adoption, partitions: Partitions = Partitions()) -> None:
-        """Take the adoption, and the partitions that its tables have now."""
+    def __init__(self, adoption: Adoption, tasks: Sequence[Table] = (), workflows: Sequence[Table] = ()) -> None:
+        """Take the adoption, and the partitions that its tables have now: statements on one fire its own triggers."""
         self._record = adoption.to_json()
         written = _json(self._record)
-        self._schema, self._partitions = name(adoption.schema), partitions
+        self._schema, self._tasks, self._workflows = name(adoption.schema), tasks, workflows
         self._of = Adoption.from_json(json.loads(locate(written, json.dumps(self._schema)[1:-1])))
         if MARK in written:
             raise AdoptError(f"{MARK} cannot stand in a name or an expression")
 
     def script(self) -> Script:
         """Render all that an adoption installs."""
-        of, parts = self._of, self._partitions
+        of = self._of
         files = ["../03_formula.sql", "as_json.sql", "02_count.sql", *(["03_delete.sql"] if of.workflows else [])]
         files += ["04_workflows.sql", "05_tasks.sql", "06_views.sql", "07_repair.sql"]
         files += ["../16_tree_progress.sql", "../21_trends.sql"]
@@ -97,12 +92,12 @@ class Renderer:
         made = _hash("\n".join([*objects, read_template("01_schema.sql")]))
         definition = text(_json(self._record | {"script": made}))
         objects.insert(0, self.render("01_schema.sql", definition=definition))
-        on_tasks = [self.render("11_task_triggers.sql", table=table.sql) for table in (of.tasks, *parts.tasks)]
-        on_tasks += [self.render("12_partitions.sql")] if parts.tasks else []
+        on_tasks = [self.render("11_task_triggers.sql", table=table.sql) for table in (of.tasks, *self._tasks)]
+        on_tasks += [self.render("12_partitions.sql")] if self._tasks else []
         on_workflows = [
             self.render("13_workflow_triggers.sql", table=table.sql)
             + (self.render("14_publish_triggers.sql", table=table.sql) if of.publishes else "")
-            for table in ((of.workflows, *parts.workflows) if of.workflows else ())
+            for table in ((of.workflows, *self._workflows) if of.workflows else ())
         ]
         on_workflows += [self.render("15_guard_trigger.sql")] if of.publishes else []
         return Script(made, "\n".join(objects), "\n".join([self.render("10_tasks.sql"), *on_tasks]), on_workflows)
@@ -114,24 +109,30 @@ class Renderer:
     def fill(self, template: str, **slots: str) -> str:
         """Fill in the slots of a text, those given as well."""
         known: Mapping[str, str] = self.slots | slots
-        wanted = {field for _, field, _, _ in Formatter().parse(template) if field}
-        found = {slot: sql.SQL(known[slot] if slot in known else self._by_rule(slot)) for slot in wanted}
-        return sql.SQL(template).format(**found).as_string(None)
+        parts = Formatter().parse(template)
+        return "".join(
+            literal + (self._slot(slot, spec or "", known) if slot else "") for literal, slot, spec, _ in parts
+        )
 
     # The parts of the key.
 
-    def _by_rule(self, slot: str) -> str:
-        if match := _BY_RULE.fullmatch(slot):
-            return self._each(f"{match[1]}.key_{{i}} = {match[2]}.key_{{i}}", " and ")
+    def _slot(self, slot: str, pattern: str, known: Mapping[str, str]) -> str:
+        if slot in known:
+            return known[slot]
+        if pattern:
+            of = slot.removeprefix("workflow_")
+            return self._each(pattern, _JOINTS[of], self._of.keys if of == slot else self._of.workflow_keys)
+        if match := _COMPARED.fullmatch(slot):
+            return self._each(f"{match[1]}.key_# = {match[2]}.key_#", " and ")
         if slot.endswith("_keys"):
-            return self._each(f"{slot.removesuffix('_keys')}.key_{{i}}")
+            return self._each(f"{slot.removesuffix('_keys')}.key_#")
         raise KeyError(slot)
 
     def _each(self, pattern: str, joint: str = ", ", keys: Sequence[Key] = ()) -> str:
-        """Write a list of the parts of a key, that of tasks or another, with {i}, {sql} and {type} of each."""
+        """Write a list of the parts of a key, that of tasks or another."""
         return joint.join(
-            pattern.replace("{i}", str(i + 1)).replace("{type}", key.type).replace("{sql}", key.sql)
-            for i, key in enumerate(keys or self._of.keys)
+            pattern.replace("#", str(i)).replace("@type", key.type).replace("@sql", key.sql)
+            for i, key in enumerate(keys or self._of.keys, 1)
         )
 
     def _id(self, parts: Sequence[str]) -> str:
@@ -144,8 +145,8 @@ class Renderer:
         """Write that the key of k is that of an id: the reverse of _id."""
         if len(self._of.keys) == 1:
             return f"k.key_1 = {argument}"
-        part = f"replace(replace(split_part({argument}, '/', {{i}}), '%2F', '/'), '%25', '%')::{{type}}"
-        return self._each(f"k.key_{{i}} = {part}", " and ")
+        part = f"split_part({argument}, '/', #)"
+        return self._each(f"k.key_# = replace(replace({part}, '%2F', '/'), '%25', '%')::@type", " and ")
 
     # What tasks and workflows are.
 
@@ -194,7 +195,7 @@ class Renderer:
 
     def _counted(self, relation: str, more: str = "") -> str:
         """Write a subquery for tasks: their keys, and what became of them."""
-        keys = self._each("({sql})::{type} as key_{i}")
+        keys = self._each("(@sql)::@type as key_#")
         return f"(select {keys}, {self.outcome} as outcome{more} from {relation})"
 
     @cached_property
@@ -212,25 +213,23 @@ class Renderer:
             return of_json | {
                 "listed": f"{counter}",
                 "parent_id": f"null::{of.id_type}",
-                "workflow_keys": self._each("c.key_{i}"),
+                "workflow_keys": self._each("c.key_#"),
                 "workflow_id": "c.key_1" if len(of.keys) == 1 else "c.workflow_id",
                 "created_at": f"coalesce({of_json['created_at']}, c.created_at)",
                 "updated_at": f"coalesce({of_json['updated_at']}, c.progress_updated_at)",
                 "completed_at": f"case when {done} then coalesce({of_json['completed_at']}, c.progress_updated_at) end",
             }
-        listed = f"{of.workflows.sql} as workflow where {self._each('{sql} is not null', ' and ', of.workflow_keys)}"
+        listed = f"{of.workflows.sql} as workflow where {self._each('@sql is not null', ' and ', of.workflow_keys)}"
         if of.workflows == of.tasks:
-            child = self._each("({sql}) is not null", " and ").replace("task.", "workflow.")
-            listed += f" and (not ({child}) or exists (select from {counter} where {self._workflow_is('c')}))"
+            child = self._each("(@sql) is not null", " and ").replace("task.", "workflow.")
+            counted = self._each("@sql = c.key_#", " and ", of.workflow_keys)
+            listed += f" and (not ({child}) or exists (select from {counter} where {counted}))"
         columns = {c: _cast(of.columns.get(c), kind) for c, (kind, *_) in WORKFLOW_COLUMNS.items()}
         keys = [key.sql for key in of.workflow_keys]
         # What started a workflow: of one table in both roles, what its tasks name.
         parent = of.keys[0].sql.replace("task.", "workflow.") if of.workflows == of.tasks else None
         columns["parent_id"] = _cast(of.columns.get("parent_id", parent) if len(keys) == 1 else None, of.id_type)
         return columns | {"listed": listed, "workflow_keys": ", ".join(keys), "workflow_id": self._id(keys)}
-
-    def _workflow_is(self, row: str) -> str:
-        return self._each(f"{{sql}} = {row}.key_{{i}}", " and ", self._of.workflow_keys)
 
     # Publishing.
 
@@ -280,22 +279,18 @@ class Renderer:
     # All slots.
 
     @cached_property
-    def _workflows(self) -> str:
-        return self._of.workflows.sql if self._of.workflows else ""
-
-    @cached_property
     def slots(self) -> dict[str, str]:
         """What stands in the slots of all templates."""
         of, each, schema, single = self._of, self._each, self._schema, len(self._of.keys) == 1
         tasks, counter_id = f"{of.tasks.sql} as task", "c.key_1" if single else "c.workflow_id"
-        identity = f"workflow_id text not null generated always as ({self._id(each('key_{i}').split(', '))}) stored"
-        retyped = each("alter key_{i} type {type} using key_{i}::{type}")
+        identity = f"workflow_id text not null generated always as ({self._id(each('key_#').split(', '))}) stored"
+        retyped = each("alter key_# type @type using key_#::@type")
         slots = {
             "schema": schema,
+            "prefix": of.schema,
             "tasks": of.tasks.sql,
-            "workflows": self._workflows,
+            "workflows": of.workflows.sql if of.workflows else "",
             "counts": text(_hash(_json(of.counts()))),
-            "schema_name": text(of.schema),
             "nothing_removed": ", ".join(
                 f"{kind}_{outcome} = 0" for kind in ("removed", "kept") for outcome in OUTCOMES
             ),
@@ -304,26 +299,15 @@ class Renderer:
             "workflow_nouns": text(plural(of.workflow_noun)),
             "task_noun": text(of.task_noun),
             "task_nouns": text(plural(of.task_noun)),
-            "keys": each("key_{i}"),
-            "keys_known": f"({each('key_{i} is not null', ' and ')})",
-            "keys_as_text": each("key_{i}::text"),
-            "last_keys": each("key_{i} desc"),
-            "key_columns": self._each("key_{i} {type} not null"),
-            "key_variables": self._each("key_{i} {type}", "; "),
-            "key_types": self._each("key_{i} {type}"),
+            "keys": each("key_#"),
             "identity_column": "" if single else f"{identity}, unique (workflow_id),",
             "retyped_keys": retyped
             if single
             else f"drop workflow_id, {retyped}, add {identity}, add unique (workflow_id)",
             "id_type": of.id_type,
             "counter_id": f"{counter_id}::{of.id_type}",
-            "b_id": f"({self._id(each('b.key_{i}').split(', '))})::{of.id_type}",
+            "b_id": f"({self._id(each('b.key_#').split(', '))})::{of.id_type}",
             "k_is_argument": self._argument("repair_progress.workflow"),
-            "take_new": each("this.key_{i} := new.key_{i}", "; "),
-            "take_pair": each("this.key_{i} := pair.new_{i}", "; "),
-            "c_is_pair": each("c.key_{i} = pair.old_{i}", " and "),
-            "old_and_new_keys": f"{each('o.key_{i} as old_{i}')}, {each('n.key_{i} as new_{i}')}",
-            "old_and_new_order": f"{each('old_{i}')}, {each('new_{i}')}",
             "outcome": self.outcome,
             "open_status": self._open_status(),
             "counted_tasks": self._counted(tasks),
@@ -334,21 +318,18 @@ class Renderer:
             "new_tasks": self._counted("new_task as task offset 0"),
             "changed_tasks": self._counted("changed_task as task offset 0"),
             "described": self._described,
-            "task_keys": self._each("({sql})::{type}"),
-            "row_is_this": self._each("({sql})::{type} = this.key_{i}", " and "),
             "task_id": f"({of.task_id.sql})::{of.task_id.type}",
             "task_id_type": of.task_id.type,
             "task_workflow_id": f"t.key_1::{of.id_type}" if single else "c.workflow_id",
-            "join_counter": "" if single else f"join {schema}.workflow_counter as c on {self._by_rule('c_is_t')}",
-            "workflow_key_types": self._each("key_{i} {type}", keys=of.workflow_keys),
-            "workflow_keys_as_is": self._each("{sql} as key_{i}", keys=of.workflow_keys),
+            "join_counter": ""
+            if single
+            else f"join {schema}.workflow_counter as c on {each('c.key_# = t.key_#', ' and ')}",
             "workflow_keys_as_keys": ", ".join(
                 f"({theirs.sql})::{ours.type} as key_{i + 1}"
                 for i, (ours, theirs) in enumerate(zip(of.keys, of.workflow_keys, strict=False))
             ),
-            "workflow_keys_known": self._each("{sql} is not null", " and ", of.workflow_keys),
-            **{f"workflow_is_{row}": self._workflow_is(row) for row in ("this", "c", "b")},
             "status": self._status(),
+            "workflow_completed": self.workflow_is("completed"),
             "planned": _cast(of.columns.get("agents_planned") if of.workflows else None, "integer"),
             "published": _cast(
                 f"workflow.{name(of.publish['progress'])}" if "progress" in of.publish else None, "numeric"
@@ -369,10 +350,6 @@ class Renderer:
             **self._listed(),
         }
         slots["name"] = f"coalesce({slots['name']}, ({slots['workflow_id']})::text)"
-        for what in ("insert", "update", "delete", "truncate", "merge"):  # several adoptions can share a table
-            slots[f"{what}_trigger"] = name(f"{of.schema}_{what}")
-            slots[f"workflow_{what}_trigger"] = name(f"{of.schema}_workflow_{what}")
-        slots |= {"update_trigger_name": text(f"{of.schema}_update"), "guard_trigger": name(f"zz_{of.schema}_guard")}
         return self._with_fragments(slots)
 
     def _with_fragments(self, slots: dict[str, str]) -> dict[str, str]:
@@ -401,8 +378,8 @@ class Renderer:
         numbers = " + ".join(f"c.agents_{what}" for what in ("created", *OUTCOMES))
         needed = [f"{self._schema}.workflow_counter as c, {self._schema}.counting as s where {numbers} = 0 and s.live"]
         if of.workflows and probes:
-            known = slots["workflow_keys_known"]
-            needed.append(f"{self._workflows} as workflow where {known} and ({' or '.join(probes)})")
+            known = self._each("@sql is not null", " and ", of.workflow_keys)
+            needed.append(f"{of.workflows.sql} as workflow where {known} and ({' or '.join(probes)})")
         slots["needed"] = " or ".join(f"exists (select from {rows})" for rows in needed)
         return slots
 

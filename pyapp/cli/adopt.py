@@ -9,8 +9,8 @@ import click
 from psycopg import Connection
 
 from pyapp.adopt.adoption import OUTCOMES, Adoption
-from pyapp.adopt.backfill import Counted, backfill
-from pyapp.adopt.catalog import retyped
+from pyapp.adopt.backfill import Backfill, Counted
+from pyapp.adopt.catalog import ask, retyped
 from pyapp.adopt.health import Preview, preview
 from pyapp.adopt.inspect import Findings, Value, inspect
 from pyapp.adopt.install import find_adoption, get_adoption, install, remove, remove_script, render
@@ -162,13 +162,7 @@ def _find(conn: Connection[Any], before: Adoption | None, schema: str, options: 
 
 def _place(conn: Connection[Any], adoption: Adoption) -> tuple[Any, ...]:
     """Tell where an adoption lies: the table that has its triggers, whatever it is called now, and parts of keys."""
-    row = conn.execute(
-        "select t.tgrelid::bigint from pg_trigger as t join pg_proc as p on p.oid = t.tgfoid"
-        " where p.pronamespace = to_regnamespace(%s) and p.proname = 'maintain_progress' and t.tgtype & 1 = 0"
-        " and t.tgrelid not in (select inhrelid from pg_inherits) and to_regclass(%s) is null union all"
-        " select to_regclass(%s)::oid::bigint limit 1",
-        [quoted(adoption.schema), adoption.tasks.sql, adoption.tasks.sql],
-    ).fetchone()
+    row = ask(conn, "place.sql", schema=quoted(adoption.schema), tasks=adoption.tasks.sql)
     return row, adoption.workflows is None, len(adoption.keys)
 
 
@@ -232,7 +226,10 @@ def _dry_run(found: Findings, seen: Preview | None, as_json: bool) -> None:
             f"{plural(seen.workflows, 'workflow')}: {seen.unchanged} would stay as they are, {seen.raised} rise,"
             f" {seen.lowered} fall, {seen.frozen} keep what they say (finished, and no task ever reported)"
         )
-        rows = [(c.workflow, "none" if c.stored is None else f"{c.stored} %", f"{c.counted} %") for c in seen.examples]
+        rows = [
+            (row["workflow"], "none" if row["stored"] is None else f"{row['stored']} %", f"{row['counted']} %")
+            for row in seen.examples
+        ]
         if rows:
             print_table((Column("WORKFLOW", least=8, most=60), "SAYS", "WOULD SAY"), rows)
         if (left := seen.raised + seen.lowered - len(rows)) > 0:
@@ -244,7 +241,7 @@ def _dry_run(found: Findings, seen: Preview | None, as_json: bool) -> None:
 
 def _count(conn: Connection[Any], adoption: Adoption) -> Counted:
     with at_work("counting") as advance:
-        return backfill(conn, adoption, advance, say)
+        return Backfill(conn, adoption).run(advance, say)
 
 
 def _repair(conn: Connection[Any], adoption: Adoption, as_json: bool) -> None:

@@ -13,7 +13,7 @@ end
 $agent_progress$;
 
 create table if not exists {schema}.workflow_counter (
-    {key_columns},
+    {list:key_# @type not null},
     agents_created integer,
     agents_completed integer,
     agents_failed integer,
@@ -120,7 +120,7 @@ as $agent_progress$
 #variable_conflict use_column
 <<this>>
 declare
-    {key_variables};
+    {each:key_# @type;}
     now_created integer;
     now_completed integer;
     now_frozen integer;
@@ -144,7 +144,7 @@ begin
     where {c_is_new}
     returning c.agents_created, c.agents_completed, c.frozen_progress into now_created, now_completed, now_frozen;
     if found then
-        {take_new};
+        {each:this.key_# := new.key_#;}
         {publish}
         return null;
     end if;
@@ -160,7 +160,7 @@ begin
     new.agents_cancelled := case when alone then new.removed_cancelled end;
     now_completed := new.agents_completed;
     now_frozen := new.frozen_progress;
-    {take_new};
+    {each:this.key_# := new.key_#;}
     {publish}
     return new;
 end

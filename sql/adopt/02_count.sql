@@ -13,7 +13,7 @@ as $agent_progress$
 #variable_conflict use_column
 <<this>>
 declare
-    {key_variables};
+    {each:key_# @type;}
     the_created integer;
     the_completed integer;
     the_failed integer;
@@ -66,7 +66,7 @@ begin
                         union all
                         select 1 as task, n.* from {new_tasks} as n
                     ) as t
-                    where t.outcome is not null and {keys_known}
+                    where t.outcome is not null and ({keys}) is not null
                     group by {keys}
                     order by {keys};
             end if;
@@ -77,7 +77,7 @@ begin
                 sign * (t.outcome = 1)::integer,
                 sign * (t.outcome = 2)::integer,
                 sign * (t.outcome = 3)::integer,
-                t.outcome is not null and {keys_known} and not exists (select from changed_task offset 1)
+                t.outcome is not null and ({keys}) is not null and not exists (select from changed_task offset 1)
             into {this_keys}, the_created, the_completed, the_failed, the_cancelled, single
             from {changed_tasks} as t
             where true or {needed};
@@ -93,7 +93,7 @@ begin
                         sign * count(*) filter (where t.outcome = 2),
                         sign * count(*) filter (where t.outcome = 3)
                     from {changed_tasks} as t
-                    where t.outcome is not null and {keys_known}
+                    where t.outcome is not null and ({keys}) is not null
                     group by {keys}
                     order by {keys};
             end if;

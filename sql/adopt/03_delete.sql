@@ -11,19 +11,19 @@ as $agent_progress$
 #variable_conflict use_column
 <<this>>
 declare
-    {key_variables};
+    {each:key_# @type;}
     gone refcursor;
     has_tasks boolean;
 begin
     begin
         if tg_op = 'DELETE' then
             open gone for
-                select {workflow_keys_as_keys} from old_workflow as workflow where {workflow_keys_known} order by {keys};
+                select {workflow_keys_as_keys} from old_workflow as workflow where {workflow_and:@sql is not null} order by {keys};
         else
             open gone for
                 select {c_keys}
                 from {schema}.workflow_counter as c
-                where not exists (select from {workflows} as workflow where {workflow_is_c})
+                where not exists (select from {workflows} as workflow where {workflow_and:@sql = c.key_#})
                 order by {c_keys};
         end if;
         fetch gone into {this_keys};

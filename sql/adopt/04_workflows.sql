@@ -4,7 +4,7 @@
 create or replace function {schema}.read_workflows()
 returns table (
     workflow_id {id_type},
-    {workflow_key_types},
+    {workflow_list:key_# @type},
     name text,
     description text,
     type text,

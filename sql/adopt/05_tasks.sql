@@ -3,7 +3,7 @@
 create or replace function {schema}.read_tasks()
 returns table (
     id {task_id_type},
-    {key_types},
+    {list:key_# @type},
     external_id text,
     agent_type text,
     stage text,
@@ -28,7 +28,7 @@ stable
 as $agent_progress$
     select
         {task_id},
-        {task_keys},
+        {list:(@sql)::@type},
         {task_external_id},
         {task_agent_type},
         {task_stage},
@@ -56,7 +56,7 @@ comment on function {schema}.read_tasks() is 'The tasks that count, with the col
 create or replace function {schema}.compare_progress()
 returns table (
     workflow_id {id_type},
-    {key_types},
+    {list:key_# @type},
     counter boolean,
     stored_created integer,
     stored_completed integer,
@@ -107,7 +107,7 @@ as $agent_progress$
             from {counted_tasks} as t
             group by {t_keys}, t.outcome
         ) as t
-        where t.outcome is not null and {keys_known}
+        where t.outcome is not null and ({keys}) is not null
     ) as b
     group by {b_keys}
 $agent_progress$;

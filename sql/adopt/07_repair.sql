@@ -11,7 +11,7 @@ as $agent_progress$
 #variable_conflict use_column
 <<this>>
 declare
-    {key_variables};
+    {each:key_# @type;}
 begin
     for {this_keys} in
         select {k_keys}

@@ -55,7 +55,7 @@ as $agent_progress$
 #variable_conflict use_column
 <<this>>
 declare
-    {key_variables};
+    {each:key_# @type;}
     now_created integer;
     now_completed integer;
     now_frozen integer;
@@ -64,7 +64,7 @@ declare
 begin
     begin
         open inserted for
-            select {workflow_keys_as_keys} from new_workflow as workflow where {workflow_keys_known} order by {keys};
+            select {workflow_keys_as_keys} from new_workflow as workflow where {workflow_and:@sql is not null} order by {keys};
         fetch inserted into {this_keys};
         if not found then
             return null;

@@ -21,7 +21,7 @@ begin
         cross join lateral aclexplode(o.acl) as a
         left join pg_roles as r on r.oid = a.grantee
         where
-            n.nspname = {schema_name}
+            n.nspname = '{prefix}'
             and n.xmin = pg_current_xact_id()::xid
             and a.grantee <> o.owner
             and (o.kind = 'table' or a.grantee <> 0)

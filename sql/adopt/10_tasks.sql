@@ -14,7 +14,7 @@ with anew as (
         or not exists (
             select
             from pg_trigger
-            where tgrelid = {tasks_name}::regclass and tgname = {update_trigger_name} and tgenabled in ('O', 'A')
+            where tgrelid = {tasks_name}::regclass and tgname = '{prefix}_update' and tgenabled in ('O', 'A')
         )
     returning true
 )

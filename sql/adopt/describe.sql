@@ -2,10 +2,10 @@
                 begin
                     if tg_op = 'INSERT' then
                         select {described} into the_description
-                        from changed_task as task where {row_is_this} and {outcome} is not null limit 1;
+                        from changed_task as task where {and:(@sql)::@type = this.key_#} and {outcome} is not null limit 1;
                     elsif tg_op = 'UPDATE' then
                         select {described} into the_description
-                        from new_task as task where {row_is_this} and {outcome} is not null limit 1;
+                        from new_task as task where {and:(@sql)::@type = this.key_#} and {outcome} is not null limit 1;
                     end if;
                 exception
                     when data_exception then

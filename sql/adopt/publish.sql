@@ -7,5 +7,5 @@
             {lock_workflow}
             update {workflows} as workflow
             set {publish_set}
-            where {workflow_is_this} and {publish_differs};
+            where {workflow_and:@sql = this.key_#} and {publish_differs};
         end;

@@ -210,7 +210,7 @@ def test_the_end_of_the_back_fill_waits_for_a_deletion_that_did_not_see_it(make:
     one = session()
     fill = installed(app, Request(tasks="step", workflows="flow"))
     fill._stage()
-    fill._copy(lambda _: None)
+    fill._pages("copy.sql", "keys", lambda _: None)
     App(one, SHARDED).drop(4)
 
     def end() -> None:

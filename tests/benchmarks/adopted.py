@@ -5,7 +5,7 @@ from time import perf_counter
 import psycopg
 
 from pyapp.adopt.adoption import Adoption
-from pyapp.adopt.backfill import backfill
+from pyapp.adopt.backfill import Backfill
 from pyapp.adopt.inspect import inspect
 from pyapp.adopt.install import install, remove
 from pyapp.adopt.request import Request
@@ -65,7 +65,7 @@ def adopt(bench: Bench, options: Options) -> Measurement:
                 adoption = look(conn, "run", "step", publish=name == published)
                 began = perf_counter()
                 install(conn, adoption)
-                backfill(conn, adoption)
+                Backfill(conn, adoption).run()
                 samples[name].append(perf_counter() - began)
                 remove(conn, adoption)
     bench.drop("adopting")
@@ -92,5 +92,5 @@ def _variants(bench: Bench) -> tuple[Variant, ...]:
             if conn.execute("select to_regnamespace('agent_progress')").fetchone() == (None,):
                 adoption = look(conn, "public.workflow", "public.agent_task", publish=variant is PUBLISHED)
                 install(conn, adoption)
-                backfill(conn, adoption)
+                Backfill(conn, adoption).run()
     return OURS, ADOPTED, PUBLISHED

@@ -5,7 +5,7 @@ select
     c.oid::bigint as oid,
     n.nspname as schema,
     c.relname as name,
-    c.relkind = 'p' as partitioned,
+    case when c.relkind = 'p' then (select count(*) - 1 from pg_partition_tree(c.oid)) end as partitions,
     (
         select coalesce(sum(greatest(p.reltuples, 0)), 0)::bigint
         from pg_class as p
@@ -33,11 +33,15 @@ select
         select json_agg(
             json_build_object(
                 'name', a.attname,
-                'number', a.attnum,
                 'declared', format_type(a.atttypid, a.atttypmod),
                 'type', format_type(coalesce(nullif(t.typbasetype, 0), t.oid), null),
                 'generated', a.attgenerated,
-                'expression', case when a.attgenerated <> '' then pg_get_expr(d.adbin, d.adrelid) end
+                'expression', case when a.attgenerated <> '' then pg_get_expr(d.adbin, d.adrelid) end,
+                'checks', (
+                    select string_agg(format('(%%s) is not false', pg_get_expr(k.conbin, k.conrelid)), ' and ')
+                    from pg_constraint as k
+                    where k.conrelid = c.oid and k.contype = 'c' and k.conkey = array[a.attnum]
+                )
             )
             order by a.attnum
         )
