@@ -161,7 +161,7 @@ async def known_parameters(request: Request) -> None:
     """Refuse a parameter that the route does not take; each may have the key of a signed link."""
     if given := request.query_params:
         known = {"key", *_taken_by(request.scope["route"].dependant)}
-        for name in given.keys() - known:
+        for name in sorted(given.keys() - known):
             raise HTTPException(422, f"{name}: no such parameter here")
 
 
