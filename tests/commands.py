@@ -48,8 +48,8 @@ def private(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def finished(*command: object, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a program to its end, without input unless some is given."""
-    given = {} if "input" in options else {"stdin": subprocess.DEVNULL}
-    return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, **given, **options)
+    given = {"timeout": 5 * PATIENCE} | ({} if "input" in options else {"stdin": subprocess.DEVNULL}) | options
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, **given)
 
 
 def output_of(*command: object, **options: Any) -> str:

@@ -18,12 +18,6 @@ MADE_UP = {
 }
 
 
-# Planned totals
-
-
-# Made-up numbers
-
-
 def test_a_workflow_inserted_with_null_counters_starts_at_zero(conn: psycopg.Connection) -> None:
     workflow = new_workflow(conn, progress_updated_at=None, **dict.fromkeys(MADE_UP))
     assert (progress(conn, workflow), counters(conn, workflow)) == ((0, 0, 0), (0, 0, 0, 0))

@@ -190,27 +190,6 @@ OF_THE_SERVER: dict[str, tuple[Callable[[Any, UUID, UUID], Any], type[Exception]
         lambda conn, id, _: pyapp.add_tasks(conn, id, [{"agent_type": "a", "no": 1}]),
         psycopg.errors.InvalidParameterValue,
     ),
-    "bad plan": (
-        lambda conn, *_: pyapp.create_workflow(conn, "n", "t", agents_planned=-1),
-        psycopg.errors.CheckViolation,
-    ),
-    "huge": (lambda conn, *_: pyapp.create_workflow(conn, "n", "t", agents_planned=2**40), psycopg.DataError),
-    "no such parent": (
-        lambda conn, *_: pyapp.create_workflow(conn, "n", "t", parent_id=NOBODY),
-        psycopg.errors.ForeignKeyViolation,
-    ),
-    "no such schema": (
-        lambda conn, id, _: pyapp.get_workflow(conn, id, schema="nowhere"),
-        psycopg.errors.UndefinedTable,
-    ),
-    "same key": (
-        lambda conn, id, _: pyapp.add_tasks(conn, id, [{"agent_type": "a", "external_id": "k"}] * 2),
-        psycopg.errors.UniqueViolation,
-    ),
-    "nul in json": (
-        lambda conn, *ids: pyapp.report_task(conn, *ids, "completed", {"a": "\0"}),
-        psycopg.errors.UntranslatableCharacter,
-    ),
 }
 
 

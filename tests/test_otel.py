@@ -442,6 +442,18 @@ def test_what_is_too_much_is_dropped_and_the_rest_still_makes_sense(
     ]
 
 
+def test_an_event_that_was_dropped_is_made_up_for_by_those_that_follow(conn: Connection, tracing: Tracing) -> None:
+    tracing.processor._capacity = 0
+    above = tracing.begin("invoke_agent", "editor")
+    below = tracing.begin("execute_tool", "ask", above)
+    tracing.processor._capacity = 10
+    with tracing.agent("writer", context=set_span_in_context(below)):
+        pass
+    tracing.flush()
+    assert tracing.processor.dropped == 2
+    assert shown(conn) == ["editor: running 0/2 of editor, ask", "writer < editor.ask: completed 1/1 of writer"]
+
+
 def test_what_the_database_refuses_is_dropped_alone(conn: Connection, tracing: Tracing) -> None:
     conn.execute("alter table agent_task add constraint cheap check (agent_type <> 'expensive')")
     with tracing.agent("editor"):

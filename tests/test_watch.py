@@ -201,27 +201,3 @@ def test_a_notification_is_followed_at_once_however_long_the_interval(
     pyapp.transition(conn, workflow, "completed")
     assert ending.result(60).status == "completed"
     assert list(changes) == []
-
-
-def test_a_schema_whose_view_has_the_columns_is_followed_whatever_its_keys_are(
-    dsn: str, conn: Connection, watcher: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("AGENT_PROGRESS_SCHEMA", "adopted")
-    conn.execute("""
-        create schema adopted;
-        create table adopted.key as select * from (values (1, 'done'), (2, 'busy')) as v (key, name);
-        create view adopted.workflow_progress as
-        select k.key as workflow_id, w.name, w.description, w.type, w.status::text as status, w.current_stage,
-            w.priority, w.progress, w.progress_percentage, w.agents_completed, w.agents_total, w.agents_created,
-            w.agents_failed, w.agents_cancelled, w.agents_open, w.agents_planned, w.settled_percentage,
-            w.progress_calculation_method, w.trace_id, w.created_at, w.updated_at, w.completed_at, w.last_updated_at,
-            null::integer as parent_id
-        from public.workflow_progress as w join adopted.key as k using (name)
-    """)
-    new_workflow(conn, name="done", status="completed")
-    busy = new_workflow(conn, name="busy", status="running")
-    assert [(w.workflow_id, w.status) for w in watcher([1])] == [(1, "completed")]
-    changes = watcher()
-    assert take(changes).workflow_id == 2
-    finish(conn, busy)
-    assert take(changes).status == "completed"

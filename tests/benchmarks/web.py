@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,7 +25,7 @@ from typing import Any
 import psycopg
 
 from pyapp import embedded, migrate
-from pyapp.web import paging, parameters, reads
+from pyapp.web import paging, parameters
 from pyapp.web.database import Database
 from pyapp.web.shape import Shape
 from pyapp.web.wire import fetch_values
@@ -119,34 +119,6 @@ async def measure_pages(database: Database, runs: int = 30) -> None:
     print(f"worst: {worst:.2f} ms, target 5 ms: {'met' if worst < 5 else 'MISSED'}")
 
 
-async def measure_others(dsn: str, database: Database) -> None:
-    """What pages and streams read besides."""
-    print(f"\n{'other reads, p50 from outside':40} {'ms':>8}")
-
-    async def timed(label: str, read: Callable[[Conn, Shape], Awaitable[Any]], runs: int = 15) -> None:
-        async def measure(conn: Conn, shape: Shape) -> float:
-            times = []
-            for _ in range(runs):
-                began = time.perf_counter()
-                await read(conn, shape)
-                times.append(time.perf_counter() - began)
-            return statistics.median(times) * 1000
-
-        print(f"{label:40} {await database.ask(measure):8.2f}", flush=True)
-
-    with psycopg.connect(dsn) as conn:
-        ids = [
-            row[0]
-            for row in conn.execute("select id::text from workflow order by created_at desc limit 200").fetchall()
-        ]
-
-    await timed("overview, counted", reads.send_overview)
-    await timed("active ones that need attention", reads.read_attention)
-    await timed("one workflow by id", lambda conn, shape: reads.require_workflow(conn, shape, ids[0]))
-    await timed("200 workflows by id (a tick)", lambda conn, of: reads.read_workflows(conn, of, ids, ids, sent=True))
-    await timed("ids of the 200 newest active (a tick)", reads.active_ids)
-
-
 def measure_requests(dsn: str, seconds: float = 5.0, clients: int = 8) -> None:
     """Answers per second over kept connections, beside a bare select of the same row, and what each costs the service.
 
@@ -231,7 +203,6 @@ def main() -> None:
         async def measure_reads() -> None:
             async with Database(dsn) as database:
                 await measure_pages(database)
-                await measure_others(dsn, database)
 
         asyncio.run(measure_reads())
         measure_requests(dsn)
