@@ -1,20 +1,34 @@
 """Granting agents, readers and operators the rights that sql/optional/grant_*.sql lists, and revoking them."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, LiteralString
 
 import psycopg
-from psycopg import Connection, Cursor, sql
-from psycopg.rows import tuple_row
+from psycopg import Connection, sql
 
-from pyapp.db import find_schema
+from pyapp.db import find_schema, rows
 from pyapp.errors import RoleNotFound
-from pyapp.shipped import resource
+from pyapp.shipped import names as shipped_names
+from pyapp.shipped import resource, shipped_items
 
 KINDS = {"agent": ("agent",), "reader": ("reader",), "operator": ("reader", "operator")}
 """The kinds of role, and for each the files ``grant_….sql`` with its rights."""
-_NOTHING_DONE = ("01006", "01007")  # warnings of PostgreSQL: no privileges could be revoked, or granted
+# PostgreSQL itself only warns that it granted nothing.
+_OF_OTHERS: LiteralString = """
+    select o.name
+    from (
+        select oid::regclass::text as name, relowner as owner
+        from pg_class
+        where relnamespace = to_regnamespace({name}) and relname = any (%s)
+        union all
+        select oid::regprocedure::text, proowner
+        from pg_proc
+        where pronamespace = to_regnamespace({name}) and proname = any (%s)
+    ) as o
+    where not pg_has_role(o.owner, 'usage')
+    order by 1
+    limit 1
+"""
 
 
 def grants(kind: str, role: str, *, revoke: bool = False, schema: str | None = None) -> list[str]:
@@ -59,68 +73,49 @@ def grant(
         for statement in grants(kind, role, revoke=revoke, schema=schema)
     ]
     names = [role for roles in wanted.values() for role in roles]
-    name = find_schema(schema)
-    query = "select n from unnest(%s::text[]) as n where n not in (select rolname::text from pg_catalog.pg_roles)"
-    with Cursor(conn, row_factory=tuple_row) as cursor:
-        # Without autocommit this begins the caller's transaction, so that the block below is a savepoint in it and does
-        # not commit.
-        if unknown := cursor.execute(query, [names]).fetchone():
-            raise RoleNotFound(unknown[0])
-        with conn.transaction(), _aloud(cursor) as refused:
-            for statement in statements:
-                cursor.execute(statement.encode())
-                if refused and not statement.startswith(("grant usage", "revoke usage")):
-                    raise psycopg.errors.InsufficientPrivilege(f"{refused[0]}: only its owner can do that")
-                refused.clear()
-            # The schema may have another owner than its tables, and be open to all anyway.
-            query = "select n from unnest(%s::text[]) as n where not has_schema_privilege(n, %s, 'usage')"
-            if not revoke and (shut := cursor.execute(query, [names, name]).fetchone()):
-                raise psycopg.errors.InsufficientPrivilege(
-                    f'"{shut[0]}" may not use schema {name}: only its owner can grant that'
-                )
+    schema = find_schema(schema)
+    query: LiteralString = "select n from unnest(%s::text[]) as n where n not in (select rolname::text from pg_roles)"
+    # Without autocommit this begins the caller's transaction, so that the block below is a savepoint in it and does not
+    # commit.
+    if unknown := rows(conn, schema, query, names):
+        raise RoleNotFound(unknown[0][0])
+    objects = [*shipped_names("table"), *(item.name for item in shipped_items(schema))]
+    if others := rows(conn, schema, _OF_OTHERS, objects, objects):
+        raise psycopg.errors.InsufficientPrivilege(f"{others[0][0]} is somebody else's: only its owner can do that")
+    with conn.transaction():
+        for statement in statements:
+            conn.execute(statement.encode())
+        # The schema may have another owner than its tables, and be open to all anyway.
+        query = """
+            select n from unnest(%s::text[]) as n
+            where not has_schema_privilege(n, to_regnamespace({name})::oid, 'usage')
+        """
+        if not revoke and (shut := rows(conn, schema, query, names)):
+            raise psycopg.errors.InsufficientPrivilege(
+                f'"{shut[0][0]}" may not use schema {schema}: only its owner can grant that'
+            )
     return statements
-
-
-@contextmanager
-def _aloud(cursor: Cursor[Any]) -> Iterator[list[str]]:
-    """Collect the warnings of PostgreSQL that it granted or revoked nothing, which are no errors there."""
-    refused: list[str] = []
-
-    def hear(notice: psycopg.errors.Diagnostic) -> None:
-        if notice.sqlstate in _NOTHING_DONE:
-            refused.append(notice.message_primary or "")
-
-    row = cursor.execute("select pg_catalog.current_setting('client_min_messages')").fetchone()
-    cursor.execute("set local client_min_messages = warning")
-    cursor.connection.add_notice_handler(hear)
-    try:
-        yield refused
-    finally:
-        cursor.connection.remove_notice_handler(hear)
-    cursor.execute("select pg_catalog.set_config('client_min_messages', %s, true)", row)
 
 
 def loopholes(conn: Connection[Any], roles: Iterable[str], *, schema: str | None = None) -> list[str]:
     """List what lets these roles do more than they were granted: owning the tables, or creating objects."""
-    query = """
+    query: LiteralString = """
         select
             r.name,
-            pg_catalog.pg_has_role(r.name, c.relowner, 'member') as owns,
-            pg_catalog.has_schema_privilege(r.name, n.oid, 'create') as creates
+            pg_has_role(r.name, c.relowner, 'member') as owns,
+            has_schema_privilege(r.name, c.relnamespace, 'create') as creates
         from unnest(%s::text[]) as r (name)
-        cross join pg_catalog.pg_class as c
-        join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
-        where c.relname = 'workflow' and n.nspname = %s
+        cross join pg_class as c
+        where c.oid = to_regclass({name} || '.workflow')
     """
     found = []
-    name = find_schema(schema)
-    with Cursor(conn, row_factory=tuple_row) as cursor:
-        for role, owns, creates in cursor.execute(query, [list(dict.fromkeys(roles)), name]):
-            if owns:
-                found.append(f"{role} is the owner of the tables, a member of it or a superuser: nothing holds it back")
-            elif creates:
-                found.append(
-                    f"{role} may create objects in schema {name}, which sessions of others may come to run:"
-                    f" revoke create on schema {name} from it, or from public"
-                )
+    schema = find_schema(schema)
+    for role, owns, creates in rows(conn, schema, query, list(dict.fromkeys(roles))):
+        if owns:
+            found.append(f"{role} is the owner of the tables, a member of it or a superuser: nothing holds it back")
+        elif creates:
+            found.append(
+                f"{role} may create objects in schema {schema}, which sessions of others may come to run:"
+                f" revoke create on schema {schema} from it, or from public"
+            )
     return found

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from psycopg import Connection, sql
 from psycopg.errors import Error
 from psycopg.rows import dict_row, tuple_row
 
-from pyapp.adopt.adoption import AdoptError, Adoption, Key, Table
+from pyapp.adopt.adoption import AdoptError, Adoption, Table
 from pyapp.adopt.render import Renderer, locate, name, read_template
 
 
@@ -126,32 +127,40 @@ def type_of(conn: Connection[Any], table: Table, row: str, value: str) -> tuple[
 
 
 def retyped(conn: Connection[Any], adoption: Adoption) -> Adoption:
-    """Return an adoption with the types that its keys have by now. Raises AdoptError where they are gone."""
+    """Return an adoption with the types that its keys have by now. Raises AdoptError where what it reads is gone."""
+    of, workflows = adoption, adoption.workflows or adoption.tasks
 
-    def now(table: Table, row: str, key: Key) -> Key:
-        return replace(key, type=type_of(conn, table, row, locate(key.sql, adoption.schema))[0])
+    def kind(table: Table, row: str, value: str) -> str:
+        return type_of(conn, table, row, locate(value, of.schema))[0]
 
+    shown = [of.workflow_status, *of.workflow_outcomes.values(), *of.columns.values()]
+    shown += [f"workflow.{name(column)}" for column in of.publish.values()]
+    read = [of.where, of.status, *of.outcomes.values(), *of.task_columns.values(), *([] if of.workflows else shown)]
+    with reading(conn):
+        conn.execute("set local search_path = pg_catalog, pg_temp")
+        kind(of.tasks, "task", f"row({', '.join(filter(None, read))})")
+        if of.workflows:
+            kind(of.workflows, "workflow", f"row({', '.join(filter(None, shown))})")
+        return replace(
+            of,
+            keys=tuple(replace(key, type=kind(of.tasks, "task", key.sql)) for key in of.keys),
+            workflow_keys=tuple(replace(key, type=kind(workflows, "workflow", key.sql)) for key in of.workflow_keys),
+            task_id=replace(of.task_id, type=kind(of.tasks, "task", of.task_id.sql)),
+        )
+
+
+@contextmanager
+def reading(conn: Connection[Any]) -> Iterator[None]:
+    """Read what was adopted. Raises AdoptError where it is gone, or hidden in part from who looks."""
     try:
         with conn.transaction(force_rollback=True):
-            conn.execute("set local search_path = pg_catalog, pg_temp")
-            return replace(
-                adoption,
-                keys=tuple(now(adoption.tasks, "task", key) for key in adoption.keys),
-                workflow_keys=tuple(
-                    now(adoption.workflows or adoption.tasks, "workflow", key) for key in adoption.workflow_keys
-                ),
-                task_id=now(adoption.tasks, "task", adoption.task_id),
-            )
+            conn.execute("set local row_security = off")
+            yield
     except Error as error:
-        raise AdoptError(unreadable(error)) from error
-
-
-def unreadable(error: Exception) -> str:
-    """Tell that what was adopted is there no more, or hidden."""
-    return (
-        f"the tables cannot be read as they were adopted: {first_line(error)}"
-        " (adopt with --tasks and the like says how to read them now)"
-    )
+        raise AdoptError(
+            f"the tables cannot be read as they were adopted: {first_line(error)}"
+            " (adopt with --tasks and the like says how to read them now)"
+        ) from error
 
 
 def partitions(conn: Connection[Any], table: Table | None) -> list[Table]:
@@ -197,5 +206,4 @@ def first_line(error: Exception) -> str:
     """Tell an error in one line."""
     if isinstance(error, Error) and error.diag.message_primary:
         return error.diag.message_primary
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -135,6 +135,25 @@ def test_keys_of_another_type_are_told_and_taken_over(make: Make, shape: Shape, 
     assert app.run(granted, role=reader.name).fetchone() == (True,)
 
 
+@pytest.mark.parametrize("column", ["done", "title", "kind", "expected"])
+def test_a_column_that_is_gone_is_named(conn: psycopg.Connection, dsn: str, column: str) -> None:
+    conn.execute(
+        "create table run (id integer primary key, title text, expected integer, progress integer, done integer);"
+        "create table step (run_id integer references run, status text, kind text); insert into run (id) values (1)"
+    )
+    options = ("--workflows", "run", "--tasks", "step", "--publish", "progress=progress,completed=done")
+    shown = ("--column", "name=title", "--column", "agents_planned=expected", "--task-column", "agent_type=kind")
+    succeed(dsn, "adopt", *options, *shown)
+    conn.execute(f"alter table {'step' if column == 'kind' else 'run'} drop column {column}".encode())
+    conn.execute("insert into step values (1, 'done')")
+    ran = cli(dsn, "check", "--schema", "agent_progress")
+    assert ran.code == 1
+    for said in (ran.out, refuse(dsn, "adopt")):
+        assert f"{column} does not exist (adopt with --tasks and the like says how to read them now)" in said
+    succeed(dsn, "adopt", "--workflows", "run", "--tasks", "step")
+    assert conn.execute("select progress from run").fetchone() == (100,)
+
+
 def test_triggers_that_always_fire_go_on_doing_so(make: Make) -> None:
     app = make(DJANGO)
     app.run("alter table app_step enable always trigger agent_progress_update")

@@ -398,3 +398,40 @@ def test_a_noun_that_nobody_can_read_is_refused(make: Make, option: str, noun: s
     app = make(JSON_JOBS)
     assert "a word or a few" in refuse(app.dsn, "adopt", option, noun)
     assert "a word or a few" in refuse(app.dsn, "adopt", *JSON_JOBS.options, option, noun)
+
+
+def test_no_session_keeps_a_plan_that_reads_all_counters_once_there_are_many(
+    conn: psycopg.Connection, dsn: str, session: Callable[[], psycopg.Connection]
+) -> None:
+    conn.execute("create table run (id int primary key, progress int)")
+    conn.execute(
+        "create table step (id int generated always as identity primary key, run int references run, status text)"
+    )
+    conn.execute("create index on step (run)")
+    conn.execute("insert into run values (0)")
+    conn.execute("insert into step (run, status) values (0, 'pending'), (0, 'completed')")
+    succeed(dsn, "adopt", "--workflows", "run", "--tasks", "step", "--yes")
+    for table in ("run", "step", "agent_progress.workflow_counter"):
+        conn.execute(f"alter table {table} set (autovacuum_enabled = off)")
+        conn.execute(f"vacuum analyze {table}")
+    conn.prepare_threshold = None  # what the test sends is planned each time
+
+    def most_read(run: int) -> int:
+        read = "select sum(seq_tup_read) from pg_stat_xact_user_tables where schemaname = 'agent_progress'"
+        with conn.transaction():
+            [before] = conn.execute(read).fetchone()
+            conn.execute("insert into run values (%s)", [run])
+            conn.execute("insert into step (run, status) select %s, 'pending' from generate_series(1, 3)", [run])
+            conn.execute("update step set status = 'failed' where run = %s", [run])
+            conn.execute("delete from step where run = %s", [run])
+            conn.execute("delete from run where id = %s", [run])
+            [after] = conn.execute(read).fetchone()
+        return int(after - before)
+
+    for run in range(1, 9):
+        most_read(run)
+    other = session()
+    other.execute("insert into run select n from generate_series(100, 2000) as n")
+    other.execute("insert into step (run, status) select n, 'pending' from generate_series(100, 2000) as n")
+    other.commit()
+    assert most_read(9) < 100
