@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import httpx
 import psycopg
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from pyapp import migrate
 
@@ -60,6 +61,27 @@ class Service:
             response = client.get(path)
         assert response.status_code == expected, response.text[:500]
         return response.text
+
+    def walk(self, path: str, relation: str = "next", **parameters: Any) -> Iterator[httpx.Response]:
+        """Follow the Link header of a list to its end."""
+        address: Any = httpx.URL(path, params=parameters) if parameters else path
+        with self.client() as client:
+            while address:
+                response = client.get(address)
+                assert response.status_code == 200, response.text[:500]
+                yield response
+                address = response.links.get(relation, {}).get("url")
+
+    def metrics(self) -> dict[tuple[str, ...], float]:
+        """Read all samples by name and label values; those of the service without agent_progress_ in front."""
+        with self.client() as client:
+            said = client.get("/metrics")
+        assert said.status_code == 200
+        return {
+            (sample.name.removeprefix("agent_progress_"), *sample.labels.values()): sample.value
+            for family in text_string_to_metric_families(said.text)
+            for sample in family.samples
+        }
 
     def said(self) -> str:
         """All that it has written so far."""
@@ -140,6 +162,12 @@ def shared(*arguments: str) -> tuple[Any, Any, Any]:
             assert connection.execute("select * from workflow_progress_drift").fetchall() == []
 
     return service_dsn, service, conn
+
+
+@pytest.fixture(scope="module")
+def client(service: Service) -> Iterator[httpx.Client]:
+    with service.client() as opened:
+        yield opened
 
 
 class Event(NamedTuple):

@@ -397,9 +397,7 @@ def test_the_login_form_lets_in_whoever_knows_the_token(service_dsn: str, conn: 
 
 
 def clients(service: Service) -> float:
-    with service.client() as client:
-        said = client.get("/metrics").text
-    return next(float(line.split()[1]) for line in said.splitlines() if line.startswith("agent_progress_stream_cl"))
+    return service.metrics()["stream_clients",]
 
 
 def tab(page: Any, service: Service, path: str) -> Any:

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -15,6 +14,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from pyapp.web.answers import Listed
 from tests.helpers import new_tasks, new_workflow, set_status
 from tests.service import Conn, Service, content, serving, shared
+from tests.service import client as client
 
 PARTS = ["tree", "tasks", "events", "timeline", "stages", "burnup", "forecast", "metrics", "link", "stream"]
 STATUSES = ["initiated", "running", "paused", "completed", "failed", "cancelled"]
@@ -41,12 +41,6 @@ HOSTILE = [
 service_dsn, service, conn = shared()
 
 
-@pytest.fixture(scope="module")
-def client(service: Service) -> Iterator[httpx.Client]:
-    with service.client() as opened:
-        yield opened
-
-
 def get(client: httpx.Client, path: str, expected: int = 200, /, **parameters: Any) -> Any:
     response = client.get(f"/api/v1{path}", params=parameters)
     assert response.status_code == expected, response.text[:500]
@@ -55,18 +49,6 @@ def get(client: httpx.Client, path: str, expected: int = 200, /, **parameters: A
 
 def names(client: httpx.Client, **parameters: Any) -> list[str]:
     return [workflow["name"] for workflow in get(client, "/workflows", **parameters)]
-
-
-def pages(client: httpx.Client, **parameters: Any) -> Iterator[list[dict[str, Any]]]:
-    """Walk through the pages by their Link header."""
-    response = client.get("/api/v1/workflows", params=parameters)
-    while True:
-        assert response.status_code == 200, response.text
-        yield response.json()
-        found = re.search(r'<(/api/v1/workflows\?[^<>"]+)>; rel="next"', response.headers.get("link", ""))
-        if found is None:
-            return
-        response = client.get(found[1])
 
 
 # --- Workflows --------------------------------------------------------------------------------------------------
@@ -193,12 +175,12 @@ def test_sorts_both_ways(client: httpx.Client, conn: Conn, sort: str) -> None:
 # --- Pages ------------------------------------------------------------------------------------------------------
 
 
-def test_rows_inserted_meanwhile_neither_repeat_nor_hide_any(client: httpx.Client, conn: Conn) -> None:
+def test_rows_inserted_meanwhile_neither_repeat_nor_hide_any(service: Service, conn: Conn) -> None:
     before = [new_workflow(conn, name=f"w{n:02}") for n in range(20)]
     for sort in ("-created", "name"):
         seen = []
-        for page in pages(client, sort=sort, limit=3):
-            seen += [workflow["id"] for workflow in page]
+        for page in service.walk("/api/v1/workflows", sort=sort, limit=3):
+            seen += [workflow["id"] for workflow in page.json()]
             new_workflow(conn, name="a newcomer")
             new_workflow(conn, name="z newcomer", created_at="2020-01-01")
         assert len(seen) == len(set(seen))
@@ -256,16 +238,15 @@ def test_what_a_client_has_already_is_304_until_a_task_completes(client: httpx.C
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
-def test_names_pass_unchanged_whatever_is_in_them(client: httpx.Client, conn: Conn, name: str) -> None:
+def test_names_pass_unchanged_whatever_is_in_them(service: Service, conn: Conn, name: str) -> None:
     workflow = new_workflow(conn, name=name, description=name, type=name[:200], current_stage=name, trace_id=name[:200])
-    assert get(client, f"/workflows/{workflow}")["name"] == name
+    assert service.get(f"/workflows/{workflow}")["name"] == name
     new_workflow(conn, name=name, type=name[:200])
     for sort in ("name", "-name", "-created"):
         # The link keeps filters as they were.
-        found = list(
-            pages(client, name=name[:500], type=name[:200], limit=1, sort=sort, status=["initiated", "failed"])
-        )
-        assert [[workflow["name"] for workflow in page] for page in found] == [[name]] * 2
+        filters = {"name": name[:500], "type": name[:200], "status": ["initiated", "failed"]}
+        found = service.walk("/api/v1/workflows", limit=1, sort=sort, **filters)
+        assert [[workflow["name"] for workflow in page.json()] for page in found] == [[name]] * 2
 
 
 @pytest.mark.parametrize(

@@ -2,48 +2,29 @@
 
 import json
 import math
-from collections.abc import Iterator
 from datetime import datetime
 from uuid import uuid4
 
 import httpx
 import psycopg
-import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from tests.helpers import new_tasks, new_workflow, set_status
 from tests.service import Conn, Service, following, serving, shared, wait_for
+from tests.service import client as client
 
 service_dsn, service, conn = shared()
 
 
-@pytest.fixture(scope="module")
-def client(service: Service) -> Iterator[httpx.Client]:
-    with service.client() as opened:
-        yield opened
-
-
-def metrics(client: httpx.Client) -> dict[tuple[str, ...], float]:
-    """Read all samples by name and label values."""
-    response = client.get("/metrics")
-    assert response.status_code == 200
-    return {
-        (sample.name, *sample.labels.values()): sample.value
-        for family in text_string_to_metric_families(response.text)
-        for sample in family.samples
-    }
-
-
-def test_the_metrics_hold_what_the_database_does(client: httpx.Client, conn: Conn) -> None:
+def test_the_metrics_hold_what_the_database_does(service: Service, conn: Conn) -> None:
     for status in ("running", "running", "failed"):
         new_tasks(conn, new_workflow(conn, status=status), "completed", "failed", "pending")
-    found = metrics(client)
+    found = service.metrics()
     by_status = {"initiated": 0, "running": 2, "paused": 0, "completed": 0, "failed": 1, "cancelled": 0}
-    assert {key[1]: value for key, value in found.items() if key[0] == "agent_progress_workflows"} == by_status
+    assert {key[1]: value for key, value in found.items() if key[0] == "workflows"} == by_status
     by_outcome = {"created": 9, "completed": 3, "failed": 3, "cancelled": 0, "open": 3}
-    assert {key[1]: value for key, value in found.items() if key[0] == "agent_progress_tasks"} == by_outcome
-    assert found["agent_progress_database_up",] == 1
-    assert found["agent_progress_drifting_workflows",] == 0
+    assert {key[1]: value for key, value in found.items() if key[0] == "tasks"} == by_outcome
+    assert found["database_up",] == 1
+    assert found["drifting_workflows",] == 0
     assert found["process_resident_memory_bytes",] > 10_000_000
 
 
@@ -56,9 +37,9 @@ def test_drift_and_what_has_come_to_a_halt_show_as_gauges_and_are_listed(service
     with conn.transaction():
         conn.execute("set local session_replication_role = replica")
         set_status(conn, task, "failed")
-    with serving(service_dsn) as fresh, fresh.client() as client:
-        found = metrics(client)
-        assert found["agent_progress_drifting_workflows",] == found["agent_progress_stalled_workflows",] == 1
+    with serving(service_dsn) as fresh:
+        found = fresh.metrics()
+        assert found["drifting_workflows",] == found["stalled_workflows",] == 1
         assert [workflow["name"] for workflow in fresh.get("/workflows?stalled=true")] == ["quiet"]
         assert len(fresh.get("/workflows?stalled=false")) == 2
         page = fresh.page("/workflows?stalled=true")
@@ -71,38 +52,37 @@ def test_drift_that_takes_too_long_to_count_is_not_a_number(service_dsn: str, co
     with (
         psycopg.connect(service_dsn) as other,
         serving(f"{service_dsn} options='-c statement_timeout=200ms'") as fresh,
-        fresh.client() as client,
     ):
         other.execute("lock table agent_task")
-        assert math.isnan(metrics(client)["agent_progress_drifting_workflows",])
+        assert math.isnan(fresh.metrics()["drifting_workflows",])
 
 
-def test_requests_are_counted_by_route_and_not_by_path(client: httpx.Client, conn: Conn) -> None:
-    before = metrics(client)
+def test_requests_are_counted_by_route_and_not_by_path(service: Service, client: httpx.Client, conn: Conn) -> None:
+    before = service.metrics()
     for _ in range(3):
         client.get(f"/api/v1/workflows/{uuid4()}")
     client.get(f"/api/v1/workflows/{new_workflow(conn)}")
     for path in ("/api/v1/workflows/malformed", "/nothing/here", "/static/favicon.svg"):
         client.get(path)
-    grown = {key: value - before.get(key, 0) for key, value in metrics(client).items() if value != before.get(key, 0)}
+    grown = {key: value - before.get(key, 0) for key, value in service.metrics().items() if value != before.get(key, 0)}
     route = "/api/v1/workflows/{workflow_id}"
-    total = "agent_progress_http_requests_total"
+    total = "http_requests_total"
     assert {status: grown[total, route, status] for status in ("200", "404", "422")} == {"200": 1, "404": 3, "422": 1}
-    assert grown["agent_progress_http_request_seconds_count", route] == 5
-    assert grown["agent_progress_query_seconds_count",] >= 4
+    assert grown["http_request_seconds_count", route] == 5
+    assert grown["query_seconds_count",] >= 4
     assert {key[1] for key in grown if key[0] == total} == {route, "/metrics", "other"}
 
 
-def test_streams_and_their_queries_are_counted(service: Service, client: httpx.Client) -> None:
-    before = metrics(client)
-    assert before["agent_progress_stream_clients",] == 0
+def test_streams_and_their_queries_are_counted(service: Service) -> None:
+    before = service.metrics()
+    assert before["stream_clients",] == 0
     with following(service, "/api/v1/stream") as stream:
         stream.next()
-        after = metrics(client)
-    assert after["agent_progress_stream_clients",] == 1
-    assert after["agent_progress_stream_queries_total",] - before["agent_progress_stream_queries_total",] >= 3
+        after = service.metrics()
+    assert after["stream_clients",] == 1
+    assert after["stream_queries_total",] - before["stream_queries_total",] >= 3
     # A client that left is forgotten.
-    wait_for(lambda: metrics(client)["agent_progress_stream_clients",] == 0)
+    wait_for(lambda: service.metrics()["stream_clients",] == 0)
 
 
 def test_each_request_is_a_line_of_json_without_its_query(service: Service, client: httpx.Client) -> None:

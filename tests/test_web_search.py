@@ -1,6 +1,5 @@
 """Searching, filtering and paging both ways, on our own tables and on adopted ones, in the API and on the page."""
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,18 +13,13 @@ from tests.adopt.application import succeed
 from tests.helpers import as_replica, new_tasks, new_workflow
 from tests.pages import page
 from tests.service import Conn, Service, content, serving, shared
+from tests.service import client as client
 
 service_dsn, service, conn = shared()
 PATH = "/api/v1/workflows"
 SORTS = [
     f"{direction}{order}" for order in ("created", "name", "status", "progress", "duration") for direction in ("", "-")
 ]
-
-
-@pytest.fixture(scope="module")
-def client(service: Service) -> Iterator[httpx.Client]:
-    with service.client() as opened:
-        yield opened
 
 
 def names(client: httpx.Client, expected: int = 200, **parameters: Any) -> Any:
@@ -138,14 +132,10 @@ def test_a_search_in_adopted_tables_finds_names_keys_and_external_ids(both: Call
         assert names(both(True), match=text) == found
 
 
-def links(response: httpx.Response) -> dict[str, str]:
-    return {name: path for path, name in re.findall(r'<([^>]+)>; rel="(\w+)"', response.headers.get("link", ""))}
-
-
 @pytest.mark.parametrize("sort", SORTS)
 @pytest.mark.parametrize("filters", [{}, {"match": "w"}, {"status": ["running", "failed"], "type": "app", "name": "w"}])
 def test_pages_lead_on_and_back_over_equal_keys_and_any_times(
-    client: httpx.Client, conn: Conn, sort: str, filters: dict[str, Any]
+    service: Service, conn: Conn, sort: str, filters: dict[str, Any]
 ) -> None:
     conn.execute(
         "insert into workflow (name, type, status, created_at, completed_at)"
@@ -153,23 +143,14 @@ def test_pages_lead_on_and_back_over_equal_keys_and_any_times(
         " (array['infinity', '-infinity', '0044-03-15 BC', '20000-01-01', '2026-01-01'])[1 + n % 5]::timestamptz,"
         " case when n % 2 = 1 then timestamptz '2026-01-02' end from generate_series(1, 23) as n"
     )
-    response = client.get(PATH, params={"sort": sort, "limit": 23, **filters})
+    (response,) = service.walk(PATH, sort=sort, limit=23, **filters)
     whole = [workflow["id"] for workflow in response.json()]
     assert len(set(whole)) == 23
-    assert links(response) == {}
-    response = client.get(PATH, params={"sort": sort, "limit": 4, **filters})
-    assert "prev" not in links(response)
-    forwards = [response.text]
-    while "next" in links(response):
-        response = client.get(links(response)["next"])
-        forwards.append(response.text)
-        assert len(forwards) <= 6
-    assert [workflow["id"] for page in forwards for workflow in json.loads(page)] == whole
-    backwards = [response.text]
-    while "prev" in links(response):
-        response = client.get(links(response)["prev"])
-        backwards.append(response.text)
-    assert backwards == forwards[::-1]
+    forwards = list(service.walk(PATH, sort=sort, limit=4, **filters))
+    assert "prev" not in forwards[0].links
+    assert [workflow["id"] for page in forwards for workflow in page.json()] == whole
+    backwards = service.walk(forwards[-1].request.url.raw_path.decode(), "prev")
+    assert [page.text for page in backwards] == [page.text for page in forwards[::-1]]
 
 
 def test_the_optional_indexes_find_the_same(empty: Callable[[], str]) -> None:

@@ -162,15 +162,7 @@ def complete(conn: Conn, key: str) -> None:
 
 def walk(service: Service, path: str = "/workflows", /, **parameters: Any) -> list[str]:
     """Follow a list from page to page; return the ids in it."""
-    found: list[str] = []
-    address: Any = f"/api/v1{path}?{httpx.QueryParams(parameters)}"
-    with service.client() as client:
-        while address:
-            response = client.get(address)
-            assert response.status_code == 200, response.text
-            found += [one["id"] for one in response.json()]
-            address = response.links.get("next", {}).get("url")
-    return found
+    return [one["id"] for page in service.walk(f"/api/v1{path}", **parameters) for one in page.json()]
 
 
 # --- An installation in a schema of its own ---------------------------------------------------------------------

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -22,9 +21,9 @@ from pyapp.web.lag import LagMeter
 from .crash import CrashableServer
 from .helpers import in_background, new_tasks, new_workflow, set_status, wait_for
 from .service import Service, content, following, serving
+from .service import client as client
 from .test_dashboard import PHONE, browser, live, visit  # noqa: F401 (fixtures)
 from .test_readers import conn, pair, paused, primary, reader, running, standby, standby_setting, waiting_for_locks  # noqa: F401 (fixtures)
-from .test_web_metrics import metrics
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +35,6 @@ def service(pair: tuple[CrashableServer, CrashableServer]) -> Iterator[Service]:
         yield running
 
 
-@pytest.fixture
-def client(service: Service) -> Iterator[httpx.Client]:
-    with service.client() as opened:
-        yield opened
-
-
 def either(*choice: CrashableServer) -> str:
     """Name several servers in one DSN, a standby first."""
     hosts = ",".join(str(conninfo_to_dict(server.dsn())["host"]) for server in choice)
@@ -51,13 +44,13 @@ def either(*choice: CrashableServer) -> str:
     )
 
 
-def looks(client: httpx.Client) -> float:
-    return metrics(client)["agent_progress_stream_queries_total",]
+def looks(service: Service) -> float:
+    return service.metrics()["stream_queries_total",]
 
 
-def grows(client: httpx.Client) -> bool:
-    before = looks(client)
-    return threading.Event().wait(0.3) or looks(client) > before
+def grows(service: Service) -> bool:
+    before = looks(service)
+    return threading.Event().wait(0.3) or looks(service) > before
 
 
 def listening(conn: psycopg.Connection) -> list[Any]:
@@ -105,7 +98,7 @@ def test_a_request_with_a_position_is_answered_when_the_standby_has_replayed_it(
 
 
 def test_a_notification_is_not_answered_with_an_older_state_of_the_standby(
-    conn: psycopg.Connection, reader: psycopg.Connection, service: Any, client: Any
+    conn: psycopg.Connection, reader: psycopg.Connection, service: Service
 ) -> None:
     """With so long an interval, whoever read too early would not look again."""
     workflow, tasks = running(conn, reader)
@@ -114,33 +107,33 @@ def test_a_notification_is_not_answered_with_an_older_state_of_the_standby(
         wait_for(lambda: listening(conn))
         for done, task in enumerate(tasks[:2], 1):
             with paused(reader) as go_on:
-                before = looks(client)
+                before = looks(service)
                 set_status(conn, task, "completed")
                 # It has heard of it, and goes on looking while it sees the old state: oftener than every 10 s.
-                wait_for(lambda before=before: looks(client) >= before + 12, 8)
+                wait_for(lambda before=before: looks(service) >= before + 12, 8)
                 go_on()
                 stream.until(lambda event, done=done: event.name == "workflow" and event.data["progress"] == 25 * done)
         # Back to rest, with the replay up to date.
-        wait_for(lambda: not grows(client))
+        wait_for(lambda: not grows(service))
 
 
 def test_the_service_says_how_far_behind_the_standby_is(
-    conn: psycopg.Connection, reader: psycopg.Connection, client: Any
+    conn: psycopg.Connection, reader: psycopg.Connection, service: Service, client: Any
 ) -> None:
     _, (task, *_) = running(conn, reader)
     caught_up = wait_for(lambda: (found := client.get("/readyz").json()["standby"])["lag_seconds"] < 0.1 and found)
     # However long ago the last transaction was: the primary is idle.
     assert caught_up["following"] is True
-    found = metrics(client)
-    assert found["agent_progress_in_recovery",] == 1
-    assert found["agent_progress_standby_lag_seconds",] == 0
+    found = service.metrics()
+    assert found["in_recovery",] == 1
+    assert found["standby_lag_seconds",] == 0
     assert "standby, &lt; 1 s behind" in client.get("/").text
     with paused(reader):
         set_status(conn, task, "completed")
         # What came last is replayed later.
         wait_for(lambda: reader.execute("select pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn()").fetchone()[0])
-        first = metrics(client)["agent_progress_standby_lag_seconds",]
-        assert 0 < first < metrics(client)["agent_progress_standby_lag_seconds",]
+        first = service.metrics()["standby_lag_seconds",]
+        assert 0 < first < service.metrics()["standby_lag_seconds",]
 
 
 def test_an_open_page_shows_how_far_behind_the_standby_is(

@@ -37,11 +37,7 @@ def progress_is(percent: int) -> Callable[[Any], bool]:
 
 
 def queries(service: Service) -> float:
-    with service.client() as client:
-        for line in client.get("/metrics").text.splitlines():
-            if line.startswith("agent_progress_stream_queries_total "):
-                return float(line.split(" ")[1])
-    raise AssertionError
+    return service.metrics()["stream_queries_total",]
 
 
 def request(service: Service, where: str) -> bytes:
@@ -151,8 +147,8 @@ def test_a_ping_says_that_nothing_has_changed_and_none_comes_while_the_database_
     service_dsn: str, conn: Conn
 ) -> None:
     run = (
-        "import pyapp.cli, pyapp.web.stream as stream, sys; stream.HEARTBEAT = 0.2; stream.RESYNC = -1.5;"
-        " sys.exit(pyapp.cli.main(['serve', '--port', '0', '--dsn', sys.argv[1]]))"
+        "import pyapp.cli, sys; from pyapp.web import stream, subscriber; subscriber.HEARTBEAT = 0.2;"
+        " stream.RESYNC = -1.5; sys.exit(pyapp.cli.main(['serve', '--port', '0', '--dsn', sys.argv[1]]))"
     )
     with (
         serving(None, run=[sys.executable, "-c", run, service_dsn]) as service,

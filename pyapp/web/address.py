@@ -51,28 +51,24 @@ def addressed(app: ASGIApp, base: str = "") -> ASGIApp:
         if scope["method"] != "HEAD":
             await app(scope, receive, send)
             return
+        # Only the head is sent, after which the client counts as gone: a stream would never end.
+        begun = asyncio.Event()
+
+        async def left() -> Message:
+            await begun.wait()
+            return {"type": "http.disconnect"}
+
+        async def head(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                await send(message)
+                await send({"type": "http.response.body", "body": b""})
+                begun.set()
+
         # In a scope of its own: the server looks at the method to know that there is no body.
         asked = {**scope, "method": "GET"}
         try:
-            await app(asked, *_without_body(send))
+            await app(asked, left, head)
         finally:
             scope["route"] = asked.get("route")  # by which it is counted
 
     return answer
-
-
-def _without_body(send: Send) -> tuple[Receive, Send]:
-    """Send the head alone, after which the client counts as gone: a stream would never end."""
-    begun = asyncio.Event()
-
-    async def left() -> Message:
-        await begun.wait()
-        return {"type": "http.disconnect"}
-
-    async def head(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            await send(message)
-            await send({"type": "http.response.body", "body": b""})
-            begun.set()
-
-    return left, head

@@ -41,14 +41,10 @@ class Listed(Workflow):
         if (self.tree_workflows or 1) == 1:
             return self
         settled = (self.tree_completed or 0) + (self.tree_failed or 0) + (self.tree_cancelled or 0)
-        numbers: dict[str, Any] = {
-            "progress": self.tree_progress,
-            "progress_percentage": self.tree_progress,
-            "agents_open": (self.tree_created or 0) - settled,
-        }
-        for what in ("completed", "total", "created", "failed", "cancelled"):
-            numbers[f"agents_{what}"] = getattr(self, f"tree_{what}")
-        return replace(self, **numbers)
+        counts = ("completed", "total", "created", "failed", "cancelled")
+        numbers: dict[str, Any] = {f"agents_{what}": getattr(self, f"tree_{what}") for what in counts}
+        numbers |= {"progress": self.tree_progress, "progress_percentage": self.tree_progress}
+        return replace(self, **numbers, agents_open=(self.tree_created or 0) - settled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +74,6 @@ class Standby:
     def mark(self) -> tuple[int | None, bool]:
         """What of it is worth telling anew: whole seconds."""
         return None if self.lag_seconds is None else int(self.lag_seconds), self.following
-
-    @property
-    def late(self) -> bool:
-        """Whether readers should mind, from five seconds on; the script in the page says so as well."""
-        return not self.following or self.lag_seconds is None or self.lag_seconds >= 5
 
 
 class Overview(BaseModel):

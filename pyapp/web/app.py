@@ -43,6 +43,7 @@ _ACCEPTED = {
     "string_too_long": "should have at most {max_length} characters",
     "too_long": "should be given at most {max_length} times",
     "missing": "is needed",
+    "string_pattern_mismatch": "should be a position in the log, as 0/16B3748",
 }
 
 
@@ -79,12 +80,10 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with database:
-            feed.start()
+        async with database, feed.running():
             loading = asyncio.create_task(asyncio.to_thread(html.load_templates))
             yield
             await loading
-            await feed.stop()
 
     app = FastAPI(
         title="agent-progress",
@@ -111,13 +110,9 @@ def create_app(settings: Settings) -> FastAPI:
         # Without a token only this machine may read.
         app.add_middleware(known_hosts, host=settings.host)
     if settings.cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=list(settings.cors_origins),
-            allow_methods=["GET", "HEAD"],
-            allow_headers=["Authorization"],
-            expose_headers=["ETag", "Link"],
-        )
+        allowed: dict[str, Any] = {"allow_methods": ["GET", "HEAD"], "allow_headers": ["Authorization"]}
+        seen = ["ETag", "Link"]
+        app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, expose_headers=seen, **allowed)
     app.add_middleware(addressed, base=settings.base_path)
     app.add_middleware(observed, metrics=metrics)
     app.add_middleware(security_headers, cross_origin=bool(settings.cors_origins))
@@ -172,8 +167,7 @@ def _add_errors(app: FastAPI, schema: str) -> None:
         for kind in kinds:
             app.add_exception_handler(kind, answer)
 
-    away = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, TooManyRequests)
-    says(503, "Database unavailable", 2, *away)
+    says(503, "Database unavailable", 2, psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, TooManyRequests)
     says(503, "The standby has not got to after_position yet", 1, StandbyBehind)
     says(503, "The database took too long", 10, errors.QueryCanceled)
     says(503, lacking(schema), 30, *LACKING)

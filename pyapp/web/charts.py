@@ -1,7 +1,7 @@
 """What the templates draw: stacked bars, the burn-up chart, stages over time."""
 
 from datetime import datetime, timedelta
-from itertools import count, pairwise
+from itertools import accumulate, count, pairwise
 from typing import Any, NamedTuple
 
 from pyapp.models import BurnupPoint, Stage, Workflow
@@ -37,12 +37,8 @@ def bar(counts: dict[str, int], least: float = 2.5) -> list[Segment]:
     if total:
         largest = max(widths, key=lambda name: widths[name])
         widths[largest] -= sum(widths.values()) - 100
-    segments = []
-    start = 0.0
-    for name, width in widths.items():
-        segments.append(Segment(name, start, width))
-        start += width
-    return segments
+    starts = accumulate(widths.values(), initial=0.0)
+    return [Segment(name, start, width) for (name, width), start in zip(widths.items(), starts, strict=False)]
 
 
 def state(workflow: Workflow) -> str:
@@ -105,16 +101,16 @@ def stage_spans(stages: list[Stage], workflow: Workflow, now: datetime) -> list[
     ended = now if state(workflow) == "active" else max(times)
     began = min(*times, ended)
     span = max((ended - began) / timedelta(seconds=1), 0.001)
-    spans = []
-    for stage in stages:
+
+    def place(stage: Stage) -> tuple[Stage, float, float]:
         if stage.started_at is None:
-            spans.append((stage, 0.0, 0.0))
-            continue
+            return stage, 0.0, 0.0
         start = (stage.started_at - began) / timedelta(seconds=1) / span * 100
         length = ((stage.completed_at or ended) - stage.started_at) / timedelta(seconds=1) / span * 100
         start = min(max(start, 0.0), 99.0)
-        spans.append((stage, round(start, 2), round(min(max(length, 1.0), 100 - start), 2)))
-    return spans
+        return stage, round(start, 2), round(min(max(length, 1.0), 100 - start), 2)
+
+    return list(map(place, stages))
 
 
 def _nice_step(highest: int) -> int:

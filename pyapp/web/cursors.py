@@ -28,19 +28,16 @@ class Page:
 
 
 @dataclass(frozen=True)
-class Order:
-    """By what a list is sorted: expressions on ``p`` that tell its rows apart, the last of which is never null."""
-
-    name: str
-    keys: tuple[sql.Composable, ...]
-    descending: bool = False
-
-
-@dataclass(frozen=True)
 class Place:
-    """Where a page of an order begins: behind a row, whose keys it has, or before it; and as of when durations are."""
+    """Where a page of an order begins: behind a row, or before it where it goes ``backwards``.
 
-    order: Order
+    ``columns`` are what is sorted by, expressions on ``p`` that tell its rows apart, the last of which is never null;
+    ``keys`` are those of the row, none on the first page. Durations are ``as_of`` a time.
+    """
+
+    order: str
+    columns: tuple[sql.Composable, ...]
+    is_descending: bool
     backwards: bool
     as_of: str
     keys: list[str | None]
@@ -48,12 +45,12 @@ class Place:
     @property
     def by(self) -> sql.Composed:
         """The order in which the rows of the page are read."""
-        return sql.SQL(", ").join(key + sql.SQL(" desc" if self._descending else "") for key in self.order.keys)
+        return sql.SQL(", ").join(key + sql.SQL(" desc" if self._descending else "") for key in self.columns)
 
     @property
     def key(self) -> sql.Composed:
         """What a row has its place by, as an array of texts."""
-        texts = (sql.SQL("({})::text").format(key) for key in self.order.keys)
+        texts = (sql.SQL("({})::text").format(key) for key in self.columns)
         return sql.SQL("array[{}]").format(sql.SQL(", ").join(texts))
 
     @property
@@ -68,7 +65,7 @@ class Place:
 
     def _beyond(self, number: int) -> list[sql.Composable]:
         # What is null counts as greater than all else, as in ``order by``.
-        key, is_null = self.order.keys[number], self.keys[number] is None
+        key, is_null = self.columns[number], self.keys[number] is None
         value = sql.Placeholder(f"key{number}")
         greater = sql.SQL("{} < {}" if self._descending else "{} > {}").format(key, value)
         if number == len(self.keys) - 1:
@@ -82,11 +79,11 @@ class Place:
 
     @property
     def _descending(self) -> bool:
-        return self.order.descending is not self.backwards
+        return self.is_descending is not self.backwards
 
     def cursor(self, backwards: bool, keys: list[str | None]) -> str:
         """Write a cursor to another place in the same order."""
-        text = json.dumps([self.order.name, backwards, self.as_of, *keys])
+        text = json.dumps([self.order, backwards, self.as_of, *keys])
         # A name may be long; one that an index takes is short when compressed.
         return base64.urlsafe_b64encode(zlib.compress(text.encode())).decode().rstrip("=")
 
@@ -110,18 +107,18 @@ class Place:
         )
 
 
-def read_place(order: Order, cursor: str | None) -> Place:
-    """Read where a page begins. Raises HTTPException where it is none of this order."""
+def read_place(order: str, columns: tuple[sql.Composable, ...], cursor: str | None, *, descending: bool) -> Place:
+    """Read where a page begins. Raises HTTPException where the cursor is none of this order."""
     if cursor is None:
-        return Place(order, False, datetime.now(UTC).isoformat(), [])
+        return Place(order, columns, descending, False, datetime.now(UTC).isoformat(), [])
     try:
         packed = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
         of, backwards, as_of, *keys = json.loads(zlib.decompressobj().decompress(packed, _LONGEST))
         texts = [key.encode().decode() for key in keys if key is not None]  # no lone surrogates
-        is_ours = of == order.name and len(keys) == len(order.keys) and keys[-1] is not None
+        is_ours = of == order and len(keys) == len(columns) and keys[-1] is not None
         if not is_ours or "\0" in "".join(texts) or type(backwards) is not bool:
             raise ValueError
-        datetime.fromisoformat(as_of).astimezone()
+        datetime.fromisoformat(as_of)
     except (ValueError, TypeError, AttributeError, RecursionError, zlib.error):
         raise HTTPException(400, _UNKNOWN) from None
-    return Place(order, backwards, as_of, keys)
+    return Place(order, columns, descending, backwards, as_of, keys)

@@ -25,14 +25,17 @@ _DENSITY = 28  # pixels
 # One row for each lane. Failed tasks, those at work and the others take turns in what is drawn, the longest of each
 # first. What is at work is drawn until now; in a workflow that has ended it is so no longer.
 _QUERY = """
-    with task as materialized (
+    with task as (
         select
             p.id::text as id,
             coalesce(nullif(concat_ws(' ', p.agent_type, p.external_id), ''), p.id::text) as name,
             p.{column} as lane,
             p.status::text as status,
             t.began,
-            greatest(t.ended, t.began) as ended
+            greatest(t.began, t.ended) as ended,
+            count(*) over (partition by p.{column}) as size,
+            min(t.began) over () as origin,
+            extract(epoch from max(greatest(t.began, t.ended)) over () - min(t.began) over ()) as seconds
         from {agent_task} as p
         cross join lateral (
             select
@@ -48,28 +51,17 @@ _QUERY = """
             and t.began between '0001-01-02' and '9999-12-30'
             and t.ended between '0001-01-02' and '9999-12-30'
     ),
-    frame as (
-        select min(t.began) as began, greatest(extract(epoch from max(t.ended) - min(t.began)), 0.001) as seconds
-        from task as t
-    ),
-    lane as (
-        select t.lane, least(row_number() over (order by count(*) desc, t.lane), %(lanes)s) as place
-        from task as t
-        group by t.lane
-    ),
     placed as materialized (
         select
             t.*,
-            l.place,
-            (100 * extract(epoch from t.began - f.began) / f.seconds)::float8 as x,
-            (100 * extract(epoch from t.ended - t.began) / f.seconds)::float8 as width,
+            least(dense_rank() over (order by t.size desc, t.lane), %(lanes)s) as place,
+            (100 * extract(epoch from t.began - t.origin) / greatest(t.seconds, 0.001))::float8 as x,
+            (100 * extract(epoch from t.ended - t.began) / greatest(t.seconds, 0.001))::float8 as width,
             row_number() over (
                 partition by case when t.status = 'failed' then 0 when t.status in ('assigned', 'running') then 1 end
                 order by t.ended - t.began desc, t.id
             ) as rank
         from task as t
-        join lane as l on l.lane is not distinct from t.lane
-        cross join frame as f
     ),
     bar as materialized (
         select p.place, p.id, p.name, p.status, p.began, p.ended, p.x, p.width
@@ -126,17 +118,12 @@ class Lane:
 
 @dataclass(frozen=True)
 class Gantt:
-    """All lanes; ``times`` are evenly spaced over the width, ``thickness`` that of a bar in pixels.
-
-    ``drawn`` of the ``tasks`` that have begun are bars.
-    """
+    """All lanes; ``times`` are evenly spaced over the width, ``thickness`` that of a bar in pixels."""
 
     by: By
     lanes: list[Lane]
     times: list[datetime]
     thickness: int
-    drawn: int
-    tasks: int
 
 
 async def read_gantt(conn: Conn, shape: Shape, workflow: Listed, now: datetime, by: By | None) -> Gantt | None:
@@ -167,7 +154,7 @@ def _lay_out(lanes: list[Lane], by: By) -> Gantt:
     began = min(lane.began for lane in lanes)
     span = max(lane.ended for lane in lanes) - began
     times = [began + span * part / 4 for part in range(5)]
-    return Gantt(by, lanes, times, thickness, sum(len(lane.bars) for lane in lanes), sum(lane.tasks for lane in lanes))
+    return Gantt(by, lanes, times, thickness)
 
 
 def _stack(lane: Lane) -> int:

@@ -19,14 +19,6 @@ from pyapp.web.wire import Conn, error
 
 STATIC = Path(__file__).with_name("static")
 _ADDRESS = re.compile(r'(?<= )(href|action|src)="/')
-_HUES = {
-    "running": "#3b74e0",
-    "paused": "#7c55c7",
-    "completed": "#1d8a5b",
-    "failed": "#d63a2f",
-    "cancelled": "#a8741a",
-    "other": "#7b818b",
-}
 _MARK = hashlib.blake2b(b"".join(file.read_bytes() for file in sorted(STATIC.iterdir())), digest_size=6).hexdigest()
 
 
@@ -35,14 +27,10 @@ def _asset(name: str) -> str:
     return f"/static/{_MARK}/{name}"
 
 
+_FILES = FileSystemLoader(Path(__file__).with_name("templates"))
 # All is escaped, in icons and badges too.
-_templates = Environment(
-    loader=FileSystemLoader(Path(__file__).with_name("templates")),
-    autoescape=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-_templates.globals |= {"asset": _asset, "hues": _HUES, "called": text.called, **charts.FUNCTIONS}
+_templates = Environment(loader=_FILES, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+_templates.globals |= {"asset": _asset, "called": text.called, **charts.FUNCTIONS}
 _templates.filters |= text.FILTERS
 
 

@@ -47,6 +47,5 @@ class LagMeter:
                 self._mark = now, received
             elif replayed >= self._mark[1]:
                 self._shown, self._mark = self._mark[0], (now, received)
-        ages = [] if self._shown is None else [now - self._shown]
-        ages += [] if since_transaction is None else [max(0.0, since_transaction)]
-        return Standby(min(ages, default=None), following)
+        times = (self._shown, None if since_transaction is None else now - max(0.0, since_transaction))
+        return Standby(min((now - at for at in times if at is not None), default=None), following)

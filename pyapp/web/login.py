@@ -37,14 +37,9 @@ async def log_in(request: Request) -> Response:
         return response
     if not same(given, token):
         return render(request, "login.html", {"next": target, "wrong": True}, 403)
+    secure = request.url.scheme == "https"
     response.set_cookie(
-        COOKIE,
-        session_of(token),
-        httponly=True,
-        samesite="strict",
-        secure=request.url.scheme == "https",
-        max_age=30 * 86400,
-        path=base or "/",
+        COOKIE, session_of(token), 30 * 86400, path=base or "/", secure=secure, httponly=True, samesite="strict"
     )
     return response
 

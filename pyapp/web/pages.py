@@ -42,9 +42,7 @@ async def overview(request: Request) -> Response:
     async def read(conn: Conn, shape: Shape) -> dict[str, Any]:
         active, failed, forecasts = await reads.read_attention(conn, shape, _ACTIVE)
         found = json.loads(await reads.send_overview(conn, shape))
-        waiting = len(active)
-        if waiting == _ACTIVE:
-            waiting = await reads.count_roots(conn, shape)
+        waiting = await reads.count_roots(conn, shape) if len(active) == _ACTIVE else len(active)
         return {
             "total": found["overview"]["total_workflows"],
             "tiles": {status: found["overview"][f"{status}_workflows"] for status in _TILES},
@@ -70,11 +68,11 @@ async def workflows(request: Request, wanted: Annotated[Wanted, Depends()]) -> R
     async def read(conn: Conn, shape: Shape) -> dict[str, Any]:
         hidden = within == "none" and not wanted.parent and await filters.has_sub_workflows(conn, shape)
         page = await list_page(conn, shape, replace(wanted, parent=within), _WORKFLOWS)
-        above = None
+        above = []
         if within not in (None, "none"):
-            above = next(iter(await reads.read_workflow(conn, shape, shape.key(within))), None)
+            above = await reads.read_workflow(conn, shape, shape.key(within))
         return {
-            "above": above,
+            "above": above[0] if above else None,
             "searched": await filters.searched(conn, shape, wanted.match) if wanted.match else None,
             "hidden": hidden,
             "workflows": page.rows,

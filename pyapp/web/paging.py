@@ -7,7 +7,7 @@ from psycopg import sql
 
 from pyapp.web import filters
 from pyapp.web.answers import Listed
-from pyapp.web.cursors import Order, Page, Place, read_place
+from pyapp.web.cursors import Page, Place, read_place
 from pyapp.web.parameters import Sort, Wanted
 from pyapp.web.reads import apart, listed
 from pyapp.web.rows import Select
@@ -45,7 +45,7 @@ def _unfiltered(shape: Shape, sort: Sort, limit: int) -> Select:
 
 def _place(wanted: Wanted) -> Place:
     name = wanted.sort.removeprefix("-")
-    return read_place(Order(wanted.sort, _ORDERS[name], wanted.sort != name), wanted.cursor)
+    return read_place(wanted.sort, _ORDERS[name], wanted.cursor, descending=wanted.sort != name)
 
 
 def page_query(
@@ -53,7 +53,7 @@ def page_query(
 ) -> tuple[sql.Composed, dict[str, Any]]:
     """Compose the query for a page and one row more, which tells whether there is another one. Raises HTTPException."""
     place = place or _place(wanted)
-    first, *_ = place.order.keys
+    first, *_ = place.columns
     all_of, values = filters.conditions(shape, wanted)
     values |= place.values
     if first is _DURATION:

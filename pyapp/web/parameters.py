@@ -137,19 +137,11 @@ _Id = Annotated[str, Field(json_schema_extra={"format": "uuid"}), AfterValidator
 Keys = Annotated[list[_Id] | None, Query(max_length=500, description="These; without, the active ones.")]
 Trees = Annotated[list[_Id] | None, Query(max_length=500, description="These with all that is below them.")]
 Active = Annotated[bool, Query(description="The newest active ones too.")]
-_POSITION = r"^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$"
-
-
-def _position(text: str | None) -> str | None:
-    if text is not None and not re.fullmatch(_POSITION, text):
-        raise PydanticCustomError("position", "should be a position in the log, as 0/16B3748")
-    return text
 
 
 async def after_position(
     after_position: Annotated[
-        Annotated[str, Field(json_schema_extra={"pattern": _POSITION})] | None,
-        AfterValidator(_position),
+        Annotated[str, Field(pattern=r"^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$")] | None,
         Query(
             description="Answer with what a standby shows once it has replayed its primary's log up to here, as"
             " pyapp.wal_position or pg_current_wal_lsn() told after a commit; else 503 after a second."
@@ -169,7 +161,7 @@ async def known_parameters(request: Request) -> None:
     """Refuse a parameter that the route does not take; each may have the key of a signed link."""
     if given := request.query_params:
         known = {"key", *_taken_by(request.scope["route"].dependant)}
-        for name in given.keys() - known:
+        for name in sorted(given.keys() - known):
             raise HTTPException(422, f"{name}: no such parameter here")
 
 

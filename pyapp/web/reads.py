@@ -16,7 +16,7 @@ from pyapp.reading import ATTENTION, ORDER_OF_TRENDS
 from pyapp.statements import array as as_array
 from pyapp.watch import ACTIVE
 from pyapp.web.answers import Event, Listed
-from pyapp.web.rows import Select, columns
+from pyapp.web.rows import Select, columns, selected
 from pyapp.web.shape import Shape
 from pyapp.web.wire import Conn, fetch_values
 
@@ -49,11 +49,8 @@ BURNUP = Part(
     " from {relation} as b where b.workflow_id = %(key)s) as b"
     " where b.place in (1, b.points) or b.place %% greatest(1, b.points / 400) = 0)",
 )
-_OF_TREE = {
-    "tree_workflows": "workflows",
-    "tree_progress": "progress",
-    **{f"tree_{what}": f"agents_{what}" for what in ("completed", "total", "created", "failed", "cancelled")},
-}
+_COUNTED = ("completed", "total", "created", "failed", "cancelled")
+_OF_TREE = ("workflows", "progress", *(f"agents_{what}" for what in _COUNTED))
 
 
 # --- Workflows --------------------------------------------------------------------------------------------------
@@ -71,12 +68,12 @@ def listed(shape: Shape, rows: sql.Composable, order: sql.Composable, summed: Li
             " left join lateral (select t.* from {workflow_tree_progress} as t"
             " where t.workflow_id = p.workflow_id and {summed} offset 0) as t on true"
         )
-    form = "t.{} as {}" if trees else "null::integer as {1}"
+    form = "t.{} as tree_{}" if trees else "null::integer as tree_{1}"
     return shape.query(
         query + " order by {order}",
         columns=columns(Workflow),
         stage=sql.SQL("s.progress_percentage as stage_progress" if stages else "null::integer as stage_progress"),
-        tree=sql.SQL(", ".join(form.format(theirs, ours) for ours, theirs in _OF_TREE.items())),
+        tree=sql.SQL(", ".join(form.format(name, name.removeprefix("agents_")) for name in _OF_TREE)),
         rows=rows,
         summed=sql.SQL(summed),
         order=order,
@@ -112,10 +109,10 @@ async def read_workflow(conn: Conn, shape: Shape, key: str, *, sent: bool = Fals
 
 async def require_workflow(conn: Conn, shape: Shape, key: str) -> Listed:
     """Read a workflow by its key. Raises WorkflowNotFound."""
-    for found in await read_workflow(conn, shape, key):
-        workflow: Listed = found
-        return workflow
-    raise WorkflowNotFound(key)
+    found: list[Listed] = await read_workflow(conn, shape, key)
+    if not found:
+        raise WorkflowNotFound(key)
+    return found[0]
 
 
 async def read_workflows(
@@ -150,12 +147,10 @@ async def read_attention(
     active, failed = await of_active.fetch(conn), await of_failed.fetch(conn)
     found = await aio.get_forecasts(conn, [workflow.workflow_id for workflow in active], schema=shape.schema)
     forecasts = {str(key): forecast for key, forecast in found.items()}
-
-    def is_stalled(workflow: Listed) -> bool:
-        return bool((forecast := forecasts.get(str(workflow.workflow_id))) and forecast.stalled)
-
+    stalled = {key for key, forecast in forecasts.items() if forecast.stalled}
     # The order is kept within those that need the same attention.
-    return sorted(active, key=lambda one: (not one.whole.agents_failed, not is_stalled(one))), failed, forecasts
+    active.sort(key=lambda one: (not one.whole.agents_failed, one.id not in stalled))
+    return active, failed, forecasts
 
 
 @cache
@@ -202,16 +197,11 @@ async def read_archived_at(conn: Conn, shape: Shape, workflow: Listed) -> dateti
     return next(iter(await fetch_values(conn, query, {"key": workflow.id})), None)
 
 
-@dataclass(frozen=True)
-class Slow:
-    """How long 95 of 100 workflows of the type took at most, and by how much this one is over it, in seconds."""
+async def read_slow(conn: Conn, shape: Shape, workflow: Listed, now: datetime) -> dict[str, float] | None:
+    """Compare a running workflow with those of its type that were completed, of the last 30 days.
 
-    usual: float
-    over: float
-
-
-async def read_slow(conn: Conn, shape: Shape, workflow: Listed, now: datetime) -> Slow | None:
-    """Compare a running workflow with those of its type that were completed, of the last 30 days."""
+    Where it is slow, returns how long 95 of 100 took at most, and by how much it is over that, in seconds.
+    """
     if workflow.status != "running" or workflow.created_at is None or workflow.type is None:
         return None
     # The last 1,000 are enough, and bound what is read; of fewer than 20, the slowest is no measure.
@@ -232,7 +222,7 @@ async def read_slow(conn: Conn, shape: Shape, workflow: Listed, now: datetime) -
     """)
     found = await fetch_values(conn, query, [workflow.type, now])
     took = (now - workflow.created_at) / timedelta(seconds=1)
-    return next((Slow(usual, took - usual) for usual in map(float, found) if took > usual), None)
+    return next(({"usual": usual, "over": took - usual} for usual in map(float, found) if took > usual), None)
 
 
 # --- All of them ------------------------------------------------------------------------------------------------
@@ -295,13 +285,10 @@ def _overview(shape: Shape) -> bytes:
 By: TypeAlias = Literal["type", "agent_type"]
 
 
+_TRENDS: LiteralString = "select {columns} from {workflow_trend} as p order by " + ORDER_OF_TRENDS  # noqa: S608 (fixed)
+
+
 async def read_trends(conn: Conn, shape: Shape, by: By, *, sent: bool = False) -> list[Any]:
     """Read the trends of workflows by their type, or of tasks by the type of their agents."""
-    return await _trends(shape, by).fetch(conn, sent=sent)
-
-
-@cache
-def _trends(shape: Shape, by: By) -> Select:
-    query: LiteralString = "select {columns} from {workflow_trend} as p order by {order}"
-    query = query if by == "type" else query.replace("workflow_trend", "task_trend")
-    return Select(Trend, shape.query(query, columns=columns(Trend), order=sql.SQL(ORDER_OF_TRENDS)))
+    query = _TRENDS if by == "type" else _TRENDS.replace("workflow_trend", "task_trend")
+    return await selected(shape, Trend, query).fetch(conn, sent=sent)

@@ -12,6 +12,7 @@ from psycopg.abc import Params
 from psycopg.rows import args_row, scalar_row, tuple_row
 
 from pyapp.models import Key
+from pyapp.web.shape import Shape
 from pyapp.web.wire import Conn
 
 KEYS = (Key, UUID)
@@ -80,3 +81,9 @@ class Select:
             reader = conn.cursor(row_factory=args_row(self.of))
         query = self._sent if sent else self._read
         return await (await reader.execute(query, values, prepare=prepare)).fetchall()
+
+
+@cache
+def selected(shape: Shape, of: Any, text: LiteralString) -> Select:
+    """Write a select of rows of a kind, whose columns ``{columns}`` are."""
+    return Select(of, shape.query(text, columns=columns(of)))

@@ -28,14 +28,11 @@ _LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "%(asctime)s %(name)s %(message)s"}, "bare": {"format": "%(message)s"}},
-    "handlers": {
-        "stderr": {"class": "logging.StreamHandler", "formatter": "line"},
-        "bare": {"class": "logging.StreamHandler", "formatter": "bare"},
-    },
+    "handlers": {name: {"class": "logging.StreamHandler", "formatter": name} for name in ("line", "bare")},
     "loggers": {
-        "agent_progress": {"handlers": ["stderr"], "level": "INFO"},
+        "agent_progress": {"handlers": ["line"], "level": "INFO"},
         "agent_progress.access": {"handlers": ["bare"], "level": "INFO", "propagate": False},
-        "uvicorn": {"handlers": ["stderr"], "level": "WARNING"},
+        "uvicorn": {"handlers": ["line"], "level": "WARNING"},
         # Tells of every failed attempt to connect, with where it tried; the service answers 503 meanwhile.
         "psycopg.pool": {"handlers": [], "level": "CRITICAL", "propagate": False},
     },

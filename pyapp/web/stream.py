@@ -9,105 +9,28 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import suppress
-from datetime import UTC, datetime
+from contextlib import asynccontextmanager, suppress
 from functools import cache
 
 import psycopg
-from psycopg_pool import PoolTimeout
 
 from pyapp import StandbyBehind, aio
 from pyapp.db import interrupted
-from pyapp.web.answers import Standby
+from pyapp.watch import listen
 from pyapp.web.database import AWAY, Database, reason
-from pyapp.web.listen import RESYNC, Listener
 from pyapp.web.reads import active_ids, read_workflows
 from pyapp.web.shape import Shape
+from pyapp.web.subscriber import About, Subscriber
 from pyapp.web.trees import members
 from pyapp.web.wire import Conn, as_array, event
 
-HEARTBEAT = 5.0  # seconds; a page that hears nothing for 12 takes its numbers for old
 _GATHER = 0.1  # seconds to gather news and newcomers in, so that they do not set the pace
 _REST = 10  # times as long as looking for active workflows took, before it is done again
 _RETRY = 1.0  # seconds between attempts to connect
-# What a frame is about: a workflow, all that is followed, or the standby that is read.
-_About = str | tuple[str] | None
-_STANDBY = ("standby",)
+RESYNC = 10.0
+"""Seconds after which all is looked at again, although no notification came."""
 
 log = logging.getLogger("agent_progress.stream")
-
-
-class Subscriber:
-    """A client's view of the feed: which workflows it follows, and what it has not been sent yet."""
-
-    def __init__(self, ids: Iterable[str], active: bool, trees: Iterable[str], is_fresh: Callable[[], bool]) -> None:
-        """Follow the workflows given, the active ones, and ``trees`` by the workflow at their top.
-
-        ``is_fresh`` tells whether the feed has looked lately.
-        """
-        self.active, self.trees = active, frozenset(trees)
-        self.ids = self.trees.union(ids)
-        self._is_fresh = is_fresh
-        self.wants_snapshot = True
-        self.found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        """The number of workflows in the first snapshot, or why there is none."""
-        self._standby: tuple[int | None, bool] | None = None
-        self._pending: dict[_About, bytes] = {}
-        self._ready = asyncio.Event()
-        self._closed = False
-
-    def offer(self, news: Iterable[tuple[_About, bytes]]) -> None:
-        """Take news; the last of what it is about counts."""
-        for about, frame in news:
-            self._pending.pop(about, None)
-            self._pending[about] = frame
-        if self._pending:
-            self._ready.set()
-
-    def offer_snapshot(self, frame: bytes, workflows: int) -> None:
-        """Take the state of all that is followed, which makes obsolete what was not sent yet."""
-        self.wants_snapshot = False
-        self._pending = {about: old for about, old in self._pending.items() if about == _STANDBY}
-        self.offer([(None, frame)])
-        if not self.found.done():
-            self.found.set_result(workflows)
-
-    def offer_standby(self, standby: Standby | None) -> None:
-        """Take what is known of the standby that is read, None for a primary."""
-        mark = None if standby is None else standby.mark
-        if mark != self._standby:
-            self._standby = mark
-            self.offer([(_STANDBY, event("standby", standby))])
-
-    def fail(self, error: Exception) -> None:
-        """Say why there is no first snapshot, if there was none yet."""
-        if not self.found.done():
-            self.found.set_exception(error)
-            self.found.exception()  # nobody may be left to ask
-
-    def close(self) -> None:
-        """End the stream."""
-        self._closed = True
-        self._ready.set()
-        self.fail(PoolTimeout("the service ends"))
-
-    async def frames(self) -> AsyncIterator[bytes]:
-        """Yield what there is to send until closed; where there is nothing, say so from time to time.
-
-        A ping is the word that nothing has changed: where the database was not looked at, a comment keeps the
-        connection and says nothing.
-        """
-        yield b"retry: 2000\n\n"
-        while not self._closed:
-            try:
-                await asyncio.wait_for(self._ready.wait(), HEARTBEAT)
-            except TimeoutError:
-                yield event("ping", {"at": datetime.now(UTC)}) if self._is_fresh() else b": waiting\n\n"
-                continue
-            self._ready.clear()
-            news, self._pending = self._pending, {}
-            if news:
-                yield b"".join(news.values())
 
 
 class Feed:
@@ -118,36 +41,34 @@ class Feed:
         self._database, self._interval, self._count_query = database, interval, count_query
         self._subscribers: set[Subscriber] = set()
         self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-        self._stopped = False
-        self._away = False
+        self._stopped = self._away = False
         self._seen: dict[str, bytes] = {}
         self._active: set[str] = set()
         self._trees: dict[str, set[str]] = {}
-        self._look_again = 0.0
-        self._looked = 0.0
+        self._look_again = self._looked = 0.0
+        self._listens = False  # whether it is told of changes: not where the primary is away or does not notify
+        self._told: str | None = None
+        """Where the primary's log was at the last news: nothing older may be read as what they tell of."""
 
     @property
     def clients(self) -> int:
         """The number of clients that follow."""
         return len(self._subscribers)
 
-    def start(self) -> None:
-        """Start reading, in the event loop that runs."""
-        self._task = asyncio.create_task(self._run())
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Read while the block lasts, then end all streams."""
+        reading = asyncio.create_task(self._run())
+        yield
+        self.close_streams()
+        reading.cancel()
+        await asyncio.wait([reading], timeout=0.5)
 
     def close_streams(self) -> None:
         """End all streams, and those that come from now on."""
         self._stopped = True
         for subscriber in self._subscribers:
             subscriber.close()
-
-    async def stop(self) -> None:
-        """End all streams and stop reading."""
-        self.close_streams()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task], timeout=0.5)
 
     def subscribe(self, ids: Iterable[str], active: bool, trees: Iterable[str] = ()) -> Subscriber:
         """Begin to follow workflows, the active ones where these are wanted, and ``trees`` by what is at their top."""
@@ -200,16 +121,16 @@ class Feed:
     async def _follow(self, conn: Conn) -> None:
         """Read while there are clients, and listen meanwhile."""
         self._seen, self._active, self._trees, self._look_again = {}, set(), {}, 0.0
+        self._listens, self._told = False, None
         shape = await self._database.shape(conn)
-        listener = Listener(self._database, self._wake.set, self._count_query)
-        listening = asyncio.create_task(listener.run())
+        listening = asyncio.create_task(self._listen())
         try:
-            await self._read(conn, shape, listener)
+            await self._read(conn, shape)
         finally:
             listening.cancel()
             await asyncio.gather(listening, return_exceptions=True)
 
-    async def _read(self, conn: Conn, shape: Shape, listener: Listener) -> None:
+    async def _read(self, conn: Conn, shape: Shape) -> None:
         """Read at each tick, or where notifications are on, when there is news."""
         on_standby = True  # until it denies that: a primary never becomes one while we are connected
         while self._subscribers:
@@ -222,7 +143,7 @@ class Feed:
                     standby = await self._database.meter.measure(conn)
                     on_standby = standby is not None
                     # Asked before the tick, which sees what is replayed by then.
-                    current = standby is None or await self._replayed(conn, listener.position)
+                    current = standby is None or await self._replayed(conn)
                 await self._tick(conn, shape)
                 self._looked = time.monotonic()
                 for subscriber in self._subscribers:
@@ -238,20 +159,49 @@ class Feed:
             gather = min(self._interval, _GATHER)
             await asyncio.sleep(gather)
             if current:
-                rest = looked + RESYNC - time.monotonic() if listener.listens else self._interval - gather
+                rest = looked + RESYNC - time.monotonic() if self._listens else self._interval - gather
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), max(0.0, rest))
 
-    async def _replayed(self, conn: Conn, position: str | None) -> bool:
+    async def _replayed(self, conn: Conn) -> bool:
         """Tell whether a standby shows what the last notification told of, if there was one."""
-        if position is None:
+        if self._told is None:
             return True
         self._count_query()
-        try:
-            await aio.wait_for_position(conn, position, timeout=0)
-        except StandbyBehind:
-            return False
-        return True
+        with suppress(StandbyBehind):
+            await aio.wait_for_position(conn, self._told, timeout=0)
+            return True
+        return False
+
+    async def _listen(self) -> None:
+        """Hear of changes until cancelled: on the primary, since a standby cannot listen."""
+        while True:
+            with suppress(psycopg.Error):  # it looks by itself meanwhile
+                async with await self._database.connect(to_primary=True) as conn:
+                    await self._hear(conn)
+            if self._listens:
+                self._listens = False
+                self._wake.set()
+            await asyncio.sleep(_RETRY)
+
+    async def _hear(self, conn: Conn) -> None:
+        while True:
+            self._count_query()
+            listens = await listen(conn, self._database.schema)
+            if listens != self._listens:
+                self._listens = listens
+                self._wake.set()  # what changed before is not told
+            look_again = time.monotonic() + RESYNC
+            while (left := look_again - time.monotonic()) > 0:
+                notices = [notice async for notice in conn.notifies(timeout=left, stop_after=1)]
+                if not notices:
+                    continue
+                self._count_query()
+                self._told = await aio.wal_position(conn)
+                self._wake.set()
+                if any(notice.payload in ("on", "off") for notice in notices):
+                    break
+                await asyncio.sleep(_GATHER)
 
     async def _tick(self, conn: Conn, shape: Shape) -> None:
         subscribers = list(self._subscribers)  # who comes while we read has its turn at the next tick
@@ -274,7 +224,7 @@ class Feed:
         wanted = chosen.union(*trees.values())
         self._count_query()
         rows = await read_workflows(conn, shape, wanted, chosen, sent=True)
-        news: list[tuple[_About, bytes]] = [
+        news: list[tuple[About, bytes]] = [
             (key, event("workflow", row)) for key, row in rows.items() if self._seen.get(key) != row
         ]
         gone = [key for key in self._seen if key in wanted and key not in rows]

@@ -8,7 +8,7 @@ from psycopg import sql
 
 from pyapp.models import Key, Task
 from pyapp.reading import ERROR, ERROR_LINE
-from pyapp.web.cursors import Order, Page, read_place
+from pyapp.web.cursors import Page, read_place
 from pyapp.web.filters import literally
 from pyapp.web.parameters import WantedTasks
 from pyapp.web.reads import count_rows
@@ -42,7 +42,7 @@ async def list_page(
 ) -> Page:
     """List a page of tasks without what they were given; as JSON to be sent, else without results."""
     ordinal = sql.SQL("p.ordinal" if shape.has("workflow") else f"coalesce(p.ordinal, {_LAST})")
-    place = read_place(Order("tasks", (ordinal, sql.SQL("p.id"))), wanted.cursor)
+    place = read_place("tasks", (ordinal, sql.SQL("p.id")), wanted.cursor, descending=False)
     if not shape.has("agent_task"):
         return Page([], None, None)
     given = {name: value for name in ("agent_type", "stage") if (value := getattr(wanted, name))}

@@ -11,7 +11,7 @@ from pyapp.models import SETTLED, Key, TreeNode, TreeProgress
 from pyapp.statements import array as as_array
 from pyapp.web.answers import Listed
 from pyapp.web.reads import read_workflows
-from pyapp.web.rows import Select
+from pyapp.web.rows import selected
 from pyapp.web.shape import Shape
 from pyapp.web.wire import Conn
 
@@ -62,35 +62,30 @@ class Branch:
         return self.stalled or self.node.status == "failed" or bool(self.node.agents_failed and self.active)
 
 
+_PATH = """
+    with recursive path as (
+        select p.workflow_id, p.parent_id, p.name, 1 as level from {workflow_progress} as p where p.workflow_id = %s
+        union all
+        select a.workflow_id, a.parent_id, a.name, n.level + 1
+        from path as n cross join lateral (
+            select p.workflow_id, p.parent_id, p.name from {workflow_progress} as p
+            where p.workflow_id = n.parent_id offset 0
+        ) as a
+        where n.level < 64
+    )
+    select n.workflow_id, n.name from path as n where n.level > 1 order by n.level desc
+"""
+
+
 async def read_path(conn: Conn, shape: Shape, workflow_id: str) -> list[Ancestor]:
     """Read what is above a workflow, the root first."""
-    return await _path(shape).fetch(conn, [workflow_id])
-
-
-@cache
-def _path(shape: Shape) -> Select:
-    query = shape.query("""
-        with recursive path as (
-            select p.workflow_id, p.parent_id, p.name, 1 as level from {workflow_progress} as p where p.workflow_id = %s
-            union all
-            select a.workflow_id, a.parent_id, a.name, n.level + 1
-            from path as n cross join lateral (
-                select p.workflow_id, p.parent_id, p.name from {workflow_progress} as p
-                where p.workflow_id = n.parent_id offset 0
-            ) as a
-            where n.level < 64
-        )
-        select n.workflow_id, n.name from path as n where n.level > 1 order by n.level desc
-    """)
-    return Select(Ancestor, query)
+    return await selected(shape, Ancestor, _PATH).fetch(conn, [workflow_id])
 
 
 async def members(conn: Conn, shape: Shape, roots: Iterable[str]) -> dict[str, set[str]]:
     """Find the workflows of trees by the key of their top, itself among them; those near the tops first."""
-    found: dict[str, set[str]] = {}
-    for top, workflow in await (await conn.execute(_members(shape), [as_array(roots), FOLLOWED])).fetchall():
-        found.setdefault(top, set()).add(workflow)
-    return found
+    found = await (await conn.execute(_members(shape), [as_array(roots), FOLLOWED])).fetchall()
+    return {top: set(members) for top, members in found}
 
 
 @cache
@@ -107,7 +102,9 @@ def _members(shape: Shape) -> bytes:
             ) as c
             where n.level < 64
         )
-        select n.top::text, n.workflow_id::text from tree as n limit %s
+        select n.top::text, array_agg(n.workflow_id::text)
+        from (select n.top, n.workflow_id from tree as n limit %s) as n
+        group by n.top
     """).as_bytes()
 
 
@@ -115,7 +112,10 @@ async def read_branches(conn: Conn, shape: Shape, workflow_id: str) -> tuple[Tre
     """Read a tree for a page: summed at each workflow, what needs attention first, and cut to what can be read."""
     progress = await aio.tree_progress(conn, workflow_id, schema=shape.schema)
     nodes = await aio.get_tree(conn, workflow_id, limit=_READ, schema=shape.schema)
-    stalled = await _find_stalled(conn, shape, nodes)
+    # Only those whose numbers rest can have come to a halt, and few are looked at.
+    running = sorted((node for node in nodes if node.status == "running"), key=lambda node: node.last_updated_at)
+    forecasts = await aio.get_forecasts(conn, [node.workflow_id for node in running[:100]], schema=shape.schema)
+    stalled = {key for key, forecast in forecasts.items() if forecast.stalled}
     branches = {node.workflow_id: Branch(node, stalled=node.workflow_id in stalled) for node in nodes}
     for node in reversed(nodes):  # depth first: what is below a workflow comes after it
         branch = branches[node.workflow_id]
@@ -149,10 +149,3 @@ def _cut(top: Branch, *, small: bool) -> list[Branch]:
                 branch.opened = True
                 opened += len(branch.below)
     return shown
-
-
-async def _find_stalled(conn: Conn, shape: Shape, nodes: list[TreeNode]) -> set[Key]:
-    """Find those that have come to a halt; only those whose numbers rest can have, and few are looked at."""
-    running = sorted((node for node in nodes if node.status == "running"), key=lambda node: node.last_updated_at)
-    found = await aio.get_forecasts(conn, [node.workflow_id for node in running[:100]], schema=shape.schema)
-    return {key for key, forecast in found.items() if forecast.stalled}

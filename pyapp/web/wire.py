@@ -52,8 +52,7 @@ def _plain(part: Any) -> Any:
     if is_dataclass(part) and not isinstance(part, type):
         found = asdict(part)
         # Keys are text, whatever their type is.
-        keys = {name: str(found[name]) for name in ("workflow_id", "parent_id") if found.get(name) is not None}
-        return found | keys
+        return found | {name: str(found[name]) for name in ("workflow_id", "parent_id") if found.get(name) is not None}
     return part.isoformat() if isinstance(part, datetime) else str(part)
 
 
