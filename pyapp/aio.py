@@ -118,7 +118,12 @@ class TaskReporter:
 
     async def __aenter__(self) -> Self:
         """Connect; raises ``psycopg.OperationalError`` where the database cannot be reached."""
-        self._reporter = await asyncio.to_thread(self._connect)
+        connecting = asyncio.get_running_loop().run_in_executor(None, self._connect)
+        try:
+            self._reporter = await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            connecting.add_done_callback(_close)  # the thread goes on connecting
+            raise
         return self
 
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
@@ -160,3 +165,8 @@ class TaskReporter:
         if self._reporter is None:
             raise RuntimeError("this TaskReporter is not connected: use it in an async with block")
         return self._reporter
+
+
+def _close(connecting: asyncio.Future[reporter.TaskReporter]) -> None:
+    if not connecting.exception():
+        connecting.result().close()

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -440,6 +441,17 @@ def test_in_asyncio_what_was_refused_is_told_by_its_future_by_flush_and_by_the_b
     gc.collect()
     assert not caplog.records  # asyncio does not warn of errors that were told already
     assert progress(conn, workflow) == (100, 1, 1)
+
+
+def test_in_asyncio_who_stops_waiting_for_the_connection_leaves_nothing_behind(dsn: str) -> None:
+    async def give_up() -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0), pyapp.aio.TaskReporter(dsn):
+                pass
+
+    before = threading.active_count()
+    asyncio.run(give_up())
+    wait_for(lambda: threading.active_count() == before)
 
 
 def test_in_asyncio_nobody_who_stops_waiting_calls_a_report_back(dsn: str, conn: Connection) -> None:
