@@ -240,7 +240,15 @@ class Stream:
 def following(service: Service, path: str, **options: Any) -> Iterator[Stream]:
     """Follow a live stream until the block ends."""
     with service.client(**options) as client:
-        stream = Stream(client, path)
+
+        def opened() -> Stream | None:
+            stream = Stream(client, path)
+            if stream.response.status_code != 503:  # which it answers where its database takes too long
+                return stream
+            stream.close()
+            return None
+
+        stream = wait_for(opened)
         try:
             yield stream
         finally:
