@@ -78,7 +78,11 @@ def in_transaction(conn: Connection[Any], act: Callable[[], object], name: str, 
 
 
 def set_limits(conn: Connection[Any]) -> None:
-    """In this transaction, wait for locks only a moment; lift the statement_timeout that the role may have."""
+    """In this transaction, wait for locks only a moment; lift the statement_timeout that the role may have.
+
+    What is counted has to be seen by each statement as of then, also where a lock was waited for.
+    """
+    conn.execute("set transaction isolation level read committed")
     conn.execute(f"set local lock_timeout = '{_LOCK_TIMEOUT}'".encode())
     conn.execute("set local statement_timeout = 0")
 

@@ -7,6 +7,7 @@
 -- The guard (05) derives total and percentage from the counters, and recognizes this function by the 'epoch' that it
 -- writes to progress_updated_at. pg_temp is named last in the search_path, here and in all files: left out, it would be
 -- searched first, and a writer's temporary tables and types would be found before the real ones.
+-- Here and in all files a variable goes before a column of the same name (#variable_conflict): users may add any.
 
 create or replace function public.maintain_progress()
 returns trigger
@@ -16,6 +17,7 @@ set search_path = pg_catalog, pg_temp
 set enable_seqscan = off -- as in 09
 set row_security = off
 as $$
+#variable_conflict use_variable
 declare
     task_workflow uuid;
     seen boolean; -- whether there is a row

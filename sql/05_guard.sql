@@ -11,6 +11,7 @@ set search_path = pg_catalog, pg_temp
 set enable_seqscan = off -- as in 09
 set row_security = off
 as $$
+#variable_conflict use_variable
 begin
     if after.agents_planned < 0 then
         -- Not a check constraint: each update of a counter would have to pass it.

@@ -11,6 +11,7 @@ set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan -- one workflow is found by index, all of them in one pass
 set row_security = off
 as $$
+#variable_conflict use_variable
 declare
     candidate uuid;
     stale public.workflow_progress_drift;

@@ -10,6 +10,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 set row_security = off
 as $$
+#variable_conflict use_variable
 declare
     ended constant boolean := new.status in ('completed', 'failed', 'cancelled');
     allowed text;

@@ -11,6 +11,7 @@ security invoker
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 as $$
+#variable_conflict use_variable
 begin
     insert into public.workflow_stage (workflow_id, name, position, weight, status, started_at)
     select
@@ -60,6 +61,7 @@ set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set row_security = off
 as $$
+#variable_conflict use_variable
 declare
     before public.workflow := old;
     here record;

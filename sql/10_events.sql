@@ -10,6 +10,7 @@ set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set row_security = off
 as $$
+#variable_conflict use_variable
 declare
     -- Who acts: the role that was set, as connection pools do, else the one that logged in.
     actor constant text := coalesce(nullif(current_setting('role'), 'none'), session_user);

@@ -20,6 +20,7 @@ security invoker
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off -- for the foreign key, as in 09
 as $$
+#variable_conflict use_variable
 declare
     created public.workflow;
 begin
@@ -68,6 +69,7 @@ security invoker
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 as $$
+#variable_conflict use_variable
 declare
     unknown text;
 begin

@@ -11,6 +11,7 @@ security invoker
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off -- as in 09
 as $$
+#variable_conflict use_variable
 declare
     unknown text;
     incomplete bigint;
@@ -155,6 +156,7 @@ security invoker
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 as $$
+#variable_conflict use_variable
 declare
     given constant jsonb := nullif(report_task.result, 'null'); -- in a report, null is no result
     reported public.agent_task;

@@ -13,6 +13,7 @@ security invoker
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off -- as in 09
 as $$
+#variable_conflict use_variable
 declare
     cancelled_at timestamptz;
     moved public.workflow;
@@ -68,6 +69,7 @@ security invoker
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off -- as in 09
 as $$
+#variable_conflict use_variable
 declare
     current public.workflow;
     here record;

@@ -13,7 +13,7 @@ set search_path = pg_catalog, pg_temp
 set enable_seqscan = off -- as in 09
 set lock_timeout = '100ms' -- for the few locks that NOWAIT does not reach
 as $$
-#variable_conflict use_column
+#variable_conflict use_variable
 declare
     ended_before timestamptz;
     archived integer := 0;

@@ -11,6 +11,7 @@ set search_path = pg_catalog, pg_temp
 set enable_seqscan = off -- as in 09
 set row_security = off
 as $$
+#variable_conflict use_variable
 declare
     deepest constant integer := 64;
     ancestor uuid := new.parent_id;

@@ -19,8 +19,9 @@ from typing import Any
 import pytest
 
 from pyapp.cli import main
+from pyapp.embedded import binaries
 
-from .crash import directory
+from .crash import directory, new_cluster
 from .helpers import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,7 +43,7 @@ def private(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A data directory of the test's own for the embedded server, which is stopped in the end."""
     with directory() as base:
         monkeypatch.setenv("AGENT_PROGRESS_DATA", str(base / "data"))
-        yield base / "data"
+        yield new_cluster(binaries(), base / "data")
         assert list(base.rglob("postmaster.pid")) == []
 
 

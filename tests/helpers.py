@@ -231,11 +231,14 @@ def unanswered_commits(conn: psycopg.Connection) -> Iterator[None]:
 
 
 def obstruct(conn: psycopg.Connection, condition: str, name: str = "obstacle") -> None:
-    """Let updates of tasks of which a condition holds wait until the table of that name is dropped."""
+    """Let updates of tasks of which a condition holds wait while that name is in a table."""
     conn.execute(f"""
-        create table {name} ();
+        create table if not exists obstacle (name text);
+        insert into obstacle values ('{name}');
         create or replace function wait_for_obstacle() returns trigger language plpgsql as $$ begin
-            while to_regclass('public.' || tg_argv[0]) is not null loop perform pg_sleep(0.01); end loop;
+            while exists (select from public.obstacle as o where o.name = tg_argv[0]) loop
+                perform pg_sleep(0.01);
+            end loop;
             return new;
         end $$;
         create trigger {name} before update on agent_task for each row when ({condition})

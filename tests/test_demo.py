@@ -189,7 +189,7 @@ def test_a_replay_goes_on_after_the_server_crashed_and_restarted(own_server: Cal
     assert re.fullmatch(r"the database is away, trying again[^\n]+\n", process.stderr.readline())
     own_server()
     with psycopg.connect(server.dsn, autocommit=True) as conn:
-        conn.execute("drop table obstacle")
+        conn.execute("delete from obstacle")
     status, out, err = outcome(process)
     assert (status, err) == (0, "the database is back\n")
     percent = [int(shown) for shown in re.findall(r"(\d+) %  \d+ of 24 agents", out)]

@@ -108,27 +108,6 @@ def test_any_environment_ends_in_one_line(capfd: pytest.CaptureFixture[str], odd
     assert (status, out, err.count("\n")) == (2, "", 1)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("PGDATESTYLE", "German"),
-        ("PGTZ", "Asia/Kolkata"),
-        ("PGCLIENTENCODING", "SQL_ASCII"),
-        ("PGOPTIONS", "-c DateStyle=SQL"),
-        ("PGAPPNAME", "x"),
-    ],
-)
-def test_the_environment_does_not_change_what_is_read(
-    name: str, value: str, dsn: str, conn: psycopg.Connection, capfd: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    conn.execute("insert into workflow (name, type) values ('日本', 'app')")
-    monkeypatch.setenv(name, value)
-    for command in ("migrate", "list", "check"):
-        status, out, _ = run(capfd, command, "--dsn", dsn)
-        assert status == 0
-        assert command != "list" or "日本" in out
-
-
 # --- Memory -------------------------------------------------------------------------------------------------------
 
 MEGABYTE = 2**20

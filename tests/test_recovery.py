@@ -7,10 +7,13 @@ from concurrent.futures import Future
 from typing import Any
 
 import psycopg
+import pytest
 from psycopg import Connection, errors
 
 from pyapp import migrate, watch
+from pyapp.both import complete
 from pyapp.cli import main
+from pyapp.db import Session
 
 from .commands import outcome, start
 from .helpers import at_work, deadlocks, in_background, new_tasks, new_workflow, set_status
@@ -64,6 +67,21 @@ def test_watch_goes_on_after_a_crash_and_says_so_once(own_server: Callable[[], A
     status, out, err = outcome(process)
     assert (status, err) == (0, "")
     assert "1 of 1 agents  completed" in out
+
+
+@pytest.mark.parametrize(
+    ("error", "useless"),
+    [(errors.AdminShutdown(), True), (errors.CrashShutdown(), True), (errors.DeadlockDetected(), False)],
+    ids=["AdminShutdown", "CrashShutdown", "DeadlockDetected"],
+)
+def test_a_connection_that_the_server_is_about_to_end_is_given_up(
+    dsn: str, error: psycopg.Error, useless: bool
+) -> None:
+    session = Session(Connection, dsn, None)
+    complete(session.connect())
+    complete(session.close_if_useless(error))
+    assert session.lost is useless
+    complete(session.close())
 
 
 def test_a_loss_does_not_make_watch_wait_for_its_whole_interval(dsn: str, conn: Connection) -> None:

@@ -305,6 +305,23 @@ def test_a_writer_that_waits_behind_the_recount_is_counted_once(
     assert counters(conn, another) == (0, 0, 0, 0)
 
 
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+def test_what_is_committed_while_migrate_waits_is_counted_at_any_isolation_level(
+    dsn: str, conn: psycopg.Connection, session: Session, level: str
+) -> None:
+    workflow = new_workflow(conn)
+    conn.execute("drop trigger agent_task_progress_insert on agent_task")
+    conn.execute(f"alter database {conn.info.dbname} set default_transaction_isolation = '{level}'")
+    writer = session()
+    new_tasks(writer, workflow, "completed")
+    blocked = "select from pg_stat_activity where %s = any (pg_blocking_pids(pid))"
+    migrating = in_background(migrate, dsn)
+    wait_for(lambda: conn.execute(blocked, [writer.info.backend_pid]).fetchall())
+    writer.commit()
+    migrating.result(60)
+    assert progress(conn, workflow) == (100, 1, 1)
+
+
 # --- Any schema -----------------------------------------------------------------------------------------------
 
 

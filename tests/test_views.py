@@ -170,3 +170,24 @@ def test_no_session_keeps_a_plan_that_reads_a_whole_table_once_it_has_grown(
     )
     other.commit()
     assert whole_tables_read() == {}
+
+
+def test_a_user_may_add_columns_of_any_name(conn: psycopg.Connection) -> None:
+    ended, workflow = new_workflow(conn), new_workflow(conn)
+    new_tasks(conn, ended, "completed")
+    conn.execute("update workflow set status = 'completed' where id = %s", [ended])
+    [task] = new_tasks(conn, workflow, "running")
+    # What the functions call their arguments and variables; and some other first words of lines.
+    names = conn.execute(
+        "select distinct n from pg_proc, lateral (select unnest(proargnames) as n"
+        " union select (regexp_matches(prosrc, '^ *(\\w+) [^;]*;', 'gn'))[1]) as v"
+        " where pronamespace = 'public'::regnamespace"
+    ).fetchall()
+    assert {"operation", "cancelled_at", "candidate", "sign"} < {name for (name,) in names}
+    columns = ", ".join(f'add column if not exists "{name}" uuid default gen_random_uuid()' for (name,) in names)
+    for table in ("workflow", "agent_task", "workflow_stage", "workflow_event"):
+        conn.execute(f"alter table {table} {columns}")
+    for call in CALLS:
+        conn.execute(call, {"w": workflow, "t": task, "above": ended})
+    assert conn.execute("select count(*) from agent_task where workflow_id = %s", [ended]).fetchone() == (0,)
+    conn.execute("truncate agent_task")

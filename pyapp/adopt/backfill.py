@@ -8,23 +8,17 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg import Connection, sql
+from psycopg import Connection
 from psycopg.rows import tuple_row
 
 from pyapp.adopt.adoption import Adoption
-from pyapp.adopt.install import LOCK_TIMEOUT, OnStep
+from pyapp.adopt.install import LONGEST_PAUSE, OnStep, in_turn
 from pyapp.adopt.render import Renderer, read_template, text
 
 OnBatch = Callable[[int], None]
 T = TypeVar("T")
 
 _BATCH = 5000
-_LONGEST_PAUSE = 1.0
-_RETRIED = (
-    psycopg.errors.LockNotAvailable,
-    psycopg.errors.DeadlockDetected,
-    psycopg.errors.SerializationFailure,
-)
 
 
 @dataclass(frozen=True)
@@ -68,7 +62,7 @@ class Backfill:
             # Again from the beginning where it was interrupted, which changes nothing.
             counted += self._pages("copy.sql", "keys", on_batch)
             counted += self._sweep(on_batch, lambda _: None, patient=False)
-            if not self._retry(self._go_live):
+            if not self._retry(lambda: self._ask("live.sql").rowcount):
                 on_step("the tasks were truncated meanwhile: counting again")
         counted += self._sweep(on_batch, on_step, patient=True)
         done = "drop table if exists {schema}.workflow_counted, {schema}.workflow_counted_since"
@@ -108,15 +102,7 @@ class Backfill:
                 return done
             on_step(f"waiting for {waiting} workflows that other transactions have locked")
             time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
-
-    def _go_live(self) -> bool:
-        """Let missing rows mean no tasks from now on: waits for all who made one that is not counted."""
-        live = self._execute(
-            "update {schema}.counting as c set live = true from {schema}.workflow_counted_since as s"
-            " where s.truncated = c.truncated"
-        )
-        return live.rowcount > 0
+            pause = min(2 * pause, LONGEST_PAUSE)
 
     def _ask(self, file: str, **slots: str) -> psycopg.Cursor[tuple[Any, ...]]:
         return self._execute(read_template(f"ask/{file}"), **slots)
@@ -131,14 +117,4 @@ class Backfill:
         return row[0] if row else None
 
     def _retry(self, act: Callable[[], T]) -> T:
-        """Act in a transaction, again where others had to go first."""
-        pause = 0.02
-        while True:
-            try:
-                with self._conn.transaction():
-                    self._conn.execute("set transaction isolation level read committed")
-                    self._conn.execute(sql.SQL("set local lock_timeout = {}").format(LOCK_TIMEOUT))
-                    return act()
-            except _RETRIED:
-                time.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+        return in_turn(self._conn, act)

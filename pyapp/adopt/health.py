@@ -34,8 +34,6 @@ def preview(conn: Connection[Any], adoption: Adoption) -> Preview:
 
     What an adoption consists of besides triggers is made for it, in a transaction that is rolled back.
     """
-    if adoption.workflows is None or "progress" not in adoption.publish:
-        raise AdoptError("nothing would be written: no column of progress is published")
     with conn.transaction(force_rollback=True):
         conn.execute("set local client_min_messages = warning")
         conn.execute(render(conn, adoption).objects.encode())

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from math import inf
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import Connection, sql
@@ -21,7 +23,14 @@ OnStep = Callable[[str], None]
 LOCK_TIMEOUT = "500ms"
 """Shorter than deadlock_timeout: whoever is in a deadlock with us does not notice."""
 PATIENCE = 60.0
-_LONGEST_PAUSE = 1.0
+LONGEST_PAUSE = 1.0
+_SHORTEST_PAUSE = 0.02
+_OTHERS_FIRST = (
+    psycopg.errors.LockNotAvailable,
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.SerializationFailure,
+)
+T = TypeVar("T")
 _CREATED = re.compile(
     r"^create (?:or replace )?(function|view|table)(?: if not exists)? \S+?\.(?!adoption\b)(\w+)", re.MULTILINE
 )
@@ -44,8 +53,7 @@ def get_adoption(conn: Connection[Any], schema: str) -> Adoption:
 def list_adoptions(conn: Connection[Any]) -> list[Adoption]:
     """List what was adopted in this database, by schema."""
     found = []
-    for row in ask(conn, "adoptions.sql"):
-        schema = row["nspname"]
+    for schema in (row["nspname"] for row in ask(conn, "adoptions.sql")):
         query = sql.SQL("select {}.adoption()").format(sql.Identifier(schema))
         [(record,)] = conn.cursor(row_factory=tuple_row).execute(query).fetchall()
         found.append(Adoption.from_json(record | {"schema": schema}))  # a dump can be restored under another name
@@ -63,13 +71,14 @@ def install(conn: Connection[Any], adoption: Adoption, on_step: OnStep = lambda 
     In parts that each lock one table of the application's, all of which may be run again. Raises AdoptError.
     """
     script = render(conn, adoption)
+    gone = _superfluous(conn, adoption, str(script))
+    drops = [f"drop trigger if exists {quoted(name)} on {table.sql};" for name, table in gone]
     always = [
         f"alter table {table.sql} enable always trigger {quoted(name)};"
         for name, table, state in triggers(conn, adoption.schema)
-        if state == "A"
+        if state == "A" and (name, table) not in gone
     ]
-    parts = [script.objects, script.tasks, *script.workflows, *_superfluous(conn, adoption, str(script)), *always]
-    _run(conn, adoption.schema, parts, on_step)
+    _run(conn, adoption.schema, [script.objects, script.tasks, *script.workflows, *drops, *always], on_step)
 
 
 def triggers(conn: Connection[Any], schema: str) -> list[tuple[str, Table, str]]:
@@ -78,10 +87,10 @@ def triggers(conn: Connection[Any], schema: str) -> list[tuple[str, Table, str]]
     return [(row["name"], Table(row["schema"], row["relation"]), row["state"]) for row in rows]
 
 
-def _superfluous(conn: Connection[Any], adoption: Adoption, script: str) -> list[str]:
-    """Drop what the adoption no longer has: triggers of partitions that were detached, publishing."""
+def _superfluous(conn: Connection[Any], adoption: Adoption, script: str) -> list[tuple[str, Table]]:
+    """List the triggers that an adoption has no longer: of partitions that were detached, of publishing."""
     return [
-        f"drop trigger if exists {quoted(name)} on {table.sql};"
+        (name, table)
         for name, table, _ in triggers(conn, adoption.schema)
         if f"trigger {quoted(name)}" not in script
         or (f" on {table.sql}\n" not in script and name != f"zz_{adoption.schema}_guard")
@@ -153,27 +162,39 @@ def remove(conn: Connection[Any], adoption: Adoption, on_step: OnStep = lambda _
 
 def _run(conn: Connection[Any], schema: str, parts: Sequence[str], on_step: OnStep) -> None:
     """Run each part in a transaction of its own, again and again while others hold the locks that it needs."""
+
+    def run(part: str) -> None:
+        conn.execute("set local client_min_messages = warning")
+        # Two at once would meet each other's half-made objects.
+        conn.execute("select pg_advisory_xact_lock(hashtext('agent-progress adopt ' || %s))", [schema])
+        conn.execute(part.encode())
+
     for number, part in enumerate(parts):
-        end, pause, told = time.monotonic() + PATIENCE, 0.05, False
         done = "not finished" if number else "nothing changed"
-        while True:
-            try:
-                with conn.transaction():
-                    conn.execute("set transaction isolation level read committed")
-                    conn.execute(sql.SQL("set local lock_timeout = {}").format(LOCK_TIMEOUT))
-                    conn.execute("set local client_min_messages = warning")
-                    # Two at once would meet each other's half-made objects.
-                    conn.execute("select pg_advisory_xact_lock(hashtext('agent-progress adopt ' || %s))", [schema])
-                    conn.execute(part.encode())
-                break
-            except psycopg.ProgrammingError as error:
-                raise AdoptError(f"{done}: {first_line(error)}") from error
-            except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
-                if time.monotonic() > end:
-                    message = f"{done}: other transactions held a table for {PATIENCE:.0f} s; run it again later"
-                    raise AdoptError(message) from error
-                if not told:
-                    on_step("waiting for other transactions")
-                    told = True
-                time.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+        try:
+            in_turn(conn, partial(run, part), lambda: on_step("waiting for other transactions"), PATIENCE)
+        except _OTHERS_FIRST as error:
+            message = f"{done}: other transactions held a table for {PATIENCE:.0f} s; run it again later"
+            raise AdoptError(message) from error
+        except psycopg.ProgrammingError as error:
+            raise AdoptError(f"{done}: {first_line(error)}") from error
+
+
+def in_turn(
+    conn: Connection[Any], act: Callable[[], T], on_wait: Callable[[], None] = lambda: None, patience: float = inf
+) -> T:
+    """Act in a transaction that waits for nobody for long, again where others had to go first, for so many seconds."""
+    end, pause = time.monotonic() + patience, _SHORTEST_PAUSE
+    while True:
+        try:
+            with conn.transaction():
+                conn.execute("set transaction isolation level read committed")
+                conn.execute(sql.SQL("set local lock_timeout = {}").format(LOCK_TIMEOUT))
+                return act()
+        except _OTHERS_FIRST:
+            if time.monotonic() > end:
+                raise
+            if pause == _SHORTEST_PAUSE:
+                on_wait()
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)

@@ -163,6 +163,9 @@ def test_triggers_that_always_fire_go_on_doing_so(make: Make) -> None:
     states = app.run("select tgname, tgenabled::text from pg_trigger where not tgisinternal and tgenabled <> 'O'")
     assert states.fetchall() == [("agent_progress_update", "A")]
     assert app.check().code == 0
+    app.run("alter table app_run enable always trigger zz_agent_progress_guard")
+    app.adopt("--no-publish")  # which has no such trigger
+    assert app.check().code == 0
 
 
 def test_the_adoption_can_be_dropped_at_any_time(make: Make) -> None:
