@@ -50,17 +50,23 @@ class Service:
 
     def get(self, path: str, expected: int = 200, /, **parameters: Any) -> Any:
         """Ask the API; return what it answers."""
-        with self.client() as client:
-            response = client.get(f"/api/v1{path}", params=parameters or None)
-        assert response.status_code == expected, response.text[:500]
-        return content(response)
+        return content(self._ask(f"/api/v1{path}", expected, params=parameters or None))
 
     def page(self, path: str, expected: int = 200) -> str:
         """Ask for a page as a browser does; return its HTML."""
-        with self.client(headers={"Accept": "text/html"}) as client:
-            response = client.get(path)
+        return self._ask(path, expected, headers={"Accept": "text/html"}).text
+
+    def _ask(self, path: str, expected: int, **options: Any) -> httpx.Response:
+        with self.client() as client:
+
+            def answer() -> httpx.Response | None:
+                response = client.get(path, **options)
+                # Which it answers where its database takes too long, on a machine with much to do.
+                return None if response.status_code == 503 and expected != 503 else response
+
+            response: httpx.Response = wait_for(answer)
         assert response.status_code == expected, response.text[:500]
-        return response.text
+        return response
 
     def walk(self, path: str, relation: str = "next", **parameters: Any) -> Iterator[httpx.Response]:
         """Follow the Link header of a list to its end."""
@@ -240,7 +246,15 @@ class Stream:
 def following(service: Service, path: str, **options: Any) -> Iterator[Stream]:
     """Follow a live stream until the block ends."""
     with service.client(**options) as client:
-        stream = Stream(client, path)
+
+        def opened() -> Stream | None:
+            stream = Stream(client, path)
+            if stream.response.status_code != 503:  # which it answers where its database takes too long
+                return stream
+            stream.close()
+            return None
+
+        stream = wait_for(opened)
         try:
             yield stream
         finally:

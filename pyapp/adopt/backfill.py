@@ -5,18 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import psycopg
 from psycopg import Connection
 from psycopg.rows import tuple_row
 
 from pyapp.adopt.adoption import Adoption
-from pyapp.adopt.install import LONGEST_PAUSE, OnStep, in_turn
+from pyapp.adopt.install import LONGEST_PAUSE, OnStep, T, in_turn
 from pyapp.adopt.render import Renderer, read_template, text
 
 OnBatch = Callable[[int], None]
-T = TypeVar("T")
 
 _BATCH = 5000
 

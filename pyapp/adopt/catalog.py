@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from psycopg import Connection, sql
-from psycopg.errors import Error
+from psycopg.errors import DependentObjectsStillExist, Error
 from psycopg.rows import dict_row, tuple_row
 
 from pyapp.adopt.adoption import AdoptError, Adoption, Table
@@ -166,7 +166,7 @@ def reading(conn: Connection[Any]) -> Iterator[None]:
 def partitions(conn: Connection[Any], table: Table | None) -> list[Table]:
     """Find the partitions that a table has now, at every level."""
     rows = ask(conn, "partitions.sql", table=table.sql) if table else []
-    return [Table(row["nspname"], row["relname"]) for row in rows]
+    return [Table(row["nspname"], row["relname"]) for row in rows if row["level"]]
 
 
 def has_index(conn: Connection[Any], wanted: str) -> bool:
@@ -179,8 +179,7 @@ def has_index(conn: Connection[Any], wanted: str) -> bool:
 
 def making_index(conn: Connection[Any], table: Table) -> str:
     """Begin the statement that makes an index, without waiting writers where that can be had."""
-    asked = "select relkind = 'p' from pg_class where oid = to_regclass(%s)"
-    partitioned = conn.cursor(row_factory=tuple_row).execute(asked, [table.sql]).fetchall() == [(True,)]
+    partitioned = ask(conn, "partitions.sql", table=table.sql)
     return f"create index{'' if partitioned else ' concurrently'} on {table.sql}"
 
 
@@ -205,5 +204,6 @@ def snake(given: str) -> str:
 def first_line(error: Exception) -> str:
     """Tell an error in one line."""
     if isinstance(error, Error) and error.diag.message_primary:
-        return error.diag.message_primary
+        depends = error.diag.message_detail if isinstance(error, DependentObjectsStillExist) else None
+        return "; ".join([error.diag.message_primary, *(depends or "").splitlines()])
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from psycopg import Connection, sql
+from psycopg import Connection
 from psycopg.rows import class_row
 
 from pyapp.adopt.adoption import AdoptError, Adoption
 from pyapp.adopt.backfill import Backfill
-from pyapp.adopt.catalog import reading, retyped, unindexed_key
-from pyapp.adopt.install import new_partitions, outdated, render
+from pyapp.adopt.catalog import first_line, reading, retyped, unindexed_key
+from pyapp.adopt.install import FAULTS, new_partitions, outdated, render
 from pyapp.adopt.render import Renderer, read_template
 
 
@@ -36,7 +36,10 @@ def preview(conn: Connection[Any], adoption: Adoption) -> Preview:
     """
     with conn.transaction(force_rollback=True):
         conn.execute("set local client_min_messages = warning")
-        conn.execute(render(conn, adoption).objects.encode())
+        try:
+            conn.execute(render(conn, adoption).objects.encode())
+        except FAULTS as error:
+            raise AdoptError(f"it could not be installed: {first_line(error)}") from error
         query = Renderer(adoption).render("ask/preview.sql").encode()
         [found] = conn.cursor(row_factory=class_row(Preview)).execute(query).fetchall()
     return found
@@ -47,17 +50,15 @@ def examine(conn: Connection[Any], adoption: Adoption) -> tuple[list[str], list[
 
     Whether the numbers are right is what the view workflow_progress_drift tells.
     """
-    missing = outdated(conn, adoption, render(conn, adoption))
-    drift = sql.SQL("select from {}.workflow_progress_drift limit 0").format(sql.Identifier(adoption.schema))
+    missing, counting = outdated(conn, adoption, render(conn, adoption)), Backfill(conn, adoption)
     try:
         if retyped(conn, adoption) != adoption:
             missing.append("a column that is part of a key is of another type by now")
         with reading(conn):
-            conn.execute(drift)
+            counting.value("select null from {schema}.workflow_progress_drift limit 0")
     except AdoptError as error:
         return [*missing, str(error)], []
     notes = []
-    counting = Backfill(conn, adoption)
     if not counting.is_live():
         more = f" ({waiting} have changed since)" if (waiting := counting.waiting()) else ""
         notes.append(f"what was there before is not counted yet{more}: agent-progress adopt --continue")

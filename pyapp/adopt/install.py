@@ -30,6 +30,8 @@ _OTHERS_FIRST = (
     psycopg.errors.DeadlockDetected,
     psycopg.errors.SerializationFailure,
 )
+FAULTS = (psycopg.ProgrammingError, psycopg.InternalError, psycopg.DataError)
+"""What the SQL of an adoption can end with, for all that the connection and others do."""
 T = TypeVar("T")
 _CREATED = re.compile(
     r"^create (?:or replace )?(function|view|table)(?: if not exists)? \S+?\.(?!adoption\b)(\w+)", re.MULTILINE
@@ -111,7 +113,7 @@ def renew_adoptions(dsn: str, on_step: OnStep = lambda _: None) -> list[str]:
                 on_step(f"renewing the adoption in {adoption.schema}")
                 install(conn, adoption, on_step)
                 renewed.append(adoption.schema)
-            except (psycopg.ProgrammingError, AdoptError) as error:
+            except (*FAULTS, AdoptError) as error:
                 on_step(f"the adoption in {found.schema} cannot be renewed: {first_line(error)}")
     return renewed
 
@@ -176,7 +178,7 @@ def _run(conn: Connection[Any], schema: str, parts: Sequence[str], on_step: OnSt
         except _OTHERS_FIRST as error:
             message = f"{done}: other transactions held a table for {PATIENCE:.0f} s; run it again later"
             raise AdoptError(message) from error
-        except psycopg.ProgrammingError as error:
+        except FAULTS as error:
             raise AdoptError(f"{done}: {first_line(error)}") from error
 
 

@@ -79,8 +79,7 @@ def list_presets() -> list[str]:
 
 def read_preset(name: str) -> Request:
     """Read the options of a preset. Raises AdoptError if there is none of this name."""
-    path = PRESETS / f"{name}.toml"
     if name not in list_presets():
         raise AdoptError(f"there is no preset {name}; there are: {', '.join(list_presets()) or 'none'}")
-    values = tomllib.loads(path.read_text(encoding="utf-8"))
+    values = tomllib.loads((PRESETS / f"{name}.toml").read_text(encoding="utf-8"))
     return Request(preset=name, **{f.name: tuples(values[f.name]) for f in fields(Request) if f.name in values})

@@ -44,7 +44,7 @@ def check(target: Target, ids: tuple[str, ...], as_json: bool) -> int:
             checked, drift = compare(conn, ids, schema)
             if drift:
                 verdict = f"{len(drift)} wrong: {spelled('repair', schema)} repairs them"
-        except psycopg.ProgrammingError as error:
+        except (psycopg.ProgrammingError, psycopg.DataError) as error:
             if not missing or not {"workflow_progress", "installed_object"} & relations(conn, schema):
                 raise
             verdict = f"nothing could be counted: {error.diag.message_primary}"

@@ -25,17 +25,14 @@ _DENSITY = 28  # pixels
 # One row for each lane. Failed tasks, those at work and the others take turns in what is drawn, the longest of each
 # first. What is at work is drawn until now; in a workflow that has ended it is so no longer.
 _QUERY = """
-    with task as (
+    with task as materialized (
         select
             p.id::text as id,
             coalesce(nullif(concat_ws(' ', p.agent_type, p.external_id), ''), p.id::text) as name,
             p.{column} as lane,
             p.status::text as status,
             t.began,
-            greatest(t.began, t.ended) as ended,
-            count(*) over (partition by p.{column}) as size,
-            min(t.began) over () as origin,
-            extract(epoch from max(greatest(t.began, t.ended)) over () - min(t.began) over ()) as seconds
+            greatest(t.began, t.ended) as ended
         from {agent_task} as p
         cross join lateral (
             select
@@ -51,17 +48,27 @@ _QUERY = """
             and t.began between '0001-01-02' and '9999-12-30'
             and t.ended between '0001-01-02' and '9999-12-30'
     ),
+    lane as materialized (
+        select
+            t.lane,
+            least(row_number() over (order by count(*) desc, t.lane), %(lanes)s) as place,
+            min(min(t.began)) over () as began,
+            greatest(extract(epoch from max(max(t.ended)) over () - min(min(t.began)) over ()), 0.001)::float8 as span
+        from task as t
+        group by t.lane
+    ),
     placed as materialized (
         select
             t.*,
-            least(dense_rank() over (order by t.size desc, t.lane), %(lanes)s) as place,
-            (100 * extract(epoch from t.began - t.origin) / greatest(t.seconds, 0.001))::float8 as x,
-            (100 * extract(epoch from t.ended - t.began) / greatest(t.seconds, 0.001))::float8 as width,
+            l.place,
+            100 * extract(epoch from t.began - l.began)::float8 / l.span as x,
+            100 * extract(epoch from t.ended - t.began)::float8 / l.span as width,
             row_number() over (
                 partition by case when t.status = 'failed' then 0 when t.status in ('assigned', 'running') then 1 end
                 order by t.ended - t.began desc, t.id
             ) as rank
         from task as t
+        join lane as l on l.lane is not distinct from t.lane
     ),
     bar as materialized (
         select p.place, p.id, p.name, p.status, p.began, p.ended, p.x, p.width
@@ -116,18 +123,11 @@ class Lane:
     height: int = 0
 
 
-@dataclass(frozen=True)
-class Gantt:
-    """All lanes; ``times`` are evenly spaced over the width, ``thickness`` that of a bar in pixels."""
+async def read_gantt(conn: Conn, shape: Shape, workflow: Listed, now: datetime, by: By | None) -> dict[str, Any] | None:
+    """Read and lay out the tasks that have begun; by stage unless none has a stage. None where there are no tasks.
 
-    by: By
-    lanes: list[Lane]
-    times: list[datetime]
-    thickness: int
-
-
-async def read_gantt(conn: Conn, shape: Shape, workflow: Listed, now: datetime, by: By | None) -> Gantt | None:
-    """Read and lay out the tasks that have begun; by stage unless none has a stage. None where there are no tasks."""
+    Returns lanes, times that are evenly spaced over the width, and the thickness of a bar in pixels.
+    """
     if not shape.has("agent_task"):
         return None
     values = {"workflow": workflow.workflow_id, "ended": workflow.completed_at, "now": now}
@@ -141,7 +141,7 @@ async def read_gantt(conn: Conn, shape: Shape, workflow: Listed, now: datetime, 
     return None
 
 
-def _lay_out(lanes: list[Lane], by: By) -> Gantt:
+def _lay_out(lanes: list[Lane], by: By) -> dict[str, Any]:
     rows = [_stack(lane) for lane in lanes]
     thickness = 13 if sum(rows) <= 2 * _ROWS else 7
     for lane, count in zip(lanes, rows, strict=True):
@@ -154,7 +154,7 @@ def _lay_out(lanes: list[Lane], by: By) -> Gantt:
     began = min(lane.began for lane in lanes)
     span = max(lane.ended for lane in lanes) - began
     times = [began + span * part / 4 for part in range(5)]
-    return Gantt(by, lanes, times, thickness)
+    return {"by": by, "lanes": lanes, "times": times, "thickness": thickness}
 
 
 def _stack(lane: Lane) -> int:

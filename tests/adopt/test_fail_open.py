@@ -135,6 +135,28 @@ def test_keys_of_another_type_are_told_and_taken_over(make: Make, shape: Shape, 
     assert app.run(granted, role=reader.name).fetchone() == (True,)
 
 
+def test_keys_that_outgrew_their_type_are_counted_once_they_are_taken_over(conn: psycopg.Connection, dsn: str) -> None:
+    conn.execute(
+        "create table run (id integer primary key, progress integer);"
+        "create table step (id serial primary key, run_id integer references run, status text);"
+        "insert into run values (1, 0); insert into step (run_id, status) values (1, 'done')"
+    )
+    succeed(dsn, "adopt", "--workflows", "run", "--tasks", "step")
+    conn.execute("create view mine as select workflow_id from agent_progress.workflow_progress")
+    conn.execute("alter table run alter id type bigint; alter table step alter run_id type bigint")
+    conn.execute(
+        "insert into run values (5000000000, 0); insert into step (run_id, status) values (5000000000, 'done')"
+    )
+    ran = cli(dsn, "check", "--schema", "agent_progress")
+    assert ran.code == 1
+    assert "of another type by now" in ran.out
+    assert "nothing could be counted: integer out of range" in ran.out
+    assert "view mine depends on" in refuse(dsn, "adopt")
+    conn.execute("drop view mine")
+    succeed(dsn, "adopt")
+    assert conn.execute("select id, progress from run order by id").fetchall() == [(1, 100), (5000000000, 100)]
+
+
 @pytest.mark.parametrize("column", ["done", "title", "kind", "expected"])
 def test_a_column_that_is_gone_is_named(conn: psycopg.Connection, dsn: str, column: str) -> None:
     conn.execute(
