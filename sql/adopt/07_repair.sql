@@ -6,7 +6,6 @@ returns setof {schema}.workflow_progress_drift
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_custom_plan -- as in ../07_repair.sql
 set row_security = off
 as $agent_progress$
 #variable_conflict use_column

@@ -6,7 +6,6 @@ returns trigger
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off -- as in ../09_stage_plan.sql
 set row_security = off
 as $agent_progress$
 #variable_conflict use_column
@@ -51,7 +50,6 @@ returns trigger
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off -- as in ../09_stage_plan.sql
 set row_security = off
 as $agent_progress$
 #variable_conflict use_column
