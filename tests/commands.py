@@ -106,8 +106,8 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        """What was written, without the sequences that colour it and move the cursor."""
-        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.raw.decode(errors="replace"))
+        """What was written, without the bell and the sequences that colour it and move the cursor."""
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x07", "", self.raw.decode(errors="replace"))
 
     def read_until(self, wanted: str | None, keys: bytes = b"") -> str:
         """Read until the text is there, or to the end; press keys whenever nothing comes for a while."""
