@@ -73,9 +73,12 @@ as $$
 declare
     unknown text;
 begin
-    if jsonb_typeof(add_tasks.tasks) is distinct from 'array' then
+    if
+        jsonb_typeof(add_tasks.tasks) is distinct from 'array'
+        or jsonb_path_exists(add_tasks.tasks, 'strict $[*] ? (@.type() != "object" && @.type() != "string")')
+    then
         raise invalid_parameter_value using
-            message = 'tasks are given as a JSON array',
+            message = 'tasks are given as a JSON array of strings and objects',
             hint = 'Each one is an agent type, or an object with the names of the columns of agent_task.';
     end if;
     if not exists (select from public.workflow as w where w.id = add_tasks.workflow_id) then
@@ -85,7 +88,7 @@ begin
     into unknown
     from jsonb_array_elements(add_tasks.tasks) as t (task)
     cross join lateral jsonb_object_keys(
-        case jsonb_typeof(t.task) when 'string' then '{}' else t.task end -- of a number or an array it raises 22023
+        case jsonb_typeof(t.task) when 'string' then '{}' else t.task end
     ) as k (name)
     where k.name not in (
         'agent_type', 'external_id', 'stage', 'status', 'priority', 'payload', 'result', 'trace_id', 'span_id',

@@ -24,9 +24,12 @@ declare
     last_round integer;
     locked bigint;
 begin
-    if jsonb_typeof(report_tasks.reports) is distinct from 'array' then
+    if
+        jsonb_typeof(report_tasks.reports) is distinct from 'array'
+        or jsonb_path_exists(report_tasks.reports, 'strict $[*] ? (@.type() != "object")')
+    then
         raise invalid_parameter_value using
-            message = 'reports are given as a JSON array',
+            message = 'reports are given as a JSON array of objects',
             hint = 'Each one is an object with task_id or external_id, status, and maybe result and reopen.';
     end if;
     select k.name
