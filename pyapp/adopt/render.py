@@ -291,6 +291,7 @@ class Renderer:
             "tasks": of.tasks.sql,
             "workflows": of.workflows.sql if of.workflows else "",
             "counts": text(_hash(_json(of.counts()))),
+            "former_counts": text(_hash(json.dumps(of.counts() | {"keys": of.to_json()["keys"]}, sort_keys=True))),
             "nothing_removed": ", ".join(
                 f"{kind}_{outcome} = 0" for kind in ("removed", "kept") for outcome in OUTCOMES
             ),

@@ -141,13 +141,14 @@ def _fields(w: Workflow, called: Vocabulary, zone: tzinfo | None, **parts: Any) 
         "failed": w.agents_failed,
         "cancelled": w.agents_cancelled,
         "open": w.agents_open,
-        "not created yet": w.agents_total - w.agents_created,
+        "not created yet": (w.agents_total or 0) - (w.agents_created or 0),
     }
+    none = "not counted" if w.agents_total is None else "none yet"
     fields: dict[str, Cell] = {
         called.workflow_noun: f"{w.name or ''}  ({w.workflow_id})".strip(),
         "about": w.description,
         "progress": bar(w)(20).append(f" {percentage(w)}  ({done_nouns(w, nouns)})", style="default"),
-        nouns: ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none yet",
+        nouns: ", ".join(f"{count} {name}" for name, count in counts.items() if count) or none,
         "settled": f"{w.settled_percentage} %" if w.agents_total else None,
         "with below": whole(parts.get("tree_progress")),
         "parent": w.parent_id,

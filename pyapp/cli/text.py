@@ -61,7 +61,10 @@ def done_nouns(workflow: Workflow, nouns: str) -> str:
 
 def whole(tree: TreeProgress | None) -> str:
     """Say how far a workflow is with all below it: "45 % of 13 workflows"; nothing where nothing is below it."""
-    return f"{tree.progress} % of {tree.workflows} workflows" if tree and tree.workflows > 1 else ""
+    if tree is None or tree.workflows == 1:
+        return ""
+    workflows = f"{tree.workflows} workflows"
+    return f"{workflows}, not counted" if tree.progress is None else f"{tree.progress} % of {workflows}"
 
 
 def moment(value: datetime | None, zone: tzinfo | None, form: str = "%H:%M:%S %Z") -> str:

@@ -3,6 +3,9 @@
 
 lock table {tasks} in share row exclusive mode;
 
+-- Former releases counted anew where a key was of another type, too.
+update {schema}.counting set counts = {counts} where counts = {former_counts};
+
 with anew as (
     update {schema}.counting
     set

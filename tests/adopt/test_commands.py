@@ -120,6 +120,13 @@ def test_the_printed_sql_adopts_and_the_rest_is_counted_later(make: Make, shape:
     assert ran.code == 0
     assert "adopt --continue" in ran.err
     assert app.drift() == []
+    [(uncounted,)] = app.run(
+        "select workflow_id::text from agent_progress.workflow_progress where agents_total is null limit 1"
+    ).fetchall() or [(None,)]
+    if uncounted:
+        for how in ([], ["--tree"], ["--tasks"], ["--timeline"], ["--metrics"]):
+            assert "not counted" in succeed(app.dsn, "show", uncounted, *how, *SCHEMA).out
+        assert "not counted" in succeed(app.dsn, "list", *SCHEMA).out
     succeed(app.dsn, "adopt", "--continue")
     app.assert_exact()
     app.run(script)  # once more, as in a database that was reset by halves

@@ -1,6 +1,8 @@
 """Finished work stays finished where the application deletes it, for every deletion that a queue's pruner does."""
 
+import json
 from collections.abc import Callable
+from hashlib import md5
 
 import psycopg
 import pytest
@@ -211,3 +213,18 @@ def test_what_is_not_kept_any_more_is_not_taken_back(make: Make, reset: str) -> 
     columns = "agents_created, agents_completed, agents_failed, removed_completed"
     left = f"select {columns} from agent_progress.workflow_counter"
     assert app.run(f"{left} where key_1 = %(k1)s", **app.bind(20)).fetchall() == [(2, 0, 1, 0)]
+
+
+def test_what_a_former_release_kept_is_kept_by_the_next(make: Make) -> None:
+    app = make(AIRFLOW, KEEP)
+    app.workflow(20, "completed", "completed", "failed")
+    app.remove(20)
+    kept = numbers(app, 20)
+    [(adoption,)] = app.run("select agent_progress.adoption()").fetchall()
+    counted = {name: adoption[name] for name in ("tasks", "keys", "where", "status", "outcomes", "words")}
+    former = md5(json.dumps(counted, sort_keys=True).encode(), usedforsecurity=False).hexdigest()
+    app.run("update agent_progress.counting set counts = %(former)s where live", former=former)
+    for _ in range(2):
+        app.adopt(KEEP)
+        assert numbers(app, 20) == kept == (100, 2, 2)
+    assert app.run("select from agent_progress.counting where counts = %(former)s", former=former).fetchall() == []
