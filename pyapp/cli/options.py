@@ -26,8 +26,9 @@ def complete_ids(ctx: click.Context, _: click.Parameter, incomplete: str) -> lis
             found = list_workflows(conn, limit=100, schema=target.schema)
     except Exception:  # a completion never complains
         return []
+    counted = {w.workflow_id: "not counted" if w.progress is None else f"{w.progress} %" for w in found}
     return [
-        CompletionItem(clean(str(w.workflow_id)), help=f"{clean(w.name)}: {w.progress} % {clean(w.status)}")
+        CompletionItem(clean(str(w.workflow_id)), help=f"{clean(w.name)}: {counted[w.workflow_id]} {clean(w.status)}")
         for w in found
         if str(w.workflow_id).startswith(incomplete)
     ]
