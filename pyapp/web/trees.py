@@ -113,7 +113,9 @@ async def read_branches(conn: Conn, shape: Shape, workflow_id: str) -> tuple[Tre
     progress = await aio.tree_progress(conn, workflow_id, schema=shape.schema)
     nodes = await aio.get_tree(conn, workflow_id, limit=_READ, schema=shape.schema)
     # Only those whose numbers rest can have come to a halt, and few are looked at.
-    running = sorted((node for node in nodes if node.status == "running"), key=lambda node: node.last_updated_at)
+    # What is not counted yet has no time.
+    resting = (node for node in nodes if node.status == "running" and node.last_updated_at)
+    running = sorted(resting, key=lambda node: node.last_updated_at)
     forecasts = await aio.get_forecasts(conn, [node.workflow_id for node in running[:100]], schema=shape.schema)
     stalled = {key for key, forecast in forecasts.items() if forecast.stalled}
     branches = {node.workflow_id: Branch(node, stalled=node.workflow_id in stalled) for node in nodes}

@@ -8,7 +8,8 @@ import pytest
 
 import pyapp
 
-from .application import App
+from ..service import serving
+from .application import App, succeed
 from .shapes import SHAPES, Shape
 
 SCHEMA = "agent_progress"
@@ -91,3 +92,17 @@ def test_a_tree_with_a_workflow_that_is_not_counted_has_no_numbers(conn: psycopg
     assert (tree.workflows, tree.progress, tree.agents_total) == (2, None, None)
     conn.execute("select agent_progress.repair_progress()")
     assert pyapp.tree_progress(conn, "p1", schema=SCHEMA).progress == 100
+
+
+def test_a_page_shows_a_tree_that_is_not_counted_yet(conn: psycopg.Connection) -> None:
+    app = App(conn, PIPELINES)
+    app.create()
+    app.run("insert into pipeline (id, started_by) values ('p1', null), ('p2', 'p1')")
+    app.tasks(2, "completed", 1)
+    app.run(succeed(app.dsn, "adopt", *PIPELINES.options, "--print").out)
+    with serving(app.dsn, "--schema", SCHEMA) as service:
+        for path in ("/", "/workflows", "/workflows/p1", "/workflows/p1/tasks", "/workflows/p1/timeline", "/trends"):
+            assert "None" not in service.page(path)
+        assert service.page("/workflows/p1").count("tasks not counted") > 1
+    succeed(app.dsn, "adopt", "--continue")
+    assert levels(conn, "p1") == [("p1", 1, 0), ("p2", 2, 100)]
