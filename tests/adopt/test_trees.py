@@ -101,7 +101,7 @@ def test_a_page_shows_a_tree_that_is_not_counted_yet(conn: psycopg.Connection) -
     app.tasks(2, "completed", 1)
     app.run(succeed(app.dsn, "adopt", *PIPELINES.options, "--print").out)
     with serving(app.dsn, "--schema", SCHEMA) as service:
-        for path in ("/", "/workflows", "/workflows/p1", "/workflows/p1/tasks", "/workflows/p1/timeline", "/trends"):
+        for path in ("/", "/workflows", "/workflows/p1", "/workflows/p1/tasks", "/workflows/p1/timeline"):
             assert "None" not in service.page(path)
         assert service.page("/workflows/p1").count("tasks not counted") > 1
     succeed(app.dsn, "adopt", "--continue")
