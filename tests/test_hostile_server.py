@@ -83,6 +83,7 @@ def silent() -> Iterator[int]:
 def test_a_server_that_never_answers_is_given_up_in_one_line(
     silent: int, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("PGCONNECT_TIMEOUT")
     monkeypatch.setitem(db._NETWORK, "connect_timeout", 2)
     status, out, line = call(f"host=127.0.0.1 port={silent} user=u password='to$p se\\'cret'", "list")
     assert (status, out) == (2, "")
